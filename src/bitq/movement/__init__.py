@@ -1,0 +1,18 @@
+"""What a layer moves: exact traffic of a tiling, and the tiling of least traffic, for any widths and any buffer."""
+
+from bitq.movement.model import Footprint, Optimum, Tiling, Traffic, Widths
+from bitq.movement.optimum import optimal_tilings, optimize, optimize_many
+from bitq.movement.simulate import footprint, simulate
+
+__all__ = [
+    "Footprint",
+    "Optimum",
+    "Tiling",
+    "Traffic",
+    "Widths",
+    "footprint",
+    "optimal_tilings",
+    "optimize",
+    "optimize_many",
+    "simulate",
+]

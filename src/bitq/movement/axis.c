@@ -1,0 +1,138 @@
+/* Tiles along one image axis: which stored rows they use, and what neighbours in the walk share. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine.h"
+
+typedef struct {
+    int64_t out, taps, stride, dilation, padding, size, spread;
+    int64_t *below; /* below[v]: existing rows at places < v of the spread axis */
+    int64_t places;
+} axis;
+
+typedef struct {
+    int64_t first, last; /* places of the first and last stored row used; first > last: none */
+} interval;
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+static int stored(const axis *x, int64_t place) { return place >= 0 && place < x->places && place % x->spread == 0; }
+
+static int64_t place_of(const axis *x, int64_t p, int64_t r) { return p * x->stride + r * x->dilation - x->padding; }
+
+static int64_t rows_in(const axis *x, interval v) { return v.first > v.last ? 0 : x->below[v.last + 1] - x->below[v.first]; }
+
+static int64_t shared(const axis *x, interval a, interval b) {
+    interval both = {most(a.first, b.first), least(a.last, b.last)};
+    return rows_in(x, both);
+}
+
+/* First and last stored place among outputs p0..p1-1 and taps r0..r1-1. The extreme corners answer unless padding or
+ * spreading hides them. */
+static interval used(const axis *x, int64_t p0, int64_t p1, int64_t r0, int64_t r1) {
+    interval v = {place_of(x, p0, r0), place_of(x, p1 - 1, r1 - 1)};
+    int first = stored(x, v.first), last = stored(x, v.last);
+    if (first && last) return v;
+    if (!first) v.first = INT64_MAX;
+    if (!last) v.last = -1;
+    for (int64_t p = p0; p < p1; p++)
+        for (int64_t r = r0; r < r1; r++) {
+            int64_t place = place_of(x, p, r);
+            if (!stored(x, place)) continue;
+            if (!first) v.first = least(v.first, place);
+            if (!last) v.last = most(v.last, place);
+        }
+    if (v.first > v.last) v.first = 1, v.last = 0;
+    return v;
+}
+
+/* Fill the sums of one pair of tile sizes; `tiles` has room for all its intervals. */
+static void sum_tiles(const axis *x, bitq_axis_tile *t, interval *tiles) {
+    int64_t np = t->trips_out, nr = t->trips_tap, *kept = t->kept;
+    memset(kept, 0, sizeof t->kept);
+    t->span = 0;
+    for (int64_t a = 0; a < np; a++)
+        for (int64_t b = 0; b < nr; b++) {
+            interval v = used(x, a * t->tile_out, least((a + 1) * t->tile_out, x->out), b * t->tile_tap,
+                              least((b + 1) * t->tile_tap, x->taps));
+            tiles[a * nr + b] = v;
+            int64_t rows = rows_in(x, v);
+            t->span = most(t->span, rows);
+            kept[0] += rows;
+        }
+#define TILE(a, b) tiles[(a)*nr + (b)]
+    for (int64_t a = 0; a < np; a++) kept[2] += shared(x, TILE(a, 0), TILE(a, nr - 1));
+    for (int64_t b = 0; b < nr; b++) kept[6] += shared(x, TILE(0, b), TILE(np - 1, b));
+    kept[8] = shared(x, TILE(0, 0), TILE(np - 1, nr - 1));
+    for (int64_t a = 1; a < np; a++) {
+        for (int64_t b = 0; b < nr; b++) kept[3] += shared(x, TILE(a, b), TILE(a - 1, b));
+        kept[5] += shared(x, TILE(a, 0), TILE(a - 1, nr - 1));
+    }
+    for (int64_t b = 1; b < nr; b++) {
+        for (int64_t a = 0; a < np; a++) kept[1] += shared(x, TILE(a, b), TILE(a, b - 1));
+        kept[7] += shared(x, TILE(0, b), TILE(np - 1, b - 1));
+    }
+#undef TILE
+}
+
+/* Input traffic is A*kept[0] - sum of B[state]*kept[state] with A, B >= 0, so less kept[0] and more of the rest is better. */
+static int dominates(const bitq_axis_tile *a, const bitq_axis_tile *b) {
+    if (a->tile_out > b->tile_out || a->tile_tap > b->tile_tap || a->span > b->span || a->kept[0] > b->kept[0]) return 0;
+    for (int state = 1; state < 9; state++)
+        if (a->kept[state] < b->kept[state]) return 0;
+    return 1;
+}
+
+int64_t bitq_axis_tiles(int64_t out, int64_t taps, int64_t stride, int64_t dilation, int64_t padding, int64_t size,
+                        int64_t spread, bitq_axis_tile *result, int64_t room) {
+    axis x = {out, taps, stride, dilation, padding, size, spread, NULL, (size - 1) * spread + 1};
+    int64_t count = 0;
+    x.below = calloc((size_t)x.places + 1, sizeof *x.below);
+    interval *tiles = malloc((size_t)out * (size_t)taps * sizeof *tiles);
+    if (!x.below || !tiles) count = -1;
+    if (count == 0) {
+        for (int64_t p = 0; p < out; p++)
+            for (int64_t r = 0; r < taps; r++)
+                if (stored(&x, place_of(&x, p, r))) x.below[place_of(&x, p, r) + 1] = 1;
+        for (int64_t v = 0; v < x.places; v++) x.below[v + 1] += x.below[v];
+
+        bitq_axis_tile *group = NULL;
+        int64_t group_room = 0;
+        for (int64_t p_low = 1; p_low <= out && count >= 0;) {
+            int64_t trips_out = ceil_div(out, p_low), p_high = trips_out == 1 ? out : (out - 1) / (trips_out - 1);
+            for (int64_t r_low = 1; r_low <= taps && count >= 0;) {
+                int64_t trips_tap = ceil_div(taps, r_low), r_high = trips_tap == 1 ? taps : (taps - 1) / (trips_tap - 1);
+                int64_t members = 0;
+                for (int64_t p = p_low; p <= p_high; p++)
+                    for (int64_t r = r_low; r <= r_high; r++) {
+                        bitq_axis_tile t = {p, r, trips_out, trips_tap, 0, {0}};
+                        sum_tiles(&x, &t, tiles);
+                        int beaten = 0;
+                        for (int64_t i = 0; i < members && !beaten; i++) beaten = dominates(&group[i], &t);
+                        if (beaten) continue;
+                        if (members == group_room) {
+                            group_room = 2 * group_room + 8;
+                            bitq_axis_tile *more = realloc(group, (size_t)group_room * sizeof *group);
+                            if (!more) {
+                                count = -1;
+                                break;
+                            }
+                            group = more;
+                        }
+                        group[members++] = t;
+                    }
+                for (int64_t i = 0; i < members && count >= 0; i++, count++)
+                    if (count < room) result[count] = group[i];
+                r_low = r_high + 1;
+            }
+            p_low = p_high + 1;
+        }
+        free(group);
+    }
+    free(tiles);
+    free(x.below);
+    return count;
+}

@@ -1,0 +1,24 @@
+"""Build `bitq.movement._engine` from C (cffi, API mode)."""
+
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path("src/bitq/movement")  # setuptools runs this from the project's root and wants relative sources
+HEADER = (HERE / "engine.h").read_text(encoding="utf-8")
+
+ffi = FFI()
+ffi.cdef(HEADER)
+ffi.set_source(
+    "bitq.movement._engine",
+    f"#include <stdint.h>\n{HEADER}",
+    sources=[str(HERE / "axis.c"), str(HERE / "engine.c")],
+    include_dirs=[str(HERE)],
+    depends=[str(HERE / "engine.h")],
+    # No contraction: costs are compared in the same double arithmetic that Python prints.
+    extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off"],
+    py_limited_api=True,
+)
+
+if __name__ == "__main__":
+    ffi.compile(verbose=True)

@@ -1,0 +1,386 @@
+/* Enumerate tilings, keep those some width triple may want, and pick each triple's best. See optimum.py. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine.h"
+
+enum { LOOP_N, LOOP_K, LOOP_C, LOOP_P, LOOP_Q, LOOP_R, LOOP_S, LOOPS };
+enum { OUTER, CURRENT, INNER };
+
+/* The loops whose place decides what inputs stay, as bits of a set: K P Q R S. N and C never keep anything when they
+ * advance or lie inside of what advances, so they go outermost unless they belong to a stationary run. */
+enum { SET_K = 1, SET_P = 2, SET_Q = 4, SET_R = 8, SET_S = 16, SETS = 32, MEMBERS = 5 };
+static const int MEMBER_LOOP[MEMBERS] = {LOOP_K, LOOP_P, LOOP_Q, LOOP_R, LOOP_S};
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+typedef struct {
+    const bitq_axis_tile *h, *w;
+    int64_t n, k, c; /* tile sizes */
+    int64_t trips[LOOPS];
+} tile_vector;
+
+static tile_vector vector_of(const bitq_problem *x, int64_t n, int64_t k, int64_t c, int64_t h, int64_t w) {
+    tile_vector t = {&x->rows[h], &x->columns[w], n, k, c, {0}};
+    t.trips[LOOP_N] = ceil_div(x->N, n);
+    t.trips[LOOP_K] = ceil_div(x->K, k);
+    t.trips[LOOP_C] = ceil_div(x->C, c);
+    t.trips[LOOP_P] = t.h->trips_out;
+    t.trips[LOOP_R] = t.h->trips_tap;
+    t.trips[LOOP_Q] = t.w->trips_out;
+    t.trips[LOOP_S] = t.w->trips_tap;
+    return t;
+}
+
+/* Inputs kept when `member` advances with the loops of `outside` around it (N and C outermost). */
+static double kept_when(const bitq_problem *x, const tile_vector *t, int member, int outside) {
+#define STATE(i) (member == (i) ? CURRENT : (outside >> (i)) & 1 ? OUTER : INNER)
+    int k = STATE(0), h = 3 * STATE(1) + STATE(3), w = 3 * STATE(2) + STATE(4);
+#undef STATE
+    int64_t times = k == OUTER ? t->trips[LOOP_K] : k == CURRENT ? t->trips[LOOP_K] - 1 : 1;
+    return (double)(x->N * x->C * times) * (double)t->h->kept[h] * (double)t->w->kept[w];
+}
+
+/* head[s]: most inputs kept by an order of s outermost; tail[s]: most kept by the loops inside of s. What advances
+ * keeps depends on the set outside of it alone, so both are longest paths in the lattice of subsets. */
+typedef struct {
+    double head[SETS], tail[SETS], gain[SETS][MEMBERS];
+} lattice;
+
+static void solve_lattice(const bitq_problem *x, const tile_vector *t, lattice *l) {
+    int active = 0;
+    for (int m = 0; m < MEMBERS; m++)
+        if (t->trips[MEMBER_LOOP[m]] > 1) active |= 1 << m;
+    for (int s = 0; s < SETS; s++) l->head[s] = l->tail[s] = 0;
+    /* A loop of one trip is nowhere in particular: only subsets of the active loops are walked. */
+    for (int s = 0;; s = (s - active) & active) {
+        for (int m = 0; m < MEMBERS; m++) {
+            if (!(active >> m & 1) || s >> m & 1) continue;
+            double gain = kept_when(x, t, m, s | (~active & (SETS - 1))), sum = l->head[s] + gain;
+            l->gain[s][m] = gain;
+            if (sum > l->head[s | 1 << m]) l->head[s | 1 << m] = sum;
+        }
+        if (s == active) break;
+    }
+    for (int s = active;; s = (s - 1) & active) {
+        for (int m = 0; m < MEMBERS; m++) {
+            if (!(active >> m & 1) || s >> m & 1) continue;
+            double sum = l->gain[s][m] + l->tail[s | 1 << m];
+            if (sum > l->tail[s]) l->tail[s] = sum;
+        }
+        if (s == 0) break;
+    }
+}
+
+static int active_set(const tile_vector *t) {
+    int active = 0;
+    for (int m = 0; m < MEMBERS; m++)
+        if (t->trips[MEMBER_LOOP[m]] > 1) active |= 1 << m;
+    return active;
+}
+
+static int members_of(int64_t loops) {
+    int set = 0;
+    for (int m = 0; m < MEMBERS; m++)
+        if (loops >> MEMBER_LOOP[m] & 1) set |= 1 << m;
+    return set;
+}
+
+typedef struct {
+    bitq_candidate *items;
+    int64_t count, room;
+} list;
+
+static int append(list *l, const bitq_candidate *c) {
+    if (l->count == l->room) {
+        int64_t room = 2 * l->room + 1024;
+        bitq_candidate *items = realloc(l->items, (size_t)room * sizeof *items);
+        if (!items) return -1;
+        l->items = items, l->room = room;
+    }
+    l->items[l->count++] = *c;
+    return 0;
+}
+
+/* Append what one tile vector can do: for every set of loops run innermost to keep the weights or the outputs in place,
+ * the order that reads the fewest inputs. Dominated ones are left out. */
+static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candidate base, list *out) {
+    static const int KEEPS_WEIGHT[3] = {LOOP_N, LOOP_P, LOOP_Q}, KEEPS_OUTPUT[3] = {LOOP_C, LOOP_R, LOOP_S};
+    lattice l;
+    solve_lattice(x, t, &l);
+    int active = active_set(t);
+    double groups = (double)x->groups;
+    int64_t first = out->count;
+    double steps = (double)t->trips[LOOP_K] * (double)x->N * (double)x->C * (double)t->h->kept[0] * (double)t->w->kept[0];
+    double weights = (double)(x->K * x->C) * (double)(x->R * x->S), outputs = (double)(x->N * x->K) * (double)(x->P * x->Q);
+    double all[2] = {1, 1};
+    for (int i = 0; i < 3; i++) all[0] *= (double)t->trips[KEEPS_WEIGHT[i]], all[1] *= (double)t->trips[KEEPS_OUTPUT[i]];
+
+    for (int side = 0; side < 2; side++) {
+        const int *loops = side ? KEEPS_OUTPUT : KEEPS_WEIGHT;
+        for (int subset = side; subset < 8; subset++) { /* the empty run once */
+            int64_t run = 0;
+            double stays = 1;
+            int idle = 0;
+            for (int i = 0; i < 3; i++)
+                if (subset >> i & 1) {
+                    int64_t trips = t->trips[loops[i]];
+                    if (trips == 1) idle = 1;
+                    run |= (int64_t)1 << loops[i];
+                    stays *= (double)trips;
+                }
+            if (idle) continue;
+            int outside = active & ~members_of(run);
+            int channel_inside = (run >> loops[0] & 1) != 0; /* N or C lies inside: nothing outside of it keeps inputs */
+            double kept = (channel_inside ? 0 : l.head[outside]) + l.tail[outside];
+            bitq_candidate c = base;
+            c.stationary = run;
+            c.input = groups * (steps - kept);
+            c.weight = groups * weights * (side ? all[0] : all[0] / stays);
+            c.output = groups * outputs * (2 * (side ? all[1] / stays : all[1]) - 1);
+            int beaten = 0;
+            for (int64_t i = first; i < out->count && !beaten; i++) {
+                const bitq_candidate *o = &out->items[i];
+                beaten = o->input <= c.input && o->weight <= c.weight && o->output <= c.output;
+            }
+            if (!beaten && append(out, &c)) return -1;
+        }
+    }
+    return 0;
+}
+
+typedef struct {
+    int64_t *sizes, count;
+} sizes;
+
+/* The smallest tile of each number of trips, largest first. */
+static sizes sizes_of(int64_t extent) {
+    sizes s = {malloc((size_t)extent * sizeof(int64_t)), 0};
+    if (s.sizes)
+        for (int64_t trips = 1; trips <= extent;) {
+            int64_t size = ceil_div(extent, trips);
+            s.sizes[s.count++] = size;
+            trips = size == 1 ? extent + 1 : ceil_div(extent, size - 1);
+        }
+    return s;
+}
+
+static double dot(const double *w, const double *v) { return w[0] * v[0] + w[1] * v[1] + w[2] * v[2]; }
+/* Widths come as (input, weight, output). */
+static double bits_of(const double *q, const bitq_candidate *c) {
+    return q[0] * c->input + q[1] * c->weight + q[2] * c->output;
+}
+
+/* All candidates that some width triple between low and high may choose. Given the other tiles, the largest K tile that
+ * fits is best (fewer trips of K never move more), so only the K tiles that are largest somewhere in the box are tried. */
+static int enumerate(const bitq_problem *x, const double *low, const double *high, double capacity, list *out) {
+    sizes ns = sizes_of(x->N), ks = sizes_of(x->K), cs = sizes_of(x->C);
+    int failed = !ns.sizes || !ks.sizes || !cs.sizes;
+    for (int64_t h = 0; h < x->row_tiles && !failed; h++)
+        for (int64_t w = 0; w < x->column_tiles && !failed; w++) {
+            const bitq_axis_tile *rows = &x->rows[h], *columns = &x->columns[w];
+            for (int64_t n = 0; n < ns.count && !failed; n++)
+                for (int64_t c = 0; c < cs.count && !failed; c++) {
+                    bitq_candidate base = {.tile = {ns.sizes[n], 0, cs.sizes[c]}, .axis = {h, w}};
+                    base.footprint[0] = (double)(ns.sizes[n] * cs.sizes[c]) * (double)(rows->span * columns->span);
+                    double weight = (double)(cs.sizes[c] * rows->tile_tap * columns->tile_tap);
+                    double output = (double)(ns.sizes[n] * rows->tile_out * columns->tile_out);
+                    for (int64_t k = 0; k < ks.count && !failed; k++) {
+                        base.tile[1] = ks.sizes[k];
+                        base.footprint[1] = weight * (double)ks.sizes[k];
+                        base.footprint[2] = output * (double)ks.sizes[k];
+                        if (dot(low, base.footprint) > capacity) continue;
+                        tile_vector t = vector_of(x, ns.sizes[n], ks.sizes[k], cs.sizes[c], h, w);
+                        failed = append_orders(x, &t, base, out);
+                        if (dot(high, base.footprint) <= capacity) break;
+                    }
+                }
+        }
+    free(ns.sizes), free(ks.sizes), free(cs.sizes);
+    return failed ? -1 : 0;
+}
+
+typedef struct {
+    const bitq_candidate *all;
+    const double *widths;
+    double capacity, *bits;
+    int64_t *chosen;
+} query;
+
+static void answer(const query *q, int64_t triple, const int64_t *candidates, int64_t count) {
+    const double *w = &q->widths[3 * triple];
+    for (int64_t i = 0; i < count; i++) {
+        const bitq_candidate *c = &q->all[candidates[i]];
+        double bits = bits_of(w, c);
+        if ((q->chosen[triple] < 0 || bits < q->bits[triple]) && dot(w, c->footprint) <= q->capacity) {
+            q->bits[triple] = bits;
+            q->chosen[triple] = candidates[i];
+        }
+    }
+}
+
+/* True if b costs no more than a everywhere between low and high: the least difference lies at a corner. */
+static int never_better(const bitq_candidate *a, const bitq_candidate *b, const double *low, const double *high) {
+    double d[3] = {a->input - b->input, a->weight - b->weight, a->output - b->output}, sum = 0;
+    for (int i = 0; i < 3; i++) sum += d[i] * (d[i] < 0 ? high[i] : low[i]);
+    return sum > 0;
+}
+
+static int by_width(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Split the triples in two until few candidates or triples are left; each half drops what cannot win in its box. */
+static int divide(const query *q, int64_t *triples, int64_t n, const int64_t *candidates, int64_t count) {
+    double low[3], high[3];
+    for (int i = 0; i < 3; i++) low[i] = high[i] = q->widths[3 * triples[0] + i];
+    for (int64_t j = 1; j < n; j++)
+        for (int i = 0; i < 3; i++) {
+            double w = q->widths[3 * triples[j] + i];
+            if (w < low[i]) low[i] = w;
+            if (w > high[i]) high[i] = w;
+        }
+
+    /* References: the cheapest candidates at the box's two corners and centre among those that fit everywhere in it. */
+    double probes[3][3], best[3] = {0, 0, 0};
+    const bitq_candidate *reference[3] = {NULL, NULL, NULL};
+    for (int i = 0; i < 3; i++) probes[0][i] = low[i], probes[1][i] = high[i], probes[2][i] = (low[i] + high[i]) / 2;
+    for (int64_t i = 0; i < count; i++) {
+        const bitq_candidate *c = &q->all[candidates[i]];
+        if (dot(high, c->footprint) > q->capacity) continue;
+        for (int p = 0; p < 3; p++) {
+            double bits = bits_of(probes[p], c);
+            if (!reference[p] || bits < best[p]) reference[p] = c, best[p] = bits;
+        }
+    }
+    int64_t *left = malloc((size_t)count * sizeof *left), lefts = 0;
+    if (!left) return -1;
+    for (int64_t i = 0; i < count; i++) {
+        const bitq_candidate *c = &q->all[candidates[i]];
+        if (dot(low, c->footprint) > q->capacity) continue;
+        int drop = 0;
+        for (int p = 0; p < 3 && !drop; p++)
+            drop = reference[p] && c != reference[p] && never_better(c, reference[p], low, high);
+        if (!drop) left[lefts++] = candidates[i];
+    }
+
+    int failed = 0;
+    if (n <= 2 || lefts <= 24) {
+        for (int64_t j = 0; j < n; j++) answer(q, triples[j], left, lefts);
+    } else {
+        int axis = 0;
+        for (int i = 1; i < 3; i++)
+            if (high[i] / low[i] > high[axis] / low[axis]) axis = i;
+        double *sorted = malloc((size_t)n * sizeof *sorted);
+        if (!sorted) {
+            free(left);
+            return -1;
+        }
+        for (int64_t j = 0; j < n; j++) sorted[j] = q->widths[3 * triples[j] + axis];
+        qsort(sorted, (size_t)n, sizeof *sorted, by_width);
+        double pivot = sorted[n / 2];
+        if (pivot == sorted[0]) { /* put the boundary after the run of equal widths */
+            int64_t j = n / 2;
+            while (j < n && sorted[j] == pivot) j++;
+            pivot = j < n ? sorted[j] : pivot;
+        }
+        free(sorted);
+        int64_t small = 0;
+        for (int64_t j = 0; j < n; j++)
+            if (q->widths[3 * triples[j] + axis] < pivot) {
+                int64_t swap = triples[small];
+                triples[small++] = triples[j];
+                triples[j] = swap;
+            }
+        if (small == 0 || small == n) { /* all triples are equal */
+            for (int64_t j = 0; j < n; j++) answer(q, triples[j], left, lefts);
+        } else {
+            failed = divide(q, triples, small, left, lefts) || divide(q, triples + small, n - small, left, lefts);
+        }
+    }
+    free(left);
+    return failed ? -1 : 0;
+}
+
+int64_t bitq_optimize(const bitq_problem *x, const double *widths, int64_t n, double capacity, double *bits,
+                      int64_t *chosen, bitq_candidate **found) {
+    *found = NULL;
+    double low[3], high[3];
+    for (int i = 0; i < 3; i++) low[i] = high[i] = widths[i];
+    for (int64_t j = 0; j < n; j++) {
+        chosen[j] = -1;
+        for (int i = 0; i < 3; i++) {
+            if (widths[3 * j + i] < low[i]) low[i] = widths[3 * j + i];
+            if (widths[3 * j + i] > high[i]) high[i] = widths[3 * j + i];
+        }
+    }
+    list all = {NULL, 0, 0};
+    int failed = enumerate(x, low, high, capacity, &all);
+    int64_t *triples = malloc((size_t)n * sizeof *triples), *candidates = malloc((size_t)all.count * sizeof *candidates);
+    int64_t result = -1;
+    if (!failed && triples && (candidates || !all.count)) {
+        for (int64_t j = 0; j < n; j++) triples[j] = j;
+        for (int64_t i = 0; i < all.count; i++) candidates[i] = i;
+        query q = {all.items, widths, capacity, bits, chosen};
+        failed = all.count && divide(&q, triples, n, candidates, all.count);
+        result = all.count;
+        for (int64_t j = 0; j < n; j++)
+            if (chosen[j] < 0) result = 0;
+        if (failed) result = -1;
+    }
+    free(triples), free(candidates);
+    if (result > 0) { /* keep only the chosen ones */
+        int64_t *place = calloc((size_t)all.count, sizeof *place), used = 0;
+        if (!place) {
+            free(all.items);
+            return -1;
+        }
+        for (int64_t j = 0; j < n; j++) place[chosen[j]] = 1;
+        for (int64_t i = 0; i < all.count; i++)
+            if (place[i]) all.items[used] = all.items[i], place[i] = used++;
+        for (int64_t j = 0; j < n; j++) chosen[j] = place[chosen[j]];
+        free(place);
+        *found = all.items;
+        return used;
+    }
+    free(all.items);
+    return result;
+}
+
+void bitq_order(const bitq_problem *x, const bitq_candidate *c, int64_t *order) {
+    tile_vector t = vector_of(x, c->tile[0], c->tile[1], c->tile[2], c->axis[0], c->axis[1]);
+    lattice l;
+    solve_lattice(x, &t, &l);
+    int active = active_set(&t), inside = active & members_of(c->stationary), outside = active & ~inside;
+    int n_inside = (c->stationary >> LOOP_N & 1) != 0, c_inside = (c->stationary >> LOOP_C & 1) != 0;
+    int head[MEMBERS], heads = 0, tail[MEMBERS], tails = 0;
+
+    for (int s = outside; s;) /* back from the whole to the empty set along a longest path */
+        for (int m = 0; m < MEMBERS; m++)
+            if (s >> m & 1 && l.head[s & ~(1 << m)] + l.gain[s & ~(1 << m)][m] == l.head[s]) {
+                head[heads++] = m;
+                s &= ~(1 << m);
+                break;
+            }
+    for (int s = outside; s != active;)
+        for (int m = 0; m < MEMBERS; m++)
+            if (active >> m & 1 && !(s >> m & 1) && l.gain[s][m] + l.tail[s | 1 << m] == l.tail[s]) {
+                tail[tails++] = m;
+                s |= 1 << m;
+                break;
+            }
+
+    int64_t at = 0;
+    if (!n_inside) order[at++] = LOOP_N;
+    if (!c_inside) order[at++] = LOOP_C;
+    while (heads) order[at++] = MEMBER_LOOP[head[--heads]];
+    if (n_inside) order[at++] = LOOP_N;
+    if (c_inside) order[at++] = LOOP_C;
+    for (int i = 0; i < tails; i++) order[at++] = MEMBER_LOOP[tail[i]];
+    for (int m = 0; m < MEMBERS; m++)
+        if (!(active >> m & 1)) order[at++] = MEMBER_LOOP[m];
+}
+
+void bitq_free(void *pointer) { free(pointer); }
