@@ -1,0 +1,91 @@
+"""Where the blocks of a tensor lie, and the exponent that each of them shares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat
+
+INFINITE = 0x7F800000  # bit pattern of a float32 infinity; those above it are NaN
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+Axes = tuple[int, tuple[int, ...]]
+
+
+def resolve_axes(x: Tensor, dim: int, inner_dims: tuple[int, ...]) -> Axes:
+    """`dim` and `inner_dims` as non-negative, distinct axes of x.
+
+    Raises:
+        BitqError: x is no float32, bfloat16 or float16 tensor, or an axis is missing or named twice.
+    """
+    if x.dtype not in DTYPES:
+        raise BitqError(
+            f"block quantization takes float32, bfloat16 or float16, not {x.dtype}; convert with .float()"
+        )
+    n = x.ndim
+    axes = (dim, *inner_dims)
+    if not all(-n <= d < n for d in axes):
+        raise BitqError(
+            f"dim={dim}, inner_dims={tuple(inner_dims)} do not fit a tensor of shape {tuple(x.shape)}"
+        )
+    resolved = tuple(d % n for d in axes)
+    if len(set(resolved)) != len(resolved):
+        raise BitqError(f"dim={dim}, inner_dims={tuple(inner_dims)} name an axis twice")
+    return resolved[0], resolved[1:]
+
+
+def peaks(x: Tensor, block_size: int, axes: Axes) -> Tensor:
+    """Bit pattern of max|x| of every block of a float32 tensor, as int32.
+
+    Shape: x's, with `dim` the number of blocks and the inner axes 1. A block with an infinity or NaN has a
+        pattern of at least `INFINITE`: patterns of magnitudes are ordered as the magnitudes are, with NaN
+        above all.
+    """
+    dim, inner = axes
+    magnitudes = x.view(torch.int32) & 0x7FFFFFFF
+    if inner:
+        magnitudes = magnitudes.amax(inner, keepdim=True)
+    block_size = min(block_size, x.shape[dim])
+    missing = -x.shape[dim] % block_size
+    if missing:
+        magnitudes = pad(magnitudes, (0, 0) * (x.ndim - 1 - dim) + (0, missing))
+    shape = (*magnitudes.shape[:dim], -1, block_size, *magnitudes.shape[dim + 1 :])
+    return magnitudes.reshape(shape).amax(dim + 1)
+
+
+def spread(blocks: Tensor, block_size: int, channels: int, dim: int) -> Tensor:
+    """One value per block, repeated for every channel of its block."""
+    block_size = min(block_size, channels)
+    repeated = blocks.unsqueeze(dim + 1).expand(
+        *blocks.shape[: dim + 1], block_size, *blocks.shape[dim + 1 :]
+    )
+    return repeated.flatten(dim, dim + 1).narrow(dim, 0, channels)
+
+
+def exponents(block_peaks: Tensor) -> Tensor:
+    """e of every block from its exponent field; 128 for a block with NaN or infinity.
+
+    A subnormal peak counts as -127, like zero: every e below the lowest shared exponent gives the same
+    result.
+    """
+    return (block_peaks >> 23) - 127
+
+
+def default_bias(block_peaks: Tensor, fmt: BlockFormat) -> Tensor:
+    """The bias (int32, 0-d) that gives the largest e of the finite, nonzero blocks the top code."""
+    top = block_peaks.where(block_peaks < INFINITE, 0).amax()
+    return exponents(top).where(top > 0, 0) - fmt.top_code
+
+
+def shared_exponents(block_peaks: Tensor, fmt: BlockFormat, bias: Tensor | int) -> Tensor:
+    """E of every block: its e within the reach of the codes, and never below the format's lowest exponent."""
+    within = exponents(block_peaks).clamp(bias, bias + fmt.top_code)  # type: ignore[arg-type]
+    return within.clamp(min=fmt.lowest_exponent)
+
+
+def steps(shared: Tensor, fmt: BlockFormat) -> Tensor:
+    """2^(E + 2 - m) as float32, assembled from its exponent field."""
+    return ((shared + (2 - fmt.mantissa_bits + 127)) << 23).view(torch.float32)

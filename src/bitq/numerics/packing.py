@@ -1,0 +1,134 @@
+"""The packed form of a block floating point tensor: its mantissas and exponent codes, bit by bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat
+from bitq.numerics import blocks
+from bitq.numerics.quantize import check_bias, quantize
+
+Words = NDArray[np.uint32]
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A tensor as block floating point stores it (our choice of layout).
+
+    The payload is one little-endian stream of bits: the mantissas of all elements in row-major order, each
+    with m - 1 bits of magnitude below a sign bit; then the exponent codes of all blocks, in row-major order
+    of the tensor whose blocked axis counts blocks. The last byte is filled up with zeros.
+
+    Attributes:
+        payload: uint8, one-dimensional, on the CPU.
+        format, shape, dtype, dim, inner_dims, exponent_bias: the header; axes are non-negative.
+
+    Raises:
+        BitqError: the payload's size is not what the header says, or the header's values do not fit together.
+    """
+
+    payload: Tensor
+    format: BlockFormat
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    dim: int
+    inner_dims: tuple[int, ...]
+    exponent_bias: int
+
+    def __post_init__(self) -> None:
+        blocks.resolve_axes(
+            torch.empty(self.shape, dtype=self.dtype, device="meta"), self.dim, self.inner_dims
+        )
+        check_bias(self.exponent_bias, self.dtype)
+        size = -(-self.num_bits // 8)
+        if self.payload.dtype != torch.uint8 or tuple(self.payload.shape) != (size,):
+            raise BitqError(
+                f"a packed {self.format} tensor of shape {self.shape} has {size} bytes, "
+                f"not {tuple(self.payload.shape)} of {self.payload.dtype}"
+            )
+
+    @property
+    def num_bits(self) -> int:
+        """Size of the payload before the last byte is filled up: m·numel + SE·blocks (bits)."""
+        fmt = self.format
+        return fmt.mantissa_bits * prod(self.shape) + fmt.exponent_bits * prod(self._block_shape)
+
+    @property
+    def _block_shape(self) -> tuple[int, ...]:
+        """Number of blocks along every axis."""
+        counts = [1 if d in self.inner_dims else n for d, n in enumerate(self.shape)]
+        counts[self.dim] = -(-self.shape[self.dim] // self.format.block_size)
+        return tuple(counts) if prod(self.shape) else (0,)
+
+    def unpack(self) -> Tensor:
+        """The quantized tensor, contiguous on the CPU, bit-identical to what `quantize` gives."""
+        fmt, count = self.format, prod(self.shape)
+        if not count:
+            return torch.empty(self.shape, dtype=self.dtype)
+        bits = np.unpackbits(self.payload.numpy(), count=self.num_bits, bitorder="little")
+        split = count * fmt.mantissa_bits
+        stored = torch.from_numpy(_words(bits[:split], fmt.mantissa_bits).astype(np.int32)).view(self.shape)
+        codes = torch.from_numpy(_words(bits[split:], fmt.exponent_bits).astype(np.int32)).view(
+            self._block_shape
+        )
+        shared = (codes + self.exponent_bias).clamp(min=fmt.lowest_exponent)
+        step = blocks.spread(blocks.steps(shared, fmt), fmt.block_size, self.shape[self.dim], self.dim)
+        k = torch.where(stored > fmt.largest_mantissa, fmt.largest_mantissa + 1 - stored, stored)
+        return (k * step).to(self.dtype)
+
+
+def pack(
+    x: Tensor,
+    fmt: BlockFormat,
+    dim: int = 1,
+    inner_dims: tuple[int, ...] = (),
+    exponent_bias: int | None = None,
+) -> Packed:
+    """x quantized to nearest and packed; arguments are those of `bitq.quantize`.
+
+    Raises:
+        BitqError: what `quantize` refuses, or a tensor with NaN or infinity, which no code stands for.
+    """
+    axes = blocks.resolve_axes(x, dim, inner_dims)
+    check_bias(exponent_bias, x.dtype)
+    x = x.detach().cpu()
+    unbounded = int((~x.isfinite()).sum())
+    if unbounded:
+        raise BitqError(
+            f"cannot pack a tensor of shape {tuple(x.shape)}: {unbounded} of its {x.numel()} elements are "
+            "NaN or infinite; block floating point stores finite numbers only"
+        )
+    if not x.numel():
+        bias, bits = exponent_bias or 0, np.empty(0, np.uint8)
+    else:
+        peaks = blocks.peaks(x.float(), fmt.block_size, axes)
+        bias = int(blocks.default_bias(peaks, fmt)) if exponent_bias is None else exponent_bias
+        codes = (blocks.exponents(peaks) - bias).clamp(0, fmt.top_code).masked_fill(peaks == 0, 0)
+        step = blocks.steps(blocks.shared_exponents(peaks, fmt, bias), fmt)
+        step = blocks.spread(step, fmt.block_size, x.shape[axes[0]], axes[0])
+        k = (quantize(x.float(), fmt, dim, inner_dims, bias) / step).int()
+        stored = torch.where(k < 0, fmt.largest_mantissa + 1 - k, k)
+        bits = np.concatenate([_bits(stored, fmt.mantissa_bits), _bits(codes, fmt.exponent_bits)])
+    payload = torch.from_numpy(np.packbits(bits, bitorder="little"))
+    return Packed(payload, fmt, tuple(x.shape), x.dtype, *axes, bias)
+
+
+def _bits(values: Tensor, width: int) -> NDArray[np.uint8]:
+    """The `width` lowest bits of every value, lowest first, as 0 and 1."""
+    words = values.contiguous().numpy().astype("<u4").reshape(-1, 1)
+    return np.unpackbits(words.view(np.uint8), axis=1, count=width, bitorder="little").reshape(-1)
+
+
+def _words(bits: NDArray[np.uint8], width: int) -> Words:
+    """The inverse of `_bits`."""
+    bytes_ = np.packbits(bits.reshape(-1, width), axis=1, bitorder="little")
+    words = np.zeros((len(bytes_), 4), np.uint8)
+    words[:, : bytes_.shape[1]] = bytes_
+    return words.view("<u4").reshape(-1)
