@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from operator import index
+from typing import SupportsIndex, cast
 
 from bitq.errors import BitqError
 
@@ -16,21 +17,23 @@ Pair = tuple[int, int]
 class Layer:
     """One convolution or matrix product as the seven loops N K C P Q R S (paper, Sec. "Preliminaries").
 
-    A linear layer or matrix product has P = Q = R = S = 1. Groups are independent convolutions. A transposed
-    convolution is the convolution of stride 1 over its input spread by `input_dilation`, whose zeros are not stored.
+    A linear layer or matrix product has P = Q = R = S = 1. Groups are independent convolutions. Tap r of
+    output row p reads the stored row h with p·stride + r·dilation = padding + h·input_dilation, if there is
+    one: a transposed convolution is the convolution of stride 1 over its input spread by `input_dilation`,
+    whose zeros are not stored.
 
     Attributes:
         name: unique within a network.
         N: batch; K: all output channels; C: input channels *of one group*; P, Q: output height and width;
             R, S: kernel height and width (elements).
-        stride, dilation, padding: (height, width), in elements. `padding` is what lies before the first row and
-            column; it is not stored and does not move.
+        stride, dilation, padding: (height, width), in elements. `padding` lies before the first row and column
+            and is not stored; what lies after the last follows from P, Q and `input_size`.
         groups: number of independent convolutions; divides K.
         input_size: stored input height and width; by default the smallest that symmetric padding needs.
         input_dilation: distance of neighbouring stored inputs in the convolved plane (1 but for transposed
             convolutions).
         module: path of the module that computes it, "" if it was built by hand.
-        weight_is_parameter: False for products of two activations (attention), whose second operand is `weight` here.
+        weight_is_parameter: False for products of two activations (attention); the second is `weight` here.
 
     Raises:
         BitqError: an extent below 1, groups that do not divide K, or a padding that leaves no input.
@@ -55,25 +58,35 @@ class Layer:
 
     def __post_init__(self) -> None:
         for field in (*LOOPS, "groups"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or int(value) != value or value < 1:
-                raise BitqError(f"layer {self.name!r}: {field} is {value!r}; it must be a whole number of at least 1")
-        for field in ("stride", "dilation", "input_dilation", "padding"):
-            pair = getattr(self, field)
-            least = 0 if field == "padding" else 1
-            if len(pair) != 2 or any(int(v) != v or v < least for v in pair):
-                raise BitqError(f"layer {self.name!r}: {field} is {pair!r}; it must be two whole numbers >= {least}")
+            self._normalize(field, _whole(getattr(self, field), least=1), "a whole number of at least 1")
+        for field, least in (("stride", 1), ("dilation", 1), ("input_dilation", 1), ("padding", 0)):
+            self._normalize(
+                field, _pair(getattr(self, field), least), f"two whole numbers of at least {least}"
+            )
         if self.K % self.groups:
-            raise BitqError(f"layer {self.name!r}: groups={self.groups} does not divide K={self.K} output channels")
+            raise BitqError(
+                f"layer {self.name!r}: groups={self.groups} does not divide K={self.K} output channels"
+            )
         if self.input_size is None:
-            object.__setattr__(self, "input_size", (self._least_input(0), self._least_input(1)))
-        if min(self.size) < 1:
-            raise BitqError(f"layer {self.name!r}: padding {self.padding} leaves no input row or column")
+            least_size = (self._least_input(0), self._least_input(1))
+            if min(least_size) < 1:
+                raise BitqError(f"layer {self.name!r}: padding {self.padding} leaves no input row or column")
+            object.__setattr__(self, "input_size", least_size)
+        self._normalize("input_size", _pair(self.input_size, least=1), "two whole numbers of at least 1")
+
+    def _normalize(self, field: str, value: int | Pair | None, expected: str) -> None:
+        if value is None:
+            given = getattr(self, field)
+            raise BitqError(f"layer {self.name!r}: {field} is {given!r}; it must be {expected}")
+        object.__setattr__(self, field, value)
 
     def _least_input(self, axis: int) -> int:
-        out, taps = ((self.P, self.R), (self.Q, self.S))[axis]
+        out, taps = self._axis(axis)
         reach = (out - 1) * self.stride[axis] + (taps - 1) * self.dilation[axis] + 1 - 2 * self.padding[axis]
         return -(-reach // self.input_dilation[axis])
+
+    def _axis(self, axis: int) -> Pair:
+        return ((self.P, self.R), (self.Q, self.S))[axis]
 
     @property
     def size(self) -> Pair:
@@ -84,11 +97,7 @@ class Layer:
     @property
     def group(self) -> Layer:
         """The convolution of one group; `groups` of it make the layer."""
-        if self.groups == 1:
-            return self
-        from dataclasses import replace
-
-        return replace(self, K=self.K // self.groups, groups=1)
+        return self if self.groups == 1 else replace(self, K=self.K // self.groups, groups=1)
 
     def extent(self, loop: str) -> int:
         """Trips of one loop of one group, for a loop of `LOOPS`."""
@@ -98,8 +107,16 @@ class Layer:
     @property
     def macs(self) -> int:
         """Multiply-accumulates, padding included (as papers count them); spread zeros are not multiplied."""
-        dense = self.N * self.K * self.C * self.P * self.Q * self.R * self.S
-        return dense // prod(self.input_dilation)
+        return self.N * self.K * self.C * self._taps(0) * self._taps(1)
+
+    def _taps(self, axis: int) -> int:
+        """Pairs of an output and a kernel position along one axis that do not fall between spread inputs."""
+        out, taps = self._axis(axis)
+        spread = self.input_dilation[axis]
+        if spread == 1:
+            return out * taps
+        starts = (p * self.stride[axis] - self.padding[axis] for p in range(out))
+        return sum((start + r * self.dilation[axis]) % spread == 0 for start in starts for r in range(taps))
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -115,3 +132,20 @@ class Layer:
     def output_shape(self) -> tuple[int, int, int, int]:
         """Stored output (N, K, P, Q)."""
         return (self.N, self.K, self.P, self.Q)
+
+
+def _whole(value: object, least: int) -> int | None:
+    """`value` as an int, or None if it is not a whole number of at least `least`."""
+    try:
+        number = index(cast(SupportsIndex, value))
+    except TypeError:
+        return None
+    return None if isinstance(value, bool) or number < least else number
+
+
+def _pair(value: object, least: int) -> Pair | None:
+    """`value` as two ints, or None if it is not two whole numbers of at least `least`."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return None
+    first, second = (_whole(v, least) for v in value)
+    return None if first is None or second is None else (first, second)

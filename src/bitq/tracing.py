@@ -1,0 +1,308 @@
+"""From a network to its layers: one forward pass that computes nothing and writes down every product."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, count
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bitq.errors import BitqError
+from bitq.layers import Layer, Pair
+
+# The two operands of every matrix product, by the names of its schema.
+_PRODUCTS = {
+    "aten::mm": ("self", "mat2"),
+    "aten::addmm": ("mat1", "mat2"),
+    "aten::_addmm_activation": ("mat1", "mat2"),
+    "aten::bmm": ("self", "mat2"),
+    "aten::baddbmm": ("batch1", "batch2"),
+    "aten::addbmm": ("batch1", "batch2"),
+    "aten::mv": ("self", "vec"),
+    "aten::addmv": ("mat", "vec"),
+    "aten::dot": ("self", "tensor"),
+    "aten::vdot": ("self", "other"),
+    "aten::_int_mm": ("self", "mat2"),
+    "aten::_scaled_mm": ("self", "mat2"),
+}
+_CONVOLUTIONS = ("aten::convolution", "aten::_convolution", "aten::convolution_overrideable")
+# Operators that multiply inside and stand in neither list: none of them may be missed in silence.
+_UNKNOWN_PRODUCT = re.compile(
+    r"(::|_)(mm|bmm|gemm|matmul|conv[123]?d?|convolution|linear|trilinear|rnn|attention|transformer)(_|$)"
+)
+
+
+def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
+    """Every convolution and matrix product that `model` computes for `example_input`, in order of execution.
+
+    The network runs once, as for inference (`eval()`), as a copy whose tensors have shapes but no data:
+    nothing is computed, a network larger than memory can be traced, and neither the model nor any random
+    state changes.
+
+    A convolution's input is the tensor that its operator receives: what PyTorch pads beforehand (an uneven
+    `padding="same"`, `padding_mode="circular"`) is stored with its padding. A 1-D convolution has its axis in
+    Q and S. A transposed convolution is the convolution of stride 1 over its spread input (see `Layer`); the
+    leading inputs that no output depends on are left out of `input_size`. The rows of a matrix product are N,
+    its columns K, and each product of a batch is one group, unless all share one weight: then N counts the
+    rows of all. Attention is two products, QKᵀ and PV; recurrent networks are the products of every step.
+
+    Args:
+        model: the network; on the meta device or made of fake tensors it works just as well.
+        example_input: a tensor, a tuple of positional or a mapping of keyword arguments. Only shapes and types
+            matter; meta and fake tensors are welcome.
+
+    Returns:
+        The layers. `module` is the path of the innermost module whose forward was running. `name` is that
+        path for a convolution or linear module, path.conv or path.matmul for any other; "#2", "#3", … tell
+        further calls apart. `weight_is_parameter` is False where the weight depends on the input.
+
+    Raises:
+        BitqError: the network cannot run on the input, decides by values, or holds a product that is not
+            modelled (3-D convolutions, quantized or otherwise fused operators).
+    """
+    if not isinstance(model, nn.Module):
+        raise BitqError(f"the network to trace is a {type(model).__name__}; it must be a torch.nn.Module")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise BitqError(
+            "the network is TorchScript, which hides its modules; give the torch.nn.Module it was made of"
+        )
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    network, inputs = _hollow_copy(model, example_input, fake_mode)
+    recorder = _Recorder(network.eval(), inputs)
+    args, kwargs = _arguments(inputs)
+    try:
+        with _random_states_kept(), _products_unfused(), _quiet(), torch.no_grad(), fake_mode, recorder:
+            network(*args, **kwargs)
+    except BitqError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in _tensors(inputs)) or "no tensor"
+        raise BitqError(f"the network cannot run on an input of {shapes}: {_first_line(error)}") from error
+    return tuple(recorder.layers)
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operator of a running network and writes down its products as layers."""
+
+    def __init__(self, network: nn.Module, inputs: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.layers: list[Layer] = []
+        self._names: set[str] = set()
+        self._running: list[tuple[str, nn.Module]] = [("", network)]
+        # Storages (which views share) whose values depend on the input; held, so that no identity returns.
+        self._activations = {_storage(t): t for t in _tensors(inputs)}
+        for path, module in network.named_modules():
+            entry = (path.replace("_orig_mod.", ""), module)  # torch.compile's wrapper
+            module.register_forward_pre_hook(lambda *_, e=entry: self._running.append(e), prepend=True)
+            module.register_forward_hook(self._leave, always_call=True)
+
+    def _leave(self, *_: object) -> None:
+        self._running.pop()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and func is not torch.ops.prim.device.default:
+            with self:  # operators made of others arrive whole under torch.inference_mode
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        try:
+            result = func(*args, **kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise BitqError(
+                f"{self._place} depends on the values of a tensor ({func}), which tracing does not compute;"
+                " let its control flow and its shapes follow from shapes alone"
+            ) from error
+        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+        self._record(func._schema.name, named, result)
+        if any(self._is_activation(t) for t in _tensors((args, kwargs))):
+            self._activations |= {_storage(t): t for t in _tensors(result)}
+        return result
+
+    def _record(self, operator: str, args: dict[str, Any], result: Any) -> None:
+        if operator in _CONVOLUTIONS:
+            if args["input"].dim() > 4:
+                raise BitqError(f"{self._place} computes a 3-D convolution, which bitq does not model")
+            self._add("conv", args["weight"], **_convolution_loops(args, result))
+        elif operator in _PRODUCTS:
+            first, second = (args[name] for name in _PRODUCTS[operator])
+            rows, cols = prod(first.shape[-2:-1]), prod(second.shape[1:][-1:])  # 1 for a vector
+            inner, batch = first.shape[-1], prod(first.shape[:-2])
+            if operator == "aten::addbmm":  # adds up its batch
+                inner, batch = inner * batch, 1
+            self._add_product(first, second, (rows, inner, cols), batch)
+        elif operator.startswith("aten::_scaled_dot_product_"):
+            query, key, value = args["query"], args["key"], args["value"]
+            scores = query if self._is_activation(query) else key
+            rows, keys, batch = query.shape[-2], key.shape[-2], prod(query.shape[:-2])
+            self._add_product(query, key, (rows, query.shape[-1], keys), batch)
+            self._add_product(scores, value, (rows, keys, value.shape[-1]), batch)
+        elif _UNKNOWN_PRODUCT.search(operator):
+            raise BitqError(f"{self._place} computes {operator}, which bitq does not model")
+
+    def _add_product(self, first: Tensor, second: Tensor, extents: tuple[int, int, int], batch: int) -> None:
+        """Write down `batch` products of a (rows, inner) matrix of `first` and (inner, cols) of `second`."""
+        rows, inner, cols = extents
+        weight = second
+        if self._is_activation(second) and not self._is_activation(first):
+            weight, rows, cols = first, cols, rows  # the transposed product has its weight second
+        if batch > 1 and weight.dim() == 3 and weight.stride(0) == 0:
+            rows, batch = rows * batch, 1  # one weight, expanded over the batch
+        self._add("matmul", weight, N=rows, K=cols * batch, C=inner, groups=batch)
+
+    def _add(self, kind: str, weight: Tensor, **loops: Any) -> None:
+        path, module = self._running[-1]
+        alone = path and isinstance(module, _ConvNd | nn.Linear)
+        base = path if alone else f"{path}.{kind}".lstrip(".")
+        names = chain([base], (f"{base}#{call}" for call in count(2)))
+        name = next(name for name in names if name not in self._names)
+        layer = Layer(name=name, module=path, weight_is_parameter=not self._is_activation(weight), **loops)
+        self._names.add(name)
+        self.layers.append(layer)
+
+    @property
+    def _place(self) -> str:
+        path = self._running[-1][0]
+        return f"module {path!r}" if path else "the network"
+
+    def _is_activation(self, tensor: Tensor) -> bool:
+        return _storage(tensor) in self._activations
+
+
+def _convolution_loops(args: dict[str, Any], output: Tensor) -> dict[str, Any]:
+    """Loops and geometry of one convolution operator from its arguments and its result."""
+    images, weight, groups = args["input"], args["weight"], args["groups"]
+    dim = images.dim() - 2
+    stride, dilation = _plane(args["stride"], dim), _plane(args["dilation"], dim)
+    padding = _plane(args["padding"], dim, missing=0)
+    size, kernel, outputs = (_plane(t.shape[2:], dim) for t in (images, weight, output))
+    loops = {
+        "N": images.shape[0],
+        "K": output.shape[1],
+        "C": images.shape[1] // groups,
+        **dict(zip("PQRS", outputs + kernel, strict=True)),
+        "dilation": dilation,
+        "groups": groups,
+    }
+    if not args["transposed"]:
+        return loops | {"stride": stride, "padding": padding, "input_size": size}
+    before, stored = zip(*map(_spread_axis, size, kernel, stride, dilation, padding), strict=True)
+    return loops | {"padding": before, "input_size": stored, "input_dilation": stride}
+
+
+def _spread_axis(size: int, taps: int, stride: int, dilation: int, padding: int) -> Pair:
+    """Padding and stored inputs of one axis of a transposed convolution, seen as a convolution of stride 1.
+
+    Where its own padding crops more than the kernel reaches, the first inputs meet no output and are dropped.
+    """
+    before = dilation * (taps - 1) - padding
+    unused = max(0, -(before // stride))
+    return before + unused * stride, size - unused
+
+
+def _plane(values: Sequence[int], dim: int, missing: int = 1) -> Pair:
+    """Values per axis as (height, width): 1-D has a `missing` height, a single value holds for both axes."""
+    first, last = values[0], values[-1]
+    return (first if dim == 2 else missing), last
+
+
+def _hollow_copy(model: nn.Module, inputs: Any, fake_mode: FakeTensorMode) -> tuple[nn.Module, Any]:
+    """Copies of both whose tensors have shapes but no data; meta tensors come to the device of the others."""
+    tensors = list(chain(_tensors(inputs), *(_tensors(vars(module)) for module in model.modules())))
+    device = next((t.device for t in reversed(tensors) if t.device.type != "meta"), torch.device("cpu"))
+    try:
+        with fake_mode:
+            hollow = {id(tensor): _hollow(tensor, device) for tensor in tensors}
+        return copy.deepcopy((model, inputs), hollow)
+    except BitqError:
+        raise
+    except Exception as error:
+        raise BitqError(f"the network cannot be copied for tracing: {_first_line(error)}") from error
+
+
+def _hollow(tensor: Tensor, meta_device: torch.device) -> Tensor:
+    if is_lazy(tensor):
+        raise BitqError("the network has lazy parameters without a shape yet; run it once before tracing")
+    if tensor.layout != torch.strided:
+        raise BitqError(
+            f"the network or its input holds a tensor of layout {tensor.layout}; it must be strided"
+        )
+    device = meta_device if tensor.device.type == "meta" else tensor.device
+    hollow = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    return nn.Parameter(hollow, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else hollow
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in `value` and the containers within it."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+@contextmanager
+def _products_unfused() -> Iterator[None]:
+    """Keep PyTorch's attention and recurrent modules from their single fused operators."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch from logging the traceback of a failure that trace tells in one sentence."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
