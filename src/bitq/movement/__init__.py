@@ -1,5 +1,6 @@
 """What a layer moves: exact traffic of a tiling, and the tiling of least traffic, for any widths and any buffer."""
 
+from bitq.movement.expression import traffic
 from bitq.movement.model import Footprint, Optimum, Tiling, Traffic, Widths
 from bitq.movement.optimum import optimal_tilings, optimize, optimize_many
 from bitq.movement.simulate import footprint, simulate
@@ -15,4 +16,5 @@ __all__ = [
     "optimize",
     "optimize_many",
     "simulate",
+    "traffic",
 ]

@@ -86,19 +86,36 @@ static int dominates(const bitq_axis_tile *a, const bitq_axis_tile *b) {
     return 1;
 }
 
+static int find_existing(axis *x) {
+    x->below = calloc((size_t)x->places + 1, sizeof *x->below);
+    if (!x->below) return -1;
+    for (int64_t p = 0; p < x->out; p++)
+        for (int64_t r = 0; r < x->taps; r++)
+            if (stored(x, place_of(x, p, r))) x->below[place_of(x, p, r) + 1] = 1;
+    for (int64_t v = 0; v < x->places; v++) x->below[v + 1] += x->below[v];
+    return 0;
+}
+
+int bitq_axis_sums(int64_t out, int64_t taps, int64_t stride, int64_t dilation, int64_t padding, int64_t size,
+                   int64_t spread, bitq_axis_tile *tile) {
+    axis x = {out, taps, stride, dilation, padding, size, spread, NULL, size > 0 ? (size - 1) * spread + 1 : 0};
+    tile->trips_out = ceil_div(out, tile->tile_out);
+    tile->trips_tap = ceil_div(taps, tile->tile_tap);
+    interval *tiles = malloc((size_t)(tile->trips_out * tile->trips_tap) * sizeof *tiles);
+    int failed = find_existing(&x) || !tiles;
+    if (!failed) sum_tiles(&x, tile, tiles);
+    free(tiles);
+    free(x.below);
+    return failed ? -1 : 0;
+}
+
 int64_t bitq_axis_tiles(int64_t out, int64_t taps, int64_t stride, int64_t dilation, int64_t padding, int64_t size,
                         int64_t spread, bitq_axis_tile *result, int64_t room) {
-    axis x = {out, taps, stride, dilation, padding, size, spread, NULL, (size - 1) * spread + 1};
-    int64_t count = 0;
-    x.below = calloc((size_t)x.places + 1, sizeof *x.below);
+    axis x = {out, taps, stride, dilation, padding, size, spread, NULL, size > 0 ? (size - 1) * spread + 1 : 0};
+    int64_t count = find_existing(&x);
     interval *tiles = malloc((size_t)out * (size_t)taps * sizeof *tiles);
-    if (!x.below || !tiles) count = -1;
+    if (!tiles) count = -1;
     if (count == 0) {
-        for (int64_t p = 0; p < out; p++)
-            for (int64_t r = 0; r < taps; r++)
-                if (stored(&x, place_of(&x, p, r))) x.below[place_of(&x, p, r) + 1] = 1;
-        for (int64_t v = 0; v < x.places; v++) x.below[v + 1] += x.below[v];
-
         bitq_axis_tile *group = NULL;
         int64_t group_room = 0;
         for (int64_t p_low = 1; p_low <= out && count >= 0;) {

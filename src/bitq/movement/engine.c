@@ -115,7 +115,9 @@ static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candi
     double steps = (double)t->trips[LOOP_K] * (double)x->N * (double)x->C * (double)t->h->kept[0] * (double)t->w->kept[0];
     double weights = (double)(x->K * x->C) * (double)(x->R * x->S), outputs = (double)(x->N * x->K) * (double)(x->P * x->Q);
     double all[2] = {1, 1};
+    base.steps = (double)t->trips[LOOP_K];
     for (int i = 0; i < 3; i++) all[0] *= (double)t->trips[KEEPS_WEIGHT[i]], all[1] *= (double)t->trips[KEEPS_OUTPUT[i]];
+    base.steps *= all[0] * all[1];
 
     for (int side = 0; side < 2; side++) {
         const int *loops = side ? KEEPS_OUTPUT : KEEPS_WEIGHT;
@@ -213,18 +215,19 @@ static void answer(const query *q, int64_t triple, const int64_t *candidates, in
     for (int64_t i = 0; i < count; i++) {
         const bitq_candidate *c = &q->all[candidates[i]];
         double bits = bits_of(w, c);
-        if ((q->chosen[triple] < 0 || bits < q->bits[triple]) && dot(w, c->footprint) <= q->capacity) {
-            q->bits[triple] = bits;
-            q->chosen[triple] = candidates[i];
-        }
+        const bitq_candidate *best = q->chosen[triple] < 0 ? NULL : &q->all[q->chosen[triple]];
+        if (best && !(bits < q->bits[triple] || (bits == q->bits[triple] && c->steps < best->steps))) continue;
+        if (dot(w, c->footprint) > q->capacity) continue;
+        q->bits[triple] = bits;
+        q->chosen[triple] = candidates[i];
     }
 }
 
-/* True if b costs no more than a everywhere between low and high: the least difference lies at a corner. */
+/* True if b is preferred to a everywhere between low and high: the least difference of their traffic lies at a corner. */
 static int never_better(const bitq_candidate *a, const bitq_candidate *b, const double *low, const double *high) {
     double d[3] = {a->input - b->input, a->weight - b->weight, a->output - b->output}, sum = 0;
     for (int i = 0; i < 3; i++) sum += d[i] * (d[i] < 0 ? high[i] : low[i]);
-    return sum > 0;
+    return sum > 0 || (sum == 0 && (b->steps < a->steps || (b->steps == a->steps && b < a)));
 }
 
 static int by_width(const void *a, const void *b) {
@@ -252,7 +255,8 @@ static int divide(const query *q, int64_t *triples, int64_t n, const int64_t *ca
         if (dot(high, c->footprint) > q->capacity) continue;
         for (int p = 0; p < 3; p++) {
             double bits = bits_of(probes[p], c);
-            if (!reference[p] || bits < best[p]) reference[p] = c, best[p] = bits;
+            if (!reference[p] || bits < best[p] || (bits == best[p] && c->steps < reference[p]->steps))
+                reference[p] = c, best[p] = bits;
         }
     }
     int64_t *left = malloc((size_t)count * sizeof *left), lefts = 0;

@@ -25,11 +25,16 @@ typedef struct {
     int64_t stationary;
     double input, weight, output;
     double footprint[3]; /* input, weight, output elements of the largest tiles */
+    double steps;        /* number of tiles; of equal traffic, the fewest steps leave the next memory most to reuse */
 } bitq_candidate;
 
 /* Non-dominated tile pairs of one axis, at most `room` of them stored; returns how many there are, -1 out of memory. */
 int64_t bitq_axis_tiles(int64_t out, int64_t taps, int64_t stride, int64_t dilation, int64_t padding, int64_t size,
                         int64_t spread, bitq_axis_tile *result, int64_t room);
+
+/* One pair of tile sizes: the largest tile's rows and the sums. Returns 0, or -1 out of memory. */
+int bitq_axis_sums(int64_t out, int64_t taps, int64_t stride, int64_t dilation, int64_t padding, int64_t size,
+                   int64_t spread, bitq_axis_tile *tile);
 
 /* Least traffic for each of n width triples (input, weight, output; row major). bits and chosen have n entries, chosen
  * indexes *found (released with bitq_free). Returns the number of *found, 0 if a triple fits no tiling, -1 out of memory. */

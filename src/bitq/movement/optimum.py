@@ -17,7 +17,6 @@ box drops the candidates that another one beats everywhere in it.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from bitq.errors import BitqError
 from bitq.layers import LOOPS, Layer
 from bitq.movement._engine import ffi, lib
+from bitq.movement.axis import Axis, axis_tiles
 from bitq.movement.model import Footprint, Optimum, Tiling, Traffic, Widths
 
 
@@ -140,7 +140,7 @@ def _optimum(layer: Layer, widths: Widths, candidate: Any) -> Optimum:
 def _problem(layer: Layer) -> tuple[Any, Any, Any]:
     """The layer as the engine's struct, with the axis tables it points to (kept alive by the caller)."""
     one = layer.group
-    rows, columns = _axis_tiles(*_axis(one, 0)), _axis_tiles(*_axis(one, 1))
+    rows, columns = axis_tiles(Axis.of(one, 0)), axis_tiles(Axis.of(one, 1))
     extents = {loop: one.extent(loop) for loop in LOOPS}
     problem = ffi.new(
         "bitq_problem *",
@@ -154,29 +154,3 @@ def _problem(layer: Layer) -> tuple[Any, Any, Any]:
         },
     )
     return problem, rows, columns
-
-
-def _axis(one: Layer, axis: int) -> tuple[int, ...]:
-    out, taps = ((one.P, one.R), (one.Q, one.S))[axis]
-    return (
-        out,
-        taps,
-        one.stride[axis],
-        one.dilation[axis],
-        one.padding[axis],
-        one.size[axis],
-        one.input_dilation[axis],
-    )
-
-
-@lru_cache(maxsize=1024)
-def _axis_tiles(*geometry: int) -> Any:
-    room = 4096
-    while True:
-        tiles = ffi.new("bitq_axis_tile[]", room)
-        count = lib.bitq_axis_tiles(*geometry, tiles, room)
-        if count < 0:
-            raise MemoryError(f"an axis of {geometry[0]} outputs has too many tiles for this machine's memory")
-        if count <= room:
-            return ffi.new("bitq_axis_tile[]", [tiles[i] for i in range(count)])
-        room = count

@@ -1,0 +1,119 @@
+"""Devices as data: memories from the compute units outward, read from TOML files like the ones beside this module."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bitq.errors import BitqError
+
+MAX_FILE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One memory.
+
+    Attributes:
+        name: as the device's documentation calls it.
+        capacity_bits: what it holds; infinite for the last one (DRAM).
+        energy_pj_per_bit: energy of one bit that moves between it and the next inner memory, in pJ.
+        note: where the figures come from.
+    """
+
+    name: str
+    capacity_bits: float
+    energy_pj_per_bit: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """Memories from the compute units outward, the last one DRAM (or whatever holds the whole network)."""
+
+    name: str
+    title: str
+    description: str
+    memories: tuple[Memory, ...]
+
+    @property
+    def boundaries(self) -> tuple[tuple[Memory, Memory], ...]:
+        """(memory, next outer memory) from DRAM inward."""
+        return tuple(zip(self.memories[-2::-1], self.memories[:0:-1], strict=True))
+
+
+class _MemoryFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: Annotated[str, Field(min_length=1, max_length=40)]
+    capacity_bytes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    energy_pj_per_bit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    source: Annotated[str, Field(min_length=1)]
+
+
+class _DeviceFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    schema_version: Annotated[int, Field(ge=1, le=1)]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=40)]
+    title: str
+    description: str = ""
+    memories: Annotated[list[_MemoryFile], Field(min_length=2, max_length=8)]
+
+
+def device_names() -> tuple[str, ...]:
+    """Names of the devices that come with bitq, sorted."""
+    return tuple(sorted(Path(entry.name).stem for entry in files(__name__).iterdir() if entry.name.endswith(".toml")))
+
+
+def load_device(name_or_path: str | Path) -> Device:
+    """A device by its name, or from a TOML file of the user's own.
+
+    Raises:
+        BitqError: no such device or file, or a file that does not describe a device (says which entry).
+    """
+    if str(name_or_path) in device_names():
+        return _parse(files(__name__).joinpath(f"{name_or_path}.toml").read_bytes(), str(name_or_path))
+    path = Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(device_names())
+        raise BitqError(f"no device {str(name_or_path)!r}: give one of {known}, or the path of a device file (TOML)")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise BitqError(f"device file {path} is larger than {MAX_FILE_BYTES} bytes; it should be a short TOML file")
+    return _parse(path.read_bytes(), str(path))
+
+
+def _parse(content: bytes, where: str) -> Device:
+    try:
+        entry = _DeviceFile.model_validate(tomllib.loads(content.decode("utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BitqError(f"device file {where} is not TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BitqError(f"device file {where}: {place}: {first['msg']}") from None
+    *inner, last = entry.memories
+    for memory in inner:
+        if memory.capacity_bytes is None:
+            raise BitqError(f"device file {where}: memory {memory.name!r} needs capacity_bytes; only the last has none")
+    if last.capacity_bytes is not None:
+        raise BitqError(f"device file {where}: the last memory, {last.name!r}, holds everything: give no capacity_bytes")
+    if len({memory.name for memory in entry.memories}) < len(entry.memories):
+        raise BitqError(f"device file {where}: two memories have the same name; each needs its own")
+    return Device(
+        entry.name,
+        entry.title,
+        entry.description.strip(),
+        tuple(
+            Memory(
+                memory.name,
+                float("inf") if memory.capacity_bytes is None else 8 * memory.capacity_bytes,
+                memory.energy_pj_per_bit,
+                memory.source,
+            )
+            for memory in entry.memories
+        ),
+    )

@@ -1,0 +1,85 @@
+"""The geometry of one image axis: outputs, kernel taps, and the stored rows they use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from bitq.layers import Layer
+from bitq.movement._engine import ffi, lib
+
+OUTER, CURRENT, INNER = range(3)
+"""Where a loop stands when some loop of the nest advances: outside of it, that loop itself, inside of it."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Height or width of a convolution; see `bitq.layers.Layer` for the fields (`size` is stored rows)."""
+
+    out: int
+    taps: int
+    stride: int
+    dilation: int
+    padding: int
+    size: int
+    spread: int
+
+    @classmethod
+    def of(cls, layer: Layer, axis: int) -> Axis:
+        """Axis 0 (P, R: rows) or 1 (Q, S: columns) of a layer."""
+        out, taps = ((layer.P, layer.R), (layer.Q, layer.S))[axis]
+        return cls(
+            out=out,
+            taps=taps,
+            stride=layer.stride[axis],
+            dilation=layer.dilation[axis],
+            padding=layer.padding[axis],
+            size=layer.size[axis],
+            spread=layer.input_dilation[axis],
+        )
+
+    def part(self, out: range, taps: range) -> Axis:
+        """The axis of some consecutive outputs and taps, a problem of its own. Interior parts of a shape are equal."""
+        first = out.start * self.stride + taps.start * self.dilation - self.padding
+        reach = (len(out) - 1) * self.stride + (len(taps) - 1) * self.dilation + 1
+        stored = (self.size - 1) * self.spread + 1
+        low = max(0, first) // self.spread * self.spread  # keep the phase of the stored places
+        size = max(0, (min(first + reach, stored) - low - 1) // self.spread + 1)
+        return replace(self, out=len(out), taps=len(taps), padding=low - first, size=size)
+
+
+@lru_cache(maxsize=1024)
+def axis_tiles(axis: Axis) -> Any:
+    """All tile pairs of an axis worth trying, an array of the engine's `bitq_axis_tile`.
+
+    Raises:
+        MemoryError: an axis too long for this machine.
+    """
+    room = 4096
+    while True:
+        tiles = ffi.new("bitq_axis_tile[]", room)
+        count = lib.bitq_axis_tiles(*_geometry(axis), tiles, room)
+        if count < 0:
+            raise MemoryError(f"an axis of {axis.out} outputs has too many tiles for this machine's memory")
+        if count <= room:
+            return ffi.new("bitq_axis_tile[]", [tiles[i] for i in range(count)])
+        room = count
+
+
+@lru_cache(maxsize=65536)
+def kept_rows(axis: Axis, tile_out: int, tile_tap: int) -> tuple[int, ...]:
+    """Rows a new tile shares with the held one, summed over the walk, for each pair of states.
+
+    Returns:
+        Nine sums, entry 3·(state of the output loop) + (state of the tap loop); entry 0, both outside, is the sum of
+        the rows of all tiles.
+    """
+    tile = ffi.new("bitq_axis_tile *", {"tile_out": tile_out, "tile_tap": tile_tap})
+    if lib.bitq_axis_sums(*_geometry(axis), tile):
+        raise MemoryError(f"an axis of {axis.out} outputs has too many tiles for this machine's memory")
+    return tuple(tile.kept)
+
+
+def _geometry(axis: Axis) -> tuple[int, ...]:
+    return (axis.out, axis.taps, axis.stride, axis.dilation, axis.padding, axis.size, axis.spread)

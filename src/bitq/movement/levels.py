@@ -1,0 +1,118 @@
+"""Traffic through all memories of a device, from DRAM inward (paper, Sec. "Data movement modeling").
+
+The outermost on-chip memory tiles the layer; each of its tiles is a problem of its own for the next inner memory, and so
+on to the registers. Edge tiles are counted as they are. Every memory minimizes the traffic into it, outermost first: the
+DRAM traffic is the true optimum, an inner one is the optimum for the tile it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bitq.devices import Device
+from bitq.layers import LOOPS, Layer
+from bitq.movement.expression import Parts, split, traffic, whole
+from bitq.movement.model import Tiling, Traffic, Widths
+from bitq.movement.optimum import optimal_tilings, optimize
+
+
+@dataclass(frozen=True)
+class LevelMovement:
+    """What one memory of a device receives and sends while a layer is computed.
+
+    Attributes:
+        memory: the memory that holds the tiles.
+        source: the next outer memory, where its tiles come from.
+        tiling: tile sizes and order of the tile loops.
+        traffic: between the two, in elements.
+        bits: the same in bits.
+        energy_pj: bits times the device's energy of one bit from `source`, in pJ.
+    """
+
+    memory: str
+    source: str
+    tiling: Tiling
+    traffic: Traffic
+    bits: float
+    energy_pj: float
+
+
+def movement(layer: Layer, widths: Widths, device: Device) -> tuple[LevelMovement, ...]:
+    """Movement of a layer at every memory of a device, outermost (DRAM's traffic) first.
+
+    Raises:
+        BitqError: a memory too small for one element of each tensor.
+    """
+    levels, problem, parts = [], layer.group, whole(layer)
+    for memory, source in device.boundaries:
+        tiling = optimize(problem, widths, memory.capacity_bits).tiling
+        moved = traffic(layer, tiling, parts)
+        bits = moved.bits(widths)
+        levels.append(
+            LevelMovement(memory.name, source.name, tiling, moved, bits, bits * source.energy_pj_per_bit)
+        )
+        problem, parts = _tile(problem, tiling), split(parts, tiling)
+    return tuple(levels)
+
+
+def movement_many(layer: Layer, widths: ArrayLike, device: Device) -> NDArray[np.float64]:
+    """`movement` for many width triples at once.
+
+    Args:
+        layer: any layer.
+        widths: array (n, 3) of bits per element of input, weight, output.
+        device: its memories.
+
+    Returns:
+        Array (n, number of boundaries) of traffic in bits, outermost first, equal to the `bits` of `movement`.
+
+    Raises:
+        BitqError: as for `movement`.
+    """
+    triples = np.ascontiguousarray(widths, dtype=np.float64)
+    bits = np.empty((len(triples), len(device.boundaries)))
+    capacities = [memory.capacity_bits for memory, _ in device.boundaries]
+    _fill(layer, layer.group, whole(layer), triples, np.arange(len(triples)), capacities, bits)
+    return bits
+
+
+def _fill(
+    layer: Layer,
+    problem: Layer,
+    parts: Parts,
+    triples: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    capacities: Sequence[float],
+    bits: NDArray[np.float64],
+) -> None:
+    level = bits.shape[1] - len(capacities)
+    _, chosen, optima = optimal_tilings(problem, triples[rows], capacities[0])
+    inner: dict[tuple[int, ...], list[int]] = {}
+    for index, optimum in enumerate(optima):
+        moved = traffic(layer, optimum.tiling, parts)
+        picked = rows[chosen == index]
+        elements = (moved.input_reads, moved.weight_reads, moved.output_writes + moved.output_reads)
+        products = triples[picked] * np.array(elements, dtype=np.float64)
+        bits[picked, level] = products[:, 0] + products[:, 1] + products[:, 2]
+        inner.setdefault(tuple(optimum.tiling.tiles[loop] for loop in LOOPS), []).append(index)
+    if len(capacities) == 1:
+        return
+    for indices in inner.values():  # orders differ, but the next memory sees the same tiles
+        tiling = optima[indices[0]].tiling
+        picked = rows[np.isin(chosen, indices)]
+        _fill(layer, _tile(problem, tiling), split(parts, tiling), triples, picked, capacities[1:], bits)
+
+
+def _tile(problem: Layer, tiling: Tiling) -> Layer:
+    """The largest tile as a layer of one group. An axis that is cut is seen from its interior, without padding."""
+    size = {loop: tiling.tiles[loop] for loop in LOOPS}
+    padding, stored = list(problem.padding), list(problem.size)
+    for axis, (out, tap) in enumerate((("P", "R"), ("Q", "S"))):
+        if size[out] < problem.extent(out) or size[tap] < problem.extent(tap):
+            reach = (size[out] - 1) * problem.stride[axis] + (size[tap] - 1) * problem.dilation[axis]
+            padding[axis], stored[axis] = 0, reach // problem.input_dilation[axis] + 1
+    return replace(problem, **size, padding=tuple(padding), input_size=tuple(stored))
