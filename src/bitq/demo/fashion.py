@@ -77,7 +77,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     if len(data) != size or not data.startswith(header):
         expected = " x ".join(map(str, shape))
         raise BitqError(f"{path}: it does not hold {expected} unsigned bytes in IDX layout")
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=len(header)).reshape(shape)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)[len(header) :].reshape(shape)
 
 
 def encode_idx(values: Tensor) -> bytes:

@@ -40,8 +40,8 @@ def resnet8() -> nn.Module:
     """A fresh demo network with random weights: images [n, 1, 28, 28] to logits [n, 10].
 
     Three stages of 16, 32 and 64 channels, one basic block each: 78,010 parameters and 2.6 million
-    multiply-accumulates per image. Our choice against MLPerf Tiny's network: a 5x5 stem of stride 2, so that the
-    stages see 14x14, 7x7 and 4x4 positions and a training step costs a third.
+    multiply-accumulates per image. Our choice against MLPerf Tiny's network: a 5x5 stem of stride 2, so that
+    the stages see 14x14, 7x7 and 4x4 positions and a training step costs a third.
     """
     return nn.Sequential(
         nn.Conv2d(1, 16, 5, stride=2, padding=2, bias=False),
