@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from math import ceil
 from operator import index
 from typing import Self
 
@@ -127,8 +126,8 @@ def effective_width(fmt: BlockFormat, channels: int, inner: int = 1) -> float:
         raise BitqError(
             f"effective width needs at least one channel and inner element, not {channels} and {inner}"
         )
-    blocks = ceil(channels / fmt.block_size)
-    return fmt.mantissa_bits + fmt.exponent_bits * blocks / (channels * inner)
+    elements, blocks = channels * inner, -(-channels // fmt.block_size)
+    return (fmt.mantissa_bits * elements + fmt.exponent_bits * blocks) / elements
 
 
 def paper_width(fmt: BlockFormat, inner: int = 1) -> float:

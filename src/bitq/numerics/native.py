@@ -21,7 +21,7 @@ try:
 except ImportError:  # a source tree that was not built: the torch path does everything
     _kernel = None
 
-PARALLEL = 1 << 18  # elements; a smaller tensor is done before another thread has started
+PARALLEL = 1 << 20  # elements; a smaller tensor is done before another thread has started
 
 
 class _Layout(NamedTuple):

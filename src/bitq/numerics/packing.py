@@ -81,7 +81,7 @@ class Packed:
         shared = (codes + self.exponent_bias).clamp(min=fmt.lowest_exponent)
         step = blocks.spread(blocks.steps(shared, fmt), fmt.block_size, self.shape[self.dim], self.dim)
         k = torch.where(stored > fmt.largest_mantissa, fmt.largest_mantissa + 1 - stored, stored)
-        return (k * step).to(self.dtype)
+        return (k * step).to(self.dtype) + 0.0
 
 
 def pack(

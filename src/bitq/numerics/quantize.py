@@ -143,7 +143,7 @@ def _quantize(
     if want_clipped and exponent_bias is not None:  # the default bias leaves no block above the top code
         above = blocks.exponents(peaks) > shared
         clipped = (k.abs() > limit) & blocks.spread(above, fmt.block_size, x.shape[dim], dim)
-    return (k.clamp(-limit, limit) * step + 0.0).to(x.dtype), clipped
+    return (k.clamp(-limit, limit) * step).to(x.dtype) + 0.0, clipped  # no -0.0
 
 
 class _StraightThrough(torch.autograd.Function):

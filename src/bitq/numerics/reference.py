@@ -27,7 +27,7 @@ def exponent(block: list[float]) -> int | None:
 def default_bias(blocks: list[list[float]], fmt: BlockFormat) -> int:
     """The bias that gives the largest e of the finite, nonzero blocks the top code."""
     known = [e for block in blocks if (e := exponent(block)) is not None]
-    return max(known, default=0) - (2**fmt.exponent_bits - 1)
+    return max(known, default=0) - ((1 << fmt.exponent_bits) - 1)
 
 
 def code(e: int | None, fmt: BlockFormat, bias: int) -> int:
@@ -38,7 +38,7 @@ def code(e: int | None, fmt: BlockFormat, bias: int) -> int:
 def round_exact(value: Fraction, rounding: str, uniform: float) -> int:
     """`value` as a whole number; `uniform` in [0, 1) decides the stochastic one."""
     if rounding == "nearest":
-        return int(round(value))
+        return round(value)
     if rounding == "toward_zero":
         return trunc(value)
     if rounding == "half_away":
@@ -109,4 +109,4 @@ def quantize(
         values, mask = quantize_block(block, fmt, bias, rounding, draws)
         for i, value, cut in zip(at, values, mask, strict=True):
             result[i], clipped[i] = value, cut
-    return result, clipped
+    return result + 0.0, clipped

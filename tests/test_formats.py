@@ -1,0 +1,108 @@
+import pickle
+from dataclasses import FrozenInstanceError
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat, TensorFormats, effective_width, grid, paper_width
+from bitq.numerics import pack
+
+
+@pytest.mark.parametrize(("bits", "widths"), [(16, range(1, 8)), (8, range(2, 7))])
+def test_grid_is_the_papers_table(bits, widths):
+    expected = {(bits, se, bs) for se in widths for bs in (1, 2, 4, 8, 16, 24, 32, 48)}
+    formats = grid(bits)
+    assert {(f.bits, f.exponent_bits, f.block_size) for f in formats} == expected
+    assert len(formats) == len(expected)
+    assert list(formats) == sorted(formats)
+
+
+def test_grid_refuses_other_widths():
+    with pytest.raises(BitqError, match="8 or 16"):
+        grid(4)
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        ((2, 1, 1), "bits is 2"),
+        ((33, 8, 1), "bits is 33"),
+        ((8, 0, 1), "exponent_bits is 0"),
+        ((16, 9, 1), "exponent_bits is 9"),
+        ((8, 7, 1), "mantissa of 1 bits"),
+        ((8, 8, 1), "mantissa of 0 bits"),
+        ((32, 7, 1), "mantissa of 25 bits"),
+        ((8, 3, 0), "block_size is 0"),
+        ((8, 3, -4), "block_size is -4"),
+        ((8.0, 3, 16), "bits is 8.0"),
+        ((8, True, 16), "exponent_bits is True"),
+        ((8, 3, "16"), "block_size is '16'"),
+        ((8, 3, None), "block_size is None"),
+    ],
+)
+def test_impossible_formats_say_why(args, reason):
+    with pytest.raises(ValueError, match=reason):
+        BlockFormat(*args)
+
+
+def test_a_format_is_a_plain_value():
+    fmt = BlockFormat(torch.tensor(8), 3, 16)
+    assert fmt == BlockFormat(8, 3, 16)
+    assert hash(fmt) == hash(BlockFormat(8, 3, 16))
+    assert pickle.loads(pickle.dumps(fmt)) == fmt
+    assert (fmt.mantissa_bits, fmt.top_code, fmt.largest_mantissa, fmt.lowest_exponent) == (5, 7, 15, -123)
+    with pytest.raises(FrozenInstanceError):
+        fmt.bits = 16
+    assert TensorFormats(weight=fmt) == TensorFormats(None, fmt, None)
+
+
+@pytest.mark.parametrize("fmt", [*grid(8), *grid(16), BlockFormat(32, 8, 1000)])
+def test_text_round_trip(fmt):
+    assert BlockFormat.parse(str(fmt)) == fmt
+    assert BlockFormat.parse(f"  {fmt}\n") == fmt
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "8", "8:3:16", "8:e3", "8:e3:b16:", "8:e-3:b16", "8:e3:b1.5", "٨:e3:b16", "8:e3:b" + "9" * 50],
+)
+def test_nonsense_is_no_format(text):
+    with pytest.raises(BitqError, match="8:e3:b16"):
+        BlockFormat.parse(text)
+
+
+def test_text_of_an_impossible_format_says_why():
+    with pytest.raises(BitqError, match="mantissa of 1 bits"):
+        BlockFormat.parse("8:e7:b16")
+
+
+@given(st.sampled_from(grid(8) + grid(16)), st.integers(1, 60), st.sampled_from([(), (1, 1), (3, 3), (5, 1)]))
+def test_effective_width_is_the_packed_size(fmt, channels, window):
+    x = torch.ones(3, channels, *window)
+    inner = x[0, 0].numel()
+    packed = pack(x, fmt, dim=1, inner_dims=tuple(range(2, x.ndim)))
+    assert effective_width(fmt, channels, inner) == float(Fraction(packed.num_bits, x.numel()))
+    if channels % fmt.block_size == 0:
+        assert effective_width(fmt, channels, inner) == pytest.approx(paper_width(fmt, inner), rel=1e-15)
+    else:
+        assert effective_width(fmt, channels, inner) > paper_width(fmt, inner)
+
+
+def test_widths_of_the_papers_example():
+    fmt = BlockFormat(8, 3, 16)
+    assert paper_width(fmt) == 5.1875
+    assert paper_width(fmt, 9) == 5 + 3 / 144
+    assert effective_width(fmt, 17) == 5 + 6 / 17
+
+
+@pytest.mark.parametrize(("channels", "inner"), [(0, 1), (1, 0), (-1, 1)])
+def test_widths_of_nothing_are_refused(channels, inner):
+    with pytest.raises(BitqError):
+        effective_width(BlockFormat(8, 3, 16), channels, inner)
+    if inner < 1:
+        with pytest.raises(BitqError):
+            paper_width(BlockFormat(8, 3, 16), inner)

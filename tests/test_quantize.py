@@ -1,0 +1,364 @@
+"""Both paths of `quantize`, compiled and torch, against exact arithmetic, every bit."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat, grid
+from bitq.numerics import exponent_bias_for, native, quantize, reference
+
+EXTREMES = (
+    BlockFormat(3, 1, 2),
+    BlockFormat(25, 1, 3),
+    BlockFormat(32, 8, 4),
+    BlockFormat(10, 8, 5),
+    BlockFormat(24, 7, 10**9),
+)
+FORMATS = grid(8) + grid(16) + EXTREMES
+ROUNDINGS = ("nearest", "half_away", "toward_zero", "stochastic")
+
+paths = pytest.mark.parametrize("path", ["compiled", "torch"])
+
+
+@pytest.fixture(autouse=True)
+def _take_path(request, monkeypatch):
+    """Runs a test that asks for a `path` on that path; "compiled" cuts even small tensors into threads."""
+    path = request.getfixturevalue("path") if "path" in request.fixturenames else None
+    if path == "torch":
+        monkeypatch.setattr(native, "_kernel", None)
+    if path == "compiled":
+        if native._kernel is None:
+            pytest.skip("the kernel is not built")
+        monkeypatch.setattr(native, "PARALLEL", 1)
+
+
+def bits(x):
+    """Bit patterns, with one pattern for all NaN."""
+    kind = torch.int32 if x.dtype == torch.float32 else torch.int16
+    return torch.where(x.isnan(), torch.full_like(x, torch.nan), x).contiguous().view(kind)
+
+
+def same(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(bits(a), bits(b))
+
+
+def strides(x):
+    """Strides of the axes that have any."""
+    return [stride for n, stride in zip(x.shape, x.stride(), strict=True) if n > 1]
+
+
+def with_gradient(x, *args, **kwargs):
+    """quantize(x), and where it lets no gradient through."""
+    leaf = x.detach().requires_grad_()
+    y = quantize(leaf, *args, **kwargs)
+    (grad,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
+    assert set(grad.unique().tolist()) <= {0.0, 1.0}
+    return y.detach(), grad == 0
+
+
+def from_bits(patterns):
+    return torch.tensor(patterns, dtype=torch.int64).to(torch.int32).view(torch.float32)
+
+
+def around_powers(exponents):
+    """Just below, at and just above powers of two, and halfway between neighbouring steps, of both signs."""
+    values = []
+    for e in exponents:
+        power = torch.tensor(2.0**e)
+        values += [
+            power,
+            torch.nextafter(power, torch.tensor(0.0)),
+            torch.nextafter(power, torch.tensor(9e38)),
+        ]
+        values += [power * (1 + k / 2**n) for n in (1, 3, 5, 8) for k in (1, 2**n - 1)]
+    column = torch.stack(values)
+    return torch.cat([column, -column])
+
+
+SPECIAL = torch.tensor(
+    [0.0, -0.0, 2.0**-149, -(2.0**-149), 2.0**-127, 1.17549421e-38, 2.0**-126, 3.4028234663852886e38]
+)
+LARGEST = -3.4028234663852886e38
+
+# any float, neighbours of powers of two, and (below) small multiples of a step
+element = st.one_of(
+    st.integers(0, 2**32 - 1).map(lambda b: b - 2**31),
+    st.tuples(st.integers(-1, 1), st.integers(1, 254), st.integers(-2, 2)).map(
+        lambda t: (t[1] << 23) + t[2] - (2**31 if t[0] < 0 else 0)
+    ),
+)
+multiple = st.tuples(st.integers(-300, 300), st.sampled_from([0.5, 1.0, 0.25, 2.0**-10, 2.0**-120, 2.0**90]))
+
+
+@st.composite
+def tensors(draw):
+    shape = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
+    count = math.prod(shape)
+    if draw(st.booleans()):
+        x = from_bits(draw(st.lists(element, min_size=count, max_size=count)))
+    else:
+        x = torch.tensor([k * s for k, s in draw(st.lists(multiple, min_size=count, max_size=count))])
+    if draw(st.booleans()):
+        x = x.nan_to_num(0.0, 1.0, -1.0)
+    dtype = draw(st.sampled_from([torch.float32] * 3 + [torch.bfloat16, torch.float16]))
+    x = x.view(shape).to(dtype)
+    dim = draw(st.integers(0, x.ndim - 1))
+    inner = tuple(d for d in range(x.ndim) if d != dim and draw(st.booleans()))
+    order = draw(st.permutations(range(x.ndim)))
+    return x.permute(order).contiguous().permute(*torch.tensor(order).argsort().tolist()), dim, inner
+
+
+@paths
+@settings(max_examples=250, deadline=None)
+@given(st.data(), tensors(), st.sampled_from(FORMATS), st.sampled_from(ROUNDINGS), st.integers(0, 9))
+def test_every_bit_is_that_of_exact_arithmetic(path, data, tensor, fmt, rounding, seed):
+    x, dim, inner = tensor
+    bias = data.draw(st.one_of(st.none(), st.integers(-20, 10), st.integers(-300, 15)))
+    draws = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
+    expected, clipped = reference.quantize(x, fmt, dim, inner, bias, rounding, draws)
+    generator = torch.Generator().manual_seed(seed)
+    y, blocked = with_gradient(x, fmt, dim, inner, bias, rounding, generator)
+    assert same(y, expected)
+    assert torch.equal(blocked, clipped)
+    assert strides(y) == strides(torch.empty_like(x))
+    again = quantize(y, fmt, dim, inner, bias, rounding, generator)
+    assert same(again, y)
+
+
+@paths
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+def test_every_format_on_adversarial_values(path, fmt):
+    x = torch.cat([around_powers([-149, -127, -126, -120, -30, -1, 0, 1, 5, 126]), SPECIAL])
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(fmt.bits))]
+    x = torch.cat([x, torch.tensor([LARGEST])]).repeat(2)[: 4 * 57].view(2, 57, 2)
+    for bias in (None, -4, 3, 127, -512, -126 - fmt.top_code):
+        expected, clipped = reference.quantize(x, fmt, exponent_bias=bias)
+        y, blocked = with_gradient(x, fmt, exponent_bias=bias)
+        assert same(y, expected)
+        assert torch.equal(blocked, clipped)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fmt", [BlockFormat(8, 3, 2), BlockFormat(16, 1, 2), BlockFormat(8, 6, 2)], ids=str)
+def test_all_halves_as_block_maxima(dtype, fmt):
+    top = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    below = top * torch.linspace(-1, 1, len(top), dtype=dtype)
+    x = torch.stack([below, top], 1)
+    for bias in (None, -5):
+        y = quantize(x, fmt, exponent_bias=bias)
+        assert same(y, quantize(x.float(), fmt, exponent_bias=bias).to(dtype))
+        assert same(quantize(y, fmt, exponent_bias=bias), y)
+    sample = x[7::61]
+    assert same(quantize(sample, fmt, exponent_bias=-5), reference.quantize(sample, fmt, exponent_bias=-5)[0])
+
+
+# Tiles of the kernel are 256 wide; rows, planes, short blocks and their tails all occur here.
+@pytest.mark.skipif(native._kernel is None, reason="the kernel is not built")
+@pytest.mark.parametrize("block_size", [1, 2, 7, 16, 48])
+@pytest.mark.parametrize(
+    ("shape", "dim", "inner"),
+    [
+        ((3, 37, 257), 1, ()),
+        ((2, 5, 16, 17), 1, ()),
+        ((1, 19, 600), 1, ()),
+        ((7, 50, 3, 3), 1, (2, 3)),
+        ((11, 301), 1, ()),
+        ((5000,), 0, ()),
+        ((4, 9, 33), 0, ()),
+    ],
+)
+def test_compiled_path_equals_its_twin_on_any_bits(monkeypatch, shape, dim, inner, block_size):
+    generator = torch.Generator().manual_seed(block_size)
+    raw = torch.randint(-(2**31), 2**31, shape, generator=generator).to(torch.int32).view(torch.float32)
+    mild = torch.randn(shape, generator=generator) * 4
+    monkeypatch.setattr(native, "PARALLEL", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    kernel = native._kernel
+    for x in (raw, mild, mild.masked_fill(mild > 14, torch.inf)):
+        for bias in (None, -2, 100):
+            fmt = BlockFormat(8, 2, block_size)
+            monkeypatch.setattr(native, "_kernel", kernel)
+            assert bias is None or native.quantize(x, fmt, (dim, inner), bias, False) is not None
+            fast = with_gradient(x, fmt, dim, inner, bias)
+            monkeypatch.setattr(native, "_kernel", None)
+            slow = with_gradient(x, fmt, dim, inner, bias)
+            assert same(fast[0], slow[0])
+            assert torch.equal(fast[1], slow[1])
+
+
+@paths
+def test_default_bias_passes_over_diverged_blocks_and_zero_blocks(path):
+    fmt = BlockFormat(8, 2, 2)
+    x = torch.tensor([[1.0, 0.3], [torch.inf, 1e30], [0.0, -0.0], [0.01, 0.02], [torch.nan, 0.0]])
+    y = quantize(x, fmt)
+    assert y[1].isnan().all()
+    assert y[4].isnan().all()
+    assert same(y[[0, 2, 3]], quantize(x[[0, 2, 3]], fmt))
+    assert same(y[2], torch.zeros(2))
+    only = torch.tensor([[torch.nan, 1.0], [0.0, 0.0]])
+    assert same(quantize(only, fmt), torch.tensor([[torch.nan] * 2, [0.0] * 2]))
+
+
+@paths
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 4), (0, 2, 3, 3)])
+def test_empty_tensors_stay_empty(path, shape):
+    x = torch.empty(shape, requires_grad=True)
+    y = quantize(x, BlockFormat(8, 3, 16), dim=0)
+    assert y.shape == x.shape
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+
+
+@paths
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.to(memory_format=torch.channels_last),
+        lambda x: x.transpose(0, 1),
+        lambda x: x[:, ::2],
+        lambda x: x[1:, :, 1:, :2],
+        lambda x: x[..., None, 0],
+        lambda x: x[:1].expand(3, -1, -1, -1),
+        lambda x: x.flatten().as_strided((2, 5, 3, 3), (7, 2, 1, 1)),
+        lambda x: x.flatten()[1:181].view(4, 5, 3, 3),
+    ],
+    ids=["channels_last", "transposed", "strided", "sliced", "unit", "expanded", "overlapping", "offset"],
+)
+def test_layout_does_not_matter(path, view):
+    x = view(torch.randn(6, 10, 4, 5, generator=torch.Generator().manual_seed(1)) * 8)
+    fmt = BlockFormat(8, 3, 4)
+    kept = x.clone()
+    for dim, inner in [(0, ()), (1, ()), (-1, ()), (1, (2, 3)), (1, (-2, -1)), (0, (2,)), (2, (1, 3))]:
+        y, blocked = with_gradient(x, fmt, dim, inner, -5)
+        plain, plain_blocked = with_gradient(
+            x.clone(memory_format=torch.contiguous_format), fmt, dim, inner, -5
+        )
+        assert same(y, plain)
+        assert torch.equal(blocked, plain_blocked)
+        exact, _ = reference.quantize(x, fmt, dim % x.ndim, tuple(d % x.ndim for d in inner), -5)
+        assert same(y, exact)
+        assert strides(y) == strides(torch.empty_like(x))
+    assert torch.equal(x, kept)
+
+
+def test_padding_of_a_short_block_touches_nothing():
+    fmt = BlockFormat(8, 3, 16)
+    x = torch.randn(4, 21, 3, generator=torch.Generator().manual_seed(2))
+    y = quantize(x, fmt, exponent_bias=-6)
+    assert same(y[:, :16], quantize(x[:, :16], fmt, exponent_bias=-6))
+    assert same(y[:, 16:], quantize(x[:, 16:], fmt, exponent_bias=-6))
+
+
+@given(st.integers(-160, 127), st.floats(1, 2, exclude_max=True, width=32), st.sampled_from(FORMATS))
+def test_calibrated_bias_gives_the_top_code(exponent, fraction, fmt):
+    largest = math.ldexp(fraction, exponent)
+    assert exponent_bias_for(largest, fmt) == math.floor(exponent) - fmt.top_code
+    x = torch.tensor([[largest, -largest / 3]])
+    bias = exponent_bias_for(x, fmt)
+    if x[0, 0] > 2.0**-126 and bias >= -512:
+        assert same(quantize(x, fmt, exponent_bias=bias), quantize(x, fmt))
+
+
+def test_calibrated_bias_of_odd_tensors():
+    fmt = BlockFormat(8, 3, 16)
+    assert exponent_bias_for(torch.tensor([torch.nan, -6.0, torch.inf]), fmt) == 2 - 7
+    assert exponent_bias_for(torch.zeros(3), fmt) == exponent_bias_for(0.0, fmt) == -7
+    assert exponent_bias_for(torch.empty(0), fmt) == -7
+    for nonsense in (-1.0, math.nan, math.inf):
+        with pytest.raises(BitqError, match="finite"):
+            exponent_bias_for(nonsense, fmt)
+
+
+def test_stochastic_rounding_is_unbiased_and_follows_its_generator():
+    fmt = BlockFormat(8, 3, 4)
+    x = torch.tensor([[1.9, 0.3, -0.77, 0.06]]).expand(40000, 4).contiguous()  # step 1/8
+
+    def draw(seed):
+        return quantize(x, fmt, rounding="stochastic", generator=torch.Generator().manual_seed(seed))
+
+    y = draw(1)
+    assert same(y, draw(1))
+    assert not same(y, draw(2))
+    error = (y.mean(0) - x[0]).abs()
+    # 1.9 is clipped to 15/8 from above; of the others, five standard errors of a step
+    assert (error[1:] < 5 * 0.125 * 0.5 / math.sqrt(len(x))).all()
+    assert (y - x).abs().max() < 0.125
+
+
+@paths
+def test_saturated_blocks_pass_no_gradient_where_they_clip(path):
+    fmt = BlockFormat(8, 2, 3)  # 6 bits: largest mantissa 31; codes reach E = 0..3
+    x = torch.tensor([[31.0, 8.0, 0.1], [15.9, 1.0, 0.0], [torch.inf, 9.0, 1.0]], requires_grad=True)
+    y = quantize(x, fmt, exponent_bias=0)
+    assert torch.equal(y[0], torch.tensor([15.5, 8.0, 0.0]))
+    assert torch.equal(y[1], torch.tensor([15.5, 1.0, 0.0]))  # E = 3 fits e: rounding up to 16 is no overflow
+    upstream = torch.tensor([[2.0, 3.0, 4.0]] * 3)
+    y.backward(upstream)
+    assert torch.equal(x.grad, torch.tensor([[0.0, 3.0, 4.0], [2.0, 3.0, 4.0], [2.0, 3.0, 4.0]]))
+
+
+@paths
+def test_gradient_is_that_of_the_identity_by_default(path):
+    x = torch.randn(3, 20, 5, requires_grad=True)
+    upstream = torch.randn(3, 20, 5)
+    quantize(x, BlockFormat(8, 2, 16)).backward(upstream)
+    assert torch.equal(x.grad, upstream)
+    assert not quantize(x.detach(), BlockFormat(8, 2, 16)).requires_grad
+    with torch.no_grad():
+        assert not quantize(x, BlockFormat(8, 2, 16)).requires_grad
+
+
+def test_compiles_without_a_graph_break():
+    fmt = BlockFormat(8, 3, 16)
+    x = torch.randn(2, 20, 5, 5, generator=torch.Generator().manual_seed(3)) * 4
+    compiled = torch.compile(
+        lambda t: quantize(t, fmt, exponent_bias=-7), backend="aot_eager", fullgraph=True
+    )
+    leaf = x.clone().requires_grad_()
+    y = compiled(leaf)
+    y.sum().backward()
+    plain, blocked = with_gradient(x, fmt, exponent_bias=-7)
+    assert same(y.detach(), plain)
+    assert blocked.any()
+    assert torch.equal(leaf.grad == 0, blocked)
+
+
+def test_meta_tensors_keep_their_shape():
+    y = quantize(torch.empty(2, 9, 4, device="meta"), BlockFormat(8, 3, 4))
+    assert (y.shape, y.device.type) == ((2, 9, 4), "meta")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_equals_cpu():
+    raw = torch.randint(-(2**31), 2**31, (4, 50, 31)).to(torch.int32).view(torch.float32)
+    for x in (raw, torch.randn(4, 50, 31) * 4):
+        for bias in (None, -3):
+            for fmt in FORMATS:
+                here, there = (with_gradient(t, fmt, exponent_bias=bias) for t in (x, x.cuda()))
+                assert same(here[0], there[0].cpu())
+                assert torch.equal(here[1], there[1].cpu())
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda f: quantize(torch.ones(2, 3, dtype=torch.float64), f), "not torch.float64"),
+        (lambda f: quantize(torch.ones(2, 3, dtype=torch.int32), f), "not torch.int32"),
+        (lambda f: quantize(torch.ones(3), f), "do not fit"),
+        (lambda f: quantize(torch.tensor(1.0), f, dim=0), "do not fit"),
+        (lambda f: quantize(torch.ones(2, 3), f, dim=-3), "do not fit"),
+        (lambda f: quantize(torch.ones(2, 3), f, inner_dims=(2,)), "do not fit"),
+        (lambda f: quantize(torch.ones(2, 3), f, inner_dims=(-1,)), "twice"),
+        (lambda f: quantize(torch.ones(2, 3), f, rounding="up"), "must be one of nearest"),
+        (lambda f: quantize(torch.ones(2, 3), f, exponent_bias=128), "-512..127"),
+        (lambda f: quantize(torch.ones(2, 3), f, exponent_bias=-513), "-512..127"),
+        (lambda f: quantize(torch.ones(2, 3).half(), f, exponent_bias=16), r"-512..15"),
+    ],
+)
+def test_mistakes_are_told(call, reason):
+    with pytest.raises(BitqError, match=reason):
+        call(BlockFormat(8, 3, 16))
