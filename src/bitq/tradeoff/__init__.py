@@ -1,0 +1,1 @@
+"""Which trade-off wins."""

@@ -1,0 +1,180 @@
+"""The plan: which format every tensor of every layer gets, how the device walks it, and what that moves and costs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat, TensorFormats
+from bitq.layers import LOOPS
+from bitq.movement import Tiling
+
+SCHEMA_VERSION = 1
+MAX_FILE_BYTES = 64 << 20
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Extent = Annotated[int, Field(ge=1)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlanFormat(_Entry):
+    """The format of one tensor; `exponent_bias` is the exponent of code 0."""
+
+    bits: int
+    exponent_bits: int
+    block_size: int
+    exponent_bias: int
+
+    @property
+    def format(self) -> BlockFormat:
+        """The format without its bias."""
+        return BlockFormat(self.bits, self.exponent_bits, self.block_size)
+
+    @model_validator(mode="after")
+    def _possible(self) -> PlanFormat:
+        _ = self.format
+        return self
+
+
+class TrafficBits(_Entry):
+    """Traffic of one layer into and out of one memory, in bits."""
+
+    input: Amount
+    weight: Amount
+    output_writes: Amount
+    output_reads: Amount
+
+    @property
+    def total(self) -> float:
+        """All of it, in bits."""
+        return self.input + self.weight + self.output_writes + self.output_reads
+
+
+class PlanLevel(_Entry):
+    """How one memory is used while a layer is computed: its tiles, and the traffic with the next outer memory."""
+
+    memory: str
+    source: str
+    permutation: tuple[str, ...]
+    tiles: dict[str, Extent]
+    traffic_bits: TrafficBits
+    energy_pj: Amount
+
+    @property
+    def tiling(self) -> Tiling:
+        """The tiling as the movement model takes it."""
+        return Tiling(self.permutation, self.tiles)
+
+    @model_validator(mode="after")
+    def _loops(self) -> PlanLevel:
+        if set(self.tiles) != set(LOOPS):
+            raise ValueError(f"tiles must name the loops {' '.join(LOOPS)}")
+        _ = self.tiling
+        return self
+
+
+class PlanLayer(_Entry):
+    """One layer: its tensors' formats (None: 32-bit float), and per memory, outermost first, what it moves."""
+
+    name: str
+    module: str
+    loops: dict[str, Extent]
+    groups: Extent
+    input: PlanFormat | None
+    weight: PlanFormat | None
+    output: PlanFormat | None
+    levels: tuple[PlanLevel, ...]
+
+    @property
+    def formats(self) -> TensorFormats:
+        """The three formats without biases."""
+        return TensorFormats(*(entry.format if entry else None for entry in (self.input, self.weight, self.output)))
+
+    @property
+    def movement_bits(self) -> float:
+        """Traffic over all memories, in bits."""
+        return sum(level.traffic_bits.total for level in self.levels)
+
+    @property
+    def energy_pj(self) -> float:
+        """Energy of that traffic, in pJ."""
+        return sum(level.energy_pj for level in self.levels)
+
+
+class Totals(_Entry):
+    """What the whole network comes to. Accuracies are measured, after fine-tuning, on the test data."""
+
+    accuracy: float
+    accuracy_float: float
+    movement_bits: Amount
+    movement_bits_float: Amount
+    movement_bits_max: Amount
+    dram_bits: Amount
+    dram_bits_float: Amount
+    energy_pj: Amount
+    energy_pj_float: Amount
+    model_bytes: Annotated[int, Field(ge=0)]
+    model_bytes_float: Annotated[int, Field(ge=0)]
+    objective: float
+
+
+class Plan(_Entry):
+    """A plan for one network on one device (the content of plan.json)."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    network: str
+    device: str
+    bits: int
+    alpha: Amount
+    layers: tuple[PlanLayer, ...]
+    totals: Totals
+
+    def formats(self) -> dict[str, TensorFormats]:
+        """Formats by module path, for `bitq.apply`."""
+        return {layer.module: layer.formats for layer in self.layers if layer.formats != TensorFormats()}
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, atomically."""
+        write_atomically(path, self.model_dump_json(indent=1).encode() + b"\n")
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan.json.
+
+    Raises:
+        BitqError: no such file, or not a plan (names the first wrong entry).
+    """
+    if not path.is_file():
+        raise BitqError(f"no plan at {path}: give the plan.json of a finished search")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise BitqError(f"plan {path} is larger than {MAX_FILE_BYTES >> 20} MiB; a plan is a short JSON file")
+    try:
+        return Plan.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BitqError(f"{path} is not a plan: {place}: {first['msg']}") from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
