@@ -26,8 +26,8 @@ class Layer:
         name: unique within a network.
         N: batch; K: all output channels; C: input channels *of one group*; P, Q: output height and width;
             R, S: kernel height and width (elements).
-        stride, dilation, padding: (height, width), in elements. `padding` lies before the first row and column
-            and is not stored; what lies after the last follows from P, Q and `input_size`.
+        stride, dilation, padding: (height, width), in elements. `padding` lies before the first row and
+            column and is not stored; what lies after the last follows from P, Q and `input_size`.
         groups: number of independent convolutions; divides K.
         input_size: stored input height and width; by default the smallest that symmetric padding needs.
         input_dilation: distance of neighbouring stored inputs in the convolved plane (1 but for transposed

@@ -65,8 +65,8 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
 
     Args:
         model: the network; on the meta device or made of fake tensors it works just as well.
-        example_input: a tensor, a tuple of positional or a mapping of keyword arguments. Only shapes and types
-            matter; meta and fake tensors are welcome.
+        example_input: a tensor, a tuple of positional or a mapping of keyword arguments. Only shapes and
+            types matter; meta and fake tensors are welcome.
 
     Returns:
         The layers. `module` is the path of the innermost module whose forward was running. `name` is that
@@ -81,7 +81,7 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
         raise BitqError(f"the network to trace is a {type(model).__name__}; it must be a torch.nn.Module")
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise BitqError(
-            "the network is TorchScript, which hides its modules; give the torch.nn.Module it was made of"
+            "the network is TorchScript, which hides its modules; give the torch.nn.Module it was made from"
         )
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     network, inputs = _hollow_copy(model, example_input, fake_mode)
@@ -277,13 +277,18 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def _products_unfused() -> Iterator[None]:
     """Keep PyTorch's attention and recurrent modules from their single fused operators."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    attention = torch.backends.mha
+    recurrent: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    before = attention.get_fastpath_enabled(), [backend.enabled for backend in recurrent]
     try:
-        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
-            yield
+        attention.set_fastpath_enabled(False)
+        for backend in recurrent:
+            backend.enabled = False
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        attention.set_fastpath_enabled(before[0])
+        for backend, enabled in zip(recurrent, before[1], strict=True):
+            backend.enabled = enabled
 
 
 @contextmanager
