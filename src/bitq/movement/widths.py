@@ -1,0 +1,33 @@
+"""From formats to widths: how many bits each tensor of a layer takes per element."""
+
+from __future__ import annotations
+
+from bitq.formats import BlockFormat, TensorFormats, effective_width
+from bitq.layers import Layer
+from bitq.movement.model import Widths
+
+FLOAT_BITS = 32.0
+"""Width of an element that is left as float32, in bits."""
+
+
+def widths(layer: Layer, formats: TensorFormats) -> Widths:
+    """Packed bits per element of a layer's tensors, the exponents of short blocks counted as they are.
+
+    Blocks run along the channels: all of an activation's, those of one group in a weight, whose kernel windows lie
+    whole inside each block.
+
+    Args:
+        layer: a product of two activations (`weight_is_parameter` False) stays as float whatever the formats say.
+        formats: of the three tensors; None is a 32-bit float.
+    """
+    if not layer.weight_is_parameter:
+        formats = TensorFormats()
+    return Widths(
+        input=_width(formats.input, layer.C * layer.groups),
+        weight=_width(formats.weight, layer.C, layer.R * layer.S),
+        output=_width(formats.output, layer.K),
+    )
+
+
+def _width(fmt: BlockFormat | None, channels: int, inner: int = 1) -> float:
+    return FLOAT_BITS if fmt is None else effective_width(fmt, channels, inner)
