@@ -74,11 +74,15 @@ def exponent_bias_for(max_abs: float | Tensor, fmt: BlockFormat) -> int:
         BitqError: a number that is negative or not finite.
     """
     if isinstance(max_abs, Tensor):
-        finite = max_abs.detach().abs().nan_to_num(0.0, 0.0, 0.0)
-        max_abs = float(finite.amax()) if finite.numel() else 0.0
+        max_abs = largest_magnitude(max_abs)
     if not (isfinite(max_abs) and max_abs >= 0):
         raise BitqError(f"an exponent bias needs a finite max|x| of at least 0, not {max_abs!r}")
     return (frexp(max_abs)[1] - 1 if max_abs else 0) - fmt.top_code
+
+
+def largest_magnitude(x: Tensor) -> float:
+    """max|x| over the finite elements of x; 0 if there is none."""
+    return float(x.detach().abs().nan_to_num(0.0, 0.0, 0.0).amax()) if x.numel() else 0.0
 
 
 def check_bias(exponent_bias: int | None, dtype: torch.dtype) -> None:

@@ -1,0 +1,221 @@
+"""Formats applied to a network as it is: its layers compute on block floating point, its code stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat, TensorFormats
+from bitq.numerics import exponent_bias_for, largest_magnitude, quantize
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
+"""The modules that can be quantized, with their subclasses."""
+
+
+class MaxAbs(NamedTuple):
+    """The largest finite |x| a module met in calibration; None leaves each tensor its own exponent bias."""
+
+    input: float | None = None
+    output: float | None = None
+
+
+UNKNOWN = MaxAbs()
+
+
+def apply(
+    model: nn.Module, formats: Mapping[str, TensorFormats], max_abs: Mapping[str, MaxAbs] | None = None
+) -> None:
+    """Makes the named modules of `model` compute on quantized input, weight and output.
+
+    Each becomes, in place, an instance of a subclass of its class: parameters, buffers, hooks, names and
+    state_dict stay, optimizers go on with the float weight, and `module.weight` reads as the quantized one.
+    Blocks run along the channels (features) of activations, and along the input channels of one output
+    channel in weights, kernel window included and groups apart. Modules that are quantized already change
+    their formats.
+
+    Without gradients the quantized weight is kept until the weight, as its version counter tells, or its
+    format changes; writing to `weight.data` escapes that counter.
+
+    Args:
+        model: the network; is changed.
+        formats: by module path.
+        max_abs: by module path what `observing` recorded, from which activations get their exponent bias.
+            A module it does not name keeps what it had, or else gives every activation its own bias.
+
+    Raises:
+        BitqError: a path that names no module of `LAYERS`, or two paths of one module with unlike formats.
+    """
+    for name, module, wanted in _named(model, formats):
+        if not isinstance(module, _Quantized):
+            module.__class__ = _quantized_class(type(module))  # type: ignore[arg-type]
+            module._bitq = _State(wanted)
+        module._bitq.formats = wanted
+        if max_abs is not None and name in max_abs:
+            module._bitq.max_abs = max_abs[name]
+
+
+def set_formats(model: nn.Module, formats: Mapping[str, TensorFormats]) -> None:
+    """Changes the formats of modules to which `apply` gave some; cheap enough for every step of a training.
+
+    Raises:
+        BitqError: as `apply` does, and for a module that is not quantized.
+    """
+    for name, module, wanted in _named(model, formats):
+        if not isinstance(module, _Quantized):
+            raise BitqError(f"module {name!r} is not quantized; apply formats to it first")
+        module._bitq.formats = wanted
+
+
+def restore(model: nn.Module) -> None:
+    """Makes every quantized module of `model` what it was before `apply`."""
+    for module in model.modules():
+        if isinstance(module, _Quantized):
+            del module._bitq
+            module.__class__ = type(module).__bases__[1]
+
+
+@contextmanager
+def observing(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, MaxAbs]]:
+    """Records the largest finite |input| and |output| of the named modules over all forward passes inside.
+
+    Yields:
+        By name; a module that has not run yet is missing. NaN and infinities are passed over.
+
+    Raises:
+        BitqError: a path that names no module of `LAYERS`.
+    """
+    seen: dict[str, MaxAbs] = {}
+
+    def record(name: str, x: Tensor, y: Tensor) -> None:
+        before = seen.get(name, MaxAbs(0.0, 0.0))
+        seen[name] = MaxAbs(
+            *(max(b or 0.0, largest_magnitude(t)) for b, t in zip(before, (x, y), strict=True))
+        )
+
+    handles = [
+        module.register_forward_hook(
+            lambda _, args, kwargs, y, name=name: record(name, args[0] if args else kwargs["input"], y),
+            with_kwargs=True,
+        )
+        for name in names
+        for module in [_layer(model, name)]
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _CachedWeight(NamedTuple):
+    parameter: Tensor
+    memory: Tensor  # the parameter's when it was quantized; held, so that nothing else comes to lie there
+    version: int
+    format: BlockFormat
+    quantized: Tensor
+
+    def serves(self, parameter: Tensor, fmt: BlockFormat) -> bool:
+        return (
+            self.parameter is parameter
+            and self.memory.data_ptr() == parameter.data_ptr()
+            and self.version == parameter._version
+            and self.format == fmt
+        )
+
+
+@dataclass
+class _State:
+    formats: TensorFormats
+    max_abs: MaxAbs = UNKNOWN
+    cached: _CachedWeight | None = None
+
+
+class _Quantized(nn.Module):
+    """What all quantized layers share; the second base of its subclasses is the layer's own class."""
+
+    _bitq: _State
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as the layer computes with it."""
+        own = self._parameters.get("weight")
+        weight: Tensor = super().weight if own is None else own  # type: ignore[misc]  # a parametrized one
+        fmt = self._bitq.formats.weight
+        if fmt is None:
+            return weight
+        if own is None or torch.is_grad_enabled() or own.is_inference() or torch.compiler.is_compiling():
+            return _quantize_weight(self, weight, fmt)
+        kept = self._bitq.cached
+        if kept is None or not kept.serves(own, fmt):
+            kept = _CachedWeight(own, own.detach(), own._version, fmt, _quantize_weight(self, own, fmt))
+            self._bitq.cached = kept
+        return kept.quantized
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's own forward, between quantized activations."""
+        formats, max_abs = self._bitq.formats, self._bitq.max_abs
+        axis = _channel_axis(self)
+        x = _quantize_activation(input, formats.input, max_abs.input, axis)
+        y = super().forward(x, *args, **kwargs)
+        return _quantize_activation(y, formats.output, max_abs.output, axis)
+
+
+@cache
+def _quantized_class(layer: type[nn.Module]) -> type[_Quantized]:
+    return type(f"Quantized{layer.__name__}", (_Quantized, layer), {})
+
+
+def _channel_axis(layer: nn.Module) -> int:
+    """The channels' axis counted from the last, so the same with a batch and without."""
+    return -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)  # type: ignore[arg-type]
+
+
+def _quantize_activation(x: Tensor, fmt: BlockFormat | None, max_abs: float | None, axis: int) -> Tensor:
+    if fmt is None:
+        return x
+    bias = None if max_abs is None else exponent_bias_for(max_abs, fmt)
+    return quantize(x, fmt, dim=axis, exponent_bias=bias)
+
+
+def _quantize_weight(layer: nn.Module, weight: Tensor, fmt: BlockFormat) -> Tensor:
+    window = tuple(range(2, weight.ndim))
+    if not isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):
+        return quantize(weight, fmt, dim=1, inner_dims=window)
+    # stored as [input channels of all groups, output channels of one group, *window]
+    groups = weight.reshape(layer.groups, -1, *weight.shape[1:])
+    return quantize(groups, fmt, dim=1, inner_dims=tuple(d + 1 for d in window)).reshape(weight.shape)
+
+
+def _layer(model: nn.Module, name: str) -> nn.Module:
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        raise BitqError(f"the model has no module {name!r}") from None
+    if not isinstance(module, LAYERS):
+        kinds = ", ".join(kind.__name__ for kind in LAYERS)
+        raise BitqError(f"module {name!r} is a {type(module).__name__}; formats apply to {kinds}")
+    if "weight" in vars(module):
+        raise BitqError(
+            f"module {name!r} gets its weight from a hook; torch.nn.utils.parametrizations can be quantized"
+        )
+    return module
+
+
+def _named(
+    model: nn.Module, formats: Mapping[str, TensorFormats]
+) -> Iterator[tuple[str, Any, TensorFormats]]:
+    """Name, module and formats of each entry, once all are known to be right."""
+    modules = {name: _layer(model, name) for name in formats}
+    first: dict[nn.Module, str] = {}
+    for name, module in modules.items():
+        other = first.setdefault(module, name)
+        if formats[other] != formats[name]:
+            raise BitqError(f"modules {other!r} and {name!r} are one module; they need the same formats")
+    return ((name, module, formats[name]) for name, module in modules.items())
