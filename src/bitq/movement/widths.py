@@ -13,11 +13,11 @@ FLOAT_BITS = 32.0
 def widths(layer: Layer, formats: TensorFormats) -> Widths:
     """Packed bits per element of a layer's tensors, the exponents of short blocks counted as they are.
 
-    Blocks run along the channels: all of an activation's, those of one group in a weight, whose kernel windows lie
-    whole inside each block.
+    Blocks run along the channels: all of an activation's, those of one group in a weight, whose kernel
+    windows lie whole inside each block.
 
     Args:
-        layer: a product of two activations (`weight_is_parameter` False) stays as float whatever the formats say.
+        layer: a product of two activations (`weight_is_parameter` False) stays float whatever the formats.
         formats: of the three tensors; None is a 32-bit float.
     """
     if not layer.weight_is_parameter:

@@ -1,0 +1,5 @@
+"""`python -m bitq` is `bitq`."""
+
+from bitq.cli import main
+
+main()

@@ -1,0 +1,51 @@
+"""The command line: `bitq COMMAND`.
+
+Results go to stdout, everything else to stderr. Exit codes: 0, 2 for a mistake of the user's (told in one
+sentence), 130 when interrupted. Commands import what they compute with when they are called, so that `--help`
+answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from bitq.cli.devices import devices
+from bitq.cli.movement import movement
+from bitq.errors import BitqError
+
+MISTAKE, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="bitq",
+    help="Find the block floating point format of every tensor of a neural network that moves the fewest "
+    "bits for the accuracy it keeps.",
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(movement)
+app.command()(devices)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run one command, of `sys.argv` by default, and exit; no command at all asks for help."""
+    words = sys.argv[1:] if args is None else args
+    try:
+        code = app(words or ["--help"], prog_name="bitq", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        code = _mistake(error.format_message())
+    except (BitqError, OSError, MemoryError) as error:
+        code = _mistake(str(error) or type(error).__name__)
+    if code == INTERRUPTED:
+        print("Error: interrupted before the end", file=sys.stderr)
+    sys.exit(code)
+
+
+def _mistake(message: str) -> int:
+    print("Error:", " ".join(message.split()), file=sys.stderr)
+    return MISTAKE

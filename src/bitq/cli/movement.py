@@ -1,0 +1,248 @@
+"""`bitq movement`: what a network moves on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from bitq.cli.output import Json, bits_text, count_text, energy_text, print_json, ratio_text, show, track
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat, TensorFormats
+from bitq.layers import LOOPS, Layer
+
+if TYPE_CHECKING:
+    from bitq.devices import Device
+    from bitq.movement.network import LayerMovement
+    from bitq.tradeoff.plan import Plan
+
+DEMO = "demo"
+DEMO_SHAPE = (1, 1, 28, 28)
+FLOAT = TensorFormats()
+
+
+def movement(
+    network: Annotated[
+        str,
+        typer.Argument(
+            help="`demo`, or `package.module:function`: a function without arguments that "
+            "returns a torch.nn.Module, in the current folder or installed."
+        ),
+    ],
+    device: Annotated[str, typer.Option(help="A name that `bitq devices` lists, or a device file (TOML).")],
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="One format for every tensor, BITS:eEXPONENT_BITS:bBLOCK_SIZE, such as 8:e3:b16: 8 bits per "
+            "element of which 3 are an exponent that 16 elements share.",
+            show_default="32-bit float",
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="The plan.json of a finished search: every tensor in its own format.")
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Shape of the network's input in elements: batch, channels, height and width, such as "
+            "1,3,224,224. The demo knows its own.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Count the bits that one inference moves between the memories of a device, and the energy it takes.
+
+    Every layer is tiled so that the traffic is the least possible over all loop orders and tile sizes. Ratios
+    are to the same network in 32-bit float, tiled as well as that can be; the last column names the tensor
+    that takes most of the energy. Only shapes matter: nothing is computed or trained.
+
+    Example: `bitq movement demo --device stm32f103c8 --format 8:e3:b16`
+    """
+    from bitq.devices import load_device
+
+    if format_ is not None and plan is not None:
+        raise BitqError("--format and --plan exclude each other; give one of them")
+    target = load_device(device)
+    everywhere = _uniform(format_)
+    shape = _shape(input_shape, network)
+    layers = _layers(network, shape)
+    formats = [everywhere] * len(layers) if plan is None else _planned(plan, layers)
+    moved, original = _movements(layers, formats, target)
+    if as_json:
+        about = {"network": network, "device": target.name, "input_shape": shape}
+        print_json({**about, **_document(moved, original)})
+    else:
+        shown = " x ".join(map(str, shape))
+        what = "planned formats" if plan else format_ or "32-bit float"
+        show(f"{network} on {target.title}, input {shown}, {what}", _table(moved, original))
+
+
+def _uniform(text: str | None) -> TensorFormats:
+    if text is None:
+        return FLOAT
+    fmt = BlockFormat.parse(text)
+    return TensorFormats(fmt, fmt, fmt)
+
+
+def _shape(text: str | None, network: str) -> tuple[int, ...]:
+    if text is None:
+        if network == DEMO:
+            return DEMO_SHAPE
+        raise BitqError(f"network {network!r} needs --input-shape, such as 1,3,224,224")
+    try:
+        shape = tuple(int(extent) for extent in text.split(","))
+    except ValueError:
+        shape = (0,)
+    if min(shape) < 1:
+        raise BitqError(f"--input-shape {text!r} must be whole numbers above 0, such as 1,3,224,224")
+    return shape
+
+
+def _layers(network: str, shape: tuple[int, ...]) -> tuple[Layer, ...]:
+    import torch
+
+    from bitq.tracing import trace
+
+    if network == DEMO:
+        from bitq.demo.network import resnet8
+
+        model = resnet8()
+    else:
+        from bitq.sources import load_network
+
+        model = load_network(network)
+    layers = trace(model, torch.empty(shape, device="meta"))
+    if not layers:
+        raise BitqError(f"network {network!r} must compute a convolution or matrix product, but has none")
+    return layers
+
+
+def _planned(path: Path, layers: Sequence[Layer]) -> list[TensorFormats]:
+    """The formats that a plan gives to these layers, if it is a plan for them."""
+    from bitq.tradeoff.plan import load_plan
+
+    plan = load_plan(path)
+    planned = {entry.name: entry for entry in plan.layers}
+    for layer in layers:
+        entry = planned.pop(layer.name, None)
+        if entry is None:
+            raise _other_network(path, plan, f"it has no layer {layer.name!r}")
+        loops = {loop: getattr(layer, loop) for loop in LOOPS}
+        if (entry.loops, entry.groups) != (loops, layer.groups):
+            raise _other_network(path, plan, f"its layer {layer.name!r} has other loops")
+    if planned:
+        raise _other_network(path, plan, f"layer {next(iter(planned))!r} is only in the plan")
+    by_name = {entry.name: entry.formats for entry in plan.layers}
+    return [by_name[layer.name] for layer in layers]
+
+
+def _other_network(path: Path, plan: Plan, difference: str) -> BitqError:
+    return BitqError(
+        f"{path} plans network {plan.network!r}, which is not this one on this input: {difference}; "
+        "give the network and the input shape it was made for"
+    )
+
+
+def _movements(
+    layers: Sequence[Layer], formats: Sequence[TensorFormats], device: Device
+) -> tuple[list[LayerMovement], list[LayerMovement]]:
+    """What the layers move in these formats and, layer by layer, in 32-bit float."""
+    from bitq.movement.network import layer_movement
+
+    moved, original = [], []
+    for layer, wanted in track(list(zip(layers, formats, strict=True)), "Finding the best tilings"):
+        original.append(layer_movement(layer, FLOAT, device))
+        moved.append(original[-1] if wanted == FLOAT else layer_movement(layer, wanted, device))
+    return moved, original
+
+
+def _table(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) -> Table:
+    from bitq.movement.network import level_totals
+
+    levels = level_totals(moved)
+    table = Table()
+    table.add_column("layer", overflow="fold")
+    table.add_column("MACs", justify="right", no_wrap=True)
+    for level in levels:
+        table.add_column(f"{level.source}\n↔ {level.memory}", justify="right", no_wrap=True)
+    table.add_column("energy", justify="right", no_wrap=True)
+    table.add_column("of float", justify="right", no_wrap=True)
+    table.add_column("moves most", no_wrap=True)
+    for layer, before in zip(moved, original, strict=True):
+        tensor, energy = max(layer.energy_by_tensor.items(), key=lambda item: item[1])
+        table.add_row(
+            layer.layer.name,
+            count_text(layer.layer.macs),
+            *(bits_text(level.bits) for level in layer.levels),
+            energy_text(layer.energy_pj),
+            ratio_text(layer.energy_pj, before.energy_pj),
+            f"{tensor} {ratio_text(energy, layer.energy_pj)}",
+        )
+    table.add_section()
+    energy, energy_before = (sum(layer.energy_pj for layer in layers) for layers in (moved, original))
+    table.add_row(
+        "total",
+        count_text(sum(layer.layer.macs for layer in moved)),
+        *(bits_text(level.bits) for level in levels),
+        energy_text(energy),
+        ratio_text(energy, energy_before),
+        "",
+    )
+    return table
+
+
+def _document(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) -> dict[str, Any]:
+    from bitq.movement.network import level_totals
+
+    energy, energy_float = (sum(layer.energy_pj for layer in layers) for layers in (moved, original))
+    return {
+        "layers": [_layer_document(*pair) for pair in zip(moved, original, strict=True)],
+        "totals": {
+            "macs": sum(layer.layer.macs for layer in moved),
+            "movement_bits": sum(layer.bits for layer in moved),
+            "movement_bits_float": sum(layer.bits for layer in original),
+            "energy_pj": energy,
+            "energy_pj_float": energy_float,
+            "normalized_energy": energy / energy_float if energy_float else None,
+            "levels": [
+                {**asdict(after), "bits_float": before.bits, "energy_pj_float": before.energy_pj}
+                for after, before in zip(level_totals(moved), level_totals(original), strict=True)
+            ],
+        },
+    }
+
+
+def _layer_document(moved: LayerMovement, original: LayerMovement) -> dict[str, Any]:
+    from bitq.movement.network import traffic_bits
+
+    layer, formats = moved.layer, moved.formats
+    return {
+        "name": layer.name,
+        "module": layer.module,
+        "loops": {loop: getattr(layer, loop) for loop in LOOPS},
+        "groups": layer.groups,
+        "weight_is_parameter": layer.weight_is_parameter,
+        "macs": layer.macs,
+        "formats": {name: fmt and str(fmt) for name, fmt in vars(formats).items()},
+        "width_bits": asdict(moved.widths),
+        "levels": [
+            {
+                "memory": level.memory,
+                "source": level.source,
+                "permutation": level.tiling.permutation,
+                "tiles": dict(level.tiling.tiles),
+                "traffic_bits": traffic_bits(level.traffic, moved.widths),
+                "energy_pj": level.energy_pj,
+            }
+            for level in moved.levels
+        ],
+        "movement_bits": moved.bits,
+        "movement_bits_float": original.bits,
+        "energy_pj": moved.energy_pj,
+        "energy_pj_float": original.energy_pj,
+    }

@@ -1,0 +1,91 @@
+"""How commands speak: tables or one JSON document on stdout, progress on stderr, numbers with units."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from threading import Timer
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")
+]
+
+PIPE_COLUMNS = 160
+"""Width of tables that no terminal bounds, in characters."""
+
+PATIENCE_SECONDS = 2.0
+"""After so long a progress bar appears."""
+
+
+def print_json(document: Any) -> None:
+    """Write one JSON document to stdout."""
+    print(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False), flush=True)
+
+
+def show(*parts: RenderableType) -> None:
+    """Write text and tables to stdout, as they are: markup in the names of others means nothing."""
+    width = None if sys.stdout.isatty() else PIPE_COLUMNS
+    Console(markup=False, highlight=False, emoji=False, width=width).print(*parts, sep="\n")
+
+
+def track(items: Sequence[Item], doing: str) -> Iterator[Item]:
+    """The items, with a progress bar on a terminal's stderr if they take long."""
+    console = Console(stderr=True, markup=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    timer = Timer(PATIENCE_SECONDS, progress.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield from progress.track(items, description=doing)
+    finally:
+        timer.cancel()
+        timer.join()  # it may be starting the bar just now
+        progress.stop()
+
+
+def bits_text(bits: float) -> str:
+    """Bits for a reader, such as "33.2 Mbit"."""
+    return _scaled(bits, 1000, ("bit", "kbit", "Mbit", "Gbit", "Tbit", "Pbit"))
+
+
+def bytes_text(size: float) -> str:
+    """Bytes for a reader, such as "32 KiB"."""
+    return _scaled(size, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
+
+
+def count_text(count: float) -> str:
+    """A count for a reader, such as "1.81 G"."""
+    return _scaled(count, 1000, ("", "k", "M", "G", "T", "P")).rstrip()
+
+
+def energy_text(picojoules: float) -> str:
+    """Energy in µJ for a reader."""
+    return f"{_digits(picojoules * 1e-6)} µJ"
+
+
+def ratio_text(part: float, whole: float) -> str:
+    """A share for a reader, such as "16.2 %"; "-" of nothing."""
+    return f"{_digits(100 * part / whole)} %" if whole else "-"
+
+
+def _scaled(value: float, base: int, units: Sequence[str]) -> str:
+    power = 0
+    while power + 1 < len(units) and round(value, 0) >= base:
+        value, power = value / base, power + 1
+    return f"{_digits(value)} {units[power]}"
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, more before the point if need be; whole numbers as such."""
+    if value >= 100 or value == int(value):
+        return f"{value:.0f}"
+    return f"{value:#.3g}".rstrip(".")

@@ -1,0 +1,92 @@
+"""What a network moves, layer by layer, with its tensors in given formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bitq.devices import Device
+from bitq.formats import TensorFormats
+from bitq.layers import Layer
+from bitq.movement.levels import LevelMovement, movement
+from bitq.movement.model import Traffic, Widths
+from bitq.movement.widths import widths
+
+
+@dataclass(frozen=True)
+class LayerMovement:
+    """A layer's traffic at every memory of a device, outermost first.
+
+    Attributes:
+        layer: what is computed.
+        formats: what its tensors are kept in.
+        widths: what that comes to, in bits per element.
+        levels: one entry for each pair of neighbouring memories.
+    """
+
+    layer: Layer
+    formats: TensorFormats
+    widths: Widths
+    levels: tuple[LevelMovement, ...]
+
+    @property
+    def bits(self) -> float:
+        """Traffic over all memories, in bits."""
+        return sum(level.bits for level in self.levels)
+
+    @property
+    def energy_pj(self) -> float:
+        """Energy of that traffic, in pJ (paper, Eq. 8)."""
+        return sum(level.energy_pj for level in self.levels)
+
+    @property
+    def energy_by_tensor(self) -> dict[str, float]:
+        """Energy that "input", "weight" and "output" each take, in pJ."""
+        energy = dict.fromkeys(("input", "weight", "output"), 0.0)
+        for level in self.levels:
+            for part, bits in traffic_bits(level.traffic, self.widths).items():
+                energy[part.partition("_")[0]] += level.energy_pj * bits / level.bits
+        return energy
+
+
+def layer_movement(layer: Layer, formats: TensorFormats, device: Device) -> LayerMovement:
+    """Least movement of one layer.
+
+    Raises:
+        BitqError: a memory too small for one element of each tensor.
+    """
+    sizes = widths(layer, formats)
+    return LayerMovement(layer, formats, sizes, movement(layer, sizes, device))
+
+
+def traffic_bits(traffic: Traffic, sizes: Widths) -> dict[str, float]:
+    """Traffic by tensor and direction, in bits: "input", "weight", "output_writes" and "output_reads"."""
+    return {
+        "input": sizes.input * traffic.input_reads,
+        "weight": sizes.weight * traffic.weight_reads,
+        "output_writes": sizes.output * traffic.output_writes,
+        "output_reads": sizes.output * traffic.output_reads,
+    }
+
+
+@dataclass(frozen=True)
+class LevelTotal:
+    """Traffic between two memories over all layers (bits), and its energy (pJ)."""
+
+    memory: str
+    source: str
+    bits: float
+    energy_pj: float
+
+
+def level_totals(moved: Iterable[LayerMovement]) -> tuple[LevelTotal, ...]:
+    """Sums over the layers of a network at every memory, outermost first."""
+    return tuple(
+        LevelTotal(
+            levels[0].memory,
+            levels[0].source,
+            sum(level.bits for level in levels),
+            sum(level.energy_pj for level in levels),
+        )
+        for levels in zip(*(layer.levels for layer in moved), strict=True)
+    )
