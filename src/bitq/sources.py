@@ -1,0 +1,141 @@
+"""What a user names on the command line: a network to import and a checkpoint to fill it with."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+import zipfile
+from collections.abc import Mapping
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bitq.errors import BitqError
+
+# What training scripts wrap a state in, and what parallel, compiled and trainer modules put before names.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("_orig_mod.", "module.", "_orig_mod.", "model.")
+# Optimizer states and wider types make a checkpoint a few times its network; a larger file is another's.
+_MOST_BYTES_PER_BYTE, _MOST_BYTES_BESIDES = 16, 64 * 2**20
+
+
+def load_network(name: str) -> nn.Module:
+    """The network that "package.module:function" gives, from the current folder or from what is installed.
+
+    Importing and calling it runs the user's own code. `function` is called without arguments; a class or a
+    finished torch.nn.Module is as good.
+
+    Raises:
+        BitqError: no such module or function, an exception within, or a result that is no torch.nn.Module.
+    """
+    module_name, _, path = name.partition(":")
+    if not module_name or not path:
+        raise BitqError(f"{name!r} does not name a network; write package.module:function")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise BitqError(f"{name!r}: there is no module {error.name!r}, here or installed") from error
+        raise BitqError(f"importing {module_name!r} failed: {_told(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise BitqError(f"importing {module_name!r} failed: {_told(error)}") from error
+    try:
+        made = reduce(getattr, path.split("."), module)
+    except AttributeError as error:
+        raise BitqError(f"{name!r}: module {module_name!r} has no {path!r}") from error
+    if not isinstance(made, nn.Module):
+        try:
+            made = made()  # type: ignore[operator]
+        except (Exception, SystemExit) as error:
+            raise BitqError(f"calling {name!r} without arguments failed: {_told(error)}") from error
+    if not isinstance(made, nn.Module):
+        raise BitqError(f"{name!r} returned a {type(made).__name__}; it must return a torch.nn.Module")
+    return made
+
+
+def load_checkpoint(model: nn.Module, path: Path) -> None:
+    """Fill `model` with the parameters and buffers of a .safetensors file or of one that torch.save wrote.
+
+    Nothing in the file is executed. A state within {"state_dict": …} or {"model": …} and names that begin
+    with "module." (as torch.nn.DataParallel saves them) are understood.
+
+    Raises:
+        BitqError: a file that is missing, damaged, far larger than the network or holds more than tensors; a
+            name or a shape that is not the network's; a value that is not finite in the network's type.
+    """
+    expected = model.state_dict()
+    _check_size(path, sum(t.numel() * t.element_size() for t in expected.values()))
+    state = _without_prefix(_state(_read(path), path), expected)
+    for key, tensor in expected.items():
+        if key not in state and not key.endswith("num_batches_tracked"):  # which nothing needs after training
+            raise BitqError(f"{path} has no {key!r}, which the network needs")
+        if key in state and (given := tuple(state[key].shape)) != (shape := tuple(tensor.shape)):
+            raise BitqError(f"{path}: {key!r} has shape {given}, but {shape} in the network")
+    for key, tensor in state.items():
+        if key not in expected:
+            raise BitqError(f"{path} has {key!r}, which the network lacks")
+        if not torch.isfinite(tensor.to(expected[key].dtype)).all():
+            raise BitqError(f"{path}: {key!r} is not finite; give a checkpoint that has not diverged")
+    model.load_state_dict(state, strict=False)
+
+
+def _check_size(path: Path, network_bytes: int) -> None:
+    most = _MOST_BYTES_PER_BYTE * network_bytes + _MOST_BYTES_BESIDES
+    try:
+        size = path.stat().st_size
+        if zipfile.is_zipfile(path):  # as torch.save writes, and may be compressed by others
+            with zipfile.ZipFile(path) as archive:
+                size = max(size, sum(entry.file_size for entry in archive.infolist()))
+    except OSError as error:
+        raise BitqError(f"{path} cannot be read: {error.strerror}") from error
+    except zipfile.BadZipFile as error:
+        raise BitqError(f"{path} is damaged: {_told(error)}") from error
+    if size > most:
+        raise BitqError(f"{path} has {size} bytes, far more than the {network_bytes} of this network")
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BitqError(
+            f"{path} is damaged, or holds more than tensors, which never runs; save model.state_dict() alone"
+        ) from error
+    except Exception as error:  # whatever a decoder of untrusted bytes runs into
+        raise BitqError(f"{path} is damaged, or no checkpoint: {_told(error)}") from error
+
+
+def _state(content: Any, path: Path) -> dict[str, Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(_is_parameter(*item) for item in content.items()):
+        raise BitqError(f"{path} holds no state of a network; save what model.state_dict() returns")
+    return dict(content)
+
+
+def _is_parameter(key: Any, value: Any) -> bool:
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+    return plain and isinstance(key, str)
+
+
+def _without_prefix(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _PREFIXES:
+        if not state.keys() & expected.keys() and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    return state
+
+
+def _told(error: BaseException) -> str:
+    """An exception of foreign code in one line."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")

@@ -1,0 +1,253 @@
+"""Networks and checkpoints from a user: understood where they are right, told apart where they are not."""
+
+import os
+import pickle
+import struct
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bitq.errors import BitqError
+from bitq.sources import load_checkpoint, load_network
+
+CODE = """
+import torch
+class Net(torch.nn.Linear):
+    def __init__(self): super().__init__(3, 2)
+ready = Net()
+class zoo:
+    small = Net
+def number(): return 3
+def fails(): raise ValueError("no such\\nthing")
+def leaves(): raise SystemExit(0)
+def needs(width): return Net()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, holding a package of the user's."""
+    package = tmp_path / "users_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "networks.py").write_text(CODE)
+    (package / "broken.py").write_text("import users_package.networks, no_such_dependency")
+    (package / "invalid.py").write_text("def f(:")
+    (package / "script.py").write_text("import sys; sys.exit('usage: …')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.startswith("users_package")]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["Net", "ready", "zoo.small"])
+def test_a_network_is_imported_from_the_current_folder(folder: Path, name: str) -> None:
+    network = load_network(f"users_package.networks:{name}")
+    assert isinstance(network, nn.Linear)
+    assert network.weight.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("users_package.networks", "write package.module:function"),
+        (":Net", "write package.module:function"),
+        ("no_such_package.networks:Net", "there is no module 'no_such_package'"),
+        ("users_package.nothing:Net", "there is no module 'users_package.nothing'"),
+        ("users_package.networks:Nut", "module 'users_package.networks' has no 'Nut'"),
+        ("users_package.networks:number", "returned a int; it must return a torch.nn.Module"),
+        ("users_package.networks:fails", "without arguments failed: ValueError: no such$"),
+        ("users_package.networks:leaves", "without arguments failed: SystemExit: 0$"),
+        ("users_package.networks:needs", "without arguments failed: TypeError: .*width"),
+        (
+            "users_package.broken:Net",
+            "'users_package.broken' failed: ModuleNotFoundError: .*no_such_dependency",
+        ),
+        ("users_package.invalid:Net", "importing 'users_package.invalid' failed: SyntaxError"),
+        ("users_package.script:Net", "importing 'users_package.script' failed: SystemExit: usage"),
+        ("..networks:Net", "importing '..networks' failed"),
+    ],
+)
+def test_a_network_that_cannot_be_had_is_told_in_one_sentence(folder: Path, name: str, message: str) -> None:
+    with pytest.raises(BitqError, match=message) as caught:
+        load_network(name)
+    assert "\n" not in str(caught.value)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+def trained() -> dict[str, Tensor]:
+    """A state that `network()` does not begin with."""
+    return {
+        name: torch.full_like(value, index)
+        for index, (name, value) in enumerate(network().state_dict().items())
+    }
+
+
+def prefixed(prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in trained().items()}
+
+
+SAVED: dict[str, Any] = {
+    "plain": trained(),
+    "wrapped": {"state_dict": trained(), "epoch": 3, "optimizer": {"lr": [0.1]}},
+    "twice wrapped": {"state_dict": {"model": trained()}},
+    "parallel": prefixed("module."),
+    "compiled": {"model": prefixed("_orig_mod.")},
+    "compiled, then parallel": prefixed("module._orig_mod."),
+    "trainer": {"state_dict": prefixed("model."), "pytorch-lightning_version": "2"},
+    "without counters": {k: v for k, v in trained().items() if "num_batches" not in k},
+    "half": {k: v.half() if v.is_floating_point() else v for k, v in trained().items()},
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", SAVED)
+def test_a_checkpoint_fills_the_network(tmp_path: Path, name: str, legacy: bool) -> None:
+    torch.save(SAVED[name], tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)
+    model = network()
+    load_checkpoint(model, tmp_path / "c.pt")
+    for key, value in trained().items():
+        if "num_batches" not in key:
+            assert torch.equal(model.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_safetensors_file_fills_the_network(tmp_path: Path, prefix: str) -> None:
+    save_file(prefixed(prefix), tmp_path / "c.safetensors")
+    model = network()
+    load_checkpoint(model, tmp_path / "c.safetensors")
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in trained().items())
+
+
+def test_a_prefix_that_the_network_has_itself_stays(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"module": nn.Linear(2, 2)})
+    torch.save(
+        {name: torch.ones_like(value) for name, value in model.state_dict().items()}, tmp_path / "c.pt"
+    )
+    load_checkpoint(model, tmp_path / "c.pt")
+    assert torch.equal(model["module"].weight, torch.ones(2, 2))
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "missing": (
+        {k: v for k, v in trained().items() if k != "3.bias"},
+        "has no '3.bias', which the network needs",
+    ),
+    "unexpected": (trained() | {"4.bias": torch.zeros(2)}, "has '4.bias', which the network lacks"),
+    "shape": (trained() | {"3.weight": torch.zeros(5, 4)}, r"'3.weight' has shape \(5, 4\), but \(2, 4\)"),
+    "diverged": (trained() | {"3.bias": torch.tensor([0.0, torch.nan])}, "'3.bias' is not finite"),
+    "too wide": (
+        trained() | {"3.bias": torch.full((2,), 1e300, dtype=torch.float64)},
+        "'3.bias' is not finite",
+    ),
+    "empty": ({}, "has no '0.weight'"),
+    "list": ([torch.zeros(1)], "holds no state of a network"),
+    "no tensors": ({"lr": 0.1}, "holds no state of a network"),
+    "sparse": (trained() | {"3.bias": torch.zeros(2).to_sparse()}, "holds no state of a network"),
+    "numbers for names": ({0: torch.zeros(1)}, "holds no state of a network"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    content, message = REFUSED[name]
+    path = tmp_path / "c.pt"
+    torch.save(content, path)
+    refuse(path, message)
+
+
+def refuse(path: Path, message: str) -> None:
+    model = network()
+    with pytest.raises(BitqError, match=message) as caught:
+        load_checkpoint(model, path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in network().state_dict().items())
+
+
+def test_a_state_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "c.pt")
+    refuse(tmp_path / "c.pt", "holds no state of a network")
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, form: str, suffix: str) -> None:
+    path, marker = tmp_path / f"c{suffix}", tmp_path / "ran"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(trained() | {"x": Malicious(marker)}))
+    else:
+        torch.save(trained() | {"x": Malicious(marker)}, path, _use_new_zipfile_serialization=form == "zip")
+    refuse(path, "more than tensors, which never runs" if suffix == ".pt" else "damaged, or no checkpoint")
+    assert not marker.exists()
+    if suffix == ".pt" and form != "pickle":
+        torch.load(path, weights_only=False)
+        assert marker.exists()  # it would have
+
+
+def test_a_whole_pickled_module_is_refused(tmp_path: Path) -> None:
+    torch.save(network(), tmp_path / "c.pt")
+    refuse(tmp_path / "c.pt", "more than tensors, which never runs; save model.state_dict")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".legacy.pt", ".safetensors"])
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
+    path = tmp_path / f"c{suffix}"
+    if suffix == ".safetensors":
+        save_file(trained(), path)
+    else:
+        torch.save(trained(), path, _use_new_zipfile_serialization=suffix == ".pt")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    refuse(path, "damaged")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_other_files_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"c{suffix}"
+    refuse(path, "cannot be read: No such file")
+    for content in [
+        b"\x89PNG\r\n",
+        bytes(range(256)) * 9,
+        b"PK\x03\x04" + b"x" * 99,
+        struct.pack("<Q", 2**62) + b"{}",
+    ]:
+        path.write_bytes(content)
+        refuse(path, "damaged")
+    path.unlink()
+    path.mkdir()
+    refuse(path, "damaged, or no checkpoint")
+
+
+def test_a_file_far_larger_than_the_network_is_not_read(tmp_path: Path) -> None:
+    large = tmp_path / "large.pt"
+    with large.open("wb") as file:
+        file.truncate(2**40)
+    refuse(large, f"has {2**40} bytes, far more than")
+    bomb = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(2**27))
+    assert bomb.stat().st_size < 2**20
+    refuse(bomb, "bytes, far more than")
