@@ -1,0 +1,80 @@
+"""Fine-tuning in a plan's formats (quantization-aware training) with the straight-through estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bitq.accuracy.evaluate import Batch, Loss, cross_entropy, device_of, forward, to_device
+from bitq.errors import BitqError
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is fine-tuned.
+
+    Attributes:
+        steps: optimizer steps (the paper fine-tunes for 1,000).
+        learning_rate: of the first step; it falls to zero along a half cosine.
+        weight_decay: of AdamW.
+        seed: of everything random in it; equal seeds give equal results on one machine.
+    """
+
+    steps: int = 1000
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    seed: int = 0
+
+
+def finetune(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    training: Training,
+    loss: Loss = cross_entropy,
+    before_step: Callable[[int], None] = lambda step: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Train a network in place; quantized modules pass gradients straight through. It is left in evaluation mode.
+
+    Args:
+        model: whatever formats its modules have are the ones it learns to live with.
+        batches: walked again and again until the steps are done.
+        training: steps, learning rate, seed.
+        loss: of (output, target).
+        before_step: called with the number of the step before it, to change the formats, for instance.
+        progress: called with (steps done, steps) after each.
+
+    Raises:
+        BitqError: no batches, or a loss that is not finite.
+    """
+    device = device_of(model)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(training.seed)
+        optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(training.steps, 1))
+        model.train()
+        for step, (inputs, target) in zip(range(training.steps), _forever(batches), strict=False):
+            before_step(step)
+            value = loss(forward(model, to_device(inputs, device)), to_device(target, device))
+            if not torch.isfinite(value):
+                raise BitqError(f"fine-tuning diverged at step {step}: the loss is {float(value)}; lower --learning-rate")
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            progress(step + 1, training.steps)
+        model.eval()
+
+
+def _forever(batches: Iterable[Batch]) -> Iterator[Batch]:
+    while True:
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            raise BitqError("the training data has no batch; give at least one batch of (input, target)")

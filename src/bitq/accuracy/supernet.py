@@ -1,0 +1,53 @@
+"""One network that has learned to live with every format: trained while formats are drawn anew at every step.
+
+A plan evaluated on it, without further training, predicts how that plan does after fine-tuning of its own, at the price of
+one forward pass (our choice; in the manner of one-shot architecture search, Guo et al., ECCV 2020).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from torch import nn
+
+from bitq.accuracy.evaluate import Batch, Loss, cross_entropy
+from bitq.accuracy.finetune import Training, finetune
+from bitq.accuracy.quantized import MaxAbs, apply, set_formats
+from bitq.formats import BlockFormat, TensorFormats
+
+
+def train_supernet(
+    model: nn.Module,
+    modules: Sequence[str],
+    formats: Sequence[BlockFormat],
+    max_abs: Mapping[str, MaxAbs],
+    batches: Iterable[Batch],
+    training: Training,
+    loss: Loss = cross_entropy,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Fine-tune a network in place while every tensor's format changes at every step.
+
+    Each step draws one exponent width for the network and lets every tensor deviate from it by at most one bit, with
+    any block size: so both coarse and fine plans are met, and mixtures of both.
+
+    Args:
+        model: the float network; is quantized and trained.
+        modules: paths of the modules whose formats vary.
+        formats: the candidates, all of the same `bits`.
+        max_abs: calibration of the activations.
+        batches, training, loss, progress: as for `finetune`.
+    """
+    widths = sorted({fmt.exponent_bits for fmt in formats})
+    near = {
+        width: [fmt for fmt in formats if abs(fmt.exponent_bits - width) <= 1] for width in widths
+    }
+    draw = random.Random(training.seed)
+
+    def sample(step: int) -> None:
+        around = near[draw.choice(widths)]
+        set_formats(model, {name: TensorFormats(*draw.choices(around, k=3)) for name in modules})
+
+    apply(model, {name: TensorFormats() for name in modules}, max_abs)
+    finetune(model, batches, training, loss, before_step=sample, progress=progress)

@@ -1,0 +1,201 @@
+"""The search space: for every module and every choice of its three formats, what the network moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitq.devices import Device
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat, TensorFormats, effective_width
+from bitq.layers import Layer
+from bitq.movement.levels import movement_many
+from bitq.movement.widths import widths
+
+Choice = tuple[int, int, int]
+"""Indices into `Space.formats` for input, weight and output of one module."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one inference of the whole network costs.
+
+    Attributes:
+        level_bits: traffic at every memory boundary, outermost (DRAM) first, in bits.
+        energy_pj: energy of that traffic, in pJ (paper, Eq. 8).
+        model_bytes: packed weights and everything else that is stored, in bytes.
+    """
+
+    level_bits: tuple[float, ...]
+    energy_pj: float
+    model_bytes: int
+
+    @property
+    def movement_bits(self) -> float:
+        """DM_sum: traffic over all boundaries, in bits."""
+        return sum(self.level_bits)
+
+    @property
+    def dram_bits(self) -> float:
+        """DM_D: traffic with the outermost memory, in bits."""
+        return self.level_bits[0]
+
+    @property
+    def on_chip_bits(self) -> float:
+        """DM_S: traffic between the memories on the chip, in bits."""
+        return sum(self.level_bits[1:])
+
+
+@dataclass(frozen=True)
+class Space:
+    """All plans for a network on a device.
+
+    Attributes:
+        device: whose memories the bits move through.
+        modules: paths of the modules whose formats are chosen, in order of execution.
+        layers: for each of them, the layers it computes (several, if it is called several times).
+        fixed: layers that keep 32-bit floats (products of two activations).
+        formats: the candidates, the same for every tensor.
+        bits: for each module an array (formats, formats, formats, boundaries): traffic in bits by the formats of input,
+            weight and output, outermost boundary first. Modules of equal shape share one array.
+        fixed_bits: array (boundaries,): traffic of the fixed layers.
+        float_cost: cost of the network in 32-bit floats ("Original" in the paper).
+        other_bytes: parameters and buffers that no plan changes, in bytes.
+    """
+
+    device: Device
+    modules: tuple[str, ...]
+    layers: tuple[tuple[Layer, ...], ...]
+    fixed: tuple[Layer, ...]
+    formats: tuple[BlockFormat, ...]
+    bits: tuple[NDArray[np.float64], ...]
+    fixed_bits: NDArray[np.float64]
+    float_cost: Cost
+    other_bytes: int
+
+    @property
+    def movement_max(self) -> float:
+        """DM_max: the largest movement of any plan in the space, in bits (paper, Eq. 2)."""
+        return float(self.fixed_bits.sum() + sum(table.sum(axis=-1).max() for table in self.bits))
+
+    def cost(self, choices: Sequence[Choice]) -> Cost:
+        """Cost of a plan: one choice for each module."""
+        level_bits = self.fixed_bits + sum(table[choice] for table, choice in zip(self.bits, choices, strict=True))
+        weights = sum(
+            packed_bytes(layers[0], self.formats[choice[1]])
+            for layers, choice in zip(self.layers, choices, strict=True)
+        )
+        return Cost(
+            tuple(float(bits) for bits in level_bits), energy_pj(self.device, level_bits), weights + self.other_bytes
+        )
+
+    def tensor_formats(self, choices: Sequence[Choice]) -> dict[str, TensorFormats]:
+        """A plan's formats by module path."""
+        return {
+            module: TensorFormats(*(self.formats[index] for index in choice))
+            for module, choice in zip(self.modules, choices, strict=True)
+        }
+
+    def uniform(self, index: int) -> tuple[Choice, ...]:
+        """The plan that gives every tensor the same format."""
+        return ((index, index, index),) * len(self.modules)
+
+
+def objective(accuracy: float, movement_bits: float, movement_max: float, alpha: float) -> float:
+    """O = (1 - accuracy) + alpha · DM_sum / DM_max (paper, Eq. 2), with accuracy in [0, 1]; smaller is better."""
+    return (1 - accuracy) + alpha * movement_bits / movement_max
+
+
+def energy_pj(device: Device, level_bits: Sequence[float] | NDArray[np.float64]) -> float:
+    """Energy of traffic at every boundary, outermost first, in pJ (paper, Eq. 8)."""
+    return float(
+        sum(bits * source.energy_pj_per_bit for bits, (_, source) in zip(level_bits, device.boundaries, strict=True))
+    )
+
+
+def packed_bytes(layer: Layer, fmt: BlockFormat) -> int:
+    """Size of a layer's weight packed in a format, in bytes."""
+    k, c, r, s = layer.weight_shape
+    return ceil(effective_width(fmt, c, r * s) * (k * c * r * s) / 8 - 1e-6)
+
+
+def build_space(
+    layers: Sequence[Layer],
+    quantizable: Mapping[str, int],
+    stored_bytes: int,
+    device: Device,
+    formats: Sequence[BlockFormat],
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Space:
+    """Tabulate the movement of every choice of formats for every module.
+
+    Args:
+        layers: the traced network.
+        quantizable: modules whose formats can be chosen, with the number of their weight's elements.
+        stored_bytes: all parameters and buffers as stored today, in bytes.
+        device: the memories.
+        formats: the candidates.
+        progress: called with (what, done, total) after each distinct layer.
+
+    Raises:
+        BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
+    """
+    chosen: dict[str, list[Layer]] = {}
+    fixed = []
+    for layer in layers:
+        if layer.module in quantizable and layer.weight_is_parameter:
+            chosen.setdefault(layer.module, []).append(layer)
+        else:
+            fixed.append(layer)
+    if not chosen:
+        raise BitqError("the network has no convolution or linear module whose formats could be chosen")
+    shapes = {_shape(layer): layer for group in chosen.values() for layer in group}
+    tables = {}
+    for done, (shape, layer) in enumerate(shapes.items()):
+        progress("movement of every format", done, len(shapes))
+        tables[shape] = _table(layer, device, formats)
+    progress("movement of every format", len(shapes), len(shapes))
+
+    combined: dict[tuple[Layer, ...], NDArray[np.float64]] = {}
+    for group in chosen.values():
+        key = tuple(_shape(layer) for layer in group)
+        if key not in combined:
+            combined[key] = tables[key[0]] if len(key) == 1 else np.sum([tables[shape] for shape in key], axis=0)
+
+    boundaries = len(device.boundaries)
+    fixed_bits = sum((_float_bits(layer, device) for layer in fixed), np.zeros(boundaries))
+    float_bits = fixed_bits + sum(_float_bits(layer, device) for group in chosen.values() for layer in group)
+    return Space(
+        device=device,
+        modules=tuple(chosen),
+        layers=tuple(tuple(group) for group in chosen.values()),
+        fixed=tuple(fixed),
+        formats=tuple(formats),
+        bits=tuple(combined[tuple(_shape(layer) for layer in group)] for group in chosen.values()),
+        fixed_bits=fixed_bits,
+        float_cost=Cost(tuple(float(b) for b in float_bits), energy_pj(device, float_bits), stored_bytes),
+        other_bytes=stored_bytes - sum(4 * quantizable[module] for module in chosen),
+    )
+
+
+def _shape(layer: Layer) -> Layer:
+    return replace(layer, name="", module="")
+
+
+def _float_bits(layer: Layer, device: Device) -> NDArray[np.float64]:
+    return movement_many(layer, [[32.0, 32.0, 32.0]], device)[0]
+
+
+def _table(layer: Layer, device: Device, formats: Sequence[BlockFormat]) -> NDArray[np.float64]:
+    """Bits (formats, formats, formats, boundaries); formats of equal width are solved once."""
+    per_tensor = np.array(
+        [[w.input, w.weight, w.output] for w in (widths(layer, TensorFormats(f, f, f)) for f in formats)]
+    )
+    unique, inverse = zip(*(np.unique(per_tensor[:, i], return_inverse=True) for i in range(3)), strict=True)
+    triples = np.stack(np.meshgrid(*unique, indexing="ij"), axis=-1).reshape(-1, 3)
+    bits = movement_many(layer, triples, device).reshape(*(len(u) for u in unique), -1)
+    return np.ascontiguousarray(bits[np.ix_(*inverse)])
