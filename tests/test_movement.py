@@ -1,0 +1,412 @@
+"""The movement model against twins that only count: element by element, order by order, tile by tile."""
+
+import csv
+import math
+import os
+import re
+from functools import cache
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat, TensorFormats, grid
+from bitq.layers import LOOPS, Layer
+from bitq.movement import (
+    Footprint,
+    Tiling,
+    Traffic,
+    Widths,
+    footprint,
+    optimal_tilings,
+    optimize,
+    optimize_many,
+    simulate,
+    traffic,
+)
+from bitq.movement.expression import split, whole
+from bitq.movement.widths import widths as widths_of
+from strategies import layers, tilings, widths
+
+ORACLE = "BITQ_MOVEMENT_ORACLE"
+
+
+def count_elements(layer: Layer, tiling: Tiling) -> tuple[Traffic, Footprint]:
+    """Traffic and footprint of one group times the groups, with every tile a set of the elements it holds."""
+    spans = {}
+    for loop in LOOPS:
+        size, extent = tiling.tiles[loop], layer.extent(loop)
+        spans[loop] = [range(at, min(at + size, extent)) for at in range(0, extent, size)]
+
+    def rows(axis, outs, taps):
+        found = set()
+        for p, r in product(outs, taps):
+            place = p * layer.stride[axis] + r * layer.dilation[axis] - layer.padding[axis]
+            stored, between = divmod(place, layer.input_dilation[axis])
+            if between == 0 and 0 <= stored < layer.size[axis]:
+                found.add(stored)
+        return found
+
+    exist = rows(0, range(layer.P), range(layer.R)), rows(1, range(layer.Q), range(layer.S))
+
+    def box(axis, outs, taps):
+        used = rows(axis, outs, taps)
+        return {row for row in exist[axis] if used and min(used) <= row <= max(used)}
+
+    inputs = weights = outputs = frozenset()
+    written = set()
+    input_reads = weight_reads = output_writes = output_reads = 0
+    largest = [0, 0, 0]
+    order = (*tiling.permutation, *(set(LOOPS) - set(tiling.permutation)))
+    for step in product(*(spans[loop] for loop in order)):
+        tile = dict(zip(order, step, strict=True))
+        n, k, c, p, q, r, s = (tile[loop] for loop in LOOPS)
+        new = frozenset(product(n, c, box(0, p, r), box(1, q, s)))
+        input_reads += len(new - inputs)
+        inputs = new
+        new = frozenset(product(k, c, r, s))
+        weight_reads += len(new) if new != weights else 0
+        weights = new
+        new = frozenset(product(n, k, p, q))
+        if new != outputs:
+            output_writes += len(outputs)
+            written |= outputs
+            output_reads += len(new & written)
+        outputs = new
+        largest = [max(pair) for pair in zip(largest, map(len, (inputs, weights, outputs)), strict=True)]
+    return (
+        Traffic(input_reads, weight_reads, output_writes + len(outputs), output_reads).scaled(layer.groups),
+        Footprint(*largest),
+    )
+
+
+@given(st.data())
+@settings(max_examples=150)
+def test_the_simulation_counts_elements(data):
+    layer = data.draw(layers(most={"N": 2, "K": 2, "C": 2, "P": 4, "Q": 3, "R": 3, "S": 2}))
+    tiling = data.draw(tilings(layer))
+    assert (simulate(layer, tiling), footprint(layer, tiling)) == count_elements(layer, tiling)
+
+
+@given(st.data())
+@settings(max_examples=400)
+def test_the_expression_equals_the_simulation(data):
+    layer = data.draw(layers())
+    tiling = data.draw(tilings(layer))
+    assert traffic(layer, tiling) == simulate(layer, tiling)
+
+
+@given(st.data())
+@settings(max_examples=150)
+def test_loops_of_one_tile_may_be_left_out_of_a_tiling(data):
+    layer = data.draw(layers())
+    tiling = data.draw(tilings(layer))
+    several = [loop for loop in LOOPS if tiling.tiles[loop] < layer.extent(loop)]
+    short = Tiling(
+        [loop for loop in tiling.permutation if loop in several],
+        {loop: size for loop, size in tiling.tiles.items() if loop in several},
+    )
+    assert traffic(layer, short) == simulate(layer, short) == simulate(layer, tiling)
+    assert footprint(layer, short) == footprint(layer, tiling)
+
+
+def part_of(layer: Layer, spans: dict[str, range]) -> Layer:
+    """Some consecutive iterations of one group as a layer of their own."""
+    padding, size = [], []
+    for axis, (out, tap) in enumerate((("P", "R"), ("Q", "S"))):
+        outs, taps, spread = spans[out], spans[tap], layer.input_dilation[axis]
+        first = outs.start * layer.stride[axis] + taps.start * layer.dilation[axis] - layer.padding[axis]
+        low = -(-max(first, 0) // spread)  # the first stored row that may be used
+        if low < layer.size[axis]:
+            padding.append(low * spread - first)
+            size.append(layer.size[axis] - low)
+        else:  # nothing is stored here: put the only row behind all that is used
+            reach = (len(outs) - 1) * layer.stride[axis] + (len(taps) - 1) * layer.dilation[axis]
+            padding.append(reach + 1)
+            size.append(1)
+    return Layer(
+        "part",
+        **{loop: len(spans[loop]) for loop in LOOPS},
+        stride=layer.stride,
+        dilation=layer.dilation,
+        padding=tuple(padding),
+        input_size=tuple(size),
+        input_dilation=layer.input_dilation,
+    )
+
+
+def tiling_for(part: Layer, tiling: Tiling) -> Tiling:
+    return Tiling(
+        tiling.permutation, {loop: min(size, part.extent(loop)) for loop, size in tiling.tiles.items()}
+    )
+
+
+def simulate_parts(layer: Layer, tiling: Tiling, parts) -> Traffic:
+    """Sum over the parts, each a layer of its own; only the first visit to an output reads nothing back."""
+    counted = []
+    for spans in product(*(parts[loop] for loop in LOOPS)):
+        part = part_of(layer, dict(zip(LOOPS, spans, strict=True)))
+        counted.append(simulate(part, tiling_for(part, tiling)))
+    inputs, weights, writes = (
+        sum(getattr(one, field) for one in counted)
+        for field in ("input_reads", "weight_reads", "output_writes")
+    )
+    outputs = math.prod(layer.extent(loop) for loop in "NKPQ")
+    return Traffic(inputs, weights, writes, writes - outputs).scaled(layer.groups)
+
+
+@given(st.data())
+@settings(max_examples=150)
+def test_parts_add_up(data):
+    layer = data.draw(layers(most={"N": 2, "K": 2, "C": 3, "P": 6, "Q": 3, "R": 3, "S": 2}))
+    parts = whole(layer)
+    for _ in range(data.draw(st.integers(1, 2))):
+        parts = split(parts, data.draw(tilings(layer)))
+    longest = {loop: max(map(len, parts[loop])) for loop in LOOPS}
+    inner = data.draw(tilings(Layer("tile", **longest)))
+    assert traffic(layer, inner, parts) == simulate_parts(layer, inner, parts)
+
+
+@cache
+def all_tilings(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Elements (input, weight, output) moved and held by every order with every integer tile, no doubles."""
+    found = set()
+    for sizes in product(*(range(1, layer.extent(loop) + 1) for loop in LOOPS)):
+        tiles = dict(zip(LOOPS, sizes, strict=True))
+        several = [loop for loop in LOOPS if tiles[loop] < layer.extent(loop)]
+        held = footprint(layer, Tiling(several, tiles))
+        for order in permutations(several):
+            moved = simulate(layer, Tiling(order, tiles))
+            found.add(
+                (
+                    (moved.input_reads, moved.weight_reads, moved.output_writes + moved.output_reads),
+                    (held.input, held.weight, held.output),
+                )
+            )
+    moved, held = zip(*sorted(found), strict=True)
+    return np.array(moved, dtype=float), np.array(held, dtype=float)
+
+
+def least_bits(layer: Layer, q: Widths, capacity: float) -> float:
+    """The least traffic of all tilings that fit, in bits; infinite if none does."""
+    moved, held = all_tilings(layer)
+    bits = q.input * moved[:, 0] + q.weight * moved[:, 1] + q.output * moved[:, 2]
+    needed = q.input * held[:, 0] + q.weight * held[:, 1] + q.output * held[:, 2]
+    return min(bits[needed <= capacity], default=math.inf)
+
+
+@st.composite
+def tiny_layers(draw):
+    """Layers of few tilings: a handful of loops is longer than 1."""
+    longer = draw(st.lists(st.sampled_from(LOOPS), min_size=1, max_size=4, unique=True))
+    most = {2: 6, 3: 5, 4: 3}.get(len(longer), 8)
+    return draw(layers(most={loop: most if loop in longer else 1 for loop in LOOPS}))
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_the_optimum_is_the_least_of_all_tilings(data):
+    layer = data.draw(tiny_layers())
+    held = all_tilings(layer)[1]
+    for _ in range(8):
+        q = data.draw(widths())
+        just = held[data.draw(st.integers(0, len(held) - 1))]
+        needed = float(q.input * just[0] + q.weight * just[1] + q.output * just[2])
+        for capacity in (needed, math.nextafter(needed, 0), data.draw(st.floats(1, 2000))):
+            expected = least_bits(layer, q, capacity)
+            if expected == math.inf:
+                with pytest.raises(BitqError):
+                    optimize(layer, q, capacity)
+            else:
+                best = optimize(layer, q, capacity)
+                assert best.bits == expected
+                assert_certified(layer, q, capacity, best)
+
+
+def assert_certified(layer, q, capacity, best):
+    assert simulate(layer, best.tiling) == best.traffic
+    assert footprint(layer, best.tiling) == best.footprint
+    assert best.traffic.bits(q) == best.bits
+    assert best.footprint.bits(q) <= capacity
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_every_optimum_carries_its_proof(data):
+    layer = data.draw(layers(most={"N": 3, "K": 9, "C": 7, "P": 11, "Q": 9, "R": 5, "S": 4}))
+    q = data.draw(widths())
+    least = q.input + q.weight + q.output
+    capacity = data.draw(st.floats(1, 400)) * least
+    best = optimize(layer, q, capacity)
+    assert_certified(layer, q, capacity, best)
+    for _ in range(20):
+        tiling = data.draw(tilings(layer))
+        if footprint(layer, tiling).bits(q) <= capacity:
+            assert simulate(layer, tiling).bits(q) >= best.bits
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_many_widths_at_once_give_what_each_gives_alone(data):
+    layer = data.draw(layers(most={"N": 2, "K": 16, "C": 12, "P": 9, "Q": 9, "R": 3, "S": 3}))
+    several = data.draw(st.lists(widths(), min_size=1, max_size=40))
+    several += several[::3]
+    triples = np.array([(q.input, q.weight, q.output) for q in several])
+    capacity = data.draw(st.floats(1, 100)) * triples.sum(axis=1).max()
+    alone = [optimize(layer, q, capacity).bits for q in several]
+    assert optimize_many(layer, triples, capacity).tolist() == alone
+    bits, chosen, optima = optimal_tilings(layer, triples, capacity)
+    assert bits.tolist() == alone
+    for q, index, expected in zip(several, chosen, alone, strict=True):
+        assert optima[index].traffic.bits(q) == expected
+        assert optima[index].footprint.bits(q) <= capacity
+        assert simulate(layer, optima[index].tiling) == optima[index].traffic
+
+
+@pytest.mark.parametrize("capacity", [1024, 32768, 10**6])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_whole_grid_at_once(bits, capacity):
+    layer = Layer("conv", K=24, C=20, P=14, Q=14, R=3, S=3, padding=(1, 1))
+    uniform = [widths_of(layer, TensorFormats(a, b, c)) for a, b, c in product(grid(bits)[::3], repeat=3)]
+    triples = np.array([(q.input, q.weight, q.output) for q in uniform])
+    found = optimize_many(layer, triples, capacity)
+    for i in range(0, len(uniform), 61):
+        assert found[i] == optimize(layer, uniform[i], capacity).bits
+
+
+def test_what_fits_whole_moves_once():
+    layer = Layer(
+        "conv", N=2, K=4, C=3, P=5, Q=5, R=3, S=3, stride=(2, 2), padding=(1, 1), input_size=(9, 9), groups=2
+    )
+    best = optimize(layer, Widths(input=3.0, output=5.0, weight=7.0), math.inf)
+    assert best.traffic == Traffic(2 * 6 * 9 * 9, 4 * 3 * 9, 2 * 4 * 25, 0)
+    assert best.bits == 3 * 972 + 7 * 108 + 5 * 200
+
+
+# Small enough to follow by hand: (layer, capacity in elements of one bit, least traffic, how).
+BY_HAND = [
+    # One element of each, the sums in place: every product reads both factors, every sum is written once.
+    (Layer("product", N=4, K=3, C=5), 3, 60 + 60 + 12),
+    # Room for a row of sums: inputs are read once, and all weights again for each of the 4 rows.
+    (Layer("product", N=4, K=3, C=5), 1 + 3 + 3, 20 + 60 + 12),
+    # All weights and sums of a row of outputs fit beside one input.
+    (Layer("product", N=4, K=3, C=5), 1 + 15 + 3, 20 + 15 + 12),
+    # A sliding window held whole keeps its halo: each input once, although every one has three uses.
+    (Layer("window", P=6, R=3), 3 + 3 + 1, 8 + 3 + 6),
+    # A kernel that moves by its own size shares nothing and needs nothing shared.
+    (Layer("pooling", P=4, R=3, stride=(3, 1)), 3, 12 + 12 + 4),
+    # Two outputs, one tap: inputs slide under the taps, weights are read for each of the three pairs.
+    (Layer("window", P=6, R=3), 2 + 1 + 2, 8 + 9 + 6),
+    # Rows that a stride skips do not exist.
+    (Layer("skipping", P=4, stride=(5, 1)), 3, 4 + 1 + 4),
+    # Groups are done one after the other, each with the buffer to itself.
+    (Layer("depthwise", K=7, P=6, R=3, groups=7), 7, 7 * (8 + 3 + 6)),
+]
+
+
+@pytest.mark.parametrize(("layer", "capacity", "least"), BY_HAND)
+def test_layers_that_can_be_followed_by_hand(layer, capacity, least):
+    best = optimize(layer, Widths(input=1.0, output=1.0, weight=1.0), capacity)
+    assert best.bits == least == least_bits(layer.group, Widths(1.0, 1.0, 1.0), capacity) * layer.groups
+    assert count_elements(layer, best.tiling) == (best.traffic, best.footprint)
+
+
+def convolution(K, C, P, R, stride):
+    return Layer("conv", K=K, C=C, P=P, Q=P, R=R, S=R, stride=(stride, stride))
+
+
+# Layers of ResNet-18 without padding, found by an exhaustive search written apart from this one.
+KNOWN = [
+    (convolution(64, 3, 112, 7, 2), 8192, Widths(8, 8, 8), 33230336.0),
+    (convolution(64, 3, 112, 7, 2), 32768, Widths(5.125, 9.125, 4.02), 9116911.91),
+]
+
+
+@pytest.mark.parametrize(("layer", "capacity", "q", "least"), KNOWN)
+def test_known_optima(layer, capacity, q, least):
+    assert optimize(layer, q, capacity).bits == least
+
+
+@pytest.mark.skipif(ORACLE not in os.environ, reason=f"{ORACLE} names no table of known optima")
+def test_a_table_of_known_optima():
+    with Path(os.environ[ORACLE]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    for row in rows:
+        layer = Layer(
+            row["layer"], **{loop: int(row[loop]) for loop in "KCPQRS"}, stride=(int(row["stride"]),) * 2
+        )
+        q = Widths(*(float(row[name]) for name in ("q_input", "q_output", "q_weight")))
+        capacity = float(row["capacity_bits"])
+        best = optimize(layer, q, capacity)
+        assert best.bits == float(row["least_bits"]), row
+        assert_certified(layer, q, capacity, best)
+        tiling = Tiling(
+            row["permutation_outer_to_inner"], {loop: int(row[f"tile_{loop}"]) for loop in "KCPQRS"}
+        )
+        assert simulate(layer, tiling).bits(q) == best.bits, row
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_what_fits_nowhere_says_how_much_would_do(data):
+    layer = data.draw(layers())
+    q = Widths(*(data.draw(st.integers(1, 256)) / 8 for _ in range(3)))
+    needed = q.input + q.weight + q.output
+    needed -= 0 if simulate(layer, Tiling((), {})).input_reads else q.input  # all padding
+    assert optimize(layer, q, needed).footprint.bits(q) <= needed
+    for call in (optimize, lambda *args: optimize_many(args[0], [[q.input, q.weight, q.output]], args[2])):
+        with pytest.raises(BitqError, match=rf"'random'.*{needed - 0.0625:g} bits") as caught:
+            call(layer, q, needed - 0.0625)
+        named = float(re.search(r"needs ([0-9.e+]+)$", str(caught.value))[1])
+        assert optimize(layer, q, named)
+
+
+@pytest.mark.parametrize(
+    "triples", [[1, 2, 3], [[1, 2]], [[1, 2, 0]], [[1, 2, -3]], [[1, math.nan, 3]], [[1, math.inf, 3]], 5]
+)
+def test_widths_that_are_none_are_refused(triples):
+    with pytest.raises(BitqError, match=r"array \(n, 3\) of positive bits"):
+        optimize_many(Layer("x"), triples, 1000)
+
+
+@pytest.mark.parametrize("width", [0, -1, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["input", "output", "weight"])
+def test_a_width_is_a_positive_number(name, width):
+    with pytest.raises(BitqError, match=f"width of {name}"):
+        Widths(**{"input": 8, "output": 8, "weight": 8, name: width})
+
+
+def test_no_widths_need_no_bits():
+    assert optimize_many(Layer("x"), np.empty((0, 3)), 1000).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("permutation", "tiles", "reason"),
+    [
+        ("K", {"K": 5}, "tile K=5 .* 1..4"),
+        ("K", {"K": 0}, "tile K=0"),
+        ("C", {"K": 2}, "loop K .* no place"),
+        ("KK", {}, "must name each"),
+        ("X", {}, "must name each"),
+        ("K", {"X": 1}, "must name each"),
+    ],
+)
+def test_tilings_that_do_not_fit_are_refused(permutation, tiles, reason):
+    for count in (simulate, traffic, footprint):
+        with pytest.raises(BitqError, match=reason):
+            count(Layer("x", K=4), Tiling(permutation, tiles))
+
+
+def test_widths_follow_the_formats_of_the_tensors():
+    fmt = BlockFormat(8, 3, 16)
+    layer = Layer("conv", K=40, C=17, R=3, S=3, groups=2)
+    both = widths_of(layer, TensorFormats(fmt, fmt, fmt))
+    assert both == Widths(input=5 + 3 * 3 / 34, weight=5 + 3 * 2 / (17 * 9), output=5 + 3 * 3 / 40)
+    assert widths_of(layer, TensorFormats(weight=fmt)) == Widths(32.0, 32.0, both.weight)
+    product = Layer("attention", K=40, C=17, weight_is_parameter=False)
+    assert widths_of(product, TensorFormats(fmt, fmt, fmt)) == Widths(32.0, 32.0, 32.0)
