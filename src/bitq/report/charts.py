@@ -1,0 +1,306 @@
+"""The report's charts: plain rows in, Vega-Lite specifications out; nothing is computed but what is drawn.
+
+Text and lines take the page's own colour (`currentColor`), so that a chart follows light, dark and print.
+The hues are colour-blind safe: orange against blue (Okabe and Ito), and one hue of changing strength.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+Row = Mapping[str, Any]
+Spec = dict[str, Any]
+
+TENSORS = ("input", "weight", "output")
+ORANGE, BLUE, GREEN, GREY = "#d1701f", "#2f6fa8", "#1b9e77", "#8b9097"
+ONCHIP = ("#235b8c", "#4d8fc0", "#8bbbdc", "#bdd7ea", "#9aa7b5", "#6f7f8f", "#4e5a66")
+KINDS = {
+    "probe": ("not fine-tuned", GREY, "circle"),
+    "uniform": ("uniform", BLUE, "square"),
+    "plan": ("plan", ORANGE, "diamond"),
+    "other": ("other fine-tuned", GREEN, "triangle-up"),
+}
+_INK = "currentColor"
+_CONFIG = {
+    "background": "transparent",
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        **{f"{part}Color": _INK for part in ("label", "title", "domain", "tick", "grid")},
+        **{
+            "labelOpacity": 0.85,
+            "titleOpacity": 0.85,
+            "domainOpacity": 0.3,
+            "tickOpacity": 0.3,
+            "gridOpacity": 0.1,
+        },
+        **{"titleFontWeight": 500, "labelFontSize": 11, "titleFontSize": 11, "titlePadding": 8},
+    },
+    "legend": {
+        **{"labelColor": _INK, "titleColor": _INK, "labelFontSize": 11, "titleFontSize": 11},
+        **{
+            "titleFontWeight": 500,
+            "orient": "top",
+            "symbolStrokeWidth": 0,
+            "labelLimit": 240,
+            "titleLimit": 400,
+        },
+    },
+    "header": {"labelColor": _INK, "titleColor": _INK, "labelFontSize": 12, "labelFontWeight": 600},
+}
+
+
+def allocation(cells: Sequence[Row], layers: Sequence[str], mantissas: Sequence[int]) -> Spec:
+    """Which format every tensor got: layers down, tensors across, colour for the mantissa.
+
+    Args:
+        cells: `layer`, `tensor`, `format` (short text), `mantissa` (bits, None for float32), and the
+            tooltip's `exponent_bits`, `block_size`, `bias`.
+        layers: names in order. mantissas: the widths that the colour scale spans, in bits.
+    """
+    least, most = min(mantissas, default=2), max(mantissas, default=24)
+    base = alt.Chart(alt.NamedData("rows")).encode(
+        x=alt.X(
+            "tensor:N",
+            scale=alt.Scale(domain=list(TENSORS), paddingInner=0.012),
+            axis=_plain_axis(orient="top", labelFontSize=12),
+        ),
+        y=_layer_axis(layers),
+        tooltip=[
+            *_tooltips("layer", "tensor", "format"),
+            alt.Tooltip("mantissa:Q", title="mantissa bits, sign included"),
+            alt.Tooltip("exponent_bits:Q", title="shared exponent bits"),
+            alt.Tooltip("block_size:Q", title="elements per block"),
+            alt.Tooltip("bias:Q", title="exponent of code 0"),
+        ],
+    )
+    shade = alt.Color(
+        "mantissa:Q",
+        title="mantissa bits",
+        scale=alt.Scale(scheme="blues", domain=[least - 1, most]),
+        legend=alt.Legend(values=sorted(mantissas), gradientLength=160),
+    )
+    light = f"datum.mantissa > {(least + most) / 2}"
+    return _spec(
+        alt.layer(
+            base.mark_rect(cornerRadius=3).encode(
+                color=alt.condition("isValid(datum.mantissa)", shade, alt.value("#d8dade"))
+            ),
+            base.mark_text(fontSize=_font(len(layers))).encode(
+                text="format:N", color=alt.condition(light, alt.value("#ffffff"), alt.value("#10243a"))
+            ),
+        ).properties(width="container", height=_height(layers)),
+        cells,
+        f"Formats of {len(layers)} layers: mantissa, exponent and block size of input, weight and output.",
+    )
+
+
+def per_layer(
+    bars: Sequence[Row], layers: Sequence[str], levels: Sequence[str], quantity: str, unit: str
+) -> Spec:
+    """Stacked bars of one quantity per layer and pair of memories.
+
+    Args:
+        bars: `layer`, `level`, `order` (0 for DRAM's), `value` in `unit`, and the tooltip's `parts`.
+        layers, levels: names in order, DRAM's level first. quantity, unit: what the axis says.
+    """
+    chart = (
+        alt.Chart(alt.NamedData("rows"))
+        .mark_bar(cornerRadius=1)
+        .encode(
+            x=alt.X("value:Q", title=f"{quantity} ({unit})", axis=alt.Axis(tickCount=4, labelFlush=False)),
+            y=_layer_axis(layers),
+            color=alt.Color(
+                "level:N",
+                title=None,
+                scale=alt.Scale(domain=list(levels), range=[ORANGE, *ONCHIP[: len(levels) - 1]]),
+                legend=alt.Legend(columns=2),
+            ),
+            order="order:Q",
+            tooltip=[
+                *_tooltips("layer", "level"),
+                alt.Tooltip("value:Q", title=f"{quantity} ({unit})", format=",.4~g"),
+                alt.Tooltip("parts:N", title="bits moved"),
+            ],
+        )
+        .properties(width="container", height=_height(layers))
+    )
+    return _spec(chart, bars, f"{quantity} of {len(layers)} layers in {unit}, by memory.")
+
+
+def landscape(
+    points: Sequence[Row], front: Sequence[Row], accuracy_float: float | None, closer: bool = False
+) -> Spec:
+    """Accuracy against movement of everything evaluated.
+
+    Args:
+        points: `kind` (a key of `KINDS`), `movement` (Mbit), `accuracy` (%, validation), and the tooltip's
+            `label`, `test`, `energy`, `objective`.
+        front: the points of the Pareto front from the least movement to the most.
+        accuracy_float: of the float32 network, in %, on the same data.
+        closer: show only where the fine-tuned points lie.
+    """
+    tuned = [point for point in points if point["kind"] != "probe"]
+    shown = tuned if closer else points
+    heights = [point["accuracy"] for point in shown] + ([] if accuracy_float is None else [accuracy_float])
+    kinds = [kind for kind in KINDS if any(point["kind"] == kind for point in points)]
+    x = alt.X("movement:Q", title="data moved (Mbit)", scale=_span([point["movement"] for point in shown]))
+    y = alt.Y("accuracy:Q", title="validation accuracy (%)", scale=_span(heights))
+    names, colours, shapes = zip(*(KINDS[kind] for kind in kinds), strict=True) if kinds else ((), (), ())
+    legend = alt.Legend(symbolOpacity=1, symbolSize=70)
+    base = alt.Chart(alt.NamedData("rows")).encode(
+        x=x,
+        y=y,
+        color=alt.Color(
+            "series:N", title=None, scale=alt.Scale(domain=list(names), range=list(colours)), legend=legend
+        ),
+        shape=alt.Shape(
+            "series:N", title=None, scale=alt.Scale(domain=list(names), range=list(shapes)), legend=legend
+        ),
+    )
+    dots = base.transform_filter("datum.kind == 'probe'").mark_point(
+        filled=True, size=14, opacity=0.28, clip=True, aria=False
+    )
+    strong = (
+        base.transform_filter("datum.kind != 'probe'")
+        .mark_point(filled=True, size=90, opacity=1, clip=True)
+        .encode(
+            tooltip=[
+                *_tooltips("label"),
+                alt.Tooltip("accuracy:Q", title="validation accuracy (%)", format=".2f"),
+                alt.Tooltip("test:Q", title="test accuracy (%)", format=".2f"),
+                alt.Tooltip("movement:Q", title="data moved (Mbit)", format=",.4~g"),
+                alt.Tooltip("energy:Q", title="energy (µJ)", format=",.4~g"),
+                alt.Tooltip("objective:Q", title="objective O", format=".4f"),
+            ]
+        )
+    )
+    weak_tips = [
+        *_tooltips("series"),
+        alt.Tooltip("accuracy:Q", title="validation accuracy (%)", format=".2f"),
+        alt.Tooltip("movement:Q", title="data moved (Mbit)", format=",.4~g"),
+    ]
+    line = (
+        alt.Chart(alt.NamedData("front"))
+        .mark_line(interpolate="step-after", color=_INK, opacity=0.45, strokeWidth=1.2, clip=True)
+        .encode(x=x, y=y)
+    )
+    reference = (
+        alt.Chart(alt.NamedData("reference"))
+        .mark_rule(color=_INK, strokeDash=[5, 4], opacity=0.6)
+        .encode(
+            y=y, tooltip=alt.Tooltip("accuracy:Q", title="float32, validation accuracy (%)", format=".2f")
+        )
+    )
+    chart = alt.layer(dots.encode(tooltip=weak_tips), line, reference, strong).properties(
+        width="container", height=320
+    )
+    return _spec(
+        chart,
+        [{**point, "series": KINDS[point["kind"]][0]} for point in points],
+        f"Validation accuracy against data moved of {len(shown)} evaluated combinations of formats"
+        f"{', around the fine-tuned ones' if closer else ''}.",
+        front=front,
+        reference=[] if accuracy_float is None else [{"accuracy": accuracy_float}],
+    )
+
+
+def sensitivity(rows: Sequence[Row], modules: Sequence[str], formats: Sequence[str]) -> Spec:
+    """Estimated loss of accuracy if one tensor alone takes one format; a ring marks the plan's choice.
+
+    Args:
+        rows: one per module and tensor: `module`, `tensor`, `chosen` (short text), and as long as each other
+            `format` (short texts) and `drop` (percentage points).
+        modules, formats: in order; formats of one mantissa and exponent width stand together.
+    """
+    base = alt.Chart().encode(
+        x=alt.X("format:N", title=None, scale=alt.Scale(domain=list(formats)), axis=_group_axis(formats)),
+        y=_layer_axis(modules, "module"),
+        tooltip=[
+            *_tooltips("module", "tensor", "format"),
+            alt.Tooltip("drop:Q", title="loss (points)", format=".3f"),
+        ],
+    )
+    heat = base.mark_rect(color=ORANGE, aria=False).encode(
+        opacity=alt.Opacity(
+            "drop:Q",
+            title="estimated loss of accuracy (points)",
+            scale=alt.Scale(type="sqrt", range=[0.03, 1], domainMin=0, clamp=True),
+            legend=alt.Legend(symbolType="square", symbolSize=160, symbolFillColor=ORANGE),
+        )
+    )
+    ring = base.transform_filter("datum.format == datum.chosen").mark_point(
+        color=_INK, size=2 * _step(len(modules)), strokeWidth=1.2, opacity=0.9
+    )
+    panel = alt.layer(heat, ring).properties(width=300, height=_height(modules))
+    chart = panel.facet(
+        data=alt.NamedData("rows"), column=alt.Column("tensor:N", title=None, sort=list(TENSORS)), spacing=16
+    ).transform_flatten(["format", "drop"])
+    return _spec(
+        chart,
+        rows,
+        f"Estimated loss of accuracy of {len(rows)} tensors in {len(formats)} formats, one tensor at a time.",
+    )
+
+
+def _group_axis(formats: Sequence[str]) -> alt.Axis:
+    """One label and line at the first format of each mantissa and exponent width."""
+    first: dict[str, str] = {}
+    for each in formats:
+        first.setdefault(each.rsplit(" ", 1)[0], each)
+    return alt.Axis(
+        values=list(first.values()),
+        labelExpr="slice(datum.label, 0, indexof(datum.label, ' b'))",
+        labelAngle=0,
+        labelAlign="left",
+        bandPosition=0,
+        grid=True,
+        gridOpacity=0.25,
+        domain=False,
+        ticks=False,
+        zindex=1,
+    )
+
+
+def _spec(chart: Any, rows: Sequence[Row], description: str, **more: Sequence[Row]) -> Spec:
+    """The chart as plain data, the rows beside it: Altair would check each of them against its schema."""
+    spec: Spec = chart.properties(description=description).to_dict()
+    datasets = {name: [dict(row) for row in values] for name, values in {"rows": rows, **more}.items()}
+    fit = {"autosize": {"type": "fit-x", "contains": "padding"}} if spec.get("width") == "container" else {}
+    return {**spec, **fit, "config": _CONFIG, "datasets": datasets}
+
+
+def _layer_axis(names: Sequence[str], field: str = "layer") -> alt.Y:
+    size = _font(len(names))
+    axis = _plain_axis(labelLimit=150, labelFontSize=size, labelOverlap=False)
+    return alt.Y(f"{field}:N", title=None, scale=alt.Scale(domain=list(names), paddingInner=0.12), axis=axis)
+
+
+def _plain_axis(**settings: Any) -> alt.Axis:
+    return alt.Axis(title=None, domain=False, ticks=False, labelAngle=0, **settings)
+
+
+def _tooltips(*fields: str) -> list[alt.Tooltip]:
+    return [alt.Tooltip(f"{field}:N") for field in fields]
+
+
+def _span(values: Sequence[float]) -> alt.Scale:
+    least, most = min(values, default=0.0), max(values, default=1.0)
+    margin = 0.06 * (most - least) or 0.02 * abs(most) or 1.0
+    return alt.Scale(domain=[least - margin, most + margin], nice=False, zero=False)
+
+
+def _height(rows: Sequence[str]) -> int:
+    return _step(len(rows)) * max(len(rows), 1)
+
+
+def _step(count: int) -> int:
+    """Height of one of `count` rows, in pixels."""
+    return 26 if count <= 24 else 18 if count <= 60 else 12
+
+
+def _font(count: int) -> int:
+    return 11 if count <= 24 else 10 if count <= 60 else 8

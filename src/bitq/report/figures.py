@@ -1,0 +1,160 @@
+"""From a run to its charts: which numbers each one shows, in the units that it shows them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
+
+from bitq.formats import EXPONENT_BITS, BlockFormat, grid
+from bitq.report import charts, text
+from bitq.report.records import FineTuned, Run
+from bitq.tradeoff.plan import Plan, PlanLevel
+
+
+def figures(run: Run) -> dict[str, charts.Spec]:
+    """The charts that the run has data for, by the id of the page's element for them."""
+    plan = run.plan
+    layers = [layer.name for layer in plan.layers]
+    levels = list(dict.fromkeys(_level_name(level) for layer in plan.layers for level in layer.levels))
+    specs = {"allocation": charts.allocation(_cells(plan), layers, _mantissas(plan))}
+    for name, quantity, unit, value in (
+        ("movement", "data moved", "Mbit", lambda level: level.traffic_bits.total / text.BITS_PER_MBIT),
+        ("energy", "energy", "µJ", lambda level: level.energy_pj / text.PJ_PER_UJ),
+    ):
+        specs[name] = charts.per_layer(_bars(plan, levels, value), layers, levels, quantity, unit)
+    points, tuned = _points(run)
+    if points:
+        reference = None if run.float32 is None else 100 * run.float32.validation
+        front = _front(tuned)
+        specs["landscape"] = charts.landscape(points, front, reference)
+        if tuned:
+            specs["closer"] = charts.landscape(_around(tuned, points), front, reference, closer=True)
+    if run.sensitivity:
+        specs["sensitivity"] = _sensitivity(run)
+    return specs
+
+
+def _cells(plan: Plan) -> list[charts.Row]:
+    cells: list[charts.Row] = []
+    for layer in plan.layers:
+        for tensor, entry in zip(charts.TENSORS, (layer.input, layer.weight, layer.output), strict=True):
+            fmt = entry.format if entry else None
+            cells.append(
+                {
+                    "layer": layer.name,
+                    "tensor": tensor,
+                    "format": text.short(fmt),
+                    "mantissa": fmt.mantissa_bits if fmt else None,
+                    "exponent_bits": fmt.exponent_bits if fmt else None,
+                    "block_size": fmt.block_size if fmt else None,
+                    "bias": entry.exponent_bias if entry else None,
+                }
+            )
+    return cells
+
+
+def _mantissas(plan: Plan) -> list[int]:
+    """Mantissa widths that the plan could have chosen, and those it did."""
+    possible = {fmt.mantissa_bits for fmt in grid(plan.bits)} if plan.bits in EXPONENT_BITS else set()
+    entries = (entry for layer in plan.layers for entry in (layer.input, layer.weight, layer.output) if entry)
+    return sorted(possible | {entry.format.mantissa_bits for entry in entries})
+
+
+def _bars(plan: Plan, levels: Sequence[str], value: Callable[[PlanLevel], float]) -> list[charts.Row]:
+    return [
+        {
+            "layer": layer.name,
+            "level": _level_name(level),
+            "order": levels.index(_level_name(level)),
+            "value": value(level),
+            "parts": _parts_text(level),
+        }
+        for layer in plan.layers
+        for level in layer.levels
+    ]
+
+
+def _level_name(level: PlanLevel) -> str:
+    return f"{level.source} ↔ {level.memory}"
+
+
+def _parts_text(level: PlanLevel) -> str:
+    moved = level.traffic_bits
+    parts = (
+        ("input", moved.input),
+        ("weight", moved.weight),
+        ("output written", moved.output_writes),
+        ("output read back", moved.output_reads),
+    )
+    return " · ".join(f"{name} {text.amount_bits(bits)}" for name, bits in parts)
+
+
+def _points(run: Run) -> tuple[list[charts.Row], list[charts.Row]]:
+    """All evaluated combinations whose accuracy is a number, and the fine-tuned ones among them."""
+    probes: list[charts.Row] = [
+        {
+            "kind": "probe",
+            "movement": float(f"{probe.movement_bits / text.BITS_PER_MBIT:.5g}"),
+            "accuracy": round(100 * probe.accuracy, 3),
+        }
+        for probe in run.probes
+        if _drawable(probe.movement_bits, probe.accuracy)
+    ]
+    tuned = [_tuned(each) for each in run.fine_tuned if _drawable(each.movement_bits, each.validation)]
+    return probes + tuned, tuned
+
+
+def _around(tuned: Sequence[charts.Row], points: Sequence[charts.Row]) -> list[charts.Row]:
+    """The fine-tuned points and those about as accurate: others would lie outside the picture."""
+    least = min(point["accuracy"] for point in tuned)
+    return [point for point in points if point["accuracy"] >= least]
+
+
+def _tuned(each: FineTuned) -> charts.Row:
+    kind = next((kind for kind in ("uniform", "plan") if each.label.startswith(kind)), "other")
+    return {
+        "kind": kind,
+        "label": each.label,
+        "movement": each.movement_bits / text.BITS_PER_MBIT,
+        "accuracy": 100 * each.validation,
+        "test": 100 * each.test if isfinite(each.test) else None,
+        "energy": each.energy_pj / text.PJ_PER_UJ if isfinite(each.energy_pj) else None,
+        "objective": each.objective if isfinite(each.objective) else None,
+    }
+
+
+def _drawable(*values: float) -> bool:
+    return all(map(isfinite, values))
+
+
+def _front(points: Iterable[charts.Row]) -> list[charts.Row]:
+    """Points that no other beats in both accuracy and movement, from the least movement on."""
+    front: list[charts.Row] = []
+    for point in sorted(points, key=lambda point: (point["movement"], -point["accuracy"])):
+        if not front or point["accuracy"] > front[-1]["accuracy"]:
+            front.append({"movement": point["movement"], "accuracy": point["accuracy"]})
+    return front
+
+
+def _sensitivity(run: Run) -> charts.Spec:
+    plan_order = [layer.module for layer in run.plan.layers]
+    modules = [
+        module for module in dict.fromkeys((*plan_order, *run.sensitivity)) if module in run.sensitivity
+    ]
+    chosen = run.plan.formats()
+    formats: set[BlockFormat] = set()
+    rows: list[charts.Row] = []
+    for module in modules:
+        for tensor, drops in run.sensitivity[module].items():
+            parsed = {BlockFormat.parse(name): drop for name, drop in drops.items() if isfinite(drop)}
+            formats |= set(parsed)
+            rows.append(
+                {
+                    "module": module,
+                    "tensor": tensor,
+                    "chosen": text.short(getattr(chosen.get(module), tensor, None)),
+                    "format": [text.short(fmt) for fmt in parsed],
+                    "drop": [round(100 * drop, 3) for drop in parsed.values()],
+                }
+            )
+    return charts.sensitivity(rows, modules, [text.short(fmt) for fmt in sorted(formats)])

@@ -1,0 +1,112 @@
+"""The page: a run's tables and charts in the template, with all that a browser needs to draw them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+import altair
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from bitq.devices import Device, load_device
+from bitq.errors import BitqError
+from bitq.layers import LOOPS
+from bitq.report import tables, text
+from bitq.report.figures import figures
+from bitq.report.records import Run, load_run
+from bitq.tradeoff.plan import Plan, PlanLayer, PlanLevel, write_atomically
+
+REPORT_FILE = "report.html"
+
+
+def write_report(run: Path) -> Path:
+    """Write the report of a run folder (plan.json, results.sqlite) as `report.html` beside them.
+
+    One self-contained page: it needs no network, and its own policy forbids it any. Sections whose
+    evaluations are missing, as after an interrupted search, say so.
+
+    Args:
+        run: the folder.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        BitqError: no plan in the folder, or a file there that is not what it should be.
+    """
+    page = render(load_run(run))
+    path = run / REPORT_FILE
+    write_atomically(path, page.encode("utf-8", errors="replace"))
+    return path
+
+
+def render(run: Run) -> str:
+    """The page as HTML."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.globals |= {"text": text, "tile_text": _tile_text}
+    library, drawing = _scripts()
+    rows = tables.comparison(run)
+    return environment.from_string(_resource("template.html")).render(
+        run=run,
+        plan=run.plan,
+        totals=run.plan.totals,
+        uniform=next((row for row in rows if row.name.startswith("best uniform")), None),
+        columns=tables.COLUMNS,
+        lines=tuple(zip(rows, tables.cells(rows), strict=True)),
+        specs=figures(run),
+        device=_device(run.plan),
+        finished=_date(run.finished),
+        style=Markup(_resource("style.css")),
+        library=library,
+        drawing=drawing,
+        policy=_policy(library, drawing),
+    )
+
+
+def _tile_text(layer: PlanLayer, level: PlanLevel) -> str:
+    """The tile's extents where the layer has any, such as "K 16, P 4"."""
+    loops = [loop for loop in LOOPS if layer.loops.get(loop, 1) > 1]
+    return ", ".join(f"{loop} {level.tiles[loop]}" for loop in loops) or "one element"
+
+
+def _device(plan: Plan) -> Device | None:
+    """The device's description, if it can be found and is the one that the plan was made for."""
+    try:
+        device = load_device(plan.device)
+    except (BitqError, OSError, ValueError):
+        return None
+    boundaries = [(memory.name, source.name) for memory, source in device.boundaries]
+    planned = all(
+        [(each.memory, each.source) for each in layer.levels] == boundaries for layer in plan.layers
+    )
+    return device if planned else None
+
+
+def _date(finished: float | None) -> str | None:
+    return None if finished is None else datetime.fromtimestamp(finished, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _scripts() -> tuple[Markup, Markup]:
+    """Vega-Embed with the Vega-Lite that Altair writes for, and the few lines that start it."""
+    version = ".".join(altair.SCHEMA_VERSION.split(".")[:2])
+    library = vl_convert.javascript_bundle(None, vl_version=version)
+    return Markup(library.replace("</script", "<\\/script")), Markup(_resource("charts.js"))
+
+
+def _policy(*scripts: str) -> str:
+    """Content security policy: these scripts alone may run, and nothing may be loaded from anywhere."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def _resource(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

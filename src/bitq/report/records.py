@@ -1,0 +1,154 @@
+"""What the report reads of a run: its plan and its finished evaluations, checked before anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bitq.errors import BitqError
+from bitq.store import Evaluation, Store
+from bitq.tradeoff.plan import Plan, load_plan
+
+PLAN_FILE = "plan.json"
+RESULTS_FILE = "results.sqlite"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Float(_Record):
+    """The network as it came, in 32-bit float: accuracies in [0, 1]."""
+
+    validation: float
+    test: float
+
+
+class Probe(_Record):
+    """A combination of formats without fine-tuning: accuracy in [0, 1] on validation data, movement in bits."""
+
+    accuracy: float
+    movement_bits: float
+
+
+class FineTuned(_Record):
+    """A combination of formats after fine-tuning: accuracies in [0, 1], bits, pJ, bytes, O."""
+
+    label: str
+    validation: float
+    test: float
+    movement_bits: float
+    energy_pj: float
+    model_bytes: float
+    objective: float
+
+
+class Sensitivity(_Record):
+    """Estimated loss of accuracy, in [0, 1], by module, tensor and format, if that tensor alone takes it."""
+
+    scores: dict[str, dict[str, dict[str, float]]]
+
+
+class OutcomeRow(_Record):
+    """One line of the comparison: test accuracy in [0, 1], bits, pJ, bytes, objective O."""
+
+    name: str
+    accuracy: float
+    dram_bits: float
+    on_chip_bits: float
+    movement_bits: float
+    energy_pj: float
+    model_bytes: float
+    objective: float | None = None
+
+
+class Outcome(_Record):
+    """What the search came to: the comparison, and how to repeat it (`seconds`: the whole search)."""
+
+    rows: tuple[OutcomeRow, ...]
+    command: str
+    versions: dict[str, str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How often one kind of evaluation was run, and the seconds that took."""
+
+    kind: str
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a run folder holds; what an interrupted search did not reach is None or empty.
+
+    Attributes:
+        identity: what the run was about: network, device, seed, ...
+        sensitivity: by module, tensor and format text, as in `Sensitivity`.
+        finished: Unix time of the last evaluation.
+    """
+
+    plan: Plan
+    identity: Mapping[str, Any]
+    float32: Float | None
+    probes: tuple[Probe, ...]
+    fine_tuned: tuple[FineTuned, ...]
+    sensitivity: Mapping[str, Mapping[str, Mapping[str, float]]]
+    outcome: Outcome | None
+    efforts: tuple[Effort, ...]
+    finished: float | None
+
+
+def load_run(folder: Path) -> Run:
+    """Read plan.json and, where there is one, results.sqlite of a run folder.
+
+    Raises:
+        BitqError: no plan, or a plan or result that does not hold what it should (says which entry).
+    """
+    plan = load_plan(folder / PLAN_FILE)
+    results = folder / RESULTS_FILE
+    evaluations: tuple[Evaluation, ...] = ()
+    identity: Mapping[str, Any] = {}
+    if results.is_file():
+        with Store(results) as store:
+            evaluations, identity = store.evaluations(), store.identity()
+    floats = _read(Float, "float", evaluations, results)
+    outcomes = _read(Outcome, "outcome", evaluations, results)
+    sensitivities = _read(Sensitivity, "sensitivity", evaluations, results)
+    return Run(
+        plan=plan,
+        identity=identity,
+        float32=floats[-1] if floats else None,
+        probes=_read(Probe, "probe", evaluations, results),
+        fine_tuned=_read(FineTuned, "finetune", evaluations, results),
+        sensitivity={module: scores for each in sensitivities for module, scores in each.scores.items()},
+        outcome=outcomes[-1] if outcomes else None,
+        efforts=_efforts(evaluations),
+        finished=max((evaluation.finished for evaluation in evaluations), default=None),
+    )
+
+
+_R = TypeVar("_R", bound=_Record)
+
+
+def _read(record: type[_R], kind: str, evaluations: tuple[Evaluation, ...], where: Path) -> tuple[_R, ...]:
+    try:
+        return tuple(record.model_validate(each.result) for each in evaluations if each.kind == kind)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BitqError(
+            f"{where}: a result of kind {kind!r} is not one of bitq: {place}: {first['msg']}"
+        ) from None
+
+
+def _efforts(evaluations: tuple[Evaluation, ...]) -> tuple[Effort, ...]:
+    kinds = dict.fromkeys(each.kind for each in evaluations if each.kind != "outcome")
+    groups = ((kind, [each.seconds for each in evaluations if each.kind == kind]) for kind in kinds)
+    return tuple(Effort(kind, len(seconds), sum(seconds)) for kind, seconds in groups)

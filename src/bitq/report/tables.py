@@ -1,0 +1,81 @@
+"""The comparison of the plan with float32 and the best uniform format, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from bitq.report import text
+from bitq.report.records import OutcomeRow, Run
+from bitq.tradeoff.plan import Plan
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity: its heading and unit, its value in that unit, how that is written, and which is best."""
+
+    title: str
+    unit: str
+    value: Callable[[OutcomeRow], float | None]
+    write: Callable[[float | None], str] = text.number
+    best: Callable[[Sequence[float]], float] = min
+
+
+COLUMNS = (
+    Column("Test accuracy", "%", lambda row: 100 * row.accuracy, text.hundredths, max),
+    Column("Off-chip traffic", "Mbit", lambda row: row.dram_bits / text.BITS_PER_MBIT),
+    Column("On-chip traffic", "Mbit", lambda row: row.on_chip_bits / text.BITS_PER_MBIT),
+    Column("All traffic", "Mbit", lambda row: row.movement_bits / text.BITS_PER_MBIT),
+    Column("Energy", "µJ", lambda row: row.energy_pj / text.PJ_PER_UJ),
+    Column("Model size", "KiB", lambda row: row.model_bytes / 1024),
+    Column("Objective", "O", lambda row: row.objective),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number as it is shown, and whether none in its column is better."""
+
+    text: str
+    best: bool
+
+
+def comparison(run: Run) -> tuple[OutcomeRow, ...]:
+    """What is compared: the search's outcome, or without one float32 and the plan alone."""
+    return run.outcome.rows if run.outcome else _rows_of_totals(run.plan)
+
+
+def cells(rows: Sequence[OutcomeRow]) -> tuple[tuple[Cell, ...], ...]:
+    """The table's cells, row by row, one for each of `COLUMNS`."""
+    return tuple(zip(*(_cells_of(column, rows) for column in COLUMNS), strict=True))
+
+
+def _cells_of(column: Column, rows: Sequence[OutcomeRow]) -> tuple[Cell, ...]:
+    values = [column.value(row) for row in rows]
+    known = [value for value in values if value is not None and isfinite(value)]
+    best = column.best(known) if known else None
+    return tuple(Cell(column.write(value), value is not None and value == best) for value in values)
+
+
+def _rows_of_totals(plan: Plan) -> tuple[OutcomeRow, ...]:
+    """The comparison as far as the plan alone knows it."""
+    totals = plan.totals
+    sides = (
+        ("float32", totals.accuracy_float, totals.dram_bits_float, totals.movement_bits_float, None),
+        ("plan", totals.accuracy, totals.dram_bits, totals.movement_bits, totals.objective),
+    )
+    costs = ((totals.energy_pj_float, totals.model_bytes_float), (totals.energy_pj, totals.model_bytes))
+    return tuple(
+        OutcomeRow(
+            name=name,
+            accuracy=accuracy,
+            dram_bits=dram,
+            on_chip_bits=movement - dram,
+            movement_bits=movement,
+            energy_pj=energy,
+            model_bytes=size,
+            objective=objective,
+        )
+        for (name, accuracy, dram, movement, objective), (energy, size) in zip(sides, costs, strict=True)
+    )

@@ -1,0 +1,230 @@
+"""A realistic run folder for the report: real layers, tilings and traffic; accuracies by formula."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bitq.demo.network import resnet8
+from bitq.devices import load_device
+from bitq.formats import BlockFormat, effective_width, grid
+from bitq.layers import Layer
+from bitq.movement import Widths
+from bitq.movement.levels import LevelMovement, movement
+from bitq.store import Store
+from bitq.tracing import trace
+from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
+
+TENSORS = ("input", "weight", "output")
+
+
+def demo_layers() -> tuple[Layer, ...]:
+    """The ten layers of the demo network."""
+    return trace(resnet8(), torch.zeros(1, 1, 28, 28))
+
+
+def many_layers(count: int) -> tuple[Layer, ...]:
+    """A deep network of a few different shapes."""
+    shapes = ({"K": 64, "C": 64, "P": 28, "Q": 28, "R": 3, "S": 3}, {"K": 64, "C": 256, "P": 14, "Q": 14})
+    names = (f"stage{i // 30 + 1}.block{i // 3 % 10}.conv{i % 3 + 1}" for i in range(count))
+    return tuple(Layer(name, **shapes[i % 2], module=name) for i, name in enumerate(names))
+
+
+def make_run(
+    folder: Path,
+    layers: Sequence[Layer],
+    network: str = "demo",
+    device: str = "stm32h743",
+    bits: int = 8,
+    probes: int = 300,
+    only: Sequence[str] | None = None,
+) -> Plan:
+    """Fill `folder` as a search would, with these kinds of evaluations only (all by default)."""
+    random_ = random.Random(7)
+    best_uniform = grid(bits)[12]
+    narrower = [
+        fmt for fmt in grid(bits) if fmt.mantissa_bits <= best_uniform.mantissa_bits and fmt.block_size > 4
+    ]
+    chosen = {layer.module: {tensor: random_.choice(narrower) for tensor in TENSORS} for layer in layers}
+    entries = tuple(_plan_layer(layer, chosen[layer.module], device) for layer in layers)
+    float_entries = tuple(_plan_layer(layer, dict.fromkeys(TENSORS), device) for layer in layers)
+    uniform_entries = tuple(
+        _plan_layer(layer, dict.fromkeys(TENSORS, best_uniform), device) for layer in layers
+    )
+    rows = [
+        _row("float32", 0.9079, float_entries, layers, 32.0),
+        _row(f"best uniform {best_uniform}", 0.8993, uniform_entries, layers, 6.2),
+        _row("plan", 0.9012, entries, layers, 5.4),
+    ]
+    plain, uniform, best = rows
+    most = 1.4 * uniform["movement_bits"]
+    for row in rows:
+        row["objective"] = 1 - row["accuracy"] + 0.2 * row["movement_bits"] / most
+    plan = Plan(
+        network=network,
+        device=device,
+        bits=bits,
+        alpha=0.2,
+        layers=entries,
+        totals=Totals(
+            accuracy=best["accuracy"],
+            accuracy_float=plain["accuracy"],
+            movement_bits=best["movement_bits"],
+            movement_bits_float=plain["movement_bits"],
+            movement_bits_max=most,
+            dram_bits=best["dram_bits"],
+            dram_bits_float=plain["dram_bits"],
+            energy_pj=best["energy_pj"],
+            energy_pj_float=plain["energy_pj"],
+            model_bytes=best["model_bytes"],
+            model_bytes_float=plain["model_bytes"],
+            objective=best["objective"],
+        ),
+    )
+    plan.save(folder / "plan.json")
+    with Store(folder / "results.sqlite") as store:
+        store.bind(
+            {
+                "network": network,
+                "device": device,
+                "bits": bits,
+                "seed": 0,
+                "steps": 200,
+                "fingerprint": "9f2c11d0",
+            }
+        )
+
+        def put(kind: str, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+            if only is None or kind in only:
+                store.get_or_run(kind, config, lambda: result)
+
+        put("float", {}, {"validation": 0.913, "test": plain["accuracy"]})
+        for index in range(probes):
+            width = random_.uniform(2.2, 8)
+            put("probe", {"index": index}, _probe(width, random_, plain))
+        put("sensitivity", {}, {"scores": _scores(layers, bits, random_)})
+        for fmt in grid(bits)[4::6]:
+            put(
+                "finetune", {"formats": str(fmt)}, _tuned(f"uniform {fmt}", fmt.mantissa_bits, random_, plain)
+            )
+        for index in range(3):
+            put("finetune", {"plan": index}, _tuned("plan", 3.9 + 0.4 * index, random_, plain, lift=0.012))
+        put(
+            "outcome",
+            {},
+            {
+                "rows": rows,
+                "command": f"bitq search --network {network} --device {device} --run runs/{network}",
+                "versions": {"bitq": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
+                "seconds": 1873.0,
+            },
+        )
+    return plan
+
+
+def _plan_layer(layer: Layer, formats: Mapping[str, BlockFormat | None], device: str) -> PlanLayer:
+    widths = [_width(fmt, layer.C if tensor != "output" else layer.K) for tensor, fmt in formats.items()]
+    by_tensor = dict(zip(formats, widths, strict=True))
+    anonymous = Layer(**{**vars(layer), "name": "any", "module": ""})
+    return PlanLayer(
+        name=layer.name,
+        module=layer.module,
+        loops={loop: layer.extent(loop) for loop in "NKCPQRS"},
+        groups=layer.groups,
+        **{
+            tensor: fmt
+            and PlanFormat(
+                bits=fmt.bits, exponent_bits=fmt.exponent_bits, block_size=fmt.block_size, exponent_bias=-3
+            )
+            for tensor, fmt in formats.items()
+        },
+        levels=tuple(
+            PlanLevel(
+                memory=level.memory,
+                source=level.source,
+                permutation=level.tiling.permutation,
+                tiles=dict(level.tiling.tiles),
+                traffic_bits=TrafficBits(
+                    input=by_tensor["input"] * level.traffic.input_reads,
+                    weight=by_tensor["weight"] * level.traffic.weight_reads,
+                    output_writes=by_tensor["output"] * level.traffic.output_writes,
+                    output_reads=by_tensor["output"] * level.traffic.output_reads,
+                ),
+                energy_pj=level.energy_pj,
+            )
+            for level in _movement(anonymous, Widths(**by_tensor), device)
+        ),
+    )
+
+
+@cache
+def _movement(layer: Layer, widths: Widths, device: str) -> tuple[LevelMovement, ...]:
+    return movement(layer, widths, load_device(device))
+
+
+def _width(fmt: BlockFormat | None, channels: int) -> float:
+    return 32.0 if fmt is None else effective_width(fmt, channels)
+
+
+def _row(
+    name: str, accuracy: float, entries: Sequence[PlanLayer], layers: Sequence[Layer], weight_bits: float
+) -> dict[str, Any]:
+    movement_bits = sum(entry.movement_bits for entry in entries)
+    dram = sum(entry.levels[0].traffic_bits.total for entry in entries)
+    weights = sum(layer.K * layer.C * layer.R * layer.S for layer in layers)
+    return {
+        "name": name,
+        "accuracy": accuracy,
+        "dram_bits": dram,
+        "on_chip_bits": movement_bits - dram,
+        "movement_bits": movement_bits,
+        "energy_pj": sum(entry.energy_pj for entry in entries),
+        "model_bytes": round(weights * weight_bits / 8),
+    }
+
+
+def _probe(width: float, random_: random.Random, plain: Mapping[str, Any]) -> dict[str, float]:
+    accuracy = max(
+        0.1, 0.91 - 2.6 * 2 ** (-width * random_.uniform(0.75, 1.05)) - abs(random_.gauss(0, 0.01))
+    )
+    share = 0.5 * width / 32 * random_.uniform(0.95, 1.25)
+    return {"loss": 1.5 - accuracy, "accuracy": accuracy, **_costs(share, plain)}
+
+
+def _tuned(
+    label: str, width: float, random_: random.Random, plain: Mapping[str, Any], lift: float = 0.0
+) -> dict[str, Any]:
+    accuracy = 0.909 + lift - 0.6 * 2 ** (-1.3 * width) - abs(random_.gauss(0, 0.002))
+    share = 0.5 * width / 32 * random_.uniform(1.0, 1.12)
+    costs = _costs(share, plain)
+    objective = 1 - accuracy + 0.2 * share
+    return {"validation": accuracy, "test": accuracy - 0.004, "objective": objective, "label": label, **costs}
+
+
+def _costs(share: float, plain: Mapping[str, Any]) -> dict[str, float]:
+    return {name: share * plain[name] for name in ("movement_bits", "dram_bits", "energy_pj", "model_bytes")}
+
+
+def _scores(layers: Sequence[Layer], bits: int, random_: random.Random) -> dict[str, Any]:
+    """Coarser mantissas and larger blocks hurt; narrow exponents hurt where values spread far."""
+    tensor_weights = {"input": 1.0, "weight": 0.4, "output": 0.8}
+    return {
+        layer.module: {
+            tensor: {str(fmt): _drop(fmt, scale, random_) for fmt in grid(bits)}
+            for tensor, scale in (
+                (name, 3 * weight * random_.random() ** 3) for name, weight in tensor_weights.items()
+            )
+        }
+        for layer in layers
+    }
+
+
+def _drop(fmt: BlockFormat, scale: float, random_: random.Random) -> float:
+    coarse = 2.0 ** (-1.6 * fmt.mantissa_bits) * (1 + fmt.block_size / 24)
+    narrow = 0.02 * 2.0 ** (-fmt.exponent_bits)
+    return scale * (coarse + narrow) + random_.gauss(0, 2e-4)
