@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from bitq.errors import BitqError
@@ -109,7 +110,7 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
 
 
 @given(convolutions())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_convolution_is_what_its_layer_says(case: tuple[nn.Module, Tensor]) -> None:
     module, images = case
     try:
@@ -436,6 +437,25 @@ def branch(self: Net, x: Tensor) -> Tensor:
     return self.inner(x)
 
 
+def by_flags(self: Net, x: Tensor) -> Tensor:
+    if self.flag and self.scale.item() > 2:
+        for _ in range(self.times):
+            x = self.fc(x)
+    return x
+
+
+def test_a_network_may_decide_by_its_own_flags() -> None:
+    net = Net(by_flags, fc=nn.Linear(8, 8), times=torch.tensor([2]))
+    net.register_buffer("flag", torch.tensor(True))
+    net.register_buffer("scale", torch.tensor(2.5))
+    assert [layer.name for layer in trace(net, torch.zeros(6, 8))] == ["fc", "fc#2"]
+    net.flag.zero_()
+    assert trace(net, torch.zeros(6, 8)) == ()
+
+
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
+
 MISTAKES = {
     "3-D": (nn.Sequential(nn.Conv3d(1, 1, 3)), torch.zeros(1, 1, 8, 8, 8), r"module '0' computes a 3-D conv"),
     "control flow": (
@@ -457,10 +477,21 @@ MISTAKES = {
     ),
     "lazy": (nn.LazyLinear(3), torch.zeros(3), "lazy parameters"),
     "bilinear": (nn.Bilinear(3, 3, 3), (torch.zeros(3),) * 2, "_trilinear, which bitq does not model"),
+    "flex": (
+        Net(lambda self, x: flex_attention(x, x, x)),
+        torch.zeros(1, 1, 8, 16),
+        "flex_attention, which bitq",
+    ),
     "script": (torch.jit.script(nn.Linear(3, 3)), torch.zeros(3), "TorchScript"),
-    "sparse": (nn.Linear(3, 3), torch.zeros(3, 3).to_sparse(), "layout torch.sparse_coo"),
+    "sparse": (nn.Linear(3, 3), torch.zeros(3, 3).to_sparse(), "torch.sparse_coo; it must be torch.strided"),
     "empty": (nn.Linear(3, 3), torch.zeros(0, 3), "N is 0"),
     "no module": (F.relu, torch.zeros(3), "must be a torch.nn.Module"),
+    "buffer": (
+        Net(lambda self, x: x if self.large.any() else -x, large=torch.zeros(2)),
+        torch.zeros(3),
+        "the network depends on the values of a tensor",
+    ),
+    "endless": (Net(lambda self, x: x, tree=ENDLESS), torch.zeros(3), "cannot be copied"),
     "no copy": (Net(lambda self, x: x, lock=(i for i in "x")), torch.zeros(3), "cannot be copied"),
 }
 

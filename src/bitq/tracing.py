@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -101,6 +102,8 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operator of a running network and writes down its products as layers."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, network: nn.Module, inputs: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.layers: list[Layer] = []
@@ -118,6 +121,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            raise BitqError(f"{self._place} computes {func}, which bitq does not model")
         if torch.is_inference_mode_enabled() and func is not torch.ops.prim.device.default:
             with self:  # operators made of others arrive whole under torch.inference_mode
                 result = func.decompose(*args, **kwargs)
@@ -224,12 +229,18 @@ def _plane(values: Sequence[int], dim: int, missing: int = 1) -> Pair:
 
 
 def _hollow_copy(model: nn.Module, inputs: Any, fake_mode: FakeTensorMode) -> tuple[nn.Module, Any]:
-    """Copies of both whose tensors have shapes but no data; meta tensors come to the device of the others."""
-    tensors = list(chain(_tensors(inputs), *(_tensors(vars(module)) for module in model.modules())))
-    device = next((t.device for t in reversed(tensors) if t.device.type != "meta"), torch.device("cpu"))
+    """Copies of both whose tensors have shapes but no data; meta tensors come to the device of the others.
+
+    Buffers of one element keep their value: networks decide by them (whether a codebook was initialized).
+    """
     try:
+        members = [t for module in model.modules() for t in _tensors(vars(module))]
+        given = list(_tensors(inputs))
+        devices = (t.device for t in members + given if t.device.type != "meta")
+        device = next(devices, torch.device("cpu"))
         with fake_mode:
-            hollow = {id(tensor): _hollow(tensor, device) for tensor in tensors}
+            hollow = {id(t): _hollow(t, device) for t in members + given}
+            hollow |= {id(t): torch.tensor(t.tolist(), dtype=t.dtype) for t in members if _is_flag(t)}
         return copy.deepcopy((model, inputs), hollow)
     except BitqError:
         raise
@@ -241,12 +252,14 @@ def _hollow(tensor: Tensor, meta_device: torch.device) -> Tensor:
     if is_lazy(tensor):
         raise BitqError("the network has lazy parameters without a shape yet; run it once before tracing")
     if tensor.layout != torch.strided:
-        raise BitqError(
-            f"the network or its input holds a tensor of layout {tensor.layout}; it must be strided"
-        )
+        raise BitqError(f"a tensor of the network or its input is {tensor.layout}; it must be torch.strided")
     device = meta_device if tensor.device.type == "meta" else tensor.device
     hollow = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
     return nn.Parameter(hollow, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else hollow
+
+
+def _is_flag(tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.numel() == 1
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
