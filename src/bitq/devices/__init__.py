@@ -1,4 +1,4 @@
-"""Devices as data: memories from the compute units outward, read from TOML files like the ones beside this module."""
+"""Devices as data: memories from the compute units outward, from TOML files like those beside this module."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class Device:
 
 
 class _MemoryFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     name: Annotated[str, Field(min_length=1, max_length=40)]
-    capacity_bytes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    capacity_bytes: Annotated[float, Field(gt=0, le=1e18)] | None = None
     energy_pj_per_bit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     source: Annotated[str, Field(min_length=1)]
 
 
 class _DeviceFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     schema_version: Annotated[int, Field(ge=1, le=1)]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=40)]
     title: str
@@ -66,7 +66,8 @@ class _DeviceFile(BaseModel):
 
 def device_names() -> tuple[str, ...]:
     """Names of the devices that come with bitq, sorted."""
-    return tuple(sorted(Path(entry.name).stem for entry in files(__name__).iterdir() if entry.name.endswith(".toml")))
+    shipped = (Path(entry.name) for entry in files(__name__).iterdir())
+    return tuple(sorted(path.stem for path in shipped if path.suffix == ".toml"))
 
 
 def load_device(name_or_path: str | Path) -> Device:
@@ -80,40 +81,47 @@ def load_device(name_or_path: str | Path) -> Device:
     path = Path(name_or_path)
     if not path.is_file():
         known = ", ".join(device_names())
-        raise BitqError(f"no device {str(name_or_path)!r}: give one of {known}, or the path of a device file (TOML)")
+        raise BitqError(f"no device {str(name_or_path)!r}: give {known}, or the path of a device file (TOML)")
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise BitqError(f"device file {path} is larger than {MAX_FILE_BYTES} bytes; it should be a short TOML file")
+        raise BitqError(f"device file {path} is larger than {MAX_FILE_BYTES} bytes; it should be short")
     return _parse(path.read_bytes(), str(path))
 
 
 def _parse(content: bytes, where: str) -> Device:
     try:
-        entry = _DeviceFile.model_validate(tomllib.loads(content.decode("utf-8")))
+        text = content.decode("utf-8")
+        entry = _DeviceFile.model_validate(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BitqError(f"device file {where} is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BitqError(f"device file {where}: {place}: {first['msg']}") from None
+        raise BitqError(f"device file {where}{_line(text, first['loc'])}: {place}: {first['msg']}") from None
     *inner, last = entry.memories
     for memory in inner:
         if memory.capacity_bytes is None:
-            raise BitqError(f"device file {where}: memory {memory.name!r} needs capacity_bytes; only the last has none")
+            raise BitqError(f"device file {where}: memory {memory.name!r} needs capacity_bytes")
     if last.capacity_bytes is not None:
-        raise BitqError(f"device file {where}: the last memory, {last.name!r}, holds everything: give no capacity_bytes")
+        raise BitqError(f"device file {where}: last memory {last.name!r} holds all: no capacity_bytes")
     if len({memory.name for memory in entry.memories}) < len(entry.memories):
         raise BitqError(f"device file {where}: two memories have the same name; each needs its own")
-    return Device(
-        entry.name,
-        entry.title,
-        entry.description.strip(),
-        tuple(
-            Memory(
-                memory.name,
-                float("inf") if memory.capacity_bytes is None else 8 * memory.capacity_bytes,
-                memory.energy_pj_per_bit,
-                memory.source,
-            )
-            for memory in entry.memories
-        ),
-    )
+    return Device(entry.name, entry.title, entry.description.strip(), tuple(map(_memory, entry.memories)))
+
+
+def _memory(entry: _MemoryFile) -> Memory:
+    bits = float("inf") if entry.capacity_bytes is None else 8 * entry.capacity_bytes
+    return Memory(entry.name, bits, entry.energy_pj_per_bit, entry.source)
+
+
+def _line(text: str, place: tuple[int | str, ...]) -> str:
+    """The line (", line 7") of the entry that `place` names or of the memory that lacks it, "" if unclear."""
+    lines = text.splitlines()
+    start, end = 0, len(lines)
+    if place[:1] == ("memories",) and len(place) > 1:
+        starts = [number for number, line in enumerate(lines) if line.lstrip().startswith("[[memories]]")]
+        ordinal = int(place[1])
+        if ordinal >= len(starts):
+            return ""
+        start, end = [*starts, end][ordinal : ordinal + 2]
+    found = [n for n in range(start, end) if lines[n].partition("=")[0].strip() == place[-1]]
+    return f", line {found[0] + 1}" if found else f", line {start + 1}" if start else ""

@@ -1,0 +1,132 @@
+"""Device files: what comes with bitq is complete, what a user writes is checked."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitq.devices import MAX_FILE_BYTES, Device, Memory, device_names, load_device
+from bitq.errors import BitqError
+
+GOOD = """\
+schema_version = 1
+name = "toy"
+title = "A toy"
+
+[[memories]]
+name = "registers"
+capacity_bytes = 64
+source = "made up"
+
+[[memories]]
+name = "outside"
+energy_pj_per_bit = 3
+source = "made up"
+"""
+
+
+def load(tmp_path, text):
+    path = tmp_path / "device.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_device(path)
+
+
+def test_a_device_file_becomes_a_device(tmp_path):
+    registers, outside = Memory("registers", 512, 0.0, "made up"), Memory("outside", math.inf, 3.0, "made up")
+    device = load(tmp_path, GOOD)
+    assert device == Device("toy", "A toy", "", (registers, outside))
+    assert device.boundaries == ((registers, outside),)
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_shipped_device_is_complete(name):
+    device = load_device(name)
+    assert device.name == name
+    assert device.title
+    assert device.description
+    for memory, source in device.boundaries:
+        assert memory.capacity_bits < source.capacity_bits
+        assert source.energy_pj_per_bit > 0
+    assert device.memories[0].energy_pj_per_bit == 0  # what happens inside of the registers is no movement
+    assert all(memory.note for memory in device.memories)
+
+
+def test_the_reference_device_is_the_papers():
+    device = load_device("i7-10700f")
+    sizes = {memory.name: memory.capacity_bits / 8 for memory in device.memories}
+    assert sizes == {"registers": 128 * 4, "L1": 32 << 10, "L2": 256 << 10, "L3": 16 << 20, "DRAM": math.inf}
+    assert [source.energy_pj_per_bit for _, source in device.boundaries] == [20.0, 0.16, 0.16, 0.16]
+    assert [(memory.name, source.name) for memory, source in device.boundaries] == [
+        ("L3", "DRAM"),
+        ("L2", "L3"),
+        ("L1", "L2"),
+        ("registers", "L1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("schema_version = 1", "schema_version = 2", "line 1: schema_version"),
+        ("schema_version = 1\n", "", r"device.toml: schema_version: Field required"),
+        ("schema_version = 1", "schema_version = ", r"not TOML: .*line 1"),
+        ("schema_version = 1", "schema_version = 1\ncolour = 3", "line 2: colour"),
+        ('"toy"', '"No Name"', "line 2: name"),
+        ('"toy"', "3", "line 2: name"),
+        ("64", "0", "line 7: memories.0.capacity_bytes"),
+        ("64", "-1", "line 7: memories.0.capacity_bytes"),
+        ("64", "nan", "line 7: memories.0.capacity_bytes"),
+        ("64", "inf", "line 7: memories.0.capacity_bytes"),
+        ("64", '"64"', "line 7: memories.0.capacity_bytes"),
+        ("64", "true", "line 7: memories.0.capacity_bytes"),
+        ("capacity_bytes = 64\n", "", "'registers' needs capacity_bytes"),
+        ("energy_pj_per_bit = 3", "energy_pj_per_bit = -3", "line 12: memories.1.energy_pj_per_bit"),
+        ("energy_pj_per_bit = 3", "energy_pj_per_bit = inf", "line 12: memories.1.energy_pj_per_bit"),
+        ("energy_pj_per_bit = 3", "capacity_bytes = 3", "'outside' holds all"),
+        ('energy_pj_per_bit = 3\nsource = "made up"', "", "line 10: memories.1.source: Field required"),
+        ("outside", "registers", "two memories have the same name"),
+        (GOOD[GOOD.rindex("[[memories]]") :], "", r"device.toml: memories: .*at least 2"),
+        (GOOD, "", "schema_version"),
+        (GOOD, "memories = [{name = 1}, {name = 2}]", r"device.toml: schema_version"),
+        (GOOD, GOOD.split("[[")[0] + "memories = [{name = 1}, {name = 2}]", r"device.toml: memories.0.name"),
+    ],
+)
+def test_a_wrong_entry_is_named_with_its_line(tmp_path, old, new, reason):
+    assert old in GOOD
+    with pytest.raises(BitqError, match=reason) as caught:
+        load(tmp_path, GOOD.replace(old, new, 1))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "device.toml") in str(caught.value)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_other_file_is_refused(tmp_path_factory, content):
+    with pytest.raises(BitqError):
+        load(tmp_path_factory.mktemp("any"), content)
+
+
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused(tmp_path_factory, data):
+    """Cut out, repeat or replace anything: a device or one sentence, nothing else."""
+    start = data.draw(st.integers(0, len(GOOD)))
+    end = data.draw(st.integers(start, len(GOOD)))
+    piece = data.draw(
+        st.sampled_from(["", "[", "[[memories]]\n", "=", '"', "\n", "-", "1e999", "memories", GOOD])
+    )
+    try:
+        device = load(tmp_path_factory.mktemp("damaged"), GOOD[:start] + piece + GOOD[end:])
+    except BitqError:
+        return
+    assert len(device.boundaries) >= 1
+
+
+def test_a_name_that_is_none_lists_those_that_are(tmp_path):
+    for name in ("i7", str(tmp_path), "", "eyeriss.toml"):
+        with pytest.raises(BitqError, match="eyeriss, i7-10700f, stm32f103c8, stm32h743"):
+            load_device(name)
+
+
+def test_a_file_too_large_is_not_read(tmp_path):
+    with pytest.raises(BitqError, match="larger than"):
+        load(tmp_path, GOOD + "#" * MAX_FILE_BYTES)
