@@ -1,0 +1,163 @@
+"""The results store keeps what was finished, and only that, whatever happens."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitq.errors import BitqError
+from bitq.store import Store
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+documents = st.dictionaries(st.text(), json_values, max_size=4)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "new" / "folder" / "results.sqlite"
+
+
+def test_nothing_is_computed_twice(path):
+    calls = []
+
+    def run():
+        calls.append(1)
+        return {"loss": 0.5}
+
+    with Store(path) as store:
+        assert store.get("probe", {"a": 1, "b": [2]}) is None
+        assert store.get_or_run("probe", {"a": 1, "b": [2]}, run) == {"loss": 0.5}
+        assert store.get_or_run("probe", {"b": [2], "a": 1}, run) == {"loss": 0.5}  # the order means nothing
+    with Store(path) as store:
+        assert store.get_or_run("probe", {"a": 1, "b": [2]}, run) == {"loss": 0.5}
+    assert len(calls) == 1
+    with Store(path) as store:
+        store.get_or_run("finetune", {"a": 1, "b": [2]}, run)
+        store.get_or_run("probe", {"a": 1, "b": [2, 2]}, run)
+    assert len(calls) == 3
+
+
+@given(kind=st.text(), config=documents, result=documents)
+def test_any_json_returns_as_it_was(tmp_path_factory, kind, config, result):
+    path = tmp_path_factory.mktemp("store") / "results.sqlite"
+    with Store(path) as store:
+        assert store.get_or_run(kind, config, lambda: result) == result
+    with Store(path) as store:
+        assert store.get(kind, config) == result
+        (evaluation,) = store.evaluations()
+        assert (evaluation.kind, evaluation.config, evaluation.result) == (kind, config, result)
+
+
+def test_what_a_run_returns_is_what_the_store_gives_later(path):
+    with Store(path) as store:
+        first = store.get_or_run("probe", {"formats": (1, 2)}, lambda: {"pair": (3, 4)})
+        assert first == store.get("probe", {"formats": [1, 2]}) == {"pair": [3, 4]}
+
+
+def test_what_fails_leaves_nothing(path):
+    def run():
+        raise RuntimeError("diverged")
+
+    with Store(path) as store:
+        with pytest.raises(RuntimeError, match="diverged"):
+            store.get_or_run("probe", {}, run)
+        with pytest.raises(TypeError):
+            store.get_or_run("probe", {}, lambda: {"not json": object()})
+        assert store.get("probe", {}) is None
+        assert store.evaluations() == ()
+
+
+def test_evaluations_come_in_the_order_they_were_finished(path):
+    with Store(path) as store:
+        for i in (3, 1, 2):
+            store.get_or_run("even" if i % 2 == 0 else "odd", {"i": i}, lambda: {})
+        assert [one.config["i"] for one in store.evaluations()] == [3, 1, 2]
+        assert [one.config["i"] for one in store.evaluations("odd")] == [3, 1]
+        assert store.evaluations("none") == ()
+        assert all(one.seconds >= 0 for one in store.evaluations())
+
+
+def test_a_run_folder_belongs_to_one_run(path):
+    with Store(path) as store:
+        assert store.identity() == {}
+        store.bind({"network": "demo", "bits": 8, "shape": (1, 28)})
+    with Store(path) as store:
+        store.bind({"network": "demo", "bits": 8, "shape": [1, 28]})
+        store.bind({"steps": 10})
+        with pytest.raises(BitqError, match=r"folder was made with bits = 8, not 16; give another folder"):
+            store.bind({"network": "demo", "bits": 16})
+        assert store.identity() == {"network": "demo", "bits": 8, "shape": [1, 28], "steps": 10}
+
+
+@pytest.mark.parametrize("content", [b"no database", b"SQLite format 3\x00" + bytes(500), b"\xff" * 8192])
+def test_another_file_is_refused_and_left_alone(tmp_path, content):
+    path = tmp_path / "results.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(BitqError, match="not a results store"):
+        Store(path)
+    assert path.read_bytes() == content
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path):
+    with pytest.raises(BitqError, match="not a results store"):
+        Store(tmp_path)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from bitq.store import Store
+with Store(Path(sys.argv[1])) as store:
+    for i in range(10**6):
+        store.get_or_run("probe", {"i": i}, lambda: {"square": i * i, "padding": "x" * 3000})
+        print(i, flush=True)
+"""
+
+
+def test_what_was_finished_survives_a_kill(path):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE, text=True)
+    finished = [int(process.stdout.readline()) for _ in range(50)]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with Store(path) as store:
+        for i in finished:
+            assert store.get("probe", {"i": i})["square"] == i * i
+        assert all(one.result["square"] == one.config["i"] ** 2 for one in store.evaluations())
+        assert store.get_or_run("probe", {"i": -1}, lambda: {"square": 1}) == {"square": 1}
+
+
+def test_several_writers_share_a_store(path):
+    def work(worker):
+        with Store(path) as store:
+            for i in range(20):
+                store.get_or_run("probe", {"i": i}, lambda i=i: {"square": i * i})
+                store.get_or_run("own", {"worker": worker, "i": i}, lambda: {})
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with Store(path) as store:
+        assert sorted(one.config["i"] for one in store.evaluations("probe")) == list(range(20))
+        assert len(store.evaluations("own")) == 80
+
+
+def test_the_file_is_plain_sqlite(path):
+    with Store(path) as store:
+        store.get_or_run("probe", {"i": 1}, lambda: {"loss": 0.25})
+    with sqlite3.connect(path) as db:
+        ((config, result),) = db.execute(
+            "SELECT config, result FROM evaluations WHERE kind = 'probe'"
+        ).fetchall()
+    assert (json.loads(config), json.loads(result)) == ({"i": 1}, {"loss": 0.25})
