@@ -84,6 +84,13 @@ def test_axes_and_layout_are_normalized():
     assert packed.num_bits == 5 * 72 + 3 * (3 * 2)
 
 
+def test_zeros_take_the_bias_of_exponent_zero():
+    packed = pack(torch.zeros(2, 5), BlockFormat(8, 3, 4))
+    assert packed.exponent_bias == -7
+    assert not packed.payload.any()
+    assert torch.equal(packed.unpack(), torch.zeros(2, 5))
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 3, 0)])
 def test_empty_tensors(shape):
     packed = pack(torch.empty(shape), BlockFormat(8, 3, 4), dim=0)

@@ -93,8 +93,11 @@ def weight_by_hand(layer, fmt):
 @pytest.mark.parametrize("kind", LAYERS)
 def test_each_layer_equals_itself_quantized_by_hand(kind, max_abs):
     layer, shape = LAYERS[kind]
+    layer = copy.deepcopy(layer)
+    with torch.no_grad():
+        layer.weight.mul_(torch.randn_like(layer.weight).mul(3).exp2())
     model = nn.Sequential(copy.deepcopy(layer))
-    x = torch.randn(shape)
+    x = torch.randn(shape) * torch.randn(shape).mul(2).exp2()
     expected = by_hand(layer, x, FORMATS, max_abs, weight_by_hand(layer, FORMATS.weight))
     apply(model, {"0": FORMATS}, {"0": max_abs})
     assert torch.equal(model[0].weight, weight_by_hand(layer, FORMATS.weight))
@@ -179,6 +182,16 @@ def test_kept_weights_follow_the_weight(monkeypatch):
         twin[0]._parameters["weight"].add_(1.0)
         assert torch.equal(twin[0].weight, quantize(twin[0]._parameters["weight"].detach(), FORMATS.weight))
         check()
+        layer._parameters["weight"].mul_(0.9)
+        check()
+        changes = layer._parameters["weight"]._version
+        layer.weight = nn.Parameter(layer._parameters["weight"].data)  # the same memory, counted anew
+        for _ in range(changes):
+            layer._parameters["weight"].mul_(1.3)
+        check()
+        set_formats(model, {"0": TensorFormats(weight=OTHER.weight)})
+        assert torch.equal(layer.weight, quantize(layer._parameters["weight"].detach(), OTHER.weight))
+        set_formats(model, {"0": TensorFormats(weight=FORMATS.weight)})
     with torch.inference_mode():
         check()
     check()

@@ -56,9 +56,8 @@ INLINE float step_of(uint32_t peak, format f) {
     return float_of(peak >= INFINITE ? (uint32_t)QUIET_NAN : step);
 }
 
-INLINE int saturates(uint32_t peak, format f) {
-    return peak < INFINITE && exponent(peak) > shared_exponent(peak, f);
-}
+/* True of NaN and infinity too, whose step is NaN and compares with nothing. */
+INLINE int saturates(uint32_t peak, format f) { return exponent(peak) > shared_exponent(peak, f); }
 
 /* The limit is whole, so clipping before rounding gives the same; then |k| < 2^23, and adding 2^23 rounds it to even.
  * The last addition turns -0 into +0. */

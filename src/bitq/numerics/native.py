@@ -60,7 +60,7 @@ def quantize(
         peak = lib.bitq_peak(source, x.numel())
         if peak >= INFINITE:
             return None
-        exponent_bias = ((peak >> 23) - 127 if peak else 0) - fmt.top_code
+        exponent_bias = (peak >> 23) - 127 - fmt.top_code  # of zeros, any bias makes zeros
         want_clipped = False  # no block lies above the top code
     bias = exponent_bias
     y = torch.empty_like(x)

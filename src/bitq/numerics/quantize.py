@@ -77,7 +77,7 @@ def exponent_bias_for(max_abs: float | Tensor, fmt: BlockFormat) -> int:
         max_abs = largest_magnitude(max_abs)
     if not (isfinite(max_abs) and max_abs >= 0):
         raise BitqError(f"an exponent bias needs a finite max|x| of at least 0, not {max_abs!r}")
-    return (frexp(max_abs)[1] - 1 if max_abs else 0) - fmt.top_code
+    return (max(frexp(max_abs)[1] - 1, -127) if max_abs else 0) - fmt.top_code
 
 
 def largest_magnitude(x: Tensor) -> float:
@@ -88,8 +88,10 @@ def largest_magnitude(x: Tensor) -> float:
 def check_bias(exponent_bias: int | None, dtype: torch.dtype) -> None:
     """Raises BitqError if block values of this bias could leave the range of `dtype`."""
     most = 15 if dtype == torch.float16 else 127
-    if exponent_bias is not None and not LEAST_BIAS <= exponent_bias <= most:
-        raise BitqError(f"exponent_bias is {exponent_bias}; for {dtype} it must lie in {LEAST_BIAS}..{most}")
+    if exponent_bias is not None and exponent_bias not in range(LEAST_BIAS, most + 1):
+        raise BitqError(
+            f"exponent_bias is {exponent_bias}; for {dtype} it must be whole and lie in {LEAST_BIAS}..{most}"
+        )
 
 
 def _nearest(q: Tensor, generator: torch.Generator | None) -> Tensor:

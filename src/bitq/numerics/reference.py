@@ -18,10 +18,10 @@ def floor_log2(value: Fraction) -> int:
 
 
 def exponent(block: list[float]) -> int | None:
-    """e of a block; None if it is all zero or has a NaN or infinity."""
+    """e of a block, -127 for subnormals as their exponent field says; None for zeros, NaN or infinity."""
     if not all(isfinite(x) for x in block) or not any(block):
         return None
-    return floor_log2(max(abs(Fraction(x)) for x in block))
+    return max(floor_log2(max(abs(Fraction(x)) for x in block)), -127)
 
 
 def default_bias(blocks: list[list[float]], fmt: BlockFormat) -> int:
