@@ -50,7 +50,8 @@ def make_run(
     narrower = [
         fmt for fmt in grid(bits) if fmt.mantissa_bits <= best_uniform.mantissa_bits and fmt.block_size > 4
     ]
-    chosen = {layer.module: {tensor: random_.choice(narrower) for tensor in TENSORS} for layer in layers}
+    allocations = [{tensor: random_.choice(narrower) for tensor in TENSORS} for _ in range(12)]
+    chosen = {layer.module: random_.choice(allocations) for layer in layers}
     entries = tuple(_plan_layer(layer, chosen[layer.module], device) for layer in layers)
     float_entries = tuple(_plan_layer(layer, dict.fromkeys(TENSORS), device) for layer in layers)
     uniform_entries = tuple(

@@ -5,7 +5,7 @@ const options = {
   actions: { export: true, source: false, compiled: false, editor: false },
 };
 
-async function draw(id, spec) {
+async function draw([id, spec]) {
   const place = document.getElementById(id);
   try {
     await vegaEmbed(place, spec, options);
@@ -16,5 +16,6 @@ async function draw(id, spec) {
   }
 }
 
-await Promise.all(Object.entries(specs).map(([id, spec]) => draw(id, spec)));
-document.documentElement.dataset.charts = "done";
+Promise.all(Object.entries(specs).map(draw)).then(() => {
+  document.documentElement.dataset.charts = "done";
+});

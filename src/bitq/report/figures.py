@@ -14,7 +14,7 @@ from bitq.tradeoff.plan import Plan, PlanLevel
 def figures(run: Run) -> dict[str, charts.Spec]:
     """The charts that the run has data for, by the id of the page's element for them."""
     plan = run.plan
-    layers = [layer.name for layer in plan.layers]
+    layers = [_label(layer.name) for layer in plan.layers]
     levels = list(dict.fromkeys(_level_name(level) for layer in plan.layers for level in layer.levels))
     specs = {"allocation": charts.allocation(_cells(plan), layers, _mantissas(plan))}
     for name, quantity, unit, value in (
@@ -25,13 +25,18 @@ def figures(run: Run) -> dict[str, charts.Spec]:
     points, tuned = _points(run)
     if points:
         reference = None if run.float32 is None else 100 * run.float32.validation
-        front = _front(tuned)
-        specs["landscape"] = charts.landscape(points, front, reference)
+        best = front(tuned)
+        specs["landscape"] = charts.landscape(points, best, reference)
         if tuned:
-            specs["closer"] = charts.landscape(_around(tuned, points), front, reference, closer=True)
+            specs["closer"] = charts.landscape(_around(tuned, points), best, reference, closer=True)
     if run.sensitivity:
         specs["sensitivity"] = _sensitivity(run)
     return specs
+
+
+def _label(name: str) -> str:
+    """A name that is no property of JavaScript's objects, in which Vega groups rows: "constructor" is one."""
+    return f"{name}\u200b"
 
 
 def _cells(plan: Plan) -> list[charts.Row]:
@@ -41,7 +46,7 @@ def _cells(plan: Plan) -> list[charts.Row]:
             fmt = entry.format if entry else None
             cells.append(
                 {
-                    "layer": layer.name,
+                    "layer": _label(layer.name),
                     "tensor": tensor,
                     "format": text.short(fmt),
                     "mantissa": fmt.mantissa_bits if fmt else None,
@@ -63,7 +68,7 @@ def _mantissas(plan: Plan) -> list[int]:
 def _bars(plan: Plan, levels: Sequence[str], value: Callable[[PlanLevel], float]) -> list[charts.Row]:
     return [
         {
-            "layer": layer.name,
+            "layer": _label(layer.name),
             "level": _level_name(level),
             "order": levels.index(_level_name(level)),
             "value": value(level),
@@ -127,13 +132,13 @@ def _drawable(*values: float) -> bool:
     return all(map(isfinite, values))
 
 
-def _front(points: Iterable[charts.Row]) -> list[charts.Row]:
+def front(points: Iterable[charts.Row]) -> list[charts.Row]:
     """Points that no other beats in both accuracy and movement, from the least movement on."""
-    front: list[charts.Row] = []
+    found: list[charts.Row] = []
     for point in sorted(points, key=lambda point: (point["movement"], -point["accuracy"])):
-        if not front or point["accuracy"] > front[-1]["accuracy"]:
-            front.append({"movement": point["movement"], "accuracy": point["accuracy"]})
-    return front
+        if not found or point["accuracy"] > found[-1]["accuracy"]:
+            found.append({"movement": point["movement"], "accuracy": point["accuracy"]})
+    return found
 
 
 def _sensitivity(run: Run) -> charts.Spec:
@@ -150,11 +155,13 @@ def _sensitivity(run: Run) -> charts.Spec:
             formats |= set(parsed)
             rows.append(
                 {
-                    "module": module,
+                    "module": _label(module),
                     "tensor": tensor,
                     "chosen": text.short(getattr(chosen.get(module), tensor, None)),
                     "format": [text.short(fmt) for fmt in parsed],
                     "drop": [round(100 * drop, 3) for drop in parsed.values()],
                 }
             )
-    return charts.sensitivity(rows, modules, [text.short(fmt) for fmt in sorted(formats)])
+    return charts.sensitivity(
+        rows, [_label(module) for module in modules], [text.short(fmt) for fmt in sorted(formats)]
+    )

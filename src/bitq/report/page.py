@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -52,12 +53,14 @@ def render(run: Run) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.globals |= {"text": text, "tile_text": _tile_text}
-    library, drawing = _scripts()
+    script = _script()
     rows = tables.comparison(run)
+    float32, planned = tables.totals_as_rows(run.plan)
     return environment.from_string(_resource("template.html")).render(
         run=run,
         plan=run.plan,
-        totals=run.plan.totals,
+        float32=float32,
+        planned=planned,
         uniform=next((row for row in rows if row.name.startswith("best uniform")), None),
         columns=tables.COLUMNS,
         lines=tuple(zip(rows, tables.cells(rows), strict=True)),
@@ -65,9 +68,8 @@ def render(run: Run) -> str:
         device=_device(run.plan),
         finished=_date(run.finished),
         style=Markup(_resource("style.css")),
-        library=library,
-        drawing=drawing,
-        policy=_policy(library, drawing),
+        script=script,
+        policy=_policy(script),
     )
 
 
@@ -94,18 +96,18 @@ def _date(finished: float | None) -> str | None:
     return None if finished is None else datetime.fromtimestamp(finished, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _scripts() -> tuple[Markup, Markup]:
-    """Vega-Embed with the Vega-Lite that Altair writes for, and the few lines that start it."""
+@cache
+def _script() -> Markup:
+    """The few lines that draw the charts, with the Vega-Lite that Altair writes for and all it needs."""
     version = ".".join(altair.SCHEMA_VERSION.split(".")[:2])
-    library = vl_convert.javascript_bundle(None, vl_version=version)
-    return Markup(library.replace("</script", "<\\/script")), Markup(_resource("charts.js"))
+    bundle = vl_convert.javascript_bundle(_resource("charts.js"), vl_version=version)
+    return Markup(bundle.replace("</script", "<\\/script"))
 
 
-def _policy(*scripts: str) -> str:
-    """Content security policy: these scripts alone may run, and nothing may be loaded from anywhere."""
-    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+def _policy(script: str) -> str:
+    """Content security policy: this script alone may run, and nothing may be loaded from anywhere."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 def _resource(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,6 +15,8 @@ from bitq.tradeoff.plan import Plan, load_plan
 
 PLAN_FILE = "plan.json"
 RESULTS_FILE = "results.sqlite"
+
+Tensor = Literal["input", "weight", "output"]
 
 
 class _Record(BaseModel):
@@ -29,7 +31,7 @@ class Float(_Record):
 
 
 class Probe(_Record):
-    """A combination of formats without fine-tuning: accuracy in [0, 1] on validation data, movement in bits."""
+    """A combination of formats without fine-tuning: validation accuracy in [0, 1], movement in bits."""
 
     accuracy: float
     movement_bits: float
@@ -50,7 +52,7 @@ class FineTuned(_Record):
 class Sensitivity(_Record):
     """Estimated loss of accuracy, in [0, 1], by module, tensor and format, if that tensor alone takes it."""
 
-    scores: dict[str, dict[str, dict[str, float]]]
+    scores: dict[str, dict[Tensor, dict[str, float]]]
 
 
 class OutcomeRow(_Record):
@@ -99,7 +101,7 @@ class Run:
     float32: Float | None
     probes: tuple[Probe, ...]
     fine_tuned: tuple[FineTuned, ...]
-    sensitivity: Mapping[str, Mapping[str, Mapping[str, float]]]
+    sensitivity: Mapping[str, Mapping[Tensor, Mapping[str, float]]]
     outcome: Outcome | None
     efforts: tuple[Effort, ...]
     finished: float | None

@@ -43,7 +43,7 @@ class Cell:
 
 def comparison(run: Run) -> tuple[OutcomeRow, ...]:
     """What is compared: the search's outcome, or without one float32 and the plan alone."""
-    return run.outcome.rows if run.outcome else _rows_of_totals(run.plan)
+    return run.outcome.rows if run.outcome else totals_as_rows(run.plan)
 
 
 def cells(rows: Sequence[OutcomeRow]) -> tuple[tuple[Cell, ...], ...]:
@@ -58,24 +58,26 @@ def _cells_of(column: Column, rows: Sequence[OutcomeRow]) -> tuple[Cell, ...]:
     return tuple(Cell(column.write(value), value is not None and value == best) for value in values)
 
 
-def _rows_of_totals(plan: Plan) -> tuple[OutcomeRow, ...]:
-    """The comparison as far as the plan alone knows it."""
+def totals_as_rows(plan: Plan) -> tuple[OutcomeRow, OutcomeRow]:
+    """What the plan alone knows: float32, and itself."""
     totals = plan.totals
-    sides = (
-        ("float32", totals.accuracy_float, totals.dram_bits_float, totals.movement_bits_float, None),
-        ("plan", totals.accuracy, totals.dram_bits, totals.movement_bits, totals.objective),
+    float32 = OutcomeRow(
+        name="float32",
+        accuracy=totals.accuracy_float,
+        dram_bits=totals.dram_bits_float,
+        on_chip_bits=totals.movement_bits_float - totals.dram_bits_float,
+        movement_bits=totals.movement_bits_float,
+        energy_pj=totals.energy_pj_float,
+        model_bytes=totals.model_bytes_float,
     )
-    costs = ((totals.energy_pj_float, totals.model_bytes_float), (totals.energy_pj, totals.model_bytes))
-    return tuple(
-        OutcomeRow(
-            name=name,
-            accuracy=accuracy,
-            dram_bits=dram,
-            on_chip_bits=movement - dram,
-            movement_bits=movement,
-            energy_pj=energy,
-            model_bytes=size,
-            objective=objective,
-        )
-        for (name, accuracy, dram, movement, objective), (energy, size) in zip(sides, costs, strict=True)
+    planned = OutcomeRow(
+        name="plan",
+        accuracy=totals.accuracy,
+        dram_bits=totals.dram_bits,
+        on_chip_bits=totals.movement_bits - totals.dram_bits,
+        movement_bits=totals.movement_bits,
+        energy_pj=totals.energy_pj,
+        model_bytes=totals.model_bytes,
+        objective=totals.objective,
     )
+    return float32, planned

@@ -45,7 +45,7 @@ def amount_bytes(size: float) -> str:
 def duration(seconds: float) -> str:
     """Seconds as hours, minutes and seconds, the two largest of them."""
     if seconds < 0.1:
-        return "less than 0.1 s"
+        return "< 0.1 s"
     if seconds < 60:
         return f"{number(seconds, 2)} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -66,7 +66,7 @@ def points(new: float, old: float) -> str:
     difference = 100 * (new - old)
     if abs(difference) < 0.005:
         return "as accurate as"
-    return f"{abs(difference):.2f} points {'more' if difference > 0 else 'less'} accurate than"
+    return f"{abs(difference):.2f}\u00a0points {'more' if difference > 0 else 'less'} accurate than"
 
 
 def short(fmt: BlockFormat | None) -> str:
