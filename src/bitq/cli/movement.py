@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from bitq.cli.output import Json, bits_text, count_text, energy_text, print_json, ratio_text, show, track
+from bitq.cli.output import Json, bits_text, count_text, energy_text, print_json, progress, ratio_text, show
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.layers import LOOPS, Layer
@@ -155,9 +155,11 @@ def _movements(
     from bitq.movement.network import layer_movement
 
     moved, original = [], []
-    for layer, wanted in track(list(zip(layers, formats, strict=True)), "Finding the best tilings"):
-        original.append(layer_movement(layer, FLOAT, device))
-        moved.append(original[-1] if wanted == FLOAT else layer_movement(layer, wanted, device))
+    with progress("Finding the best tilings", len(layers)) as advance:
+        for layer, wanted in zip(layers, formats, strict=True):
+            original.append(layer_movement(layer, FLOAT, device))
+            moved.append(original[-1] if wanted == FLOAT else layer_movement(layer, wanted, device))
+            advance()
     return moved, original
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import Timer
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-Item = TypeVar("Item")
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")
@@ -36,20 +35,22 @@ def show(*parts: RenderableType) -> None:
     Console(markup=False, highlight=False, emoji=False, width=width).print(*parts, sep="\n")
 
 
-def track(items: Sequence[Item], doing: str) -> Iterator[Item]:
-    """The items, with a progress bar on a terminal's stderr if they take long."""
+@contextmanager
+def progress(doing: str, total: int) -> Iterator[Callable[[], None]]:
+    """Yield what to call after each of `total` steps: a bar on a terminal's stderr, if it takes long."""
     console = Console(stderr=True, markup=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    timer = Timer(PATIENCE_SECONDS, progress.start)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task(doing, total=total)
+    timer = Timer(PATIENCE_SECONDS, bar.start)
     timer.daemon = True
     timer.start()
     try:
-        yield from progress.track(items, description=doing)
+        yield lambda: bar.advance(task)
     finally:
         timer.cancel()
         timer.join()  # it may be starting the bar just now
-        progress.stop()
+        bar.stop()
 
 
 def bits_text(bits: float) -> str:

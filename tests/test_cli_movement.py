@@ -1,0 +1,445 @@
+"""`bitq movement` and `bitq devices` as a user meets them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from bitq.cli import main
+from bitq.cli.output import PIPE_COLUMNS, bits_text, bytes_text, count_text, energy_text, progress, ratio_text
+from bitq.demo.network import resnet8
+from bitq.devices import device_names, load_device
+from bitq.formats import BlockFormat, TensorFormats
+from bitq.layers import LOOPS
+from bitq.movement import simulate
+from bitq.movement.network import layer_movement, traffic_bits
+from bitq.tracing import trace
+
+FORMAT = BlockFormat(8, 3, 16)
+UNIFORM = TensorFormats(FORMAT, FORMAT, FORMAT)
+DEVICE = "stm32f103c8"
+
+NETWORK = """
+import torch
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3, padding=1, groups=1)
+
+    def forward(self, x):
+        y = self.conv(x).flatten(2)
+        return y @ y.transpose(1, 2)
+
+def network():
+    return Network()
+
+def bad():
+    return 3
+
+def empty():
+    return torch.nn.ReLU()
+"""
+
+
+@pytest.fixture
+def bitq(capsys, monkeypatch):
+    """Run a command here, not on a terminal: exit code, stdout, stderr."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            main([str(arg) for arg in args])
+        return caught.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def mistake(bitq):
+    """Run a command that must fail: what it says."""
+
+    def run(*args):
+        code, out, err = bitq(*args)
+        assert (code, out) == (2, "")
+        assert err.startswith("Error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def demo_layers():
+    return trace(resnet8(), torch.empty(1, 1, 28, 28, device="meta"))
+
+
+def test_movement_as_json_is_the_models(bitq, demo_layers):
+    code, out, err = bitq("movement", "demo", "--device", DEVICE, "--format", FORMAT, "--json")
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (document["network"], document["device"]) == ("demo", DEVICE)
+    assert document["input_shape"] == [1, 1, 28, 28]
+    device = load_device(DEVICE)
+    assert [entry["name"] for entry in document["layers"]] == [layer.name for layer in demo_layers]
+    for layer, entry in zip(demo_layers, document["layers"], strict=True):
+        moved, original = (
+            layer_movement(layer, UNIFORM, device),
+            layer_movement(layer, TensorFormats(), device),
+        )
+        assert entry["loops"] == {loop: getattr(layer, loop) for loop in LOOPS}
+        assert entry["macs"] == layer.macs
+        assert entry["formats"] == {"input": "8:e3:b16", "weight": "8:e3:b16", "output": "8:e3:b16"}
+        assert (entry["movement_bits"], entry["movement_bits_float"]) == (moved.bits, original.bits)
+        assert (entry["energy_pj"], entry["energy_pj_float"]) == (moved.energy_pj, original.energy_pj)
+        for level, told in zip(moved.levels, entry["levels"], strict=True):
+            assert told["tiles"] == dict(level.tiling.tiles)
+            assert tuple(told["permutation"]) == level.tiling.permutation
+            assert told["traffic_bits"] == traffic_bits(level.traffic, moved.widths)
+        outermost = simulate(layer, moved.levels[0].tiling).bits(moved.widths)
+        assert sum(entry["levels"][0]["traffic_bits"].values()) == pytest.approx(outermost, rel=1e-12)
+    totals = document["totals"]
+    for name in ("macs", "movement_bits", "movement_bits_float", "energy_pj", "energy_pj_float"):
+        assert totals[name] == sum(entry[name] for entry in document["layers"])
+    assert totals["macs"] == 2_602_176
+    assert totals["normalized_energy"] == totals["energy_pj"] / totals["energy_pj_float"]
+    assert 0.1 < totals["normalized_energy"] < 0.25  # 8 of 32 bits, and tiles four times as large
+    assert [(level["source"], level["memory"]) for level in totals["levels"]] == [
+        ("external", "SRAM"),
+        ("SRAM", "registers"),
+    ]
+    assert sum(level["bits"] for level in totals["levels"]) == pytest.approx(totals["movement_bits"])
+    assert sum(level["energy_pj_float"] for level in totals["levels"]) == pytest.approx(
+        totals["energy_pj_float"]
+    )
+
+
+def test_movement_is_that_of_float_by_default(bitq):
+    document = json.loads(bitq("movement", "demo", "--device", DEVICE, "--json")[1])
+    assert all(set(entry["formats"].values()) == {None} for entry in document["layers"])
+    assert document["totals"]["normalized_energy"] == 1
+    assert document["totals"]["movement_bits"] == document["totals"]["movement_bits_float"]
+
+
+def test_movement_as_a_table(bitq, demo_layers):
+    code, out, err = bitq("movement", "demo", "--device", DEVICE, "--format", FORMAT)
+    assert (code, err) == (0, "")
+    for layer in demo_layers:
+        moved = layer_movement(layer, UNIFORM, load_device(DEVICE))
+        (row,) = (line for line in out.splitlines() if f" {layer.name} " in line)
+        for text in (count_text(layer.macs), *(bits_text(level.bits) for level in moved.levels)):
+            assert f" {text} " in row
+        assert energy_text(moved.energy_pj) in row
+    (total,) = (line for line in out.splitlines() if " total " in line)
+    assert "2.60 M" in total
+    assert max(map(len, out.splitlines())) <= PIPE_COLUMNS
+
+
+@pytest.fixture(scope="session")
+def demo_plan(demo_layers, tmp_path_factory):
+    """A plan for the demo with another block size in every other layer."""
+
+    def formats(layer, i):
+        size = 4 << i % 2
+        entry = {"bits": 8, "exponent_bits": 3, "block_size": size, "exponent_bias": 0}
+        return {"input": entry, "weight": {**entry, "exponent_bits": 4}, "output": None}
+
+    layers = [
+        {
+            "name": layer.name,
+            "module": layer.module,
+            "loops": {loop: getattr(layer, loop) for loop in LOOPS},
+            "groups": layer.groups,
+            **formats(layer, i),
+            "levels": [],
+        }
+        for i, layer in enumerate(demo_layers)
+    ]
+    amounts = ("movement_bits", "dram_bits", "energy_pj", "model_bytes")
+    totals = dict.fromkeys([*amounts, *(f"{name}_float" for name in amounts), "movement_bits_max"], 0)
+    plan = {
+        "schema_version": 1,
+        "network": "demo",
+        "device": DEVICE,
+        "bits": 8,
+        "alpha": 0.2,
+        "layers": layers,
+        "totals": {**totals, "accuracy": 0.9, "accuracy_float": 0.9, "objective": 0.1},
+    }
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    path.write_text(json.dumps(plan))
+    return path
+
+
+def test_movement_of_a_plan(bitq, demo_plan):
+    code, out, _ = bitq("movement", "demo", "--device", DEVICE, "--plan", demo_plan, "--json")
+    assert code == 0
+    for i, entry in enumerate(json.loads(out)["layers"]):
+        size = 4 << i % 2
+        assert entry["formats"] == {"input": f"8:e3:b{size}", "weight": f"8:e4:b{size}", "output": None}
+        assert entry["width_bits"]["output"] == 32
+    assert "planned formats" in bitq("movement", "demo", "--device", DEVICE, "--plan", demo_plan)[1]
+
+
+def test_a_plan_of_another_network_is_refused(mistake, demo_plan, tmp_path):
+    def movement(path, *more):
+        return mistake("movement", "demo", "--device", DEVICE, "--plan", path, *more)
+
+    assert "other loops" in movement(demo_plan, "--input-shape", "2,1,28,28")
+    plan = json.loads(demo_plan.read_text())
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({**plan, "layers": plan["layers"][1:]}))
+    assert "plans network 'demo'" in movement(path)
+    assert "no layer '0'" in movement(path)
+    path.write_text(json.dumps({**plan, "layers": [*plan["layers"], {**plan["layers"][0], "name": "more"}]}))
+    assert "'more' is only in the plan" in movement(path)
+    assert "exclude each other" in movement(demo_plan, "--format", FORMAT)
+    assert "no plan at" in movement(tmp_path / "none.json")
+
+
+@pytest.fixture
+def own_network(tmp_path, monkeypatch):
+    """A module of the user's own in the current folder."""
+    name = f"network_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return name
+
+
+def test_movement_of_a_users_network(bitq, own_network):
+    shape = ("--input-shape", "2,3,10,10", "--format", FORMAT)
+    code, out, err = bitq("movement", f"{own_network}:network", "--device", "eyeriss", "--json", *shape)
+    assert (code, err) == (0, "")
+    conv, product = json.loads(out)["layers"]
+    assert (conv["name"], conv["loops"]["N"], conv["weight_is_parameter"]) == ("conv", 2, True)
+    assert conv["width_bits"] == {"input": 6.0, "weight": 5 + 3 / 27, "output": 5 + 3 / 8}
+    assert product["weight_is_parameter"] is False
+    assert set(product["width_bits"].values()) == {32}
+    assert product["energy_pj"] == product["energy_pj_float"]
+
+
+def test_mistakes_about_networks(mistake, own_network):
+    shape = ("--device", "eyeriss", "--input-shape", "1,3,8,8")
+    assert "--input-shape, such as" in mistake("movement", f"{own_network}:network", "--device", "eyeriss")
+    assert "torch.nn.Module" in mistake("movement", f"{own_network}:bad", *shape)
+    assert "must compute a convolution or matrix product" in mistake(
+        "movement", f"{own_network}:empty", *shape
+    )
+    assert "none" in mistake("movement", f"{own_network}:none", *shape)
+    assert "(1, 4, 8, 8)" in mistake("movement", f"{own_network}:network", *shape[:3], "1,4,8,8")
+
+
+@pytest.mark.parametrize("shape", ["", "1,", "1,0,3,3", "-1,3", "a", "1x2", "1.5"])
+def test_shapes_are_whole_numbers(mistake, shape):
+    assert "whole numbers" in mistake("movement", "demo", "--device", DEVICE, "--input-shape", shape)
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["movement"], "Missing argument"),
+        (["movement", "demo"], "--device"),
+        (["movement", "demo", "--device", "none"], "no device 'none'"),
+        (["movement", "demo", "--device", DEVICE, "--format", "8"], "8:e3:b16"),
+        (["movement", "demo", "--device", DEVICE, "--format", "8:e7:b1"], "mantissa"),
+        (["movement", "demo", "--device", DEVICE, "--fromat", "8:e3:b16"], "--format"),
+        (["movement", "demo", "more", "--device", DEVICE], "more"),
+        (["devices", "none"], "no device 'none'"),
+        (["devices", "a" * 5000], "File name too long"),
+        (["device"], "devices"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(mistake, args, reason):
+    assert reason in mistake(*args)
+
+
+DEVICE_FILE = """
+schema_version = 1
+name = "own"
+title = "[red]T[/red]"
+[[memories]]
+name = "[b]"
+capacity_bytes = {}
+source = "see [bold]the :smile: manual[/]"
+[[memories]]
+name = "[/]"
+source = "made up"
+"""
+
+
+def test_a_memory_too_small_names_the_layer(mistake, tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(DEVICE_FILE.format(0.125))
+    assert "layer '0' fits no tiling in 1 bits" in mistake("movement", "demo", "--device", path)
+
+
+def test_a_device_without_energies_has_no_ratio(bitq, tmp_path):
+    path = tmp_path / "free.toml"
+    path.write_text(DEVICE_FILE.format(9000))
+    assert (
+        json.loads(bitq("movement", "demo", "--device", path, "--json")[1])["totals"]["normalized_energy"]
+        is None
+    )
+    code, out, _ = bitq("movement", "demo", "--device", path)
+    assert code == 0
+    assert "0 µJ" in out
+
+
+def test_names_are_shown_as_they_are(bitq, tmp_path):
+    path = tmp_path / "device.toml"
+    path.write_text(DEVICE_FILE.format(9000))
+    out = bitq("devices", path)[1]
+    for text in ("[red]T[/red]", "[b]", "[/]", "see [bold]the :smile: manual[/]", "8.79 KiB"):
+        assert text in out
+
+
+def test_devices_are_listed_and_explained(bitq):
+    code, out, err = bitq("devices")
+    assert (code, err) == (0, "")
+    document = json.loads(bitq("devices", "--json")[1])
+    assert [entry["name"] for entry in document["devices"]] == list(device_names())
+    for entry in document["devices"]:
+        assert entry["name"] in out
+        assert json.loads(bitq("devices", entry["name"], "--json")[1]) == entry
+        told = " ".join(re.sub(r"[│\s]+", " ", bitq("devices", entry["name"])[1]).split())
+        assert entry["title"] in told
+        for memory in entry["memories"]:
+            assert memory["name"] in told
+            assert memory["source"].split()[0] in told
+        assert [memory["capacity_bits"] is None for memory in entry["memories"]][-2:] == [False, True]
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
+def test_help_lists_the_commands(bitq, args):
+    code, out, err = bitq(*args)
+    assert (code, err) == (0, "")
+    assert "movement" in out
+    assert "devices" in out
+
+
+@pytest.mark.parametrize("name", ["movement", "devices"])
+def test_help_gives_an_example_that_works(bitq, name):
+    code, out, err = bitq(name, "--help")
+    assert (code, err) == (0, "")
+    (example,) = re.findall(r"Example: bitq (.*)", out)
+    assert bitq(*example.split())[0] == 0
+
+
+def command(*args, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "bitq", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_help_and_devices_do_not_wait_for_torch():
+    script = (
+        "import sys; from bitq.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    for args in (["--help"], ["devices", "eyeriss"], ["movement", "demo", "--device", "none"]):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *args], capture_output=True, text=True, check=False
+        )
+        assert "AssertionError" not in done.stderr
+        assert done.returncode == (2 if "none" in args else 0)
+
+
+def test_an_interrupt_is_told_in_a_sentence(tmp_path):
+    (tmp_path / "slow.py").write_text("import time\nopen('started', 'w').close()\ntime.sleep(60)\n")
+    process = command(
+        "movement",
+        "slow:network",
+        "--device",
+        DEVICE,
+        "--input-shape",
+        "1,1",
+        "--json",
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+    )
+    while not (tmp_path / "started").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, out, err) == (130, "", "Error: interrupted before the end\n")
+
+
+def test_a_reader_that_leaves_early_is_no_failure_to_talk_about():
+    process = command("devices", "--json")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+
+
+def left_as_it_was(written):
+    """The cursor is shown again, the bar erased, and nothing comes after."""
+    show_cursor, erase_line = "\x1b[?25h", "\x1b[2K"
+    return written.endswith(erase_line) and "Working" not in written[written.rindex(show_cursor) :]
+
+
+@pytest.mark.parametrize("terminal", ["1", ""])
+@pytest.mark.parametrize("patience", [0, 60])
+def test_what_takes_long_shows_its_progress(capsys, monkeypatch, patience, terminal):
+    monkeypatch.setenv("FORCE_COLOR", terminal)  # a terminal, to rich
+    monkeypatch.setattr("bitq.cli.output.PATIENCE_SECONDS", patience)
+    with progress("Working hard", 3) as advance:
+        for _ in range(3):
+            time.sleep(0.15)
+            advance()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("Working hard" in err) == ("2/3" in err) == (patience == 0 and terminal == "1")
+    assert err == "" or left_as_it_was(err)
+
+
+def test_progress_leaves_the_terminal_as_it_was(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("bitq.cli.output.PATIENCE_SECONDS", 0)
+
+    def work():
+        with progress("Working hard", 3):
+            time.sleep(0.15)
+            raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        work()
+    assert left_as_it_was(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (bits_text(0), "0 bit"),
+        (bits_text(999), "999 bit"),
+        (bits_text(999.6), "1.00 kbit"),
+        (bits_text(12345), "12.3 kbit"),
+        (bits_text(999_999), "1.00 Mbit"),
+        (bits_text(33_230_336), "33.2 Mbit"),
+        (bits_text(5e18), "5000 Pbit"),
+        (bytes_text(52), "52 B"),
+        (bytes_text(32768), "32 KiB"),
+        (bytes_text(16 << 20), "16 MiB"),
+        (count_text(640), "640"),
+        (count_text(1_814_073_344), "1.81 G"),
+        (energy_text(2.5e6), "2.50 µJ"),
+        (energy_text(123_456e6), "123456 µJ"),
+        (energy_text(10), "1.00e-05 µJ"),
+        (ratio_text(1, 3), "33.3 %"),
+        (ratio_text(1, 0), "-"),
+    ],
+)
+def test_numbers_for_readers(text, expected):
+    assert text == expected
