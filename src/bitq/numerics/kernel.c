@@ -20,7 +20,7 @@
 #define INLINE static inline
 #endif
 
-enum { TILE = 256, SHORT = 16, INFINITE = 0x7F800000, QUIET_NAN = 0x7FC00000 };
+enum { TILE = 256, FEW = 16, UNBOUNDED = 0x7F800000, QUIET_NAN = 0x7FC00000 };
 
 typedef struct {
     int32_t lowest, highest, floor, to_step; /* reach of the codes, least E, and what E needs to become a step's field */
@@ -53,7 +53,7 @@ INLINE int32_t shared_exponent(uint32_t peak, format f) {
 
 INLINE float step_of(uint32_t peak, format f) {
     uint32_t step = (uint32_t)(shared_exponent(peak, f) + f.to_step) << 23;
-    return float_of(peak >= INFINITE ? (uint32_t)QUIET_NAN : step);
+    return float_of(peak >= UNBOUNDED ? (uint32_t)QUIET_NAN : step);
 }
 
 /* True of NaN and infinity too, whose step is NaN and compares with nothing. */
@@ -84,7 +84,7 @@ INLINE uint32_t peak_of(const float *x, int64_t length) {
 
 /* `depth` channels, `stride` elements apart, at `width` neighbouring positions, each with the peak of its block. */
 INLINE int64_t quantize_tile(const float *restrict x, float *restrict y, uint8_t *clipped, int64_t depth,
-                                    int64_t width, int64_t stride, const uint32_t *peak, format f) {
+                             int64_t width, int64_t stride, const uint32_t *peak, format f) {
     float step[TILE];
     int any = 0;
     int64_t count = 0;
@@ -106,7 +106,7 @@ INLINE int64_t quantize_tile(const float *restrict x, float *restrict y, uint8_t
 
 /* A block at each of `width` neighbouring positions. */
 INLINE int64_t quantize_columns(const float *x, float *y, uint8_t *clipped, int64_t depth, int64_t width,
-                                       int64_t stride, format f) {
+                                int64_t stride, format f) {
     uint32_t peak[TILE] = {0};
     for (int64_t c = 0; c < depth; c++)
         for (int64_t i = 0; i < width; i++) {
@@ -162,7 +162,7 @@ CLONES int64_t bitq_quantize(const float *x, float *y, uint8_t *clipped, int64_t
         const int64_t row = o * channels * inner;
         if (inner == 1) {
             uint8_t *marks = clipped ? clipped + row : 0;
-            count += block < SHORT ? quantize_crumbs(x + row, y + row, marks, channels, block, f)
+            count += block < FEW ? quantize_crumbs(x + row, y + row, marks, channels, block, f)
                                    : quantize_pieces(x + row, y + row, marks, channels, block, f);
             continue;
         }
