@@ -242,6 +242,11 @@ def test_shapes_are_whole_numbers(mistake, shape):
     assert "whole numbers" in mistake("movement", "demo", "--device", DEVICE, "--input-shape", shape)
 
 
+@pytest.mark.parametrize("shape", ["1,1,9999999999,9999999999", "1,99999999999999999999,3,3"])
+def test_shapes_are_of_this_world(mistake, shape):
+    assert "elements" in mistake("movement", "demo", "--device", DEVICE, "--input-shape", shape)
+
+
 @pytest.mark.parametrize(
     ("args", "reason"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 DEMO_SHAPE = (1, 1, 28, 28)
+MOST_ELEMENTS = 10**12
 FLOAT = TensorFormats()
 
 
@@ -100,6 +102,8 @@ def _shape(text: str | None, network: str) -> tuple[int, ...]:
         shape = (0,)
     if min(shape) < 1:
         raise BitqError(f"--input-shape {text!r} must be whole numbers above 0, such as 1,3,224,224")
+    if prod(shape) > MOST_ELEMENTS:
+        raise BitqError(f"--input-shape {text!r} has over {MOST_ELEMENTS} elements; it must be a network's input")
     return shape
 
 
