@@ -329,6 +329,18 @@ def test_what_is_not_a_number_is_left_out(browser: webdriver.Chrome, tmp_path: P
     assert marks(ask, "sensitivity", "rect") == 1
 
 
+def test_a_tensor_left_as_float_says_so(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    plan = make_run(tmp_path, demo_layers(), probes=0, only=())
+    first = plan.layers[0].model_copy(update={"input": None, "output": None})
+    plan.model_copy(update={"layers": (first, *plan.layers[1:])}).save(tmp_path / "plan.json")
+    ask = opened(browser, write_report(tmp_path))
+    cells = ask(
+        "return [...document.querySelectorAll('#allocation .mark-text.role-mark text')].map(t => t.textContent)"
+    )
+    assert complaints(browser) == []
+    assert [index for index, shown in enumerate(cells) if shown == "float32"] == [0, 2]
+
+
 def test_a_large_run_stays_small_and_whole(tmp_path: Path) -> None:
     make_run(tmp_path, many_layers(150), device="i7-10700f", bits=16, probes=1000)
     page = write_report(tmp_path)
