@@ -103,7 +103,7 @@ def _shape(text: str | None, network: str) -> tuple[int, ...]:
     if min(shape) < 1:
         raise BitqError(f"--input-shape {text!r} must be whole numbers above 0, such as 1,3,224,224")
     if prod(shape) > MOST_ELEMENTS:
-        raise BitqError(f"--input-shape {text!r} has over {MOST_ELEMENTS} elements; it must be a network's input")
+        raise BitqError(f"--input-shape {text!r} has over {MOST_ELEMENTS} elements; it must have fewer")
     return shape
 
 
