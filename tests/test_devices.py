@@ -1,6 +1,7 @@
 """Device files: what comes with bitq is complete, what a user writes is checked."""
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -130,3 +131,10 @@ def test_a_name_that_is_none_lists_those_that_are(tmp_path):
 def test_a_file_too_large_is_not_read(tmp_path):
     with pytest.raises(BitqError, match="larger than"):
         load(tmp_path, GOOD + "#" * MAX_FILE_BYTES)
+
+
+def test_the_documentation_names_every_device_and_shows_one(tmp_path):
+    text = (Path(__file__).parent.parent / "docs" / "devices.md").read_text()
+    assert all(f"`{name}`" in text for name in device_names())
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    assert [memory.name for memory in load(tmp_path, example).memories] == ["registers", "SRAM", "DRAM"]
