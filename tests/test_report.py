@@ -335,7 +335,8 @@ def test_a_tensor_left_as_float_says_so(browser: webdriver.Chrome, tmp_path: Pat
     plan.model_copy(update={"layers": (first, *plan.layers[1:])}).save(tmp_path / "plan.json")
     ask = opened(browser, write_report(tmp_path))
     cells = ask(
-        "return [...document.querySelectorAll('#allocation .mark-text.role-mark text')].map(t => t.textContent)"
+        "return [...document.querySelectorAll('#allocation .mark-text.role-mark text')]"
+        ".map(t => t.textContent)"
     )
     assert complaints(browser) == []
     assert [index for index, shown in enumerate(cells) if shown == "float32"] == [0, 2]
