@@ -1,6 +1,8 @@
 """Tracing sees every product with its true geometry, and leaves no trace on the model."""
 
 import copy
+import logging
+import logging.handlers
 import random
 import time
 from typing import Any
@@ -261,6 +263,23 @@ def test_attention_is_the_same_fused_or_not(heads: int) -> None:
     )
 
 
+def test_attention_of_learned_queries_has_learned_weights() -> None:
+    learned = nn.Parameter(torch.zeros(1, 2, 6, 8))
+
+    def attend(self: Net, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(learned, x, x), F.scaled_dot_product_attention(
+            learned, learned, x
+        )
+
+    def attend_unfused(self: Net, x: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            return attend(self, x)
+
+    layers = trace(Net(attend), torch.zeros(1, 2, 6, 8))
+    assert layers == trace(Net(attend_unfused), torch.zeros(1, 2, 6, 8))
+    assert [layer.weight_is_parameter for layer in layers] == [True, False, True, True]
+
+
 def test_a_recurrent_network_is_the_products_of_its_steps() -> None:
     layers = trace(nn.LSTM(8, 4), torch.zeros(3, 2, 8))
     assert [(layer.N, layer.K, layer.C) for layer in layers] == [(6, 16, 8), *[(2, 16, 4)] * 3]
@@ -331,6 +350,19 @@ def test_names_stay_unique_among_unlucky_paths() -> None:
     assert names == ["matmul", "matmul#2", "fc", "fc#2", "fc#2#2"]
 
 
+def test_what_a_hook_computes_belongs_to_its_module() -> None:
+    model = nn.Sequential(nn.Linear(8, 8))
+    model[0].register_forward_pre_hook(lambda module, args: (args[0] @ module.weight,))
+    model[0].register_forward_hook(lambda module, args, result: result @ module.weight)
+    assert [layer.name for layer in trace(model, torch.zeros(1, 8))] == ["0", "0#2", "0#3"]
+
+
+def test_the_network_is_traced_as_for_inference() -> None:
+    net = Net(lambda self, x: self.a(x) if self.training else self.b(x), a=nn.Linear(8, 8), b=nn.Linear(8, 8))
+    assert [layer.name for layer in trace(net.train(), torch.zeros(1, 8))] == ["b"]
+    assert net.training
+
+
 def test_a_failed_and_caught_call_does_not_confuse_the_paths() -> None:
     def forward(self: Net, x: Tensor) -> Tensor:
         try:
@@ -397,6 +429,7 @@ class Stateful(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.dropout(self.bn(self.conv(x))) + torch.rand(1) * random.random() * float(np.random.rand())
+        torch.manual_seed(len(self.calls))
         self.cache += y
         self.constant.add_(1)
         self.calls.append(len(self.calls))
@@ -499,8 +532,14 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_told_in_one_sentence(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     model, example, message = MISTAKES[name]
+    logged = logging.handlers.BufferingHandler(100)
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.addHandler(logged)
     with pytest.raises(BitqError, match=message) as caught:
         trace(model, example)
+    logger.removeHandler(logged)
+    assert not logged.buffer
+    assert not logger.disabled
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
     assert torch.backends.mha.get_fastpath_enabled()

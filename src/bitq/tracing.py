@@ -168,7 +168,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         weight = second
         if self._is_activation(second) and not self._is_activation(first):
             weight, rows, cols = first, cols, rows  # the transposed product has its weight second
-        if batch > 1 and weight.dim() == 3 and weight.stride(0) == 0:
+        if weight.dim() == 3 and weight.stride(0) == 0:
             rows, batch = rows * batch, 1  # one weight, expanded over the batch
         self._add("matmul", weight, N=rows, K=cols * batch, C=inner, groups=batch)
 
