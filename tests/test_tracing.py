@@ -206,9 +206,7 @@ NETWORKS = {
     ),
     "attention": (lambda: nn.MultiheadAttention(16, 4), (torch.zeros(5, 2, 16),) * 3),
     "depthwise": (
-        lambda: nn.Sequential(
-            nn.Conv2d(8, 16, 3, 2, 1, groups=8), nn.Conv2d(16, 4, 1), nn.Flatten(), nn.Linear(64, 2)
-        ),
+        lambda: nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1, groups=8), nn.Conv2d(16, 4, 1), nn.Flatten(), nn.Linear(64, 2)),
         torch.zeros(3, 8, 8, 8),
     ),
     "lstm cell": (lambda: nn.LSTMCell(8, 4), torch.zeros(3, 8)),
@@ -267,9 +265,7 @@ def test_attention_of_learned_queries_has_learned_weights() -> None:
     learned = nn.Parameter(torch.zeros(1, 2, 6, 8))
 
     def attend(self: Net, x: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(learned, x, x), F.scaled_dot_product_attention(
-            learned, learned, x
-        )
+        return F.scaled_dot_product_attention(learned, x, x), F.scaled_dot_product_attention(learned, learned, x)
 
     def attend_unfused(self: Net, x: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
@@ -381,9 +377,7 @@ def test_a_compiled_network_keeps_its_paths() -> None:
 
 def test_reparametrized_weights_are_parameters() -> None:
     for wrap in (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.orthogonal):
-        assert trace(nn.Sequential(wrap(nn.Linear(8, 8))), torch.zeros(1, 8))[-1] == Layer(
-            "0", K=8, C=8, module="0"
-        )
+        assert trace(nn.Sequential(wrap(nn.Linear(8, 8))), torch.zeros(1, 8))[-1] == Layer("0", K=8, C=8, module="0")
 
 
 def test_inputs_by_position_and_by_name() -> None:
@@ -502,6 +496,7 @@ MISTAKES = {
         torch.zeros(1, 1, 8, 8),
         r"cannot run on an input of \(1, 1, 8, 8\) float32: .*channels",
     ),
+    "wrong width": (nn.Linear(3, 3), torch.zeros(2, 4), r"input of \(2, 4\) float32: .*\[2, 4\]"),
     "too many inputs": (nn.Linear(3, 3), (torch.zeros(3),) * 2, r"\(3,\) float32, \(3,\) float32: .*arg"),
     "own error": (
         Net(lambda self, x: 1 / 0),
