@@ -97,19 +97,26 @@ Images = ArrayImages | FileImages
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches (images, labels) of a split, as often as iterated; shuffled if there is a generator."""
+    """The batches (images, labels) of a split, as often as iterated.
+
+    Shuffled ones are drawn from torch's global generator, which fine-tuning seeds, and leave out a short last batch.
+    """
 
     images: Images
     size: int
-    generator: torch.Generator | None = None
+    shuffle: bool = False
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.size)
+        return len(range(*self._starts()))
 
     def __iter__(self) -> Iterator[Batch]:
         count = len(self.images)
-        order = torch.randperm(count, generator=self.generator) if self.generator else torch.arange(count)
-        return (self.images[order[start : start + self.size]] for start in range(0, count, self.size))
+        order = torch.randperm(count) if self.shuffle else torch.arange(count)
+        return (self.images[order[start : start + self.size]] for start in range(*self._starts()))
+
+    def _starts(self) -> tuple[int, int, int]:
+        count = len(self.images)
+        return 0, count - count % self.size if self.shuffle and count >= self.size else count, self.size
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -60,13 +60,9 @@ class Layer:
         for field in (*LOOPS, "groups"):
             self._normalize(field, _whole(getattr(self, field), least=1), "a whole number of at least 1")
         for field, least in (("stride", 1), ("dilation", 1), ("input_dilation", 1), ("padding", 0)):
-            self._normalize(
-                field, _pair(getattr(self, field), least), f"two whole numbers of at least {least}"
-            )
+            self._normalize(field, _pair(getattr(self, field), least), f"two whole numbers of at least {least}")
         if self.K % self.groups:
-            raise BitqError(
-                f"layer {self.name!r}: groups={self.groups} does not divide K={self.K} output channels"
-            )
+            raise BitqError(f"layer {self.name!r}: groups={self.groups} does not divide K={self.K} output channels")
         if self.input_size is None:
             least_size = (self._least_input(0), self._least_input(1))
             if min(least_size) < 1:

@@ -78,7 +78,8 @@ class Store:
                 )
         with self._db:
             self._db.executemany(
-                "INSERT OR IGNORE INTO run VALUES (?, ?)", [(name, json.dumps(value)) for name, value in identity.items()]
+                "INSERT OR IGNORE INTO run VALUES (?, ?)",
+                [(name, json.dumps(value)) for name, value in identity.items()],
             )
 
     def identity(self) -> dict[str, Any]:
@@ -88,7 +89,8 @@ class Store:
     def get(self, kind: str, config: Json) -> Json | None:
         """The result of an evaluation that was finished before, or None."""
         row = self._db.execute("SELECT result FROM evaluations WHERE key = ?", (_key(kind, config),)).fetchone()
-        return None if row is None else json.loads(row[0])
+        found: Json | None = None if row is None else json.loads(row[0])
+        return found
 
     def get_or_run(self, kind: str, config: Json, run: Callable[[], Json]) -> Json:
         """The stored result of (kind, config); computed and stored first if there is none."""
@@ -97,10 +99,18 @@ class Store:
             return stored
         start = time.perf_counter()
         result = run()
-        row = (_key(kind, config), kind, json.dumps(config), json.dumps(result), time.perf_counter() - start, time.time())
+        row = (
+            _key(kind, config),
+            kind,
+            json.dumps(config),
+            json.dumps(result),
+            time.perf_counter() - start,
+            time.time(),
+        )
         with self._db:
             self._db.execute("INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?, ?, ?, ?)", row)
-        return json.loads(json.dumps(result))
+        fresh: Json = json.loads(json.dumps(result))  # as it will be read next time
+        return fresh
 
     def evaluations(self, kind: str | None = None) -> tuple[Evaluation, ...]:
         """All finished evaluations (of one kind), oldest first."""

@@ -61,7 +61,9 @@ def finetune(
             before_step(step)
             value = loss(forward(model, to_device(inputs, device)), to_device(target, device))
             if not torch.isfinite(value):
-                raise BitqError(f"fine-tuning diverged at step {step}: the loss is {float(value)}; lower --learning-rate")
+                raise BitqError(
+                    f"fine-tuning diverged at step {step}: the loss is {float(value)}; lower --learning-rate"
+                )
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

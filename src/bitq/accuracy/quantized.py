@@ -29,9 +29,7 @@ class MaxAbs(NamedTuple):
 UNKNOWN = MaxAbs()
 
 
-def apply(
-    model: nn.Module, formats: Mapping[str, TensorFormats], max_abs: Mapping[str, MaxAbs] | None = None
-) -> None:
+def apply(model: nn.Module, formats: Mapping[str, TensorFormats], max_abs: Mapping[str, MaxAbs] | None = None) -> None:
     """Makes the named modules of `model` compute on quantized input, weight and output.
 
     Each becomes, in place, an instance of a subclass of its class: parameters, buffers, hooks, names and
@@ -95,9 +93,7 @@ def observing(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, MaxA
 
     def record(name: str, x: Tensor, y: Tensor) -> None:
         before = seen.get(name, MaxAbs(0.0, 0.0))
-        seen[name] = MaxAbs(
-            *(max(b or 0.0, largest_magnitude(t)) for b, t in zip(before, (x, y), strict=True))
-        )
+        seen[name] = MaxAbs(*(max(b or 0.0, largest_magnitude(t)) for b, t in zip(before, (x, y), strict=True)))
 
     handles = [
         module.register_forward_hook(
@@ -184,13 +180,21 @@ def _quantize_activation(x: Tensor, fmt: BlockFormat | None, max_abs: float | No
     return quantize(x, fmt, dim=axis, exponent_bias=bias)
 
 
-def _quantize_weight(layer: nn.Module, weight: Tensor, fmt: BlockFormat) -> Tensor:
+def blocked_weight(layer: nn.Module, weight: Tensor) -> tuple[Tensor, int, tuple[int, ...]]:
+    """A layer's weight as it is blocked: the tensor, its blocked axis, and the axes wholly inside every block.
+
+    A transposed convolution stores [input channels of all groups, output channels of one group, *window]; its groups
+    are set apart in front, so that blocks stay inside them.
+    """
     window = tuple(range(2, weight.ndim))
-    if not isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):
-        return quantize(weight, fmt, dim=1, inner_dims=window)
-    # stored as [input channels of all groups, output channels of one group, *window]
-    groups = weight.reshape(layer.groups, -1, *weight.shape[1:])
-    return quantize(groups, fmt, dim=1, inner_dims=tuple(d + 1 for d in window)).reshape(weight.shape)
+    if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):
+        return weight.reshape(layer.groups, -1, *weight.shape[1:]), 1, tuple(axis + 1 for axis in window)
+    return weight, 1, window
+
+
+def _quantize_weight(layer: nn.Module, weight: Tensor, fmt: BlockFormat) -> Tensor:
+    seen, dim, inner = blocked_weight(layer, weight)
+    return quantize(seen, fmt, dim=dim, inner_dims=inner).reshape(weight.shape)
 
 
 def _layer(model: nn.Module, name: str) -> nn.Module:
@@ -208,9 +212,7 @@ def _layer(model: nn.Module, name: str) -> nn.Module:
     return module
 
 
-def _named(
-    model: nn.Module, formats: Mapping[str, TensorFormats]
-) -> Iterator[tuple[str, Any, TensorFormats]]:
+def _named(model: nn.Module, formats: Mapping[str, TensorFormats]) -> Iterator[tuple[str, Any, TensorFormats]]:
     """Name, module and formats of each entry, once all are known to be right."""
     modules = {name: _layer(model, name) for name in formats}
     first: dict[nn.Module, str] = {}

@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from math import log2
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.formats import BlockFormat
 
-Tensor3 = Literal["input", "weight", "output"]
-TENSORS: tuple[Tensor3, ...] = ("input", "weight", "output")
+TENSORS = ("input", "weight", "output")
+"""The order of a module's three formats in a choice."""
 
 PROBED_BLOCKS = (2, 8, 48)
 """Block sizes measured for every exponent width; the others are read off a line through them over log2 BS."""
 
-
-def probed_formats(formats: Sequence[BlockFormat]) -> tuple[BlockFormat, ...]:
-    """The candidates that are measured: every exponent width with the block sizes of `PROBED_BLOCKS`."""
-    return tuple(fmt for fmt in formats if fmt.block_size in PROBED_BLOCKS) or tuple(formats)
-
-
-def changed(
-    base: Mapping[str, TensorFormats], module: str, tensor: Tensor3, fmt: BlockFormat
-) -> dict[str, TensorFormats]:
-    """A plan with one tensor's format replaced."""
-    formats = dict(base)
-    if tensor == "input":
-        formats[module] = replace(base[module], input=fmt)
-    elif tensor == "weight":
-        formats[module] = replace(base[module], weight=fmt)
-    else:
-        formats[module] = replace(base[module], output=fmt)
-    return formats
+Choice = tuple[int, int, int]
 
 
 def sensitivities(
-    base: Mapping[str, TensorFormats],
+    base: Sequence[Choice],
     formats: Sequence[BlockFormat],
-    loss: Callable[[Mapping[str, TensorFormats]], float],
+    loss: Callable[[Sequence[Choice]], float],
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, NDArray[np.float64]]:
+) -> list[NDArray[np.float64]]:
     """Change of the loss when one tensor of a plan takes another format, for every tensor and every format.
 
     Args:
-        base: the plan that everything else keeps, by module path.
+        base: the plan that everything else keeps: indices into formats of input, weight and output, by module.
         formats: the candidates.
         loss: evaluates a plan.
         progress: called with (evaluations done, evaluations).
@@ -56,24 +37,30 @@ def sensitivities(
         For each module an array (3, formats): loss with that format minus loss of the base, for its input, weight and
         output. Block sizes that were not measured are interpolated.
     """
-    probed = probed_formats(formats)
+    probed = [i for i, fmt in enumerate(formats) if fmt.block_size in PROBED_BLOCKS] or list(range(len(formats)))
     reference = loss(base)
     total, done = len(base) * len(TENSORS) * len(probed), 0
-    scores = {}
-    for module in base:
+    scores = []
+    for module in range(len(base)):
         table = np.empty((len(TENSORS), len(formats)))
-        for row, tensor in enumerate(TENSORS):
+        for tensor in range(len(TENSORS)):
             measured = {}
-            for fmt in probed:
-                measured[fmt] = loss(changed(base, module, tensor, fmt)) - reference
+            for index in probed:
+                measured[formats[index]] = loss(_changed(base, module, tensor, index)) - reference
                 done += 1
                 progress(done, total)
-            table[row] = [_interpolated(fmt, measured) for fmt in formats]
-        scores[module] = table
+            table[tensor] = [_interpolated(fmt, measured) for fmt in formats]
+        scores.append(table)
     return scores
+
+
+def _changed(base: Sequence[Choice], module: int, tensor: int, index: int) -> list[Choice]:
+    choices = [list(choice) for choice in base]
+    choices[module][tensor] = index
+    return [(i, w, o) for i, w, o in choices]
 
 
 def _interpolated(fmt: BlockFormat, measured: Mapping[BlockFormat, float]) -> float:
     same = {known.block_size: value for known, value in measured.items() if known.exponent_bits == fmt.exponent_bits}
-    sizes: Iterable[int] = sorted(same)
+    sizes = sorted(same)
     return float(np.interp(log2(fmt.block_size), [log2(size) for size in sizes], [same[size] for size in sizes]))

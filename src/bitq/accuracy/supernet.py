@@ -1,7 +1,7 @@
 """One network that has learned to live with every format: trained while formats are drawn anew at every step.
 
-A plan evaluated on it, without further training, predicts how that plan does after fine-tuning of its own, at the price of
-one forward pass (our choice; in the manner of one-shot architecture search, Guo et al., ECCV 2020).
+A plan evaluated on it, without further training, predicts how that plan does after fine-tuning of its own, at the
+price of one forward pass (our choice; in the manner of one-shot architecture search, Guo et al., ECCV 2020).
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ def train_supernet(
         batches, training, loss, progress: as for `finetune`.
     """
     widths = sorted({fmt.exponent_bits for fmt in formats})
-    near = {
-        width: [fmt for fmt in formats if abs(fmt.exponent_bits - width) <= 1] for width in widths
-    }
+    near = {width: [fmt for fmt in formats if abs(fmt.exponent_bits - width) <= 1] for width in widths}
     draw = random.Random(training.seed)
 
     def sample(step: int) -> None:

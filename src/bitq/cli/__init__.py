@@ -14,7 +14,10 @@ from typing import NoReturn
 import typer
 
 from bitq.cli.devices import devices
+from bitq.cli.evaluate import evaluate
 from bitq.cli.movement import movement
+from bitq.cli.report import report
+from bitq.cli.search import search
 from bitq.errors import BitqError
 
 MISTAKE, INTERRUPTED = 2, 130
@@ -28,7 +31,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(search)
 app.command()(movement)
+app.command()(evaluate)
+app.command()(report)
 app.command()(devices)
 
 

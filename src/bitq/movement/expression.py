@@ -81,7 +81,7 @@ def traffic(layer: Layer, tiling: Tiling, parts: Parts | None = None) -> Traffic
 
 
 def _moved(order: Sequence[str], factors: Sequence[tuple[tuple[str, ...], Factor]]) -> int:
-    state = {loop: INNER for loop in LOOPS}
+    state = dict.fromkeys(LOOPS, INNER)
     kept = 0
     for advancing in order:
         state[advancing] = CURRENT
@@ -111,7 +111,11 @@ def _lengths(spans: Spans) -> tuple[tuple[int, int], ...]:
 
 @lru_cache(maxsize=16384)
 def _rows(
-    axis: Axis, outs: tuple[tuple[int, int], ...], taps: tuple[tuple[int, int], ...], tile_out: int, tile_tap: int
+    axis: Axis,
+    outs: tuple[tuple[int, int], ...],
+    taps: tuple[tuple[int, int], ...],
+    tile_out: int,
+    tile_tap: int,
 ) -> Factor:
     parts = Counter(axis.part(range(*out), range(*tap)) for out in outs for tap in taps)
     sums = [0] * 9

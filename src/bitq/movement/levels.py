@@ -1,8 +1,8 @@
 """Traffic through all memories of a device, from DRAM inward (paper, Sec. "Data movement modeling").
 
-The outermost on-chip memory tiles the layer; each of its tiles is a problem of its own for the next inner memory, and so
-on to the registers. Edge tiles are counted as they are. Every memory minimizes the traffic into it, outermost first: the
-DRAM traffic is the true optimum, an inner one is the optimum for the tile it is given.
+The outermost on-chip memory tiles the layer; each of its tiles is a problem of its own for the next inner memory, and
+so on to the registers. Edge tiles are counted as they are. Every memory minimizes the traffic into it, outermost
+first: the DRAM traffic is the true optimum, an inner one is the optimum for the tile it is given.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ def movement(layer: Layer, widths: Widths, device: Device) -> tuple[LevelMovemen
         tiling = optimize(problem, widths, memory.capacity_bits).tiling
         moved = traffic(layer, tiling, parts)
         bits = moved.bits(widths)
-        levels.append(
-            LevelMovement(memory.name, source.name, tiling, moved, bits, bits * source.energy_pj_per_bit)
-        )
+        levels.append(LevelMovement(memory.name, source.name, tiling, moved, bits, bits * source.energy_pj_per_bit))
         problem, parts = _tile(problem, tiling), split(parts, tiling)
     return tuple(levels)
 
@@ -109,10 +107,21 @@ def _fill(
 
 def _tile(problem: Layer, tiling: Tiling) -> Layer:
     """The largest tile as a layer of one group. An axis that is cut is seen from its interior, without padding."""
-    size = {loop: tiling.tiles[loop] for loop in LOOPS}
+    size = tiling.tiles
     padding, stored = list(problem.padding), list(problem.size)
     for axis, (out, tap) in enumerate((("P", "R"), ("Q", "S"))):
         if size[out] < problem.extent(out) or size[tap] < problem.extent(tap):
             reach = (size[out] - 1) * problem.stride[axis] + (size[tap] - 1) * problem.dilation[axis]
             padding[axis], stored[axis] = 0, reach // problem.input_dilation[axis] + 1
-    return replace(problem, **size, padding=tuple(padding), input_size=tuple(stored))
+    return replace(
+        problem,
+        N=size["N"],
+        K=size["K"],
+        C=size["C"],
+        P=size["P"],
+        Q=size["Q"],
+        R=size["R"],
+        S=size["S"],
+        padding=(padding[0], padding[1]),
+        input_size=(stored[0], stored[1]),
+    )

@@ -49,7 +49,10 @@ class Traffic:
     def scaled(self, times: int) -> Traffic:
         """The traffic of `times` independent repetitions."""
         return Traffic(
-            self.input_reads * times, self.weight_reads * times, self.output_writes * times, self.output_reads * times
+            self.input_reads * times,
+            self.weight_reads * times,
+            self.output_writes * times,
+            self.output_reads * times,
         )
 
 
@@ -70,7 +73,9 @@ class Tiling:
         object.__setattr__(self, "tiles", MappingProxyType(dict(self.tiles)))
         unknown = (set(self.permutation) | set(self.tiles)) - set(LOOPS)
         if unknown or len(set(self.permutation)) != len(self.permutation):
-            raise BitqError(f"permutation {self.permutation} and tiles {dict(self.tiles)} must name each of {LOOPS} once")
+            raise BitqError(
+                f"permutation {self.permutation} and tiles {dict(self.tiles)} must name each of {LOOPS} once"
+            )
 
     def __reduce__(self) -> tuple[type[Tiling], tuple[tuple[str, ...], dict[str, int]]]:
         return Tiling, (self.permutation, dict(self.tiles))
@@ -90,7 +95,9 @@ class Tiling:
             if not 1 <= size <= extent:
                 raise BitqError(f"tile {loop}={size} of layer {layer.name!r} must lie in 1..{extent}")
             if self.trips(layer, loop) > 1 and loop not in self.permutation:
-                raise BitqError(f"loop {loop} of layer {layer.name!r} has several tiles but no place in the permutation")
+                raise BitqError(
+                    f"loop {loop} of layer {layer.name!r} has several tiles but no place in the permutation"
+                )
 
 
 @dataclass(frozen=True)

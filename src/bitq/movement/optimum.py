@@ -11,8 +11,8 @@ The search is small because of four facts, each held against brute force by the 
    axes padding and strides can favour other tiles of the same number; those not dominated are kept.
 4. More tiles of K never move less, so with the other tiles given the largest K tile that fits is best.
 
-For many width triples the candidates are found once; then the triples are divided into boxes of similar widths, and each
-box drops the candidates that another one beats everywhere in it.
+For many width triples the candidates are found once; then the triples are divided into boxes of similar widths, and
+each box drops the candidates that another one beats everywhere in it.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def _solve(
     if count == 0:
         needed = triples.sum(axis=1).max()
         raise BitqError(
-            f"layer {layer.name!r} fits no tiling in {capacity_bits:g} bits; one element of each tensor needs {needed:g}"
+            f"layer {layer.name!r} fits no tiling in {capacity_bits:g} bits; "
+            f"one element of each tensor needs {needed:g}"
         )
     owner = ffi.gc(found[0], lib.bitq_free)
     return bits, chosen, [ffi.new("bitq_candidate *", owner[i]) for i in range(count)]

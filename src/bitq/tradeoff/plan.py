@@ -14,7 +14,6 @@ from bitq.formats import BlockFormat, TensorFormats
 from bitq.layers import LOOPS
 from bitq.movement import Tiling
 
-SCHEMA_VERSION = 1
 MAX_FILE_BYTES = 64 << 20
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -129,7 +128,7 @@ class Totals(_Entry):
 class Plan(_Entry):
     """A plan for one network on one device (the content of plan.json)."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     network: str
     device: str
     bits: int
@@ -173,8 +172,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

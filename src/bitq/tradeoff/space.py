@@ -14,7 +14,7 @@ from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats, effective_width
 from bitq.layers import Layer
 from bitq.movement.levels import movement_many
-from bitq.movement.widths import widths
+from bitq.movement.widths import FLOAT_BITS, widths
 
 Choice = tuple[int, int, int]
 """Indices into `Space.formats` for input, weight and output of one module."""
@@ -90,7 +90,9 @@ class Space:
             for layers, choice in zip(self.layers, choices, strict=True)
         )
         return Cost(
-            tuple(float(bits) for bits in level_bits), energy_pj(self.device, level_bits), weights + self.other_bytes
+            tuple(float(bits) for bits in level_bits),
+            energy_pj(self.device, level_bits),
+            weights + self.other_bytes,
         )
 
     def tensor_formats(self, choices: Sequence[Choice]) -> dict[str, TensorFormats]:
@@ -187,7 +189,8 @@ def _shape(layer: Layer) -> Layer:
 
 
 def _float_bits(layer: Layer, device: Device) -> NDArray[np.float64]:
-    return movement_many(layer, [[32.0, 32.0, 32.0]], device)[0]
+    bits: NDArray[np.float64] = movement_many(layer, [[FLOAT_BITS] * 3], device)[0]
+    return bits
 
 
 def _table(layer: Layer, device: Device, formats: Sequence[BlockFormat]) -> NDArray[np.float64]:
@@ -198,4 +201,5 @@ def _table(layer: Layer, device: Device, formats: Sequence[BlockFormat]) -> NDAr
     unique, inverse = zip(*(np.unique(per_tensor[:, i], return_inverse=True) for i in range(3)), strict=True)
     triples = np.stack(np.meshgrid(*unique, indexing="ij"), axis=-1).reshape(-1, 3)
     bits = movement_many(layer, triples, device).reshape(*(len(u) for u in unique), -1)
-    return np.ascontiguousarray(bits[np.ix_(*inverse)])
+    table: NDArray[np.float64] = np.ascontiguousarray(bits[np.ix_(*inverse)])
+    return table

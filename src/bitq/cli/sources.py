@@ -1,0 +1,141 @@
+"""The network and the data that a command is given, the same way for every command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitq.errors import BitqError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bitq.accuracy.evaluate import Batch
+
+DEMO = "demo"
+EVALUATION_BATCH = 500
+DEMO_VALIDATION = 4000
+"""Images of the demo's training part that plans are chosen by; the rest is fine-tuned on."""
+
+Network = Annotated[
+    str,
+    typer.Argument(
+        help="`demo`, or `package.module:function`: a function without arguments that returns a torch.nn.Module, "
+        "in the current folder or installed."
+    ),
+]
+DataPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Labelled images: a folder train/CLASS/*.png (with val/ and test/ beside train/, or taken from it), or an "
+        ".npz with x_train, y_train, x_test, y_test. The demo has its own.",
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Float weights: a .safetensors file or what torch.save wrote (read with weights_only)."),
+]
+BatchSize = Annotated[int, typer.Option(help="Inputs per training step.")]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Resize and crop the images of a folder to this height and width, in pixels.")
+]
+Channels = Annotated[int, typer.Option(help="Channels that the images of a folder are read with: 3 or 1.")]
+Mean = Annotated[
+    str, typer.Option(help="Subtracted from pixels in 0..1: one number, or one per channel as 0.5,0.4,0.4.")
+]
+Std = Annotated[str, typer.Option(help="Divides pixels after that: one number, or one per channel.")]
+Limit = Annotated[int | None, typer.Option(help="Use at most this many images of every part.")]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A float network with batches to fine-tune on, to choose by, and to measure on."""
+
+    model: nn.Module
+    train: Iterable[Batch]
+    validation: Iterable[Batch]
+    test: Iterable[Batch]
+
+
+def load_source(
+    network: str,
+    data: Path | None,
+    checkpoint: Path | None,
+    batch_size: int,
+    image_size: int | None,
+    channels: int,
+    mean: str,
+    std: str,
+    limit: int | None,
+    seed: int,
+) -> Source:
+    """What the options name.
+
+    Raises:
+        BitqError: a network without data, options that do not fit together, or anything the loaders refuse.
+    """
+    if network == DEMO:
+        if data is not None or checkpoint is not None:
+            raise BitqError("the demo has its own data and checkpoint; leave --data and --checkpoint out")
+        return _demo(batch_size, seed)
+    if data is None:
+        raise BitqError(f"network {network!r} needs --data: a folder of labelled images or an .npz file")
+    from bitq.datasets import load_data
+    from bitq.images import Batches
+    from bitq.sources import load_checkpoint, load_network
+
+    model = load_network(network).eval()
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+    parts = load_data(
+        data,
+        image_size=image_size,
+        channels=channels,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        limit=limit,
+        seed=seed,
+    )
+    return Source(
+        model,
+        Batches(parts.train, batch_size, shuffle=True),
+        Batches(parts.val, EVALUATION_BATCH),
+        Batches(parts.test, EVALUATION_BATCH),
+    )
+
+
+def _demo(batch_size: int, seed: int) -> Source:
+    import torch
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
+
+    from bitq import demo
+
+    own = demo.load()
+    order = torch.randperm(len(own.train_labels), generator=torch.Generator().manual_seed(seed))
+    chosen, trained = order[:DEMO_VALIDATION], order[DEMO_VALIDATION:]
+
+    def batches(images: torch.Tensor, labels: torch.Tensor, size: int, shuffle: bool) -> Iterable[Batch]:
+        dataset = TensorDataset(images, labels)
+        inner = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
+        return DataLoader(dataset, sampler=BatchSampler(inner, size, drop_last=shuffle), batch_size=None)
+
+    return Source(
+        own.model,
+        batches(own.train_images[trained], own.train_labels[trained], batch_size, True),
+        batches(own.train_images[chosen], own.train_labels[chosen], EVALUATION_BATCH, False),
+        batches(own.test_images, own.test_labels, EVALUATION_BATCH, False),
+    )
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BitqError(
+            f"{option} is {text!r}; it must be numbers separated by commas, such as 0.485,0.456,0.406"
+        ) from None

@@ -1,0 +1,132 @@
+"""The whole of it in one call: `bitq.search`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitq.accuracy.evaluate import Batch, Loss, Metric, cross_entropy, top1
+from bitq.accuracy.quantized import LAYERS
+from bitq.devices import Device, load_device
+from bitq.errors import BitqError
+from bitq.formats import grid
+from bitq.progress import Listener, Terminal
+from bitq.report import write_report
+from bitq.store import Store
+from bitq.tracing import trace
+from bitq.tradeoff.outcome import Row, hand_over, stored_bytes
+from bitq.tradeoff.plan import Plan
+from bitq.tradeoff.run import Data, Run, Settings, Task
+from bitq.tradeoff.search import search as search_run
+from bitq.tradeoff.space import build_space
+
+STORE = "results.sqlite"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search hands over.
+
+    Attributes:
+        plan: formats, tilings and totals, as in `folder`/plan.json.
+        model: the fine-tuned network in these formats, in evaluation mode.
+        rows: float32, the best uniform format and the plan, measured on the test data.
+        folder: of the run: plan.json, weights.safetensors, report.html, results.sqlite.
+    """
+
+    plan: Plan
+    model: nn.Module
+    rows: tuple[Row, ...]
+    folder: Path
+
+
+def search(
+    model: nn.Module,
+    train: Iterable[Batch],
+    validation: Iterable[Batch],
+    test: Iterable[Batch] | None = None,
+    *,
+    device: str | Path | Device,
+    run: str | Path,
+    bits: int = 8,
+    settings: Settings | None = None,
+    loss: Loss = cross_entropy,
+    metric: Metric = top1,
+    network: str | None = None,
+    example_input: Any = None,
+    listener: Listener | None = None,
+    command: str = "bitq.search(...)",
+) -> Result:
+    """Find, fine-tune and write the plan of least objective O for a network on a device (paper, Eq. 2).
+
+    Called again with the same run folder it continues where it was interrupted, and repeats no finished evaluation.
+
+    Args:
+        model: float network with convolutions or linear modules; is not changed.
+        train: batches (input, target) to fine-tune on, such as a DataLoader. Shuffling that draws from torch's global
+            generator is reproducible: the search seeds it.
+        validation: batches that plans are chosen by.
+        test: batches the result is measured on; by default the validation data, which flatters the result.
+        device: name or file of a device, or a `Device`.
+        run: folder for everything the search makes.
+        bits: 8 or 16, width of an element if nothing were shared (paper: q_b).
+        settings: alpha, steps, seeds and effort.
+        loss: of (output, target), to train with; cross entropy by default.
+        metric: (network, batches) to a number in [0, 1], larger is better; top-1 accuracy by default.
+        network: its name in the plan; by default its class's.
+        example_input: one input the layers are traced with; by default the first of the validation data.
+        listener: is told of progress; by default a bar on the terminal.
+        command: how the report says the run is repeated.
+
+    Returns:
+        The plan, the fine-tuned network, the table, and the folder with plan.json, weights.safetensors, report.html.
+
+    Raises:
+        BitqError: what is wrong with the input, in one sentence.
+    """
+    target = device if isinstance(device, Device) else load_device(device)
+    example = _first(validation) if example_input is None else example_input
+    layers = trace(model, example)
+    quantizable = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    folder = Path(run)
+    with Terminal() if listener is None else nullcontext(listener) as heard:
+        space = build_space(layers, quantizable, stored_bytes(model), target, grid(bits), heard.step)
+        data = Data(train, validation, validation if test is None else test)
+        with Store(folder / STORE) as store:
+            this = Run(
+                folder,
+                network or type(model).__name__,
+                model,
+                data,
+                Task(loss, metric),
+                space,
+                settings or Settings(),
+                store,
+                heard,
+            )
+            contenders = search_run(this)
+            plan, rows = hand_over(this, contenders, layers, command)
+            best = this.load_finetuned(contenders[0].choices)
+        write_report(folder)
+    return Result(plan, best, rows, folder)
+
+
+def _first(batches: Iterable[Batch]) -> Any:
+    for inputs, _ in batches:
+        return _head(inputs)
+    raise BitqError("the validation data has no batch; give at least one batch of (input, target)")
+
+
+def _head(inputs: Any) -> Any:
+    """The first example of a batch's input."""
+    if isinstance(inputs, Tensor):
+        return torch.empty_like(inputs[:1], device="meta")
+    if isinstance(inputs, Sequence):
+        return tuple(_head(part) for part in inputs)
+    raise BitqError(f"a batch's input is a {type(inputs).__name__}; it must be a tensor or a tuple of tensors")

@@ -1,0 +1,185 @@
+"""What a finished search hands over: plan.json, the packed weights, and the table of what was compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+
+from torch import nn
+
+from bitq.accuracy.quantized import UNKNOWN
+from bitq.formats import BlockFormat, TensorFormats
+from bitq.layers import LOOPS, Layer
+from bitq.movement import Widths
+from bitq.movement.levels import LevelMovement, movement
+from bitq.movement.widths import widths
+from bitq.numerics import exponent_bias_for
+from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
+from bitq.tradeoff.run import Run, versions
+from bitq.tradeoff.search import Contender
+from bitq.tradeoff.weights import PLAN, WEIGHTS, save_weights
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what a network in these formats costs and how good it is on the test data."""
+
+    name: str
+    accuracy: float
+    dram_bits: float
+    on_chip_bits: float
+    movement_bits: float
+    energy_pj: float
+    model_bytes: int
+    objective: float
+
+
+def hand_over(
+    run: Run, contenders: Sequence[Contender], layers: Sequence[Layer], command: str
+) -> tuple[Plan, tuple[Row, ...]]:
+    """Write plan.json and weights.safetensors of the best contender and note the outcome in the store.
+
+    Args:
+        run: the finished run.
+        contenders: all that were fine-tuned, best first.
+        layers: the traced network.
+        command: that anyone can run to get this.
+
+    Returns:
+        The plan, and the rows float32, best uniform format, plan.
+    """
+    best = contenders[0]
+    model = run.load_finetuned(best.choices)
+    formats = run.space.tensor_formats(best.choices)
+    biases = save_weights(run.folder / WEIGHTS, model, formats)
+    plan = _plan(run, best, layers, formats, biases)
+    plan.save(run.folder / PLAN)
+
+    uniform = next(contender for contender in contenders if contender.label.startswith("uniform"))
+    rows = (
+        _float_row(run),
+        _row(run, f"best uniform {uniform.label.removeprefix('uniform ')}", uniform),
+        _row(run, "plan" if best is not uniform else f"plan ({best.label})", best),
+    )
+    config = {
+        "alpha": run.settings.alpha,
+        "plan": [list(choice) for choice in best.choices],
+        "command": command,
+    }
+    seconds = sum(evaluation.seconds for evaluation in run.store.evaluations())
+    outcome = {
+        "rows": [asdict(row) for row in rows],
+        "command": command,
+        "versions": versions(),
+        "seconds": seconds,
+    }
+    run.store.get_or_run("outcome", config, lambda: outcome)
+    return plan, rows
+
+
+def _plan(
+    run: Run,
+    best: Contender,
+    layers: Sequence[Layer],
+    formats: dict[str, TensorFormats],
+    biases: dict[str, int],
+) -> Plan:
+    space, rows = run.space, (_float_row(run), _row(run, "plan", best))
+    totals = Totals(
+        accuracy=rows[1].accuracy,
+        accuracy_float=rows[0].accuracy,
+        movement_bits=rows[1].movement_bits,
+        movement_bits_float=rows[0].movement_bits,
+        movement_bits_max=space.movement_max,
+        dram_bits=rows[1].dram_bits,
+        dram_bits_float=rows[0].dram_bits,
+        energy_pj=rows[1].energy_pj,
+        energy_pj_float=rows[0].energy_pj,
+        model_bytes=rows[1].model_bytes,
+        model_bytes_float=rows[0].model_bytes,
+        objective=rows[1].objective,
+    )
+    return Plan(
+        network=run.name,
+        device=space.device.name,
+        bits=space.formats[0].bits,
+        alpha=run.settings.alpha,
+        layers=tuple(_layer(run, layer, formats.get(layer.module, TensorFormats()), biases) for layer in layers),
+        totals=totals,
+    )
+
+
+def _layer(run: Run, layer: Layer, formats: TensorFormats, biases: dict[str, int]) -> PlanLayer:
+    if not layer.weight_is_parameter:
+        formats = TensorFormats()
+    q = widths(layer, formats)
+    seen = run.max_abs.get(layer.module, UNKNOWN)
+    return PlanLayer(
+        name=layer.name,
+        module=layer.module,
+        loops={loop: getattr(layer, loop) for loop in LOOPS},
+        groups=layer.groups,
+        input=_activation(formats.input, seen.input),
+        weight=_entry(formats.weight, biases[layer.module]) if formats.weight else None,
+        output=_activation(formats.output, seen.output),
+        levels=tuple(_level(level, q) for level in movement(layer, q, run.space.device)),
+    )
+
+
+def _activation(fmt: BlockFormat | None, max_abs: float | None) -> PlanFormat | None:
+    return _entry(fmt, exponent_bias_for(max_abs or 0.0, fmt)) if fmt else None
+
+
+def _entry(fmt: BlockFormat, bias: int) -> PlanFormat:
+    return PlanFormat(bits=fmt.bits, exponent_bits=fmt.exponent_bits, block_size=fmt.block_size, exponent_bias=bias)
+
+
+def _level(level: LevelMovement, q: Widths) -> PlanLevel:
+    moved = level.traffic
+    return PlanLevel(
+        memory=level.memory,
+        source=level.source,
+        permutation=level.tiling.permutation,
+        tiles=dict(level.tiling.tiles),
+        traffic_bits=TrafficBits(
+            input=q.input * moved.input_reads,
+            weight=q.weight * moved.weight_reads,
+            output_writes=q.output * moved.output_writes,
+            output_reads=q.output * moved.output_reads,
+        ),
+        energy_pj=level.energy_pj,
+    )
+
+
+def _float_row(run: Run) -> Row:
+    cost, accuracy = run.space.float_cost, run.float_accuracy()["test"]
+    return Row(
+        "float32",
+        accuracy,
+        cost.dram_bits,
+        cost.on_chip_bits,
+        cost.movement_bits,
+        cost.energy_pj,
+        cost.model_bytes,
+        run.objective(accuracy, cost.movement_bits),
+    )
+
+
+def _row(run: Run, name: str, contender: Contender) -> Row:
+    result = contender.result
+    return Row(
+        name,
+        result["test"],
+        result["dram_bits"],
+        result["on_chip_bits"],
+        result["movement_bits"],
+        result["energy_pj"],
+        result["model_bytes"],
+        run.objective(result["test"], result["movement_bits"]),
+    )
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """What a network stores today: all parameters and buffers as they are, in bytes."""
+    return sum(prod(tensor.shape) * tensor.element_size() for tensor in model.state_dict().values())

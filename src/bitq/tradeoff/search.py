@@ -1,0 +1,127 @@
+"""Find the plan of least objective O: predict, solve exactly for the prediction, fine-tune, correct, solve again.
+
+1. A supernet, trained once while formats are drawn at random, predicts any plan's accuracy by one evaluation.
+2. Around a base plan, the sensitivity of every tensor to every format is measured on it. With additive scores the best
+   plan is exact (`allocate`); it becomes the next base if the supernet confirms it.
+3. The best uniform formats and the plan are fine-tuned alike and measured. What fine-tuning recovers corrects the
+   scores, and the plan they lead to is fine-tuned too.
+The plan with the least O measured on validation data wins; its accuracy is then measured on test data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitq.accuracy.sensitivity import TENSORS, sensitivities
+from bitq.store import Json
+from bitq.tradeoff.allocate import Scores, allocate
+from bitq.tradeoff.run import Run
+from bitq.tradeoff.space import Choice
+
+Choices = tuple[Choice, ...]
+
+LOSS_TO_ACCURACY = (0.02, 1.0)
+"""Bounds of the accuracy lost per unit of loss, where the probes are too few or too alike to tell."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A plan that was fine-tuned and measured; `objective` is O on validation data."""
+
+    label: str
+    choices: Choices
+    result: Json
+    objective: float
+
+
+def search(run: Run) -> tuple[Contender, ...]:
+    """All fine-tuned contenders, the best (least O on validation data) first.
+
+    Every evaluation is kept in the run's store; calling it again continues where it was interrupted.
+    """
+    space, note = run.space, run.listener.note
+    float_accuracy = run.float_accuracy()
+    note(f"float32: accuracy {float_accuracy['validation']:.4f} (validation)")
+
+    uniforms = sorted(range(len(space.formats)), key=lambda index: _predicted(run, space.uniform(index)))
+    base = space.uniform(uniforms[0])
+    slope = _accuracy_per_loss(run, uniforms)
+    scores: Scores = [np.zeros((len(TENSORS), len(space.formats))) for _ in space.modules]
+    for number in range(run.settings.rounds):
+        scores = _scores(run, base, slope, number)
+        plan = allocate(space, scores, run.settings.alpha)
+        note(f"round {number + 1}: predicted O {_predicted(run, plan):.4f} (before {_predicted(run, base):.4f})")
+        if _predicted(run, plan) >= _predicted(run, base):
+            break
+        base = plan
+
+    contenders = [
+        _measured(run, f"uniform {space.formats[index]}", space.uniform(index))
+        for index in uniforms[: run.settings.uniforms]
+    ]
+    plan = base
+    for number in range(run.settings.plans):
+        if any(contender.choices == plan for contender in contenders):
+            break
+        contenders.append(_measured(run, f"plan {number + 1}", plan))
+        plan = allocate(space, [table * _recovery(run, contenders) for table in scores], run.settings.alpha)
+    return tuple(sorted(contenders, key=lambda contender: contender.objective))
+
+
+def _predicted(run: Run, choices: Sequence[Choice]) -> float:
+    """O with the supernet's accuracy."""
+    probe = run.probe(choices)
+    return run.objective(probe["accuracy"], probe["movement_bits"])
+
+
+def _measured(run: Run, label: str, choices: Choices) -> Contender:
+    result = run.finetuned(choices, label)
+    contender = Contender(label, choices, result, run.objective(result["validation"], result["movement_bits"]))
+    run.listener.note(
+        f"{label}: accuracy {result['validation']:.4f} (validation), "
+        f"{result['movement_bits'] / run.space.movement_max:.1%} of the largest movement, O {contender.objective:.4f}"
+    )
+    return contender
+
+
+def _scores(run: Run, base: Choices, slope: float, number: int) -> Scores:
+    """Accuracy lost by every tensor in every format, estimated around a plan, and kept for the report."""
+    what = f"measuring sensitivities, round {number + 1}"
+    found = sensitivities(
+        base,
+        run.space.formats,
+        lambda choices: float(run.probe(choices)["loss"]),
+        lambda done, total: run.listener.step(what, done, total),
+    )
+    scores = [slope * table for table in found]
+    named = {
+        module: {
+            tensor: {str(fmt): float(value) for fmt, value in zip(run.space.formats, row, strict=True)}
+            for tensor, row in zip(TENSORS, table, strict=True)
+        }
+        for module, table in zip(run.space.modules, scores, strict=True)
+    }
+    run.store.get_or_run("sensitivity", {"base": [list(c) for c in base], "slope": slope}, lambda: {"scores": named})
+    return scores
+
+
+def _accuracy_per_loss(run: Run, uniforms: Sequence[int]) -> float:
+    """Accuracy lost per unit of loss gained, by least squares through the best uniform plan."""
+    probes = [run.probe(run.space.uniform(index)) for index in uniforms]
+    best = min(probes, key=lambda probe: probe["loss"])
+    gained = np.array([probe["loss"] - best["loss"] for probe in probes])
+    lost = np.array([best["accuracy"] - probe["accuracy"] for probe in probes])
+    near = gained <= np.median(gained)  # far from the best the relation bends
+    slope = float(gained[near] @ lost[near] / max(float(gained[near] @ gained[near]), 1e-12))
+    return float(np.clip(slope, *LOSS_TO_ACCURACY))
+
+
+def _recovery(run: Run, contenders: Sequence[Contender]) -> float:
+    """Share of the predicted loss of accuracy that fine-tuning leaves, over all contenders so far."""
+    reference = run.float_accuracy()["validation"]
+    predicted = sum(reference - run.probe(contender.choices)["accuracy"] for contender in contenders)
+    measured = sum(reference - contender.result["validation"] for contender in contenders)
+    return float(np.clip(measured / predicted if predicted > 0 else 1.0, 0.1, 2.0))
