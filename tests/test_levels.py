@@ -1,6 +1,7 @@
 """Traffic through all memories of a device, against the same tiles counted part by part."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -12,7 +13,7 @@ from bitq.devices import device_names, load_device
 from bitq.errors import BitqError
 from bitq.formats import TensorFormats, grid
 from bitq.layers import LOOPS, Layer
-from bitq.movement import Widths, footprint, optimize
+from bitq.movement import Widths, footprint, optimize, simulate
 from bitq.movement.expression import split, whole
 from bitq.movement.levels import movement, movement_many
 from bitq.movement.network import layer_movement, level_totals, traffic_bits
@@ -49,24 +50,16 @@ def test_many_widths_at_once_give_what_each_gives_alone(data):
     several += several[::2]
     triples = np.array([(q.input, q.weight, q.output) for q in several]).reshape(-1, 3)
     alone = np.array([[level.bits for level in movement(layer, q, device)] for q in several])
-    assert (
-        movement_many(layer, triples, device).tolist() == alone.reshape(-1, len(device.boundaries)).tolist()
-    )
+    assert movement_many(layer, triples, device).tolist() == alone.reshape(-1, len(device.boundaries)).tolist()
 
 
 @pytest.mark.parametrize("name", device_names())
 def test_real_devices_and_formats(name):
     device = load_device(name)
-    layer = Layer(
-        "conv", K=32, C=16, P=14, Q=14, R=3, S=3, stride=(2, 2), padding=(1, 1), input_size=(28, 28)
-    )
-    several = [
-        layer_movement(layer, TensorFormats(*three), device) for three in product(grid(8)[::7], repeat=3)
-    ]
+    layer = Layer("conv", K=32, C=16, P=14, Q=14, R=3, S=3, stride=(2, 2), padding=(1, 1), input_size=(28, 28))
+    several = [layer_movement(layer, TensorFormats(*three), device) for three in product(grid(8)[::7], repeat=3)]
     triples = np.array([(one.widths.input, one.widths.weight, one.widths.output) for one in several])
-    assert movement_many(layer, triples, device).tolist() == [
-        [level.bits for level in one.levels] for one in several
-    ]
+    assert movement_many(layer, triples, device).tolist() == [[level.bits for level in one.levels] for one in several]
     original = layer_movement(layer, TensorFormats(), device)
     for one in several:
         assert one.energy_pj < original.energy_pj
@@ -86,8 +79,7 @@ def test_a_memory_that_holds_all_passes_on_each_element_once():
 def test_totals_add_up_memory_by_memory():
     device = load_device("stm32h743")
     network = [
-        layer_movement(Layer(f"layer {k}", K=k, C=8, P=7, Q=7, R=3, S=3), TensorFormats(), device)
-        for k in (4, 9)
+        layer_movement(Layer(f"layer {k}", K=k, C=8, P=7, Q=7, R=3, S=3), TensorFormats(), device) for k in (4, 9)
     ]
     totals = level_totals(network)
     assert [(total.memory, total.source) for total in totals] == [
@@ -95,12 +87,8 @@ def test_totals_add_up_memory_by_memory():
         ("DTCM", "AXI SRAM"),
         ("registers", "DTCM"),
     ]
-    assert [total.bits for total in totals] == [
-        network[0].levels[i].bits + network[1].levels[i].bits for i in range(3)
-    ]
-    assert sum(total.energy_pj for total in totals) == pytest.approx(
-        sum(layer.energy_pj for layer in network)
-    )
+    assert [total.bits for total in totals] == [network[0].levels[i].bits + network[1].levels[i].bits for i in range(3)]
+    assert sum(total.energy_pj for total in totals) == pytest.approx(sum(layer.energy_pj for layer in network))
 
 
 def test_a_memory_too_small_for_one_element_of_each_says_so():
@@ -116,3 +104,29 @@ def test_the_tiles_of_a_level_fit_into_its_memory():
     assert footprint(layer, levels[0].tiling).bits(q) <= device.boundaries[0][0].capacity_bits
     for outer, inner in pairwise(levels):
         assert all(inner.tiling.tiles[loop] <= outer.tiling.tiles[loop] for loop in LOOPS)
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_an_inner_memory_is_tiled_best_for_the_interior_tile(data):
+    """A tile that is cut from an axis has neighbours on both sides, so no padding; a whole axis keeps its own."""
+    layer, device, q = data.draw(layers(most=SMALL)), data.draw(devices()), data.draw(widths())
+    levels = movement(layer, q, device)
+    problem = layer.group
+    for level, (memory, _) in zip(levels, device.boundaries, strict=True):
+        best = optimize(problem, q, memory.capacity_bits)
+        assert simulate(problem, level.tiling).bits(q) == best.bits
+        tiles = dict(level.tiling.tiles)
+        cut = [any(tiles[loop] < problem.extent(loop) for loop in loops) for loops in (("P", "R"), ("Q", "S"))]
+        interior = Layer(
+            "interior",
+            **tiles,
+            stride=layer.stride,
+            dilation=layer.dilation,
+            input_dilation=layer.input_dilation,
+        )
+        problem = replace(
+            interior,
+            padding=tuple(0 if cut[axis] else problem.padding[axis] for axis in range(2)),
+            input_size=tuple((interior if cut[axis] else problem).size[axis] for axis in range(2)),
+        )
