@@ -16,16 +16,31 @@ def layers(draw, most=EXTENTS):
     groups = draw(st.integers(1, 2))
     loops = {loop: draw(st.integers(1, most[loop])) for loop in LOOPS}
     loops["K"] *= groups
-    pair = {name: st.tuples(st.integers(1, 3), st.integers(1, 3)) for name in ("stride", "dilation")}
+    pair = {name: st.tuples(st.integers(1, 4), st.integers(1, 4)) for name in ("stride", "dilation")}
     return Layer(
         "random",
         **loops,
         groups=groups,
         **{name: draw(values) for name, values in pair.items()},
-        padding=draw(st.tuples(st.integers(0, 3), st.integers(0, 3))),
+        padding=draw(st.tuples(st.integers(0, 8), st.integers(0, 8))),
         input_dilation=draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 3), (2, 3)])),
-        input_size=draw(st.tuples(st.integers(1, 12), st.integers(1, 12))),
+        input_size=draw(st.tuples(st.integers(1, 30), st.integers(1, 30))),
     )
+
+
+@st.composite
+def few_loops(draw):
+    """Layers of few tilings: one to four loops are longer than 1."""
+    longer = draw(st.lists(st.sampled_from(LOOPS), min_size=1, max_size=4, unique=True))
+    most = {2: 6, 3: 5, 4: 3}.get(len(longer), 8)
+    return draw(layers(most={loop: most if loop in longer else 1 for loop in LOOPS}))
+
+
+def one_axis():
+    """Layers along one image axis, where padding, strides and spread inputs matter most."""
+    rows = layers(most=dict.fromkeys(LOOPS, 1) | {"P": 12, "R": 5, "C": 2})
+    columns = layers(most=dict.fromkeys(LOOPS, 1) | {"Q": 9, "S": 5, "K": 2})
+    return rows | columns
 
 
 @st.composite

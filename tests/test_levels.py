@@ -18,7 +18,7 @@ from bitq.movement.expression import split, whole
 from bitq.movement.levels import movement, movement_many
 from bitq.movement.network import layer_movement, level_totals, traffic_bits
 from movement_twins import simulate_parts
-from strategies import devices, layers, widths
+from strategies import devices, few_loops, layers, one_axis, widths
 
 SMALL = {"N": 2, "K": 3, "C": 3, "P": 5, "Q": 3, "R": 3, "S": 2}
 
@@ -45,7 +45,7 @@ def test_every_level_moves_what_its_parts_move(data):
 @given(st.data())
 @settings(max_examples=60)
 def test_many_widths_at_once_give_what_each_gives_alone(data):
-    layer, device = data.draw(layers()), data.draw(devices())
+    layer, device = data.draw(layers() | few_loops() | one_axis()), data.draw(devices())
     several = data.draw(st.lists(widths(), max_size=12))
     several += several[::2]
     triples = np.array([(q.input, q.weight, q.output) for q in several]).reshape(-1, 3)
