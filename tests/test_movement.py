@@ -79,19 +79,48 @@ def test_parts_add_up(data):
 @given(few_loops() | one_axis(), st.lists(widths(), min_size=1, max_size=3), st.floats(1, 2000))
 @settings(max_examples=300)
 def test_the_optimum_is_the_least_of_all_tilings(layer, several, anything):
-    held = all_tilings(layer)[1]
     for q in several:
-        needed = np.unique(q.input * held[:, 0] + q.weight * held[:, 1] + q.output * held[:, 2])
-        just = needed[:: 1 + len(needed) // 30].tolist()  # where one more tiling begins to fit
-        for capacity in (*just, *(math.nextafter(bits, 0) for bits in just), anything):
-            expected = least_bits(layer, q, capacity)
-            if expected == math.inf:
-                with pytest.raises(BitqError):
-                    optimize(layer, q, capacity)
-            else:
-                best = optimize(layer, q, capacity)
-                assert best.bits == expected
-                assert_certified(layer, q, capacity, best)
+        assert_least(layer, q, anything)
+
+
+def along(stride, dilation, padding, size, spread=1, **loops):
+    pairs = {"stride": stride, "dilation": dilation, "input_dilation": spread, "input_size": size}
+    return Layer("axis", **loops, **{name: (value, 1) for name, value in pairs.items()}, padding=(padding, 0))
+
+
+# Layers on which other tiles than the smallest of their number win: larger ones that use fewer rows in all, ...
+LARGER_TILES = [
+    (along(4, 4, 6, 4, P=4, R=4, C=2), Widths(input=32, output=1, weight=1)),
+    (along(2, 4, 8, 28, 2, P=6, R=5), Widths(input=1, output=1, weight=1)),
+    (along(1, 4, 8, 17, P=11, R=5, K=2, C=2), Widths(input=4, output=9, weight=1)),
+]
+# ... and smaller ones that keep fewer rows in common, but fit.
+SMALLER_TILES = [
+    (along(1, 4, 6, 8, 3, P=11, C=2), Widths(input=8, output=1, weight=1)),
+    (along(2, 3, 8, 23, P=7, R=5, K=2), Widths(input=1, output=1, weight=1)),
+    (along(3, 4, 8, 21, P=7, R=4, C=2), Widths(input=8, output=1, weight=1)),
+]
+
+
+@pytest.mark.parametrize(("layer", "q"), LARGER_TILES + SMALLER_TILES)
+def test_the_smallest_tiles_are_not_always_best(layer, q):
+    assert_least(layer, q)
+
+
+def assert_least(layer, q, *capacities):
+    """At these capacities and wherever one more tiling begins to fit."""
+    held = all_tilings(layer)[1]
+    needed = np.unique(q.input * held[:, 0] + q.weight * held[:, 1] + q.output * held[:, 2])
+    just = needed[:: 1 + len(needed) // 200].tolist()
+    for capacity in (*just, *(math.nextafter(bits, 0) for bits in just), *capacities):
+        expected = least_bits(layer, q, capacity)
+        if expected == math.inf:
+            with pytest.raises(BitqError):
+                optimize(layer, q, capacity)
+        else:
+            best = optimize(layer, q, capacity)
+            assert best.bits == expected
+            assert_certified(layer, q, capacity, best)
 
 
 def assert_certified(layer, q, capacity, best):
