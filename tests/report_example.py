@@ -203,8 +203,7 @@ def _tuned(
     accuracy = 0.909 + lift - 0.6 * 2 ** (-1.3 * width) - abs(random_.gauss(0, 0.002))
     share = 0.5 * width / 32 * random_.uniform(1.0, 1.12)
     costs = _costs(share, plain)
-    objective = 1 - accuracy + 0.2 * share
-    return {"validation": accuracy, "test": accuracy - 0.004, "objective": objective, "label": label, **costs}
+    return {"validation": accuracy, "test": accuracy - 0.004, "label": label, **costs}
 
 
 def _costs(share: float, plain: Mapping[str, Any]) -> dict[str, float]:

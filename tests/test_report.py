@@ -317,7 +317,6 @@ def test_what_is_not_a_number_is_left_out(browser: webdriver.Chrome, tmp_path: P
             "validation": math.nan,
             "test": 0.1,
             "movement_bits": 1e6,
-            "objective": math.nan,
         }
         store.get_or_run("finetune", {}, lambda: {**diverged, "energy_pj": 1.0, "model_bytes": 1})
         store.get_or_run(

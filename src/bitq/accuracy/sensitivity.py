@@ -13,7 +13,7 @@ from bitq.formats import BlockFormat
 TENSORS = ("input", "weight", "output")
 """The order of a module's three formats in a choice."""
 
-PROBED_BLOCKS = (2, 8, 48)
+PROBED_BLOCKS = (4, 48)
 """Block sizes measured for every exponent width; the others are read off a line through them over log2 BS."""
 
 Choice = tuple[int, int, int]
@@ -35,7 +35,7 @@ def sensitivities(
 
     Returns:
         For each module an array (3, formats): loss with that format minus loss of the base, for its input, weight and
-        output. Block sizes that were not measured are interpolated.
+        output. Block sizes that were not measured are interpolated, and coarser formats never score better.
     """
     probed = [i for i, fmt in enumerate(formats) if fmt.block_size in PROBED_BLOCKS] or list(range(len(formats)))
     reference = loss(base)
@@ -49,9 +49,23 @@ def sensitivities(
                 measured[formats[index]] = loss(_changed(base, module, tensor, index)) - reference
                 done += 1
                 progress(done, total)
-            table[tensor] = [_interpolated(fmt, measured) for fmt in formats]
+            table[tensor] = _ordered(formats, [_interpolated(fmt, measured) for fmt in formats])
         scores.append(table)
     return scores
+
+
+def _ordered(formats: Sequence[BlockFormat], values: Sequence[float]) -> NDArray[np.float64]:
+    """Scores that never say a coarser format (fewer mantissa bits, larger blocks) does better: that would be noise.
+
+    The mean of the least such scores above the values and the largest below them.
+    """
+    axes = [sorted({(fmt.exponent_bits) for fmt in formats}), sorted({fmt.block_size for fmt in formats})]
+    places = [(axes[0].index(fmt.exponent_bits), axes[1].index(fmt.block_size)) for fmt in formats]
+    table = np.full((len(axes[0]), len(axes[1])), np.nan)
+    table[tuple(zip(*places, strict=True))] = values
+    above = np.fmax.accumulate(np.fmax.accumulate(table, axis=0), axis=1)
+    below = np.fmin.accumulate(np.fmin.accumulate(table[::-1, ::-1], axis=0), axis=1)[::-1, ::-1]
+    return np.array([(above[place] + below[place]) / 2 for place in places])
 
 
 def _changed(base: Sequence[Choice], module: int, tensor: int, index: int) -> list[Choice]:

@@ -48,4 +48,16 @@ def train_supernet(
         set_formats(model, {name: TensorFormats(*draw.choices(around, k=3)) for name in modules})
 
     apply(model, {name: TensorFormats() for name in modules}, max_abs)
+    use_batch_statistics(model)
     finetune(model, batches, training, loss, before_step=sample, progress=progress)
+
+
+def use_batch_statistics(model: nn.Module) -> None:
+    """Let every batch norm normalize by the batch it sees, in evaluation too.
+
+    Running statistics would be those of a mixture of all formats, and fit none of them.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None

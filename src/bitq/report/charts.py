@@ -138,7 +138,7 @@ def landscape(
 
     Args:
         points: `kind` (a key of `KINDS`), `movement` (Mbit), `accuracy` (%, validation), and the tooltip's
-            `label`, `test`, `energy`, `objective`.
+            `label`, `test`, `energy`.
         front: the points of the Pareto front from the least movement to the most.
         accuracy_float: of the float32 network, in %, on the same data.
         closer: show only where the fine-tuned points lie.
@@ -174,7 +174,6 @@ def landscape(
                 alt.Tooltip("test:Q", title="test accuracy (%)", format=".2f"),
                 alt.Tooltip("movement:Q", title="data moved (Mbit)", format=",.4~g"),
                 alt.Tooltip("energy:Q", title="energy (µJ)", format=",.4~g"),
-                alt.Tooltip("objective:Q", title="objective O", format=".4f"),
             ]
         )
     )

@@ -124,7 +124,6 @@ def _tuned(each: FineTuned) -> charts.Row:
         "accuracy": 100 * each.validation,
         "test": 100 * each.test if isfinite(each.test) else None,
         "energy": each.energy_pj / text.PJ_PER_UJ if isfinite(each.energy_pj) else None,
-        "objective": each.objective if isfinite(each.objective) else None,
     }
 
 

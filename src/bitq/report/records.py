@@ -38,7 +38,7 @@ class Probe(_Record):
 
 
 class FineTuned(_Record):
-    """A combination of formats after fine-tuning: accuracies in [0, 1], bits, pJ, bytes, O."""
+    """A combination of formats after fine-tuning: accuracies in [0, 1], bits, pJ, bytes."""
 
     label: str
     validation: float
@@ -46,7 +46,6 @@ class FineTuned(_Record):
     movement_bits: float
     energy_pj: float
     model_bytes: float
-    objective: float
 
 
 class Sensitivity(_Record):

@@ -25,9 +25,23 @@ def allocate(space: Space, scores: Scores, alpha: float) -> tuple[Choice, ...]:
         One choice for each module; among equals the first format of the list.
     """
     plan = []
-    for table, (inputs, weights, outputs) in zip(space.bits, scores, strict=True):
-        lost = inputs[:, None, None] + weights[None, :, None] + outputs[None, None, :]
-        predicted = lost + alpha * table.sum(axis=-1) / space.movement_max
+    for module in range(len(space.modules)):
+        predicted = _predicted(space, scores, alpha, module)
         best = np.unravel_index(int(np.argmin(predicted)), predicted.shape)
         plan.append((int(best[0]), int(best[1]), int(best[2])))
     return tuple(plan)
+
+
+def predicted_gains(
+    space: Space, scores: Scores, alpha: float, base: Sequence[Choice], plan: Sequence[Choice]
+) -> list[float]:
+    """By how much each module's move from one plan to another lowers the predicted objective."""
+    tables = (_predicted(space, scores, alpha, module) for module in range(len(space.modules)))
+    return [float(table[old] - table[new]) for table, old, new in zip(tables, base, plan, strict=True)]
+
+
+def _predicted(space: Space, scores: Scores, alpha: float, module: int) -> NDArray[np.float64]:
+    inputs, weights, outputs = scores[module]
+    lost = inputs[:, None, None] + weights[None, :, None] + outputs[None, None, :]
+    predicted: NDArray[np.float64] = lost + alpha * space.bits[module].sum(axis=-1) / space.movement_max
+    return predicted

@@ -29,7 +29,7 @@ from bitq.accuracy.evaluate import (
 )
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import MaxAbs, apply, observing, set_formats
-from bitq.accuracy.supernet import train_supernet
+from bitq.accuracy.supernet import train_supernet, use_batch_statistics
 from bitq.errors import BitqError
 from bitq.formats import TensorFormats
 from bitq.progress import Listener, Silent
@@ -76,7 +76,7 @@ class Settings:
     alpha: float = 0.2
     training: Training = field(default_factory=Training)
     supernet: Training = field(default_factory=Training)
-    probe_inputs: int = 1024
+    probe_inputs: int = 1000
     rounds: int = 2
     uniforms: int = 1
     plans: int = 2
@@ -239,6 +239,7 @@ class Run:
         elif not path.is_file():
             train()
         apply(model, {name: TensorFormats() for name in self.space.modules}, self.max_abs)
+        use_batch_statistics(model)
         _load(model, path)
         return model
 

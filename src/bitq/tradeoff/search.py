@@ -17,11 +17,14 @@ import numpy as np
 
 from bitq.accuracy.sensitivity import TENSORS, sensitivities
 from bitq.store import Json
-from bitq.tradeoff.allocate import Scores, allocate
+from bitq.tradeoff.allocate import Scores, allocate, predicted_gains
 from bitq.tradeoff.run import Run
 from bitq.tradeoff.space import Choice
 
 Choices = tuple[Choice, ...]
+
+CAUTION = (0.5, 1.0, 2.0, 4.0)
+"""Factors on the scores that are tried."""
 
 LOSS_TO_ACCURACY = (0.02, 1.0)
 """Bounds of the accuracy lost per unit of loss, where the probes are too few or too alike to tell."""
@@ -52,8 +55,8 @@ def search(run: Run) -> tuple[Contender, ...]:
     scores: Scores = [np.zeros((len(TENSORS), len(space.formats))) for _ in space.modules]
     for number in range(run.settings.rounds):
         scores = _scores(run, base, slope, number)
-        plan = allocate(space, scores, run.settings.alpha)
-        note(f"round {number + 1}: predicted O {_predicted(run, plan):.4f} (before {_predicted(run, base):.4f})")
+        plan = min(_proposals(run, base, scores), key=lambda choices: _predicted(run, choices))
+        note(f"round {number + 1}: predicted O {_predicted(run, plan):.4f}, {_predicted(run, base):.4f} before")
         if _predicted(run, plan) >= _predicted(run, base):
             break
         base = plan
@@ -69,6 +72,23 @@ def search(run: Run) -> tuple[Contender, ...]:
         contenders.append(_measured(run, f"plan {number + 1}", plan))
         plan = allocate(space, [table * _recovery(run, contenders) for table in scores], run.settings.alpha)
     return tuple(sorted(contenders, key=lambda contender: contender.objective))
+
+
+def _proposals(run: Run, base: Choices, scores: Scores) -> list[Choices]:
+    """The best plans for the scores, more and less cautious, and each one's most promising moves from the base only.
+
+    Many tensors changed at once cost more than the sum of each alone; the supernet tells how far to go.
+    """
+    proposals = []
+    for caution in CAUTION:
+        weighed = [caution * table for table in scores]
+        plan = allocate(run.space, weighed, run.settings.alpha)
+        gains = predicted_gains(run.space, weighed, run.settings.alpha, base, plan)
+        moved = sorted((module for module in range(len(plan)) if gains[module] > 0), key=lambda m: -gains[m])
+        for count in sorted({len(moved) >> shift for shift in range(len(moved).bit_length())}):
+            far = set(moved[:count])
+            proposals.append(tuple(plan[m] if m in far else base[m] for m in range(len(plan))))
+    return proposals
 
 
 def _predicted(run: Run, choices: Sequence[Choice]) -> float:
