@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bitq.cli import main
-from bitq.cli.output import PIPE_COLUMNS, bits_text, bytes_text, count_text, energy_text, progress, ratio_text
+from bitq.cli.output import PIPE_COLUMNS, bits_text, bytes_text, count_text, energy_text, ratio_text
 from bitq.demo.network import resnet8
 from bitq.devices import device_names, load_device
 from bitq.formats import BlockFormat, TensorFormats
@@ -387,41 +387,6 @@ def test_a_reader_that_leaves_early_is_no_failure_to_talk_about():
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == 1
-
-
-def left_as_it_was(written):
-    """The cursor is shown again, the bar erased, and nothing comes after."""
-    show_cursor, erase_line = "\x1b[?25h", "\x1b[2K"
-    return written.endswith(erase_line) and "Working" not in written[written.rindex(show_cursor) :]
-
-
-@pytest.mark.parametrize("terminal", ["1", ""])
-@pytest.mark.parametrize("patience", [0, 60])
-def test_what_takes_long_shows_its_progress(capsys, monkeypatch, patience, terminal):
-    monkeypatch.setenv("FORCE_COLOR", terminal)  # a terminal, to rich
-    monkeypatch.setattr("bitq.cli.output.PATIENCE_SECONDS", patience)
-    with progress("Working hard", 3) as advance:
-        for _ in range(3):
-            time.sleep(0.15)
-            advance()
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert ("Working hard" in err) == ("2/3" in err) == (patience == 0 and terminal == "1")
-    assert err == "" or left_as_it_was(err)
-
-
-def test_progress_leaves_the_terminal_as_it_was(capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setattr("bitq.cli.output.PATIENCE_SECONDS", 0)
-
-    def work():
-        with progress("Working hard", 3):
-            time.sleep(0.15)
-            raise ValueError("no more")
-
-    with pytest.raises(ValueError, match="no more"):
-        work()
-    assert left_as_it_was(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

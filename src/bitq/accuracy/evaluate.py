@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bitq.errors import BitqError
+
 Batch = tuple[Any, Any]
 """Input and target; the input is a tensor, or a tuple of them that the network takes as arguments."""
 
@@ -67,6 +69,9 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
         batches: can be walked more than once.
         loss: averaged over batches.
         metric: `top1` costs no second pass over the data, another function does.
+
+    Raises:
+        BitqError: no batch, or a metric outside [0, 1].
     """
     was_training = model.training
     model.eval()
@@ -82,7 +87,11 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
             accuracy = correct / max(total, 1) if metric is top1 else float(metric(model, batches))
     finally:
         model.train(was_training)
-    return Score(sum(losses) / max(len(losses), 1), accuracy)
+    if not losses:
+        raise BitqError("there is no batch to measure on; give at least one batch of (input, target)")
+    if not 0 <= accuracy <= 1:
+        raise BitqError(f"the metric gave {accuracy!r}; it must be a number in [0, 1], larger being better")
+    return Score(sum(losses) / len(losses), accuracy)
 
 
 def _on_device(model: nn.Module, batches: Iterable[Batch]) -> Iterable[Batch]:

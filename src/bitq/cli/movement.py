@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from bitq.cli.output import Json, bits_text, count_text, energy_text, print_json, progress, ratio_text, show
+from bitq.cli.output import Json, bits_text, count_text, energy_text, print_json, ratio_text, show
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.layers import LOOPS, Layer
@@ -157,13 +157,14 @@ def _movements(
 ) -> tuple[list[LayerMovement], list[LayerMovement]]:
     """What the layers move in these formats and, layer by layer, in 32-bit float."""
     from bitq.movement.network import layer_movement
+    from bitq.progress import Terminal
 
     moved, original = [], []
-    with progress("Finding the best tilings", len(layers)) as advance:
-        for layer, wanted in zip(layers, formats, strict=True):
+    with Terminal() as terminal:
+        for done, (layer, wanted) in enumerate(zip(layers, formats, strict=True)):
+            terminal.step("finding the best tilings", done, len(layers))
             original.append(layer_movement(layer, FLOAT, device))
             moved.append(original[-1] if wanted == FLOAT else layer_movement(layer, wanted, device))
-            advance()
     return moved, original
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from threading import Timer
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")
@@ -19,9 +16,6 @@ Json = Annotated[
 
 PIPE_COLUMNS = 160
 """Width of tables that no terminal bounds, in characters."""
-
-PATIENCE_SECONDS = 2.0
-"""After so long a progress bar appears."""
 
 
 def print_json(document: Any) -> None:
@@ -33,24 +27,6 @@ def show(*parts: RenderableType) -> None:
     """Write text and tables to stdout, as they are: markup in the names of others means nothing."""
     width = None if sys.stdout.isatty() else PIPE_COLUMNS
     Console(markup=False, highlight=False, emoji=False, width=width).print(*parts, sep="\n")
-
-
-@contextmanager
-def progress(doing: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yield what to call after each of `total` steps: a bar on a terminal's stderr, if it takes long."""
-    console = Console(stderr=True, markup=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task(doing, total=total)
-    timer = Timer(PATIENCE_SECONDS, bar.start)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield lambda: bar.advance(task)
-    finally:
-        timer.cancel()
-        timer.join()  # it may be starting the bar just now
-        bar.stop()
 
 
 def bits_text(bits: float) -> str:

@@ -95,6 +95,8 @@ def _triples(widths: ArrayLike) -> NDArray[np.float64]:
 def _solve(
     layer: Layer, triples: NDArray[np.float64], capacity_bits: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], list[Any]]:
+    if not capacity_bits > 0:
+        raise BitqError(f"a capacity of {capacity_bits!r} bits holds nothing; it must be a positive number of bits")
     bits, chosen = np.empty(len(triples)), np.empty(len(triples), dtype=np.int64)
     if not len(triples):
         return bits, chosen, []
@@ -111,10 +113,10 @@ def _solve(
     if count < 0:
         raise MemoryError(f"layer {layer.name!r} has too many tilings for this machine's memory")
     if count == 0:
-        needed = triples.sum(axis=1).max()
+        needed = float(triples.sum(axis=1).max())
         raise BitqError(
             f"layer {layer.name!r} fits no tiling in {capacity_bits:g} bits; "
-            f"one element of each tensor needs {needed:g}"
+            f"one element of each tensor needs {needed!r}"
         )
     owner = ffi.gc(found[0], lib.bitq_free)
     return bits, chosen, [ffi.new("bitq_candidate *", owner[i]) for i in range(count)]

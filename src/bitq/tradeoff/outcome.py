@@ -13,6 +13,7 @@ from bitq.formats import BlockFormat, TensorFormats
 from bitq.layers import LOOPS, Layer
 from bitq.movement import Widths
 from bitq.movement.levels import LevelMovement, movement
+from bitq.movement.network import traffic_bits
 from bitq.movement.widths import widths
 from bitq.numerics import exponent_bias_for
 from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
@@ -136,18 +137,12 @@ def _entry(fmt: BlockFormat, bias: int) -> PlanFormat:
 
 
 def _level(level: LevelMovement, q: Widths) -> PlanLevel:
-    moved = level.traffic
     return PlanLevel(
         memory=level.memory,
         source=level.source,
         permutation=level.tiling.permutation,
         tiles=dict(level.tiling.tiles),
-        traffic_bits=TrafficBits(
-            input=q.input * moved.input_reads,
-            weight=q.weight * moved.weight_reads,
-            output_writes=q.output * moved.output_writes,
-            output_reads=q.output * moved.output_reads,
-        ),
+        traffic_bits=TrafficBits(**traffic_bits(level.traffic, q)),
         energy_pj=level.energy_pj,
     )
 

@@ -18,6 +18,7 @@ MAX_FILE_BYTES = 64 << 20
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Extent = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Entry(BaseModel):
@@ -92,6 +93,12 @@ class PlanLayer(_Entry):
     output: PlanFormat | None
     levels: tuple[PlanLevel, ...]
 
+    @model_validator(mode="after")
+    def _loops(self) -> PlanLayer:
+        if set(self.loops) != set(LOOPS):
+            raise ValueError(f"loops must name {' '.join(LOOPS)}")
+        return self
+
     @property
     def formats(self) -> TensorFormats:
         """The three formats without biases."""
@@ -111,8 +118,8 @@ class PlanLayer(_Entry):
 class Totals(_Entry):
     """What the whole network comes to. Accuracies are measured, after fine-tuning, on the test data."""
 
-    accuracy: float
-    accuracy_float: float
+    accuracy: Share
+    accuracy_float: Share
     movement_bits: Amount
     movement_bits_float: Amount
     movement_bits_max: Amount
@@ -122,7 +129,7 @@ class Totals(_Entry):
     energy_pj_float: Amount
     model_bytes: Annotated[int, Field(ge=0)]
     model_bytes_float: Annotated[int, Field(ge=0)]
-    objective: float
+    objective: Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Plan(_Entry):
@@ -135,6 +142,12 @@ class Plan(_Entry):
     alpha: Amount
     layers: tuple[PlanLayer, ...]
     totals: Totals
+
+    @model_validator(mode="after")
+    def _names(self) -> Plan:
+        if len({layer.name for layer in self.layers}) < len(self.layers):
+            raise ValueError("two layers have the same name")
+        return self
 
     def formats(self) -> dict[str, TensorFormats]:
         """Formats by module path, for `bitq.apply`."""

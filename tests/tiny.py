@@ -1,0 +1,75 @@
+"""A tiny network, a task it learns in a few steps, and a device so small that formats matter to it."""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from bitq.accuracy.finetune import Training
+from bitq.devices import Device, Memory
+from bitq.tradeoff.run import Settings
+
+torch.set_num_threads(1)
+
+CLASSES, SIDE = 4, 8
+
+DEVICE = Device(
+    "tiny",
+    "Tiny device",
+    "",
+    (Memory("registers", 512.0, 0.0, ""), Memory("SRAM", 4096.0, 0.16, ""), Memory("DRAM", float("inf"), 20.0, "")),
+)
+
+
+def network(seed=0):
+    """A full, a depthwise and a pointwise convolution, each with batch norm, and a linear layer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(24, CLASSES),
+        )
+
+
+def images(count, seed):
+    """Images float32 [count, 1, 8, 8], each with one bright quadrant in noise; its number is the label."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (count,), generator=generator)
+    pixels = torch.randn(count, 1, SIDE, SIDE, generator=generator)
+    for i, label in enumerate(labels.tolist()):
+        row, column = 4 * (label // 2), 4 * (label % 2)
+        pixels[i, :, row : row + 4, column : column + 4] += 0.7
+    return pixels, labels
+
+
+def loader(count, seed, batch_size=64, shuffle=False):
+    """A DataLoader of `images`."""
+    return DataLoader(TensorDataset(*images(count, seed)), batch_size, shuffle=shuffle, drop_last=shuffle)
+
+
+def loaders():
+    """Train, validation and test data."""
+    return loader(1500, 1, shuffle=True), loader(500, 2, 250), loader(500, 3, 250)
+
+
+def trained(seed=0, steps=60):
+    """The network, trained in float."""
+    from bitq.accuracy.finetune import finetune
+
+    model = network(seed)
+    finetune(model, loaders()[0], Training(steps=steps, learning_rate=1e-2, seed=seed))
+    return model
+
+
+def settings(**changes):
+    """Few steps."""
+    few = Training(steps=20, learning_rate=3e-3)
+    return replace(Settings(training=few, supernet=replace(few, steps=30), probe_inputs=250), **changes)
