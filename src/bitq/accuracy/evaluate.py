@@ -52,6 +52,20 @@ def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
 
 
+def loss_of(output: Any, target: Any, loss: Loss) -> Tensor:
+    """The loss of one batch.
+
+    Raises:
+        BitqError: a loss that refuses the output or the target, such as a label of a class the network has not.
+    """
+    try:
+        return loss(output, target)
+    except (IndexError, TypeError, ValueError, RuntimeError) as error:
+        shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in (output, target)]
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise BitqError(f"the loss refuses output {shapes[0]} with target {shapes[1]}: {reason}") from error
+
+
 def top1(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Share of inputs whose largest output is the target's class: the default metric."""
     correct = total = 0
@@ -62,7 +76,7 @@ def top1(model: nn.Module, batches: Iterable[Batch]) -> float:
 
 
 def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy, metric: Metric = top1) -> Score:
-    """Mean loss and metric in evaluation mode; the network's mode is restored.
+    """Mean loss and metric in evaluation mode; every module's mode is restored.
 
     Args:
         model: any network.
@@ -71,22 +85,23 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
         metric: `top1` costs no second pass over the data, another function does.
 
     Raises:
-        BitqError: no batch, or a metric outside [0, 1].
+        BitqError: no batch, a loss that fails, or a metric outside [0, 1].
     """
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.inference_mode():
             losses, correct, total = [], 0, 0
             for inputs, target in _on_device(model, batches):
                 output = forward(model, inputs)
-                losses.append(float(loss(output, target)))
+                losses.append(float(loss_of(output, target, loss)))
                 if metric is top1:
                     correct += int((output.argmax(-1) == target).sum())
                     total += target.numel()
             accuracy = correct / max(total, 1) if metric is top1 else float(metric(model, batches))
     finally:
-        model.train(was_training)
+        for module, training in modes.items():
+            module.training = training
     if not losses:
         raise BitqError("there is no batch to measure on; give at least one batch of (input, target)")
     if not 0 <= accuracy <= 1:

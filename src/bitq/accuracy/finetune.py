@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import Batch, Loss, cross_entropy, device_of, forward, to_device
+from bitq.accuracy.evaluate import Batch, Loss, cross_entropy, device_of, forward, loss_of, to_device
 from bitq.errors import BitqError
 
 
@@ -48,10 +48,12 @@ def finetune(
         progress: called with (steps done, steps) after each.
 
     Raises:
-        BitqError: no batches, or a loss that is not finite.
+        BitqError: no batches, no parameter to train, or a loss that fails or is not finite.
     """
     device = device_of(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise BitqError("no parameter of the network requires a gradient; call model.requires_grad_() before")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(training.seed)
         optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
@@ -59,10 +61,10 @@ def finetune(
         model.train()
         for step, (inputs, target) in zip(range(training.steps), _forever(batches), strict=False):
             before_step(step)
-            value = loss(forward(model, to_device(inputs, device)), to_device(target, device))
+            value = loss_of(forward(model, to_device(inputs, device)), to_device(target, device), loss)
             if not torch.isfinite(value):
                 raise BitqError(
-                    f"fine-tuning diverged at step {step}: the loss is {float(value)}; lower --learning-rate"
+                    f"fine-tuning diverged at step {step}: the loss is {value.item()}; lower the learning rate"
                 )
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
