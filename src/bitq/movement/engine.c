@@ -1,4 +1,5 @@
 /* Enumerate tilings, keep those some width triple may want, and pick each triple's best. See optimum.py. */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,13 +104,27 @@ static int append(list *l, const bitq_candidate *c) {
     return 0;
 }
 
+static double dot(const double *w, const double *v) { return w[0] * v[0] + w[1] * v[1] + w[2] * v[2]; }
+
+/* Widths come as (input, weight, output). */
+static double bits_of(const double *q, const bitq_candidate *c) {
+    return q[0] * c->input + q[1] * c->weight + q[2] * c->output;
+}
+
+/* The box of widths that is asked for, and what no candidate may exceed at its lowest corner to be of use: the least
+ * traffic at the highest corner of one that fits everywhere. */
+typedef struct {
+    const double *low, *high;
+    double capacity, most;
+} box;
+
 /* Append what one tile vector can do: for every set of loops run innermost to keep the weights or the outputs in place,
  * the order that reads the fewest inputs. Dominated ones are left out. */
-static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candidate base, list *out) {
+static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candidate base, box *asked, list *out) {
     static const int KEEPS_WEIGHT[3] = {LOOP_N, LOOP_P, LOOP_Q}, KEEPS_OUTPUT[3] = {LOOP_C, LOOP_R, LOOP_S};
     lattice l;
     solve_lattice(x, t, &l);
-    int active = active_set(t);
+    int active = active_set(t), fits_everywhere = dot(asked->high, base.footprint) <= asked->capacity;
     double groups = (double)x->groups;
     int64_t first = out->count;
     double steps = (double)t->trips[LOOP_K] * (double)x->N * (double)x->C * (double)t->h->kept[0] * (double)t->w->kept[0];
@@ -141,12 +156,14 @@ static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candi
             c.input = groups * (steps - kept);
             c.weight = groups * weights * (side ? all[0] : all[0] / stays);
             c.output = groups * outputs * (2 * (side ? all[1] / stays : all[1]) - 1);
-            int beaten = 0;
+            int beaten = bits_of(asked->low, &c) > asked->most;
             for (int64_t i = first; i < out->count && !beaten; i++) {
                 const bitq_candidate *o = &out->items[i];
                 beaten = o->input <= c.input && o->weight <= c.weight && o->output <= c.output;
             }
             if (!beaten && append(out, &c)) return -1;
+            double most = bits_of(asked->high, &c);
+            if (fits_everywhere && most < asked->most) asked->most = most;
         }
     }
     return 0;
@@ -168,15 +185,10 @@ static sizes sizes_of(int64_t extent) {
     return s;
 }
 
-static double dot(const double *w, const double *v) { return w[0] * v[0] + w[1] * v[1] + w[2] * v[2]; }
-/* Widths come as (input, weight, output). */
-static double bits_of(const double *q, const bitq_candidate *c) {
-    return q[0] * c->input + q[1] * c->weight + q[2] * c->output;
-}
-
 /* All candidates that some width triple between low and high may choose. Given the other tiles, the largest K tile that
  * fits is best (fewer trips of K never move more), so only the K tiles that are largest somewhere in the box are tried. */
 static int enumerate(const bitq_problem *x, const double *low, const double *high, double capacity, list *out) {
+    box asked = {low, high, capacity, INFINITY};
     sizes ns = sizes_of(x->N), ks = sizes_of(x->K), cs = sizes_of(x->C);
     int failed = !ns.sizes || !ks.sizes || !cs.sizes;
     for (int64_t h = 0; h < x->row_tiles && !failed; h++)
@@ -194,7 +206,7 @@ static int enumerate(const bitq_problem *x, const double *low, const double *hig
                         base.footprint[2] = output * (double)ks.sizes[k];
                         if (dot(low, base.footprint) > capacity) continue;
                         tile_vector t = vector_of(x, ns.sizes[n], ks.sizes[k], cs.sizes[c], h, w);
-                        failed = append_orders(x, &t, base, out);
+                        failed = append_orders(x, &t, base, &asked, out);
                         if (dot(high, base.footprint) <= capacity) break;
                     }
                 }
