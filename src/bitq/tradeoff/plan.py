@@ -31,7 +31,7 @@ class PlanFormat(_Entry):
     bits: int
     exponent_bits: int
     block_size: int
-    exponent_bias: int
+    exponent_bias: Annotated[int, Field(ge=-1000, le=127)]  # what a float32's exponent can lead to
 
     @property
     def format(self) -> BlockFormat:

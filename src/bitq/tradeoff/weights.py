@@ -102,17 +102,16 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     for name, entry in header.packed.items():
         if name not in tensors:
             raise BitqError(f"{path}: its header names {name!r}, which the file has not")
-        fmt = BlockFormat.parse(entry.format)
-        tensors[name] = Packed(
-            tensors[name],
-            fmt,
-            tuple(entry.shape),
-            torch.float32,
-            entry.dim,
-            tuple(entry.inner_dims),
-            entry.exponent_bias,
-        ).unpack()
+        try:
+            tensors[name] = _unpacked(tensors[name], entry)
+        except (BitqError, RuntimeError) as error:  # torch's own, for shapes beyond all memory
+            raise BitqError(f"{path}: {name!r}: {' '.join(str(error).split())}") from None
     return tensors
+
+
+def _unpacked(payload: Tensor, entry: _PackedTensor) -> Tensor:
+    fmt, inner = BlockFormat.parse(entry.format), tuple(entry.inner_dims)
+    return Packed(payload, fmt, tuple(entry.shape), torch.float32, entry.dim, inner, entry.exponent_bias).unpack()
 
 
 def load_quantized(model: nn.Module, folder: Path) -> Plan:
@@ -153,9 +152,14 @@ def load_into(model: nn.Module, path: Path) -> None:
     """
     state, tensors = model.state_dict(), load_weights(path)
     for name, tensor in state.items():
-        if name not in tensors or tensors[name].numel() != tensor.numel():
+        if name not in tensors or not _fits(tensors[name], tensor):
             raise BitqError(f"{path} is of another network: it has no {name!r} of shape {tuple(tensor.shape)}")
     extra = next((name for name in tensors if name not in state), None)
     if extra is not None:
         raise BitqError(f"{path} is of another network: the network has no {extra!r}")
     model.load_state_dict({name: tensors[name].reshape(tensor.shape) for name, tensor in state.items()})
+
+
+def _fits(given: Tensor, own: Tensor) -> bool:
+    """Equal shapes, or those of a transposed convolution's weight, whose groups are set apart in front."""
+    return given.shape == own.shape or (given.ndim == own.ndim + 1 and given.flatten(0, 1).shape == own.shape)

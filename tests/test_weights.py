@@ -1,0 +1,231 @@
+"""A quantized network on disk is what it was in memory, as small as promised, and nothing else is taken for one."""
+
+import json
+import struct
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import tiny
+from bitq.accuracy.finetune import Training, finetune
+from bitq.accuracy.quantized import apply, observing
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat, TensorFormats
+from bitq.tracing import trace
+from bitq.tradeoff.outcome import stored_bytes
+from bitq.tradeoff.space import build_space
+from bitq.tradeoff.weights import load_into, load_weights, save_weights
+
+FORMATS = (BlockFormat(8, 2, 1), BlockFormat(8, 3, 16), BlockFormat(8, 6, 48), BlockFormat(16, 7, 4))
+
+NETWORKS = {
+    "convolutions": (tiny.network, (1, 1, 8, 8)),
+    "grouped": (lambda: nn.Sequential(nn.Conv2d(6, 9, (3, 2), groups=3), nn.PReLU(9)), (1, 6, 8, 8)),
+    "transposed": (lambda: nn.Sequential(nn.ConvTranspose2d(6, 10, (2, 3), 2, groups=2)), (1, 6, 5, 5)),
+    "one axis": (lambda: nn.Sequential(nn.Conv1d(3, 7, 5), nn.ConvTranspose1d(7, 2, 4)), (1, 3, 16)),
+    "linear": (lambda: nn.Sequential(nn.Linear(50, 9), nn.Linear(9, 4, bias=False)), (1, 50)),
+    "the root": (lambda: nn.Linear(33, 5), (1, 33)),
+}
+
+
+def bits_of(tensor):
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+def test_weights_return_bit_by_bit(tmp_path, name, fmt):
+    make, shape = NETWORKS[name]
+    model, path = make(), tmp_path / "weights.safetensors"
+    layers = trace(model, torch.empty(shape, device="meta"))
+    elements = {layer.module: model.get_submodule(layer.module).weight.numel() for layer in layers}
+    formats = {module: TensorFormats(None, fmt, None) for module in elements}
+    float_state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    biases = save_weights(path, model, formats)
+
+    apply(model, formats)
+    expected = dict(float_state)
+    for module in formats:
+        expected[f"{module}.weight".lstrip(".")] = model.get_submodule(module).weight  # as it computes
+    loaded = load_weights(path)
+    assert loaded.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.equal(bits_of(loaded[key]), bits_of(tensor)), key
+        assert loaded[key].dtype == tensor.dtype
+    assert biases.keys() == formats.keys()
+
+    fresh = make()
+    load_into(fresh, path)
+    for key, tensor in fresh.state_dict().items():
+        assert torch.equal(bits_of(tensor), bits_of(expected[key]))
+        assert tensor.shape == float_state[key].shape
+
+    space = build_space(layers, elements, stored_bytes(model), tiny.DEVICE, [fmt])
+    content = path.read_bytes()
+    assert len(content) - 8 - struct.unpack("<Q", content[:8])[0] == space.cost(space.uniform(0)).model_bytes
+
+
+def test_tensors_without_a_format_stay_as_they_are(tmp_path):
+    model, path = tiny.network(), tmp_path / "new" / "weights.safetensors"
+    fmt = BlockFormat(8, 3, 4)
+    assert list(save_weights(path, model, {"0": TensorFormats(fmt, None, fmt), "8": TensorFormats(None, fmt)})) == ["8"]
+    loaded, state = load_weights(path), model.state_dict()
+    assert [key for key, tensor in state.items() if not torch.equal(loaded[key], tensor)] == ["8.weight"]
+
+
+def test_weights_that_diverged_are_refused_and_nothing_is_written(tmp_path):
+    model = tiny.network()
+    with torch.no_grad():
+        model[8].weight[0, 0] = torch.nan
+    with pytest.raises(BitqError, match="NaN or infinite"):
+        save_weights(tmp_path / "weights.safetensors", model, {"8": TensorFormats(None, FORMATS[0], None)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loaded_network_computes_the_same_bits(tmp_path):
+    """Quantizing twice changes nothing, so the weights and with them the outputs are equal bit by bit."""
+    model, fmt = tiny.network(), BlockFormat(8, 4, 16)
+    with torch.no_grad(), observing(model, ("0", "3", "8")) as seen:
+        model.eval()(tiny.images(100, 1)[0])
+    formats = dict.fromkeys(("0", "3", "8"), TensorFormats(fmt, fmt, fmt))
+    apply(model, formats, seen)
+    finetune(model, tiny.loader(500, 1), Training(steps=10))
+    save_weights(tmp_path / "weights.safetensors", model, formats)
+    other = tiny.network(seed=1).eval()
+    load_into(other, tmp_path / "weights.safetensors")
+    apply(other, formats, seen)
+    with torch.no_grad():
+        inputs = tiny.images(200, 2)[0]
+        assert torch.equal(other(inputs), model(inputs))
+
+
+# Files that are something else
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    """The bytes of a file of weights."""
+    path = tmp_path_factory.mktemp("saved") / "weights.safetensors"
+    fmt = BlockFormat(8, 3, 4)
+    save_weights(path, tiny.network(), dict.fromkeys(("0", "3", "8"), TensorFormats(fmt, fmt, fmt)))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "weights.safetensors"
+
+
+def test_a_file_cut_short_is_refused(content, path):
+    for length in [0, 7, 8, 100, len(content) // 2, len(content) - 1]:
+        path.write_bytes(content[:length])
+        with pytest.raises(BitqError, match=r"weights\.safetensors"):
+            load_weights(path)
+
+
+def test_other_files_are_refused(path):
+    with pytest.raises(BitqError, match=r"weights\.safetensors"):
+        load_weights(path)
+    safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(BitqError, match="was not written by bitq"):
+        load_weights(path)
+    torch.save({"weight": torch.zeros(3)}, path)
+    with pytest.raises(BitqError, match="safetensors"):
+        load_weights(path)
+
+
+def tampered(content, change):
+    """The file with another description of its packed weights."""
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    told = json.loads(header["__metadata__"]["bitq"])
+    change(told)
+    header["__metadata__"]["bitq"] = json.dumps(told)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
+def entry(**changes):
+    return lambda told: told["packed"]["0.weight"].update(changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        entry(format="8:e3"),
+        entry(format="8:e4:b4"),
+        entry(format="8:e9:b4"),
+        entry(shape=[6, 1, 3, 2]),
+        entry(shape=[6, 1, 3, 1 << 39]),
+        entry(shape=[1 << 40] * 8),
+        entry(shape=[-6, 1, 3, 3]),
+        entry(shape=[]),
+        entry(dim=4),
+        entry(dim=-1),
+        entry(dim=2),
+        entry(inner_dims=[2, 2]),
+        entry(inner_dims=[7]),
+        entry(exponent_bias=10**6),
+        entry(exponent_bias=10**30),
+        entry(exponent_bias=0.5),
+        entry(extra=1),
+        lambda told: told["packed"].update({"9.weight": told["packed"]["0.weight"]}),
+        lambda told: told["packed"].update({"1.weight": told["packed"]["0.weight"]}),
+        lambda told: told.update(schema_version=2),
+        lambda told: told.pop("packed"),
+    ],
+)
+def test_a_header_that_does_not_fit_is_refused(content, path, change):
+    path.write_bytes(tampered(content, lambda told: None))
+    load_weights(path)
+    path.write_bytes(tampered(content, change))
+    with pytest.raises(BitqError, match=r"weights\.safetensors"):
+        load_weights(path)
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_no_damage_does_worse_than_other_numbers(content, tmp_path_factory, data):
+    damaged = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    path.write_bytes(bytes(damaged))
+    refused = ""
+    try:
+        load_into(tiny.network(), path)
+    except BitqError as error:
+        refused = str(error)
+    assert "\n" not in refused
+    assert not refused or str(path) in refused
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(1, 6, 3, bias=True)), "it has no '0.bias'"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 6, 5, bias=False)), "it has no '0.weight' of shape"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 6, 3, bias=False)), "the network has no '1."),
+    ],
+)
+def test_another_network_is_refused_and_unchanged(content, path, other, reason):
+    path.write_bytes(content)
+    model = other()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(BitqError, match="is of another network") as caught:
+        load_into(model, path)
+    assert reason in str(caught.value)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_an_equal_number_of_elements_is_no_equal_shape(content, path):
+    path.write_bytes(content)
+    model = tiny.network()
+    model[8] = nn.Linear(tiny.CLASSES, 24)  # its weight is transposed
+    model[8].bias = nn.Parameter(torch.zeros(4))
+    with pytest.raises(BitqError, match=r"another network.*'8\.weight'"):
+        load_into(model, path)
