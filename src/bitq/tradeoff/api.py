@@ -22,7 +22,7 @@ from bitq.store import Store
 from bitq.tracing import trace
 from bitq.tradeoff.outcome import Row, hand_over, stored_bytes
 from bitq.tradeoff.plan import Plan
-from bitq.tradeoff.run import Data, Run, Settings, Task
+from bitq.tradeoff.run import Data, Run, Settings, Task, seeded
 from bitq.tradeoff.search import search as search_run
 from bitq.tradeoff.space import build_space
 
@@ -118,8 +118,9 @@ def search(
 
 
 def _first(batches: Iterable[Batch]) -> Any:
-    for inputs, _ in batches:
-        return _head(inputs)
+    with seeded():
+        for inputs, _ in batches:
+            return _head(inputs)
     raise BitqError("the validation data has no batch; give at least one batch of (input, target)")
 
 

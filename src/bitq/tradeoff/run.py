@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -114,6 +115,9 @@ class Run:
                 "network": name,
                 "fingerprint": fingerprint(model),
                 "data": _data_fingerprint(data),
+                "training batch": _first_shapes(data.train),
+                "loss": _name(task.loss),
+                "metric": _name(task.metric),
                 "device": space.device.name,
                 "memories": [[m.name, m.capacity_bits, m.energy_pj_per_bit] for m in space.device.memories[:-1]],
                 "bits": space.formats[0].bits,
@@ -129,12 +133,13 @@ class Run:
             device = device_of(model)
             with (
                 torch.inference_mode(),
-                torch.random.fork_rng(),
+                seeded(self.settings.training.seed),
                 observing(model, self.space.modules) as seen,
             ):
-                torch.manual_seed(self.settings.training.seed)
                 for inputs, _ in islice(self.data.train, CALIBRATION_BATCHES):
                     forward(model, to_device(inputs, device))
+            if not seen:
+                raise BitqError("the training data has no batch; give at least one batch of (input, target)")
             return {name: list(seen[name]) for name in self.space.modules}
 
         config = {"batches": CALIBRATION_BATCHES, "seed": self.settings.training.seed}
@@ -246,17 +251,27 @@ class Run:
     @cached_property
     def _probe_batches(self) -> list[Batch]:
         batches, inputs = [], 0
-        for batch in self.data.validation:
-            batches.append(batch)
-            inputs += _count(batch)
-            if inputs >= self.settings.probe_inputs:
-                break
+        with seeded():
+            for batch in self.data.validation:
+                batches.append(batch)
+                inputs += _count(batch)
+                if inputs >= self.settings.probe_inputs:
+                    break
         if not batches:
             raise BitqError("the validation data has no batch; give at least one batch of (input, target)")
         return batches
 
     def _score(self, model: nn.Module, batches: Iterable[Batch]) -> Any:
-        return score(model, batches, self.task.loss, self.task.metric)
+        with seeded():
+            return score(model, batches, self.task.loss, self.task.metric)
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Whatever draws from torch's global generators inside repeats, and the caller's go on as if nothing was drawn."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -277,11 +292,21 @@ def versions() -> dict[str, str]:
 
 def _data_fingerprint(data: Data) -> str:
     digest = hashlib.sha256()
-    for batches in (data.validation, data.test):
-        for batch in islice(iter(batches), 1):
-            for part in _leaves(batch):
-                digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    with seeded():
+        for batches in (data.validation, data.test):
+            for batch in islice(iter(batches), 1):
+                for part in _leaves(batch):
+                    digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _first_shapes(batches: Iterable[Batch]) -> list[list[int]]:
+    with seeded():
+        return [list(part.shape) for batch in islice(iter(batches), 1) for part in _leaves(batch)]
+
+
+def _name(function: object) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _leaves(batch: Any) -> list[Tensor]:
