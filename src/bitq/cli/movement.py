@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from bitq.cli.output import Json, bits_text, count_text, energy_text, print_json, ratio_text, show
+from bitq.cli.output import Json, bits_text, count_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.layers import LOOPS, Layer
@@ -56,6 +56,9 @@ def movement(
         ),
     ] = None,
     as_json: Json = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV on stdout: per layer, pair of memories, tensor and direction.")
+    ] = False,
 ) -> None:
     """Count the bits that one inference moves between the memories of a device, and the energy it takes.
 
@@ -69,6 +72,8 @@ def movement(
 
     if format_ is not None and plan is not None:
         raise BitqError("--format and --plan exclude each other; give one of them")
+    if as_json and as_csv:
+        raise BitqError("--json and --csv exclude each other; give one of them")
     target = load_device(device)
     everywhere = _uniform(format_)
     shape = _shape(input_shape, network)
@@ -78,6 +83,8 @@ def movement(
     if as_json:
         about = {"network": network, "device": target.name, "input_shape": shape}
         print_json({**about, **_document(moved, original)})
+    elif as_csv:
+        print(csv_text(list(_records(moved, original))), end="", flush=True)
     else:
         shown = " x ".join(map(str, shape))
         what = "planned formats" if plan else format_ or "32-bit float"
@@ -201,6 +208,32 @@ def _table(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) ->
         "",
     )
     return table
+
+
+def _records(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) -> Iterator[dict[str, Any]]:
+    """One record per layer, pair of memories, tensor and direction; together they are all traffic."""
+    from bitq.movement.network import traffic_bits
+
+    for layer, before in zip(moved, original, strict=True):
+        formats = layer.formats if layer.layer.weight_is_parameter else FLOAT
+        for level, level_before in zip(layer.levels, before.levels, strict=True):
+            bits_float = traffic_bits(level_before.traffic, before.widths)
+            for part, bits in traffic_bits(level.traffic, layer.widths).items():
+                tensor = part.partition("_")[0]
+                yield {
+                    "layer": layer.layer.name,
+                    "module": layer.layer.module,
+                    "source": level.source,
+                    "memory": level.memory,
+                    "tensor": tensor,
+                    "direction": "written" if part == "output_writes" else "read",
+                    "format": getattr(formats, tensor) or "float32",
+                    "width_bits": getattr(layer.widths, tensor),
+                    "traffic_bits": bits,
+                    "traffic_bits_float": bits_float[part],
+                    "energy_pj": level.energy_pj * bits / level.bits,
+                    "energy_pj_float": level_before.energy_pj * bits_float[part] / level_before.bits,
+                }
 
 
 def _document(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) -> dict[str, Any]:

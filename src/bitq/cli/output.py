@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +23,15 @@ PIPE_COLUMNS = 160
 def print_json(document: Any) -> None:
     """Write one JSON document to stdout."""
     print(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False), flush=True)
+
+
+def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records of the same fields as CSV with a line of headings (RFC 4180, but lines end in a newline alone)."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, records[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
 
 
 def show(*parts: RenderableType) -> None:
