@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bitq.devices import Device
 from bitq.layers import LOOPS, Layer
+from bitq.movement.cache import cached
 from bitq.movement.expression import Parts, split, traffic, whole
 from bitq.movement.model import Tiling, Traffic, Widths
 from bitq.movement.optimum import optimal_tilings, optimize
@@ -58,7 +59,7 @@ def movement(layer: Layer, widths: Widths, device: Device) -> tuple[LevelMovemen
 
 
 def movement_many(layer: Layer, widths: ArrayLike, device: Device) -> NDArray[np.float64]:
-    """`movement` for many width triples at once.
+    """`movement` for many width triples at once; tables that were computed before are read from the disk's cache.
 
     Args:
         layer: any layer.
@@ -72,10 +73,14 @@ def movement_many(layer: Layer, widths: ArrayLike, device: Device) -> NDArray[np
         BitqError: as for `movement`.
     """
     triples = np.ascontiguousarray(widths, dtype=np.float64)
-    bits = np.empty((len(triples), len(device.boundaries)))
     capacities = [memory.capacity_bits for memory, _ in device.boundaries]
-    _fill(layer, layer.group, whole(layer), triples, np.arange(len(triples)), capacities, bits)
-    return bits
+
+    def compute() -> NDArray[np.float64]:
+        bits = np.empty((len(triples), len(capacities)))
+        _fill(layer, layer.group, whole(layer), triples, np.arange(len(triples)), capacities, bits)
+        return bits
+
+    return cached(layer, triples, capacities, compute)
 
 
 def _fill(

@@ -1,0 +1,134 @@
+"""Tables of movement kept on disk, so that what was solved once is read the next time.
+
+An entry's name is a digest of everything its numbers depend on: the shape of the layer, the widths, the capacities and
+the code that solves. Entries appear by an atomic rename, so any number of processes may write at once, and carry a
+checksum: one that is damaged or cut short counts as absent and is written anew. The cache is an aid alone: where it
+cannot be read or written, everything is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from bitq import layers
+from bitq.layers import Layer
+from bitq.movement import _engine
+
+FOLDER_VARIABLE = "BITQ_CACHE_DIR"
+"""Environment variable with the folder to use instead of the user's cache folder; empty: keep nothing."""
+
+MOST_BYTES = 1 << 30
+MOST_ENTRIES = 4096
+"""What the cache may grow to; the entries that were not used for longest go first."""
+
+_SUFFIX = ".traffic"
+_CHECKSUM_BYTES = hashlib.sha256().digest_size
+
+
+def _digest_of_code() -> bytes:
+    """Digest of all that turns a question into numbers: the compiled engine and the modules around it."""
+    digest = hashlib.sha256()
+    for path in (Path(_engine.__file__), Path(layers.__file__), *sorted(Path(__file__).parent.glob("*.py"))):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.digest()
+
+
+_CODE = _digest_of_code()  # when the code is loaded, not when it may have changed on disk
+
+
+def cached(
+    layer: Layer, widths: NDArray[np.float64], capacities: Sequence[float], compute: Callable[[], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """The table that `compute` returns, from disk if it was kept there.
+
+    Args:
+        layer: asked about; its names do not matter.
+        widths: array (n, 3) of bits per element.
+        capacities: of the memories (bits), in the order of the table's columns.
+        compute: returns the table, an array (n, number of capacities); what it raises is passed on and not kept.
+
+    Returns:
+        An array of the caller's own, the same to the bit whether computed or read.
+    """
+    folder = _folder()
+    if folder is None:
+        return compute()
+    key = _key(layer, widths, capacities)
+    path = folder / f"{key.hex()}{_SUFFIX}"
+    found = _read(path, key, (len(widths), len(capacities)))
+    if found is None:
+        found = compute()
+        _write(path, key, found)
+    return found
+
+
+def _folder() -> Path | None:
+    root = os.environ.get(FOLDER_VARIABLE)
+    if root is None:
+        root = platformdirs.user_cache_dir("bitq", appauthor=False)
+    return Path(root) / "movement" if root else None
+
+
+def _key(layer: Layer, widths: NDArray[np.float64], capacities: Sequence[float]) -> bytes:
+    shape = replace(layer, name="", module="", weight_is_parameter=True)
+    digest = hashlib.sha256(_CODE)
+    digest.update(repr((shape, [float(capacity) for capacity in capacities], widths.shape)).encode())
+    digest.update(widths.astype("<f8").tobytes())
+    return digest.digest()
+
+
+def _checksum(key: bytes, content: bytes) -> bytes:
+    return hashlib.sha256(key + content).digest()
+
+
+def _read(path: Path, key: bytes, shape: tuple[int, int]) -> NDArray[np.float64] | None:
+    size = 8 * shape[0] * shape[1]
+    try:
+        with path.open("rb") as file:
+            checksum, content = file.read(_CHECKSUM_BYTES), file.read(size + 1)
+    except OSError:
+        return None
+    if len(content) != size or checksum != _checksum(key, content):
+        return None
+    with suppress(OSError):
+        os.utime(path)  # used now: the last to go
+    return np.ndarray(shape, dtype="<f8", buffer=content).astype(np.float64)
+
+
+def _write(path: Path, key: bytes, table: NDArray[np.float64]) -> None:
+    content = table.astype("<f8").tobytes()
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=_SUFFIX)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_checksum(key, content) + content)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _evict(path.parent)
+
+
+def _evict(folder: Path) -> None:
+    """Remove what lies beyond the bounds, newest entries first kept; what killed writers left behind ages out too."""
+    entries = []
+    for entry in folder.glob(f"*{_SUFFIX}"):
+        with suppress(FileNotFoundError):  # another process evicts as well
+            status = entry.stat()
+            entries.append((status.st_mtime_ns, status.st_size, entry))
+    size = 0
+    for place, (_, entry_size, entry) in enumerate(sorted(entries, reverse=True)):
+        size += entry_size
+        if place >= MOST_ENTRIES or size > MOST_BYTES:
+            entry.unlink(missing_ok=True)
