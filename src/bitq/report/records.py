@@ -129,10 +129,15 @@ def load_run(folder: Path) -> Run:
         probes=_read(Probe, "probe", evaluations, results),
         fine_tuned=_read(FineTuned, "finetune", evaluations, results),
         sensitivity={module: scores for each in sensitivities for module, scores in each.scores.items()},
-        outcome=outcomes[-1] if outcomes else None,
+        outcome=next((each for each in reversed(outcomes) if _led_to(each, plan)), None),
         efforts=_efforts(evaluations),
         finished=max((evaluation.finished for evaluation in evaluations), default=None),
     )
+
+
+def _led_to(outcome: Outcome, plan: Plan) -> bool:
+    """A folder keeps the outcomes of all weights of movement it was searched with; the plan is of one of them."""
+    return bool(outcome.rows) and outcome.rows[-1].objective == plan.totals.objective
 
 
 _R = TypeVar("_R", bound=_Record)
