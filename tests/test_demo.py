@@ -33,7 +33,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_data_have_the_promised_shapes_types_and_classes(loaded: demo.Demo) -> None:
     for images, labels, count in (
-        (loaded.train_images, loaded.train_labels, 20_000),
+        (loaded.train_images, loaded.train_labels, 16_000),
+        (loaded.validation_images, loaded.validation_labels, 4_000),
         (loaded.test_images, loaded.test_labels, 10_000),
     ):
         assert images.shape == (count, 1, 28, 28)

@@ -72,4 +72,5 @@ def trained(seed=0, steps=60):
 def settings(**changes):
     """Few steps."""
     few = Training(steps=20, learning_rate=3e-3)
-    return replace(Settings(training=few, supernet=replace(few, steps=30), probe_inputs=250), **changes)
+    own = Settings(training=few, supernet=replace(few, steps=30), scored_inputs=250, probed_inputs=250)
+    return replace(own, **changes)

@@ -4,7 +4,8 @@
     python tools/train_demo.py                  # ten minutes on two cores; replaces the files in the package
     python tools/train_demo.py --holdout 5000   # judges a recipe by held-out training images; writes nothing
 
-The test images are looked at once, after the last step; recipes are compared with --holdout only.
+The package's validation images are left out of the training. The test images are looked at once, after the last step;
+recipes are compared with --holdout only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from bitq.demo import CHECKPOINT, COUNTS, DATA, archives
+from bitq.demo import CHECKPOINT, COUNTS, DATA, archives, validation_part
 from bitq.demo.fashion import CLASSES, encode_idx, normalize, read_split
 from bitq.demo.network import resnet8
 from bitq.errors import BitqError
@@ -47,7 +48,10 @@ def main() -> int:
     kept = first_of_each_class(labels, COUNTS["train"] // len(CLASSES))
     write_split(options.out, "train", images[kept], labels[kept])
     write_split(options.out, "test", test_images, test_labels)
-    model = train(images, labels, options.epochs)
+    unseen = kept[validation_part(labels[kept])]  # plans are chosen by these
+    seen = torch.ones(len(labels), dtype=torch.bool)
+    seen[unseen] = False
+    model = train(images[seen], labels[seen], options.epochs)
     share = accuracy(model, test_images, test_labels)
     print(f"accuracy on the {len(test_labels)} test images: {share:.4f}")
     facts = {"accuracy": f"{share:.4f}", "epochs": str(options.epochs), "seed": str(options.seed)}

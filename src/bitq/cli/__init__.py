@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import typer
 
+from bitq.cli.buffer import buffer
 from bitq.cli.devices import devices
 from bitq.cli.evaluate import evaluate
 from bitq.cli.movement import movement
@@ -21,6 +22,9 @@ from bitq.cli.search import search
 from bitq.errors import BitqError
 
 MISTAKE, INTERRUPTED = 2, 130
+
+CONTINUED = {"search": "; the same command continues where it stopped"}
+"""What an interrupt of a command is told with, beside that it happened."""
 
 app = typer.Typer(
     name="bitq",
@@ -33,6 +37,7 @@ app = typer.Typer(
 )
 app.command()(search)
 app.command()(movement)
+app.command()(buffer)
 app.command()(evaluate)
 app.command()(report)
 app.command()(devices)
@@ -48,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except (BitqError, OSError, MemoryError) as error:
         code = _mistake(str(error) or type(error).__name__)
     if code == INTERRUPTED:
-        print("Error: interrupted before the end", file=sys.stderr)
+        print("Error: interrupted before the end" + CONTINUED.get("".join(words[:1]), ""), file=sys.stderr)
     sys.exit(code)
 
 

@@ -161,18 +161,19 @@ def _other_network(path: Path, plan: Plan, difference: str) -> BitqError:
 
 def _movements(
     layers: Sequence[Layer], formats: Sequence[TensorFormats], device: Device
-) -> tuple[list[LayerMovement], list[LayerMovement]]:
+) -> tuple[Sequence[LayerMovement], Sequence[LayerMovement]]:
     """What the layers move in these formats and, layer by layer, in 32-bit float."""
-    from bitq.movement.network import layer_movement
+    from bitq.movement.network import network_movement
     from bitq.progress import Terminal
 
-    moved, original = [], []
     with Terminal() as terminal:
-        for done, (layer, wanted) in enumerate(zip(layers, formats, strict=True)):
-            terminal.step("finding the best tilings", done, len(layers))
-            original.append(layer_movement(layer, FLOAT, device))
-            moved.append(original[-1] if wanted == FLOAT else layer_movement(layer, wanted, device))
-    return moved, original
+        both = network_movement(
+            (*layers, *layers),
+            (*formats, *[FLOAT] * len(layers)),
+            device,
+            lambda done, total: terminal.step("finding the best tilings", done, total),
+        )
+    return both[: len(layers)], both[len(layers) :]
 
 
 def _table(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) -> Table:

@@ -51,6 +51,7 @@ def search(
     learning_rate: Annotated[float, typer.Option(help="Of the first step; falls to zero along a half cosine.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of everything random; the same seed finds the same plan.")] = 0,
     uniforms: Annotated[int, typer.Option(help="Uniform formats to fine-tune and compare with.")] = 1,
+    rounds: Annotated[int, typer.Option(help="How often sensitivities are measured anew around the plan so far.")] = 2,
     plans: Annotated[int, typer.Option(help="Plans to fine-tune, each corrected by the ones before.")] = 2,
     batch_size: BatchSize = 64,
     image_size: ImageSize = None,
@@ -78,7 +79,13 @@ def search(
     from bitq.tradeoff.run import Settings
 
     _check(
-        BitqError, alpha=alpha >= 0, steps=steps >= 1, uniforms=uniforms >= 1, plans=plans >= 1, bits=bits in (8, 16)
+        BitqError,
+        alpha=alpha >= 0,
+        steps=steps >= 1,
+        uniforms=uniforms >= 1,
+        rounds=rounds >= 1,
+        plans=plans >= 1,
+        bits=bits in (8, 16),
     )
     _check(BitqError, learning_rate=learning_rate > 0, batch_size=batch_size >= 1)
     source = load_source(network, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
@@ -92,7 +99,9 @@ def search(
         device=device,
         run=folder,
         bits=bits,
-        settings=Settings(alpha=alpha, training=training, supernet=training, uniforms=uniforms, plans=plans),
+        settings=Settings(
+            alpha=alpha, training=training, supernet=training, rounds=rounds, uniforms=uniforms, plans=plans
+        ),
         network=network,
         command=shlex.join(["bitq", *sys.argv[1:]]),
     )

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 EVALUATION_BATCH = 500
-DEMO_VALIDATION = 4000
-"""Images of the demo's training part that plans are chosen by; the rest is fine-tuned on."""
 
 Network = Annotated[
     str,
@@ -82,7 +80,7 @@ def load_source(
     if network == DEMO:
         if data is not None or checkpoint is not None:
             raise BitqError("the demo has its own data and checkpoint; leave --data and --checkpoint out")
-        return _demo(batch_size, seed)
+        return _demo(batch_size)
     if data is None:
         raise BitqError(f"network {network!r} needs --data: a folder of labelled images or an .npz file")
     from bitq.datasets import load_data
@@ -109,15 +107,13 @@ def load_source(
     )
 
 
-def _demo(batch_size: int, seed: int) -> Source:
+def _demo(batch_size: int) -> Source:
     import torch
     from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
     from bitq import demo
 
     own = demo.load()
-    order = torch.randperm(len(own.train_labels), generator=torch.Generator().manual_seed(seed))
-    chosen, trained = order[:DEMO_VALIDATION], order[DEMO_VALIDATION:]
 
     def batches(images: torch.Tensor, labels: torch.Tensor, size: int, shuffle: bool) -> Iterable[Batch]:
         dataset = TensorDataset(images, labels)
@@ -126,8 +122,8 @@ def _demo(batch_size: int, seed: int) -> Source:
 
     return Source(
         own.model,
-        batches(own.train_images[trained], own.train_labels[trained], batch_size, True),
-        batches(own.train_images[chosen], own.train_labels[chosen], EVALUATION_BATCH, False),
+        batches(own.train_images, own.train_labels, batch_size, True),
+        batches(own.validation_images, own.validation_labels, EVALUATION_BATCH, False),
         batches(own.test_images, own.test_labels, EVALUATION_BATCH, False),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from bitq.errors import BitqError
 DATA = Path(__file__).parent / "data"
 CHECKPOINT = "resnet8.safetensors"
 COUNTS = {"train": 20_000, "test": 10_000}
+VALIDATION_PER_CLASS = 400
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,19 @@ class Demo:
 
     Attributes:
         model: `resnet8` with trained weights, images [n, 1, 28, 28] to logits [n, 10].
-        train_images, test_images: float32 [20000, 1, 28, 28] and [10000, 1, 28, 28]. The training images are
-            the first 2,000 of every class among Fashion-MNIST's 60,000 (the network was trained on all of
-            those); the test images are all there are.
-        train_labels, test_labels: int64 [20000] and [10000], indices into `classes`.
+        train_images, validation_images, test_images: float32 [n, 1, 28, 28] of 16,000, 4,000 and 10,000 images. The
+            first two are the first 2,000 of every class among Fashion-MNIST's 60,000 training images, the last 400 of
+            each for validation: the network was trained on all 60,000 but those 4,000. The test images are all there
+            are.
+        train_labels, validation_labels, test_labels: int64 [n], indices into `classes`.
         classes: the ten names.
     """
 
     model: nn.Module
     train_images: Tensor
     train_labels: Tensor
+    validation_images: Tensor
+    validation_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
     classes: tuple[str, ...] = CLASSES
@@ -46,9 +51,26 @@ def load(folder: Path = DATA) -> Demo:
         BitqError: a file that is missing, damaged, or not of the demo's shapes.
     """
     model = load_model(folder)
-    train_images, train_labels = read_split(*archives(folder, "train"), COUNTS["train"])
+    images, labels = read_split(*archives(folder, "train"), COUNTS["train"])
     test_images, test_labels = read_split(*archives(folder, "test"), COUNTS["test"])
-    return Demo(model, normalize(train_images), train_labels, normalize(test_images), test_labels)
+    held_out = validation_part(labels)
+    return Demo(
+        model,
+        normalize(images[~held_out]),
+        labels[~held_out],
+        normalize(images[held_out]),
+        labels[held_out],
+        normalize(test_images),
+        test_labels,
+    )
+
+
+def validation_part(labels: Tensor) -> Tensor:
+    """Which of the package's training images are for validation: bool [n], the last 400 of every class."""
+    part = torch.zeros_like(labels, dtype=torch.bool)
+    for label in range(len(CLASSES)):
+        part[(labels == label).nonzero()[-VALIDATION_PER_CLASS:, 0]] = True
+    return part
 
 
 def load_model(folder: Path = DATA) -> nn.Module:

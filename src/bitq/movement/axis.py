@@ -75,10 +75,20 @@ def kept_rows(axis: Axis, tile_out: int, tile_tap: int) -> tuple[int, ...]:
         Nine sums, entry 3·(state of the output loop) + (state of the tap loop); entry 0, both outside, is the sum of
         the rows of all tiles.
     """
+    return tuple(_summed(axis, tile_out, tile_tap).kept)
+
+
+@lru_cache(maxsize=65536)
+def largest_rows(axis: Axis, tile_out: int, tile_tap: int) -> int:
+    """Rows of the largest tile of these sizes."""
+    return int(_summed(axis, tile_out, tile_tap).span)
+
+
+def _summed(axis: Axis, tile_out: int, tile_tap: int) -> Any:
     tile = ffi.new("bitq_axis_tile *", {"tile_out": tile_out, "tile_tap": tile_tap})
     if lib.bitq_axis_sums(*_geometry(axis), tile):
         raise MemoryError(f"an axis of {axis.out} outputs has too many tiles for this machine's memory")
-    return tuple(tile.kept)
+    return tile
 
 
 def _geometry(axis: Axis) -> tuple[int, ...]:

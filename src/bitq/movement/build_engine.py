@@ -12,7 +12,7 @@ ffi.cdef(HEADER)
 ffi.set_source(
     "bitq.movement._engine",
     f"#include <stdint.h>\n{HEADER}",
-    sources=[str(HERE / "axis.c"), str(HERE / "engine.c")],
+    sources=[str(HERE / name) for name in ("axis.c", "engine.c", "parts.c")],
     include_dirs=[str(HERE)],
     depends=[str(HERE / "engine.h")],
     # No contraction: costs are compared in the same double arithmetic that Python prints.

@@ -44,4 +44,45 @@ int64_t bitq_optimize(const bitq_problem *problem, const double *widths, int64_t
 /* The loop order of a candidate, outermost first, as seven indices into N K C P Q R S. */
 void bitq_order(const bitq_problem *problem, const bitq_candidate *candidate, int64_t *order);
 
+/* A tile size of one loop of a problem in parts: sums over the parts by the loop's state, as a loop that indexes a tensor
+ * (elements) and as one that does not (repetitions). */
+typedef struct {
+    int64_t size;
+    double element[3], repeat[3];
+} bitq_loop_tile;
+
+/* A pair of tile sizes of one image axis of a problem in parts; rows as bitq_axis_tile.kept, summed over the parts. */
+typedef struct {
+    bitq_loop_tile out, tap;
+    int64_t span; /* rows of the largest tile */
+    double rows[9];
+    double alone; /* sum of the rows that the tiles need as problems of their own */
+} bitq_pair_tile;
+
+/* A memory that tiles every part. Of the `inner` memories further in, each bit takes inner_pj, and none moves less than
+ * inner_bits. All sums are of one group; bits and energies count `scale` groups. */
+typedef struct {
+    const bitq_loop_tile *loops[3]; /* N K C, largest tile first */
+    int64_t tiles[3];
+    const bitq_pair_tile *axes[2];
+    int64_t pairs[2];
+    double outputs, scale;
+    double capacity, energy_pj, least_bits;
+    int64_t inner;
+    const double *inner_pj, *inner_bits;
+} bitq_parts;
+
+/* tile: indices into loops and axes; order: seven loops (N K C P Q R S = 0 1 2 ...) of three bits, outermost lowest.
+ * bits: the least traffic over all orders; bound_pj: its energy and the least further in. */
+typedef struct {
+    int64_t tile[5];
+    int64_t order;
+    double bits, bound_pj;
+} bitq_choice;
+
+/* All tilings that fit and whose bound_pj is below the limit; of the innermost memory only the best one. Adds the number
+ * of tile vectors whose orders were solved to *evaluated. Returns the number of *found (bitq_free), -1 out of memory. */
+int64_t bitq_parts_choices(const bitq_parts *parts, const double *widths, double limit, int64_t *evaluated,
+                           bitq_choice **found);
+
 void bitq_free(void *pointer);

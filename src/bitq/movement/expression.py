@@ -62,10 +62,10 @@ def traffic(layer: Layer, tiling: Tiling, parts: Parts | None = None) -> Traffic
     size = {loop: tiling.size(one, loop) for loop in LOOPS}
     order = [loop for loop in tiling.permutation if any(len(span) > size[loop] for span in parts[loop])]
 
-    element = {loop: _elements(parts[loop], size[loop]) for loop in LOOPS}
-    repeat = {loop: _repetitions(parts[loop], size[loop]) for loop in LOOPS}
-    rows = _rows(Axis.of(one, 0), _lengths(parts["P"]), _lengths(parts["R"]), size["P"], size["R"])
-    columns = _rows(Axis.of(one, 1), _lengths(parts["Q"]), _lengths(parts["S"]), size["Q"], size["S"])
+    element = {loop: elements(parts[loop], size[loop]) for loop in LOOPS}
+    repeat = {loop: repetitions(parts[loop], size[loop]) for loop in LOOPS}
+    rows = kept_by_parts(Axis.of(one, 0), ends(parts["P"]), ends(parts["R"]), size["P"], size["R"])
+    columns = kept_by_parts(Axis.of(one, 1), ends(parts["Q"]), ends(parts["S"]), size["Q"], size["S"])
 
     def own(loop: str) -> tuple[tuple[str, ...], Factor]:
         return (loop,), element[loop]
@@ -90,7 +90,7 @@ def _moved(order: Sequence[str], factors: Sequence[tuple[tuple[str, ...], Factor
     return prod(factor[(OUTER,) * len(loops)] for loops, factor in factors) - kept
 
 
-def _elements(spans: Spans, size: int) -> Factor:
+def elements(spans: Spans, size: int) -> Factor:
     """A loop that indexes the tensor: tiles are disjoint, so a wrap keeps something only where there is one tile."""
     return {
         (OUTER,): sum(map(len, spans)),
@@ -99,24 +99,26 @@ def _elements(spans: Spans, size: int) -> Factor:
     }
 
 
-def _repetitions(spans: Spans, size: int) -> Factor:
+def repetitions(spans: Spans, size: int) -> Factor:
     """A loop that does not index the tensor: every step of it meets the same elements."""
     trips = sum(-(-len(span) // size) for span in spans)
     return {(OUTER,): trips, (CURRENT,): trips - len(spans), (INNER,): len(spans)}
 
 
-def _lengths(spans: Spans) -> tuple[tuple[int, int], ...]:
+def ends(spans: Spans) -> tuple[tuple[int, int], ...]:
+    """First and past-the-last index of each span; unlike ranges, spans of one length differ by where they lie."""
     return tuple((span.start, span.stop) for span in spans)
 
 
 @lru_cache(maxsize=16384)
-def _rows(
+def kept_by_parts(
     axis: Axis,
     outs: tuple[tuple[int, int], ...],
     taps: tuple[tuple[int, int], ...],
     tile_out: int,
     tile_tap: int,
 ) -> Factor:
+    """Rows (or columns) that stay, summed over all pairs of a part of the outputs and a part of the taps."""
     parts = Counter(axis.part(range(*out), range(*tap)) for out in outs for tap in taps)
     sums = [0] * 9
     for part, times in parts.items():

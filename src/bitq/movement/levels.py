@@ -54,7 +54,7 @@ def movement(layer: Layer, widths: Widths, device: Device) -> tuple[LevelMovemen
         moved = traffic(layer, tiling, parts)
         bits = moved.bits(widths)
         levels.append(LevelMovement(memory.name, source.name, tiling, moved, bits, bits * source.energy_pj_per_bit))
-        problem, parts = _tile(problem, tiling), split(parts, tiling)
+        problem, parts = interior(problem, tiling), split(parts, tiling)
     return tuple(levels)
 
 
@@ -107,10 +107,10 @@ def _fill(
     for indices in inner.values():  # orders differ, but the next memory sees the same tiles
         tiling = optima[indices[0]].tiling
         picked = rows[np.isin(chosen, indices)]
-        _fill(layer, _tile(problem, tiling), split(parts, tiling), triples, picked, capacities[1:], bits)
+        _fill(layer, interior(problem, tiling), split(parts, tiling), triples, picked, capacities[1:], bits)
 
 
-def _tile(problem: Layer, tiling: Tiling) -> Layer:
+def interior(problem: Layer, tiling: Tiling) -> Layer:
     """The largest tile as a layer of one group. An axis that is cut is seen from its interior, without padding."""
     size = tiling.tiles
     padding, stored = list(problem.padding), list(problem.size)

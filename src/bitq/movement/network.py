@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from bitq.devices import Device
 from bitq.formats import TensorFormats
@@ -57,6 +57,34 @@ def layer_movement(layer: Layer, formats: TensorFormats, device: Device) -> Laye
     """
     sizes = widths(layer, formats)
     return LayerMovement(layer, formats, sizes, movement(layer, sizes, device))
+
+
+def network_movement(
+    layers: Sequence[Layer],
+    formats: Sequence[TensorFormats],
+    device: Device,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[LayerMovement, ...]:
+    """Least movement of every layer; layers of equal shape and formats are solved once.
+
+    Args:
+        layers: of one network or of several.
+        formats: of each layer's tensors.
+        device: its memories.
+        progress: called with (done, total) before each layer.
+
+    Raises:
+        BitqError: a memory too small for one element of each tensor.
+    """
+    solved: dict[tuple[Layer, TensorFormats], LayerMovement] = {}
+    moved = []
+    for done, (layer, wanted) in enumerate(zip(layers, formats, strict=True)):
+        progress(done, len(layers))
+        question = replace(layer, name="", module=""), wanted
+        if question not in solved:
+            solved[question] = layer_movement(layer, wanted, device)
+        moved.append(replace(solved[question], layer=layer))
+    return tuple(moved)
 
 
 def traffic_bits(traffic: Traffic, sizes: Widths) -> dict[str, float]:

@@ -245,6 +245,59 @@ def sensitivity(rows: Sequence[Row], modules: Sequence[str], formats: Sequence[s
     )
 
 
+def buffer(points: Sequence[Row], marks: Sequence[Row], names: Sequence[str], memory: str, quantity: str) -> Spec:
+    """One quantity against the size of a memory, a line per set of formats, for the page.
+
+    Args:
+        points: `series`, `kib` (size of the memory), and the quantities.
+        marks: what else is drawn, the same fields with a `kind`: "own" (the device's size), "floor" (the compulsory
+            traffic of a series), "saved" (where a series moves no more than float32 does, `from_kib` to `kib`).
+        names: of the series in order, float32 first. memory: its name. quantity: a key of `BUFFER`.
+    """
+    panel = _buffer_panel(points, names, memory, quantity).properties(width="container", height=300)
+    return _spec(panel, points, f"{BUFFER[quantity]} against the size of {memory}.", marks=marks)
+
+
+def buffer_picture(
+    points: Sequence[Row], marks: Sequence[Row], names: Sequence[str], memory: str, title: str, words: Sequence[str]
+) -> Spec:
+    """All of `BUFFER` side by side, as a picture that stands alone on white; see `buffer`."""
+    panels = [_buffer_panel(points, names, memory, each).properties(width=430, height=320) for each in BUFFER]
+    heading = alt.Title(title, subtitle=list(words), anchor="start", offset=14, fontSize=15, subtitlePadding=6)
+    whole = alt.hconcat(*panels, spacing=36, title=heading, padding=20)
+    spec = _spec(whole, points, title, marks=marks)
+    plain = json.loads(json.dumps(spec).replace(_INK, "#1b2028"))
+    return {**plain, "config": {**plain["config"], "background": "#ffffff"}}
+
+
+def _buffer_panel(points: Sequence[Row], names: Sequence[str], memory: str, quantity: str) -> Any:
+    sizes = [point["kib"] for point in points]
+    ticks = [2.0**power for power in range(floor(log2(min(sizes))), ceil(log2(max(sizes))) + 1)]
+    x = alt.X(
+        "kib:Q",
+        title=f"size of {memory}",
+        scale=alt.Scale(type="log", base=2, domain=[min(sizes), max(sizes)], nice=False),
+        axis=alt.Axis(values=ticks, labelExpr=_SIZE_LABEL, labelOverlap=True, grid=False),
+    )
+    y = alt.Y(
+        f"{quantity}:Q",
+        title=BUFFER[quantity],
+        scale=alt.Scale(type="log", nice=True),
+        axis=alt.Axis(format="~r", tickCount=6),
+    )
+    color = alt.Color("series:N", title=None, scale=alt.Scale(domain=list(names), range=list(SERIES)))
+    marks = alt.Chart(alt.NamedData("marks"))
+    line = alt.Chart(alt.NamedData("rows")).encode(x=x, y=y, color=color)
+    curve = line.mark_line(strokeWidth=2, interpolate="step-after")
+    layers = [
+        marks.transform_filter("datum.kind == 'own'")
+        .mark_rule(color=_INK, opacity=0.35, strokeDash=[2, 3])
+        .encode(x=x),
+        curve,
+    ]
+    return alt.layer(*layers)
+
+
 def _group_axis(formats: Sequence[str]) -> alt.Axis:
     """One label and line at the first format of each mantissa and exponent width."""
     first: dict[str, str] = {}

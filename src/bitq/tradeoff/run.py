@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,8 @@ class Settings:
         alpha: weight of movement in the objective (paper, Eq. 2).
         training: fine-tuning of every contender.
         supernet: training of the network that predicts.
-        probe_inputs: validation inputs that a prediction is made from.
+        scored_inputs: validation inputs that the sensitivity of each tensor is measured on.
+        probed_inputs: validation inputs that the accuracy of a plan is predicted from.
         rounds: how often the sensitivities are measured anew around the plan they led to.
         uniforms, plans: contenders of either kind that are fine-tuned and measured.
     """
@@ -77,7 +78,8 @@ class Settings:
     alpha: float = 0.2
     training: Training = field(default_factory=Training)
     supernet: Training = field(default_factory=Training)
-    probe_inputs: int = 1000
+    scored_inputs: int = 500
+    probed_inputs: int = 2000
     rounds: int = 2
     uniforms: int = 1
     plans: int = 2
@@ -159,19 +161,27 @@ class Run:
 
     def probe(self, choices: Sequence[Choice]) -> Json:
         """A plan's cost, and its loss and metric on the supernet without training: {"loss", "accuracy", ...}."""
+        return self._probe("probe", choices, self.settings.probed_inputs)
+
+    def loss(self, choices: Sequence[Choice]) -> float:
+        """A plan's loss on the supernet without training, from fewer inputs: for differences between similar plans."""
+        loss: float = self._probe("score", choices, self.settings.scored_inputs)["loss"]
+        return loss
+
+    def _probe(self, kind: str, choices: Sequence[Choice], inputs: int) -> Json:
         formats = self.space.tensor_formats(choices)
 
         def measure() -> Json:
             set_formats(self._supernet, formats)
-            found = self._score(self._supernet, self._probe_batches)
+            found = self._score(self._supernet, self._some_validation(inputs))
             return {"loss": found.loss, "accuracy": found.accuracy, **_cost(self.space, choices)}
 
         config = {
             "training": asdict(self.settings.supernet),
-            "inputs": self.settings.probe_inputs,
+            "inputs": inputs,
             "formats": _text(formats),
         }
-        return self.store.get_or_run("probe", config, measure)
+        return self.store.get_or_run(kind, config, measure)
 
     def finetuned(self, choices: Sequence[Choice], label: str) -> Json:
         """A plan's cost and, after fine-tuning from the float weights, its metric on validation and test data."""
@@ -249,17 +259,22 @@ class Run:
         return model
 
     @cached_property
-    def _probe_batches(self) -> list[Batch]:
+    def _validation_head(self) -> list[Batch]:
         batches, inputs = [], 0
         with seeded():
             for batch in self.data.validation:
                 batches.append(batch)
                 inputs += _count(batch)
-                if inputs >= self.settings.probe_inputs:
+                if inputs >= max(self.settings.probed_inputs, self.settings.scored_inputs):
                     break
         if not batches:
             raise BitqError("the validation data has no batch; give at least one batch of (input, target)")
         return batches
+
+    def _some_validation(self, inputs: int) -> list[Batch]:
+        """The first batches of the validation data that hold so many inputs, or all there are."""
+        before = accumulate((_count(batch) for batch in self._validation_head), initial=0)
+        return [batch for batch, seen in zip(self._validation_head, before, strict=False) if seen < inputs]
 
     def _score(self, model: nn.Module, batches: Iterable[Batch]) -> Any:
         with seeded():

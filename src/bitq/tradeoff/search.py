@@ -1,11 +1,13 @@
 """Find the plan of least objective O: predict, solve exactly for the prediction, fine-tune, correct, solve again.
 
 1. A supernet, trained once while formats are drawn at random, predicts any plan's accuracy by one evaluation.
-2. Around a base plan, the sensitivity of every tensor to every format is measured on it. With additive scores the best
-   plan is exact (`allocate`); it becomes the next base if the supernet confirms it.
-3. The best uniform formats and the plan are fine-tuned alike and measured. What fine-tuning recovers corrects the
-   scores, and the plan they lead to is fine-tuned too.
-The plan with the least O measured on validation data wins; its accuracy is then measured on test data.
+2. The uniform formats it ranks best are fine-tuned and measured: they are the competition, and they tell which share of
+   the predicted loss of accuracy fine-tuning leaves.
+3. Around a base plan, the sensitivity of every tensor to every format is measured on the supernet. With additive scores
+   the best plan is exact (`allocate`); the supernet tells how far to follow it. The result is the next base.
+4. The plan is fine-tuned and measured as the uniform formats were, the prediction corrected, and the plan that is then
+   best fine-tuned too.
+The plan with the least O measured on validation data wins; what it reaches is measured on test data.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ Choices = tuple[Choice, ...]
 
 CAUTION = (0.5, 1.0, 2.0, 4.0)
 """Factors on the scores that are tried."""
+
+LEFT = (0.1, 2.0)
+"""Bounds of the share of a predicted loss of accuracy that fine-tuning leaves."""
 
 LOSS_TO_ACCURACY = (0.02, 1.0)
 """Bounds of the accuracy lost per unit of loss, where the probes are too few or too alike to tell."""
@@ -46,32 +51,37 @@ def search(run: Run) -> tuple[Contender, ...]:
     Every evaluation is kept in the run's store; calling it again continues where it was interrupted.
     """
     space, note = run.space, run.listener.note
-    float_accuracy = run.float_accuracy()
-    note(f"float32: accuracy {float_accuracy['validation']:.4f} (validation)")
+    note(f"float32: accuracy {run.float_accuracy()['validation']:.4f} (validation)")
 
-    uniforms = sorted(range(len(space.formats)), key=lambda index: _predicted(run, space.uniform(index)))
-    base = space.uniform(uniforms[0])
-    slope = _accuracy_per_loss(run, uniforms)
-    scores: Scores = [np.zeros((len(TENSORS), len(space.formats))) for _ in space.modules]
-    for number in range(run.settings.rounds):
-        scores = _scores(run, base, slope, number)
-        plan = min(_proposals(run, base, scores), key=lambda choices: _predicted(run, choices))
-        note(f"round {number + 1}: predicted O {_predicted(run, plan):.4f}, {_predicted(run, base):.4f} before")
-        if _predicted(run, plan) >= _predicted(run, base):
-            break
-        base = plan
-
+    uniforms = sorted(range(len(space.formats)), key=lambda index: _predicted(run, space.uniform(index), 1.0))
     contenders = [
         _measured(run, f"uniform {space.formats[index]}", space.uniform(index))
         for index in uniforms[: run.settings.uniforms]
     ]
-    plan = base
-    for number in range(run.settings.plans):
-        if any(contender.choices == plan for contender in contenders):
+    left = _left_by_finetuning(run, contenders)
+    slope = _accuracy_per_loss(run, uniforms)
+    base = min((space.uniform(index) for index in uniforms), key=lambda plan: _predicted(run, plan, left))
+    scores: Scores = []
+    for number in range(run.settings.rounds):
+        scores = _scores(run, base, left * slope, number)
+        plan, before = _best_proposal(run, base, scores, left), _predicted(run, base, left)
+        note(f"round {number + 1}: predicted O {_predicted(run, plan, left):.4f}, {before:.4f} before")
+        if plan == base:
             break
-        contenders.append(_measured(run, f"plan {number + 1}", plan))
-        plan = allocate(space, [table * _recovery(run, contenders) for table in scores], run.settings.alpha)
+        base = plan
+
+    for number in range(run.settings.plans):
+        if any(contender.choices == base for contender in contenders):
+            break
+        contenders.append(_measured(run, f"plan {number + 1}", base))
+        corrected = _left_by_finetuning(run, contenders)
+        base = _best_proposal(run, base, [corrected / left * table for table in scores], corrected)
     return tuple(sorted(contenders, key=lambda contender: contender.objective))
+
+
+def _best_proposal(run: Run, base: Choices, scores: Scores, left: float) -> Choices:
+    """The base or the best plan near it, as the supernet sees them."""
+    return min([base, *_proposals(run, base, scores)], key=lambda choices: _predicted(run, choices, left))
 
 
 def _proposals(run: Run, base: Choices, scores: Scores) -> list[Choices]:
@@ -91,10 +101,10 @@ def _proposals(run: Run, base: Choices, scores: Scores) -> list[Choices]:
     return proposals
 
 
-def _predicted(run: Run, choices: Sequence[Choice]) -> float:
-    """O with the supernet's accuracy."""
-    probe = run.probe(choices)
-    return run.objective(probe["accuracy"], probe["movement_bits"])
+def _predicted(run: Run, choices: Sequence[Choice], left: float) -> float:
+    """O with the supernet's accuracy, of whose loss against float the share `left` is left after fine-tuning."""
+    probe, reference = run.probe(choices), run.float_accuracy()["validation"]
+    return run.objective(reference - left * (reference - probe["accuracy"]), probe["movement_bits"])
 
 
 def _measured(run: Run, label: str, choices: Choices) -> Contender:
@@ -113,7 +123,7 @@ def _scores(run: Run, base: Choices, slope: float, number: int) -> Scores:
     found = sensitivities(
         base,
         run.space.formats,
-        lambda choices: float(run.probe(choices)["loss"]),
+        run.loss,
         lambda done, total: run.listener.step(what, done, total),
     )
     scores = [slope * table for table in found]
@@ -139,9 +149,9 @@ def _accuracy_per_loss(run: Run, uniforms: Sequence[int]) -> float:
     return float(np.clip(slope, *LOSS_TO_ACCURACY))
 
 
-def _recovery(run: Run, contenders: Sequence[Contender]) -> float:
+def _left_by_finetuning(run: Run, contenders: Sequence[Contender]) -> float:
     """Share of the predicted loss of accuracy that fine-tuning leaves, over all contenders so far."""
     reference = run.float_accuracy()["validation"]
     predicted = sum(reference - run.probe(contender.choices)["accuracy"] for contender in contenders)
     measured = sum(reference - contender.result["validation"] for contender in contenders)
-    return float(np.clip(measured / predicted if predicted > 0 else 1.0, 0.1, 2.0))
+    return float(np.clip(measured / predicted if predicted > 0 else 1.0, *LEFT))

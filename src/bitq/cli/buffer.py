@@ -1,0 +1,180 @@
+"""`bitq buffer`: what a network moves against the size of a memory, in several formats."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from bitq.cli.movement import _layers, _planned, _shape, _uniform
+from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
+from bitq.errors import BitqError
+from bitq.formats import TensorFormats
+from bitq.layers import Layer
+
+if TYPE_CHECKING:
+    from bitq.movement.sweep import Sweep
+
+DEFAULT_FORMAT = "8:e3:b16"
+PICTURES = (".png", ".svg", ".csv")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(|B|KiB|MiB|GiB)", re.ASCII)
+_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def buffer(
+    network: Annotated[
+        str,
+        typer.Argument(
+            help="`demo`, or `package.module:function`: a function without arguments that "
+            "returns a torch.nn.Module, in the current folder or installed."
+        ),
+    ],
+    device: Annotated[
+        str, typer.Option(help="A name that `bitq devices` lists, or a device file (TOML).")
+    ] = "stm32f103c8",
+    memory: Annotated[
+        str | None,
+        typer.Option(help="The memory whose size varies; the others stay.", show_default="the outermost on the chip"),
+    ] = None,
+    format_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="A format for every tensor, BITS:eEXPONENT_BITS:bBLOCK_SIZE; may be given several times.",
+            show_default=f"{DEFAULT_FORMAT}, if there is no plan",
+        ),
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(help="The plan.json of a finished search, as one more format.")] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="The smallest size.", show_default="1KiB, or what the next inner memory holds"),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(help="The largest size.", show_default="4MiB, or less if the next outer memory does")
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Shape of the network's input in elements: batch, channels, height and width, such as "
+            "1,3,224,224. The demo knows its own."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the curves: a .png or .svg picture, or a .csv.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell how much memory a format saves: traffic and energy against the size of one memory.
+
+    At every size, each layer is tiled so that the traffic into that memory is the least possible over all loop
+    orders and tile sizes. Sizes are the powers of two and the halves between them, and the device's own.
+    The energy is that of all memories of the device.
+
+    Example: `bitq buffer demo --format 8:e3:b16 --format 16:e5:b16 --out buffer.png`
+    """
+    from bitq.devices import load_device
+    from bitq.movement.sweep import sweep
+    from bitq.progress import Terminal
+
+    if out is not None and out.suffix.lower() not in PICTURES:
+        raise BitqError(f"--out {out} must end in {', '.join(PICTURES)}")
+    target, shape = load_device(device), _shape(input_shape, network)
+    least, most = (text and _bytes(option, text) for option, text in (("--from", from_), ("--to", to)))
+    layers = _layers(network, shape)
+    with Terminal() as terminal:
+        found = sweep(
+            layers,
+            _formats(format_, plan, layers),
+            target,
+            memory=memory,
+            least_bytes=least or None,
+            most_bytes=most or None,
+            progress=terminal.step,
+        )
+    if out is not None:
+        _write(out, found, f"{network} on {target.title}")
+    if as_json:
+        print_json({"network": network, "input_shape": shape, **asdict(found)})
+    else:
+        from bitq.report.sweep import verdicts
+
+        shown = " x ".join(map(str, shape))
+        show(f"{network} on {target.title}, input {shown}", _table(found), *verdicts(found))
+        if out is not None:
+            show(f"Written: {out}")
+
+
+def _bytes(option: str, text: str) -> float:
+    match = _SIZE.fullmatch(text.strip())
+    size = float(match[1]) * _UNITS[match[2]] if match else 0
+    if size < 1:
+        raise BitqError(f"{option} {text!r} must be a size of at least a byte, such as 512B, 20KiB or 4MiB")
+    return size
+
+
+def _formats(
+    texts: Sequence[str] | None, plan: Path | None, layers: Sequence[Layer]
+) -> dict[str, Sequence[TensorFormats]]:
+    chosen = texts or ([] if plan else [DEFAULT_FORMAT])
+    uniform = {str(formats.weight): formats for formats in map(_uniform, chosen)}
+    formats: dict[str, Sequence[TensorFormats]] = {name: [each] * len(layers) for name, each in uniform.items()}
+    return formats if plan is None else {**formats, "plan": _planned(plan, layers)}
+
+
+def _write(path: Path, found: Sweep, title: str) -> None:
+    from bitq.report.sweep import picture
+    from bitq.tradeoff.plan import write_atomically
+
+    kind = path.suffix.lower()
+    write_atomically(path, csv_text(_records(found)).encode() if kind == ".csv" else picture(found, title, kind[1:]))
+
+
+def _records(found: Sweep) -> list[dict[str, Any]]:
+    return [
+        {
+            "formats": series.name,
+            "memory": found.memory,
+            "memory_bytes": size,
+            "traffic_bits": bits,
+            "traffic_bits_floor": series.floor_bits,
+            "energy_pj": energy,
+        }
+        for series in found.series
+        for size, bits, energy in zip(found.sizes_bytes, series.traffic_bits, series.energy_pj, strict=True)
+    ]
+
+
+def _table(found: Sweep) -> Table:
+    at, original = found.reference, found.series[0]
+    size = bytes_text(found.reference_bytes)
+    table = Table()
+    table.add_column("formats")
+    for heading in (
+        f"{found.source} ↔ {found.memory}\nof {size}",
+        "of float",
+        "energy",
+        "of float",
+        "the least there is\nto move",
+        f"{found.memory} that moves\nonly that",
+        f"{found.memory} that moves\nno more than float",
+    ):
+        table.add_column(heading, justify="right")
+    for series in found.series:
+        table.add_row(
+            series.name,
+            bits_text(series.traffic_bits[at]),
+            ratio_text(series.traffic_bits[at], original.traffic_bits[at]),
+            energy_text(series.energy_pj[at]),
+            ratio_text(series.energy_pj[at], original.energy_pj[at]),
+            bits_text(series.floor_bits),
+            _size(series.floor_bytes),
+            _size(series.float_bytes),
+        )
+    return table
+
+
+def _size(size: float | None) -> str:
+    return "-" if size is None else bytes_text(size)

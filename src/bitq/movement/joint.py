@@ -1,0 +1,159 @@
+"""The plan of all memories jointly: least energy over the tilings of every level at once, edge tiles included.
+
+`bitq.movement.levels` lets every memory minimize its own traffic, outermost first. A tile that costs DRAM nothing or
+little more may suit the inner memories better; here the sum over all boundaries of traffic times energy decides.
+
+Branch and bound: the tilings of the outer memory, the lowest bound first, each with the best plan further in. The order
+of an outer memory's loops does not matter further in, so each tile vector has its best order. What a memory further in
+moves is at least the compulsory traffic of the tiles it is given, and at least the lower bound on any schedule with its
+capacity. Where all integer tiles are too many for the budget, the smallest tile of each number of tiles is tried, and
+what is left out counts with its bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from bitq.devices import Device
+from bitq.layers import LOOPS, Layer
+from bitq.movement.bound import lower_bound
+from bitq.movement.expression import Parts, split, traffic, whole
+from bitq.movement.levels import LevelMovement, interior, movement
+from bitq.movement.model import Tiling, Widths
+from bitq.movement.parts import Inner, Question, choices, every_size, number, smallest_sizes
+
+BUDGET = 2_000_000
+"""Tile vectors to solve for one layer: a few seconds."""
+
+ROUNDING = 1e-12
+"""Relative difference of energies that counts as none."""
+
+SHARE = 8
+"""A tiling of an outer memory gets at most this part of the budget left, so that others get their turn."""
+
+
+@dataclass(frozen=True)
+class JointMovement:
+    """A plan of all memories of a device for one layer.
+
+    Attributes:
+        levels: movement at every memory, outermost (DRAM's traffic) first.
+        energy_pj: of all of it, in pJ.
+        lower_bound_pj: no plan of tilings takes less.
+        proven: the plan is optimal (up to rounding): `lower_bound_pj` is its energy.
+    """
+
+    levels: tuple[LevelMovement, ...]
+    energy_pj: float
+    lower_bound_pj: float
+    proven: bool
+
+    @property
+    def gap(self) -> float:
+        """Part of the energy that a better plan could at most save."""
+        return 1 - self.lower_bound_pj / self.energy_pj if self.energy_pj else 0.0
+
+
+def joint_movement(layer: Layer, widths: Widths, device: Device, budget: int = BUDGET) -> JointMovement:
+    """The least energy that a layer's traffic through all memories of a device takes, as far as the budget goes.
+
+    Args:
+        layer: groups are independent convolutions, done one after the other.
+        widths: bits per element.
+        device: its memories; the tile of one is the problem of the next inner one, as for `levels.movement`.
+        budget: about how many tile vectors to solve. The result never takes more energy than `levels.movement`,
+            and depends on nothing but the arguments.
+
+    Returns:
+        The best plan found, with a bound on all others: over all integer tiles and all orders at every level.
+
+    Raises:
+        BitqError: a memory too small for one element of each tensor.
+    """
+    greedy = movement(layer, widths, device)
+    search = _Search(layer, widths, device, greedy)
+    left = search.explore((), layer.group, whole(layer), 0.0, search.least_pj, budget)
+    levels = search.levels()
+    energy = sum(level.energy_pj for level in levels)
+    proven = left >= energy * (1 - ROUNDING)
+    return JointMovement(levels, energy, energy if proven else left, proven)
+
+
+class _Search:
+    """The best plan so far, and how many tile vectors were solved."""
+
+    def __init__(self, layer: Layer, widths: Widths, device: Device, greedy: tuple[LevelMovement, ...]) -> None:
+        self.layer, self.widths, self.boundaries = layer, widths, device.boundaries
+        self.least_bits = [lower_bound(layer, widths, memory.capacity_bits) for memory, _ in self.boundaries]
+        self.least_bits[0] = greedy[0].bits  # the true optimum
+        self.least_pj = sum(
+            bits * source.energy_pj_per_bit for bits, (_, source) in zip(self.least_bits, self.boundaries, strict=True)
+        )
+        self.tilings = tuple(level.tiling for level in greedy)
+        self.energy_pj = sum(level.energy_pj for level in greedy)
+        self.solved = 0
+
+    def explore(
+        self, outer: tuple[Tiling, ...], problem: Layer, parts: Parts, spent_pj: float, least_pj: float, limit: int
+    ) -> float:
+        """Improve on the best plan with the plans that begin with the tilings `outer`.
+
+        Args:
+            outer: tilings of the outer memories.
+            problem: the largest part, a layer of one group.
+            parts: what `outer` cuts the layer into.
+            spent_pj: energy of the traffic into the outer memories.
+            least_pj: energy below which no plan that begins so comes.
+            limit: stop when so many tile vectors were solved.
+
+        Returns:
+            Energy below which none of the plans that were left out comes, infinite if none that is better was.
+        """
+        level = len(outer)
+        innermost = level + 1 == len(self.boundaries)
+        sizes = every_size(problem)
+        left = inf
+        if not innermost and number(sizes) > (limit - self.solved) // 2:
+            sizes, left = smallest_sizes(problem), least_pj
+        energy_pj_per_bit = self.boundaries[level][1].energy_pj_per_bit
+        solved, found = choices(self._question(level, problem, parts), self.widths, sizes, self._wanted_pj - spent_pj)
+        self.solved += solved
+        for choice in found:
+            bound_pj, now_pj = spent_pj + choice.bound_pj, spent_pj + choice.bits * energy_pj_per_bit
+            if bound_pj >= self._wanted_pj:
+                break
+            if innermost:
+                self.tilings, self.energy_pj = (*outer, choice.tiling), now_pj
+                break
+            if self.solved >= limit:
+                return min(left, bound_pj)
+            share = limit if level + 2 == len(self.boundaries) else self.solved + (limit - self.solved) // SHARE
+            tiles, tiled = interior(problem, choice.tiling), split(parts, choice.tiling)
+            left = min(left, self.explore((*outer, choice.tiling), tiles, tiled, now_pj, bound_pj, share))
+        return left
+
+    @property
+    def _wanted_pj(self) -> float:
+        return self.energy_pj * (1 - ROUNDING)
+
+    def _question(self, level: int, problem: Layer, parts: Parts) -> Question:
+        memory, source = self.boundaries[level]
+        sizes = {loop: problem.extent(loop) for loop in LOOPS}
+        compulsory = traffic(self.layer, Tiling((), sizes), parts).bits(self.widths)
+        inner = tuple(
+            Inner(further.energy_pj_per_bit, least)
+            for (_, further), least in zip(self.boundaries[level + 1 :], self.least_bits[level + 1 :], strict=True)
+        )
+        least = max(self.least_bits[level], compulsory)
+        return Question(self.layer, problem, parts, memory.capacity_bits, source.energy_pj_per_bit, least, inner)
+
+    def levels(self) -> tuple[LevelMovement, ...]:
+        """Movement of the best plan."""
+        levels, parts = [], whole(self.layer)
+        for tiling, (memory, source) in zip(self.tilings, self.boundaries, strict=True):
+            moved = traffic(self.layer, tiling, parts)
+            bits = moved.bits(self.widths)
+            levels.append(LevelMovement(memory.name, source.name, tiling, moved, bits, bits * source.energy_pj_per_bit))
+            parts = split(parts, tiling)
+        return tuple(levels)

@@ -1,0 +1,46 @@
+"""Layers of a network that is an ONNX file, whatever framework wrote it. Needs the package `onnx` (`bitq[onnx]`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitq.errors import BitqError
+from bitq.layers import Layer
+
+
+@dataclass(frozen=True)
+class OnnxNetwork:
+    """What `load_onnx` finds: the shape of the first input, in elements, and the layers in order of execution."""
+
+    input_shape: tuple[int, ...]
+    layers: tuple[Layer, ...]
+
+
+def load_onnx(path: Path, input_shape: Sequence[int] | None = None) -> OnnxNetwork:
+    """Every convolution and matrix product of an ONNX file, as `bitq.trace` finds them in a PyTorch network.
+
+    Nothing is executed and no weights are read: only shapes matter, and those that the file leaves out are inferred.
+    Convolutions (also transposed and quantized ones), Gemm, MatMul and Einsum become layers named like their
+    nodes; uneven padding is not stored, unlike in PyTorch, which pads beforehand.
+
+    Args:
+        path: the file; tensors that it keeps in other files are not loaded.
+        input_shape: shape of the first input where the file leaves it open; what it says of named sizes holds for
+            the other inputs too. By default an open first axis, the batch, is 1.
+
+    Raises:
+        BitqError: the package onnx is missing; a file that cannot be read, is over 2 GiB, damaged or contradicts
+            itself; an input whose shape stays open or is another; a product of unknown shape, within control flow,
+            or not modelled (3-D convolutions, recurrent and fused operators).
+    """
+    try:
+        import onnx  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise BitqError(f"reading {path} needs the package {error.name}; install 'bitq[onnx]'") from error
+    from bitq.onnx.graph import read_graph
+    from bitq.onnx.products import layers
+
+    graph = read_graph(path, None if input_shape is None else tuple(input_shape))
+    return OnnxNetwork(graph.input_shape, layers(graph))

@@ -1,0 +1,186 @@
+"""From an ONNX file to its nodes and the shapes of its tensors; files are untrusted, and nothing in them runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from math import prod
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+import onnx.shape_inference
+
+from bitq.errors import BitqError
+
+Shape = tuple[int, ...]
+Dimension = int | str | None  # a size, the name of an open one, or neither
+
+MOST_BYTES = 2**31 - 1  # of a protocol buffer
+MOST_NODES = 10**6
+# Tensors of more elements hold weights, not the shapes, axes and the like that other shapes follow from.
+_MOST_SHAPE_ELEMENTS = 1024
+_DATA_FIELDS = (
+    *("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
+    *("external_data", "data_location"),
+)
+_SHAPE_ONLY = ("Shape", "Size")  # operators whose result does not depend on values
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network as data.
+
+    Attributes:
+        path: the file.
+        nodes: in order of execution, calls of the file's own functions expanded.
+        shapes: of every tensor whose shape is known, in elements.
+        activations: tensors whose values depend on an input.
+        input_shape: of the first input, () if there is none.
+    """
+
+    path: Path
+    nodes: tuple[onnx.NodeProto, ...]
+    shapes: Mapping[str, Shape]
+    activations: frozenset[str]
+    input_shape: Shape
+
+
+def read_graph(path: Path, input_shape: Shape | None) -> Graph:
+    """The graph of a file, as `load_onnx` describes it."""
+    model = _read(path)
+    _drop_data(model.graph.initializer)
+    inputs = _inputs(model.graph)
+    _resolve(model.graph, inputs, input_shape, path)
+    names = [value.name for value in inputs]
+    model = _inferred(_inlined(model, path), path)
+    graph = model.graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims = _dimensions(value)
+        if dims is not None and all(isinstance(dim, int) for dim in dims):
+            shapes[value.name] = tuple(dim for dim in dims if isinstance(dim, int))
+    first = shapes[names[0]] if names else ()
+    return Graph(path, tuple(graph.node), shapes, _activations(graph.node, names), first)
+
+
+def nodes_within(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """These nodes and those of the graphs that control flow holds."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from nodes_within(inner.node)
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise BitqError(f"{path} has {size} bytes, but an ONNX file at most {MOST_BYTES}; keep weights outside")
+        model = onnx.load_model_from_string(path.read_bytes())
+    except OSError as error:
+        raise BitqError(f"{path} cannot be read: {error.strerror}") from error
+    except BitqError:
+        raise
+    except Exception as error:  # whatever a decoder of untrusted bytes runs into
+        raise BitqError(f"{path} is damaged, or no ONNX file") from error
+    if not model.graph.node:
+        raise BitqError(f"{path} is no ONNX file, or holds an empty network")
+    return model
+
+
+def _drop_data(tensors: Iterable[onnx.TensorProto]) -> None:
+    """Forget the values of weights, so that inferring shapes does not copy them."""
+    for tensor in tensors:
+        if prod(tensor.dims) > _MOST_SHAPE_ELEMENTS:
+            for field in _DATA_FIELDS:
+                tensor.ClearField(field)
+
+
+def _inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that users give; old files list their weights too."""
+    weights = {tensor.name for tensor in graph.initializer}
+    weights |= {tensor.values.name for tensor in graph.sparse_initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
+def _dimensions(value: onnx.ValueInfoProto) -> tuple[Dimension, ...] | None:
+    """What a file says of a tensor's shape, None if nothing."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.dim_value > 0 else dim.dim_param or None for dim in dims)
+
+
+def _resolve(
+    graph: onnx.GraphProto, inputs: list[onnx.ValueInfoProto], input_shape: Shape | None, path: Path
+) -> None:
+    """Give every input its shape, and named sizes the same value wherever they stand."""
+    sizes: dict[str, int] = {}
+    for ordinal, value in enumerate(inputs):
+        given = input_shape if ordinal == 0 else None
+        dims = _dimensions(value)
+        if given is not None:
+            dims = given if dims is None else _agreed(dims, given, sizes, f"{path}: input {value.name!r}")
+        elif dims:
+            batch = sizes.setdefault(dims[0], 1) if isinstance(dims[0], str) else dims[0] or 1
+            dims = (batch, *(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in dims[1:]))
+        if dims is None or not all(isinstance(dim, int) for dim in dims):
+            shape = "unknown" if dims is None else _shown(dims)
+            raise BitqError(f"{path}: the shape of input {value.name!r} is left open ({shape}); give --input-shape")
+        value.type.tensor_type.shape.CopyFrom(
+            onnx.TensorShapeProto(dim=[onnx.TensorShapeProto.Dimension(dim_value=dim) for dim in dims])
+        )
+    for value in (*graph.value_info, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+
+
+def _agreed(dims: tuple[Dimension, ...], given: Shape, sizes: dict[str, int], where: str) -> Shape:
+    """The given shape if it fits what the file says; named sizes are entered in `sizes`."""
+    known = [sizes.setdefault(dim, size) if isinstance(dim, str) else dim for dim, size in zip(dims, given)]  # noqa: B905
+    if len(dims) != len(given) or any(dim not in (None, size) for dim, size in zip(known, given, strict=True)):
+        raise BitqError(f"{where} is {_shown(dims)} in the file, which the shape {_shown(given)} does not fit")
+    return given
+
+
+def _shown(dims: Iterable[Dimension]) -> str:
+    return " x ".join("?" if dim is None else str(dim) for dim in dims) or "a single number"
+
+
+def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model without functions of its own, unless they expand to more nodes than any network has."""
+    if not model.functions:
+        return model
+    bodies = {(f.domain, f.name, f.overload): list(nodes_within(f.node)) for f in model.functions}
+    calls = {key: [(n.domain, n.op_type, n.overload) for n in body] for key, body in bodies.items()}
+    expanded: dict[tuple[str, str, str], int] = {}
+    try:
+        for key in TopologicalSorter({k: [c for c in called if c in calls] for k, called in calls.items()}).static_order():
+            expanded[key] = sum(expanded.get(call, 1) for call in calls[key])
+    except CycleError as error:
+        raise BitqError(f"{path} has a function that calls itself, which ONNX does not allow") from error
+    total = sum(expanded.get((n.domain, n.op_type, n.overload), 1) for n in nodes_within(model.graph.node))
+    if total > MOST_NODES:
+        raise BitqError(f"{path} has functions that expand to {total} nodes; it must have at most {MOST_NODES}")
+    return onnx.inliner.inline_local_functions(model)
+
+
+def _inferred(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except Exception as error:  # whatever checks of untrusted graphs run into
+        reason = " ".join(str(error).split())[:300]
+        raise BitqError(f"{path}: the shapes do not fit together: {reason}") from error
+
+
+def _activations(nodes: Iterable[onnx.NodeProto], inputs: Iterable[str]) -> frozenset[str]:
+    found = set(inputs)
+    for node in nodes:
+        used = {name for inner in nodes_within([node]) for name in inner.input}
+        if node.op_type not in _SHAPE_ONLY and used & found:
+            found.update(node.output)
+    return frozenset(found - {""})

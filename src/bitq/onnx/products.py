@@ -1,0 +1,241 @@
+"""From the nodes of an ONNX graph to layers: the geometry of its products (the ONNX operator specification)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from itertools import chain, count
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.helper import get_attribute_value
+
+from bitq.errors import BitqError
+from bitq.layers import Layer, Pair
+from bitq.onnx.graph import Graph, Shape, nodes_within
+
+MOST_ELEMENTS = 10**12  # of one tensor
+# Operators that multiply inside: none of them may be missed in silence.
+_PRODUCT = re.compile(r"Conv(?!ert)|Gemm|MatMul|Einsum|Attention|RNN|LSTM|GRU|MoE")
+_UNSAFE = re.compile(r"[^\w./:#-]")  # in a name that a terminal shows
+
+
+class _Node:
+    """One node with what its graph knows of it."""
+
+    def __init__(self, graph: Graph, node: onnx.NodeProto) -> None:
+        self.graph = graph
+        self.proto = node
+        self.attributes = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
+
+    def shape(self, name: str) -> Shape:
+        """The shape of one of its tensors, in elements."""
+        shape = self.graph.shapes.get(name)
+        if shape is None:
+            raise BitqError(f"{self} has {name!r}, whose shape does not follow from the file; export fixed shapes")
+        if prod(shape) > MOST_ELEMENTS:
+            raise BitqError(f"{self} has {name!r} of over {MOST_ELEMENTS} elements; it must have fewer")
+        return shape
+
+    def is_activation(self, name: str) -> bool:
+        """Whether values of the tensor depend on an input of the network."""
+        return name in self.graph.activations
+
+    def __str__(self) -> str:
+        return f"{self.graph.path}: node {self.name!r} ({self.proto.op_type})"
+
+    @property
+    def name(self) -> str:
+        """Its own name, or else that of its result; safe to show."""
+        return _UNSAFE.sub("_", self.proto.name or "".join(self.proto.output[:1]))
+
+
+def layers(graph: Graph) -> tuple[Layer, ...]:
+    """Every product of the graph, in order of execution.
+
+    Raises:
+        BitqError: a product that is malformed, of unknown shape, within control flow or not modelled.
+    """
+    found: dict[str, Layer] = {}
+    for proto in graph.nodes:
+        if not any(_PRODUCT.search(inner.op_type) for inner in nodes_within([proto])):
+            continue
+        try:
+            node = _Node(graph, proto)
+            loops = _loops(node)
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            if isinstance(error, BitqError):
+                raise
+            raise BitqError(f"{graph.path}: node {proto.name!r} ({proto.op_type}) is malformed: {error}") from error
+        if loops is not None:
+            names = chain([node.name], (f"{node.name}#{call}" for call in count(2)))
+            name = next(name for name in names if name not in found)
+            found[name] = Layer(name=name, **loops)
+    return tuple(found.values())
+
+
+def _loops(node: _Node) -> dict[str, Any] | None:
+    """The loops of one product, None if an Einsum multiplies nothing."""
+    kind = _KINDS.get(node.proto.op_type) if node.proto.domain in ("", "ai.onnx") else None
+    if kind is None:
+        inside = "" if _PRODUCT.search(node.proto.op_type) else " with a product inside"
+        raise BitqError(f"{node} is an operator{inside} that bitq does not model")
+    return kind(node)
+
+
+def _convolution(images: int, weight: int) -> Callable[[_Node], dict[str, Any]]:
+    """A convolution whose operands are these inputs of the node."""
+
+    def loops(node: _Node) -> dict[str, Any]:
+        transposed = node.proto.op_type == "ConvTranspose"
+        stored, weights = (node.shape(node.proto.input[index]) for index in (images, weight))
+        outputs = node.shape(node.proto.output[0])
+        groups = node.attributes.get("group", 1)
+        if len(stored) not in (3, 4):
+            raise BitqError(f"{node} is a convolution over {len(stored) - 2} axes, but bitq models 1 and 2")
+        channels = weights[0] if transposed else weights[1] * groups
+        if stored[1] != channels:
+            raise BitqError(f"{node} has {stored[1]} input channels, but weights for {channels}")
+        axes = len(stored) - 2
+        strides, dilations, paddings = (
+            node.attributes.get("strides", [1] * axes),
+            node.attributes.get("dilations", [1] * axes),
+            node.attributes.get("pads", [0] * 2 * axes),
+        )
+        ends = zip(paddings[:axes], paddings[axes:], strict=True)
+        geometry = zip(stored[2:], weights[2:], outputs[2:], strides, dilations, ends, strict=True)
+        axis = _spread_axis if transposed else _plain_axis
+        auto = node.attributes.get("auto_pad", b"NOTSET").decode()
+        if "output_shape" in node.attributes:
+            auto = "SAME_UPPER" if auto == "SAME_UPPER" else "SAME_LOWER"
+        before, sizes = zip(*(axis(*each, auto) for each in geometry), strict=True)
+        return {
+            **{"N": stored[0], "K": outputs[1], "C": channels // groups, "groups": groups},
+            **dict(zip("PQRS", _plane(outputs[2:]) + _plane(weights[2:]), strict=True)),
+            **{"dilation": _plane(dilations), "padding": _plane(before, missing=0), "input_size": _plane(sizes)},
+            ("input_dilation" if transposed else "stride"): _plane(strides),
+            "weight_is_parameter": not node.is_activation(node.proto.input[weight]),
+        }
+
+    return loops
+
+
+def _plain_axis(size: int, taps: int, out: int, stride: int, dilation: int, ends: Pair, auto: str) -> Pair:
+    """Padding before the first row and stored rows of one axis of a convolution."""
+    total = (out - 1) * stride + (taps - 1) * dilation + 1 - size
+    return _before(max(0, total), ends, auto, low="SAME_UPPER"), size
+
+
+def _spread_axis(size: int, taps: int, out: int, stride: int, dilation: int, ends: Pair, auto: str) -> Pair:
+    """The same of a transposed convolution, seen as a convolution of stride 1 over its spread input.
+
+    Where its own padding crops more than the kernel reaches, the first inputs meet no output and are dropped.
+    """
+    total = (size - 1) * stride + (taps - 1) * dilation + 1 - out
+    before = dilation * (taps - 1) - _before(max(0, total), ends, auto, low="SAME_UPPER")
+    unused = max(0, -(before // stride))
+    return before + unused * stride, size - unused
+
+
+def _before(total: int, ends: Pair, auto: str, low: str) -> int:
+    """Padding before the first row: as given, none, or half of the total, of which `low` takes the smaller half."""
+    if auto == "NOTSET":
+        return ends[0]
+    if auto == "VALID":
+        return 0
+    return total // 2 if auto == low else total - total // 2
+
+
+def _plane(values: Any, missing: int = 1) -> Pair:
+    """Values per axis as (height, width); a single axis is the width."""
+    height, width = (missing, *values) if len(values) == 1 else values
+    return height, width
+
+
+def _gemm(node: _Node) -> dict[str, Any]:
+    first, second = (node.shape(name) for name in node.proto.input[:2])
+    rows, inner = reversed(first) if node.attributes.get("transA") else first
+    met, cols = reversed(second) if node.attributes.get("transB") else second
+    return _product(node, node.proto.input[:2], (rows, inner, met, cols))
+
+
+def _matmul(first: int, second: int) -> Callable[[_Node], dict[str, Any]]:
+    """A batched matrix product, as numpy.matmul, whose operands are these inputs of the node."""
+
+    def loops(node: _Node) -> dict[str, Any]:
+        names = [node.proto.input[index] for index in (first, second)]
+        left, right = (node.shape(name) for name in names)
+        left = left if len(left) > 1 else (1, *left)
+        right = right if len(right) > 1 else (*right, 1)
+        batches = left[:-2], right[:-2]
+        return _product(node, names, (*left[-2:], *right[-2:]), prod(np.broadcast_shapes(*batches)), batches)
+
+    return loops
+
+
+def _einsum(node: _Node) -> dict[str, Any] | None:
+    """A product of two tensors: axes of both are a batch if they stay, else summed over; others are rows or columns."""
+    equation = node.attributes["equation"].decode().replace(" ", "")
+    terms, arrow, result = equation.partition("->")
+    operands = terms.split(",")
+    if len(operands) == 1:
+        return None
+    if len(operands) > 2 or not equation.replace("->", "").replace(",", "").isalpha():
+        raise BitqError(f"{node} computes {equation!r}, but bitq models products of two tensors with all axes named")
+    if any(len(set(operand)) < len(operand) for operand in operands):
+        raise BitqError(f"{node} computes {equation!r}, but bitq models no diagonals")
+    first, second = operands
+    kept = set(result) if arrow else set(first) ^ set(second)
+    shapes = [node.shape(name) for name in node.proto.input]
+    sizes: Mapping[str, int] = {
+        axis: size for pair in zip(operands, shapes, strict=True) for axis, size in zip(*pair, strict=True)
+    }
+    both = set(first) & set(second)
+    if both <= kept:
+        return None
+    rows, cols, inner, batch = (
+        prod(sizes[axis] for axis in axes)
+        for axes in (kept & set(first) - both, kept & set(second) - both, both - kept, both & kept)
+    )
+    return _product(node, node.proto.input, (rows, inner, inner, cols), batch, ((batch,), (batch,)))
+
+
+def _product(
+    node: _Node,
+    names: Any,
+    extents: tuple[int, int, int, int],
+    batch: int = 1,
+    batches: tuple[Shape, Shape] = ((), ()),
+) -> dict[str, Any]:
+    """`batch` products of a (rows, inner) and an (inner, columns) matrix, of which the operands hold `batches`.
+
+    The weight is the operand that no input decides, or that all products share, or else the second; if it is the
+    first, the transposed product is meant.
+    """
+    rows, inner, met, cols = extents
+    if inner != met:
+        raise BitqError(f"{node} multiplies rows of {inner} by columns of {met} elements")
+    first, second = (node.is_activation(name) for name in names)
+    own = [prod(held) for held in batches]
+    weight = 0 if second and (not first or (own[0] == 1 and own[1] > 1)) else 1
+    if weight == 0:
+        rows, cols = cols, rows
+    if own[weight] == 1:
+        rows, batch = rows * batch, 1
+    is_parameter = not (first, second)[weight]
+    return {"N": rows, "K": cols * batch, "C": inner, "groups": batch, "weight_is_parameter": is_parameter}
+
+
+_KINDS: Mapping[str, Callable[[_Node], dict[str, Any] | None]] = {
+    "Conv": _convolution(0, 1),
+    "ConvInteger": _convolution(0, 1),
+    "ConvTranspose": _convolution(0, 1),
+    "QLinearConv": _convolution(0, 3),
+    "Gemm": _gemm,
+    "MatMul": _matmul(0, 1),
+    "MatMulInteger": _matmul(0, 1),
+    "QLinearMatMul": _matmul(0, 3),
+    "Einsum": _einsum,
+}
