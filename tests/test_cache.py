@@ -1,4 +1,4 @@
-"""The cache of movement tables: what it answers, what it survives, what it refuses to depend on."""
+"""What is solved once is not solved again: within a network, and on disk whatever happens to the files."""
 
 import multiprocessing
 import os
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from bitq.devices import load_device
 from bitq.errors import BitqError
+from bitq.formats import TensorFormats, grid
 from bitq.layers import Layer
-from bitq.movement import cache, levels
+from bitq.movement import cache, levels, network
 from bitq.movement.levels import movement_many
 from strategies import devices, widths
 from strategies import layers as random_layers
@@ -207,6 +208,31 @@ def test_what_was_not_used_for_longest_goes_first(folder, computed, monkeypatch)
     movement_many(replace(LAYER, K=10), TRIPLES, DEVICE)
     assert len(entries(folder)) == 2 + 1
     assert stranger.read_text() == "not ours"
+
+
+def test_a_network_solves_equal_shapes_and_formats_once(monkeypatch):
+    solved, solve = [], network.layer_movement
+
+    def recorded(layer, formats, device):
+        solved.append(layer.name)
+        return solve(layer, formats, device)
+
+    monkeypatch.setattr(network, "layer_movement", recorded)
+    three = [TensorFormats(*[fmt] * 3) for fmt in grid(8)[:2]] + [TensorFormats()]
+    asked = [
+        (LAYER, three[0]),
+        (replace(LAYER, name="same", module="m"), three[0]),
+        (replace(LAYER, name="other format"), three[1]),
+        (replace(LAYER, name="other shape", K=7), three[0]),
+        (replace(LAYER, name="two activations", weight_is_parameter=False), three[0]),
+        (replace(LAYER, name="float"), three[2]),
+        (LAYER, three[1]),
+    ]
+    steps = []
+    moved = network.network_movement(*zip(*asked, strict=True), DEVICE, lambda *step: steps.append(step))
+    assert solved == ["conv", "other format", "other shape", "two activations", "float"]
+    assert moved == tuple(solve(layer, formats, DEVICE) for layer, formats in asked)
+    assert steps == [(done, len(asked)) for done in range(len(asked))]
 
 
 def write_often(root, start, failures):
