@@ -4,35 +4,36 @@ The line of argument is that of Demmel and Dinh, "Communication-optimal convolut
 successor for mixed precisions (arXiv 2204.08279). Constants, edges, strides and the join with compulsory traffic are
 derived here:
 
-1. *Schedules.* The multiply-accumulates (MACs) happen in any order, each while its input, weight and output lie in the
-   buffer. An output has one partial sum, which is written when it leaves and read back when it returns. A tiling is such
-   a schedule: when all that leaves goes before anything arrives, the buffer never holds more than the tiles that the
+1. *Schedules.* The multiply-accumulates (MACs) happen in any order, each while its input, weight and output lie in
+   the buffer. An output has one partial sum, which is written when it leaves and read back when it returns. A tiling
+   is such a schedule: if all that leaves goes before anything arrives, the buffer never holds more than the tiles the
    capacity is checked for. MACs with padding need no input, so only those with stored inputs are counted.
 
-2. *Geometry.* For exponents s = (x, y, z) there are weights a > 0 of the MACs such that the weighted sum over any set of
-   MACs that touches I inputs, W weights and O outputs is at most I^x W^y O^z (a Hölder-Brascamp-Lieb inequality). With
-   a = 1/L(s) it says |MACs| <= L(s) I^x W^y O^z. L is found for each factor of the iteration space by itself: the loops
-   N, K and C, and the two image axes as pairs (output, tap). If one input meets at most l1 points of the factor, one
-   weight l2 and one output l3, then L(1,0,0) = l1, L(0,1,0) = l2, L(0,0,1) = l3. Any two of the three elements name the
-   point, so L(1,1,0) = L(1,0,1) = L(0,1,1) = 1. In between, log L is at most the linear interpolation (Hölder). Factors
-   multiply (sum over one after the other). N has l = (1, N, 1), K (K, 1, 1), C (1, 1, C), an axis of stride 1 (R, P, R).
-   A stride makes classes of taps, r · dilation modulo the stride, that share neither inputs nor weights: each has its
-   own L, and a = 1/L of the class stays true, as the classes' norms add up (Hölder for x + y >= 1; otherwise a factor
-   classes^(1 - x - y) is lost). At s = (1/2, 1/2, 1/2) and stride 1 all this is the small-filter bound
-   |MACs| <= sqrt(R S I W O), at (1, 0, 1) and its like the general bound, which is the better one for large filters.
+2. *Geometry.* For exponents s = (x, y, z) there are weights a > 0 of the MACs whose sum over any set of MACs that
+   touches I inputs, W weights and O outputs is at most I^x W^y O^z (a Hölder-Brascamp-Lieb inequality). With a = 1/L
+   it says |MACs| <= L I^x W^y O^z. L(s) is found for each factor of the iteration space by itself: the loops N, K and
+   C, and the two image axes as pairs (output, tap). If one input meets at most l1 points of the factor, one weight l2
+   and one output l3, then L(1,0,0) = l1, L(0,1,0) = l2, L(0,0,1) = l3. Any two of the three elements name the point,
+   so L(1,1,0) = L(1,0,1) = L(0,1,1) = 1. In between, log L is at most the linear interpolation (Hölder). Factors
+   multiply (sum over one after the other). N has l = (1, N, 1), K (K, 1, 1), C (1, 1, C), a long axis of stride 1
+   (R, P, R). A stride makes classes of taps, r · dilation modulo the stride, that share neither inputs nor weights:
+   each has its own L, and a = 1/L of the class stays true because I and W are sums over the classes (Hölder for
+   x + y >= 1; otherwise a factor classes^(1 - x - y) is lost). At s = (1/2, 1/2, 1/2) and stride 1 all this is the
+   small-filter bound |MACs| <= sqrt(R S I W O), at (1, 0, 1) and its like the general one, better for large filters.
 
 3. *Segments.* Charge every arrival in the buffer β q bits, 0 < β <= 1 for each tensor: an input or weight when it is
-   read, an output when it is begun or read back. Let V be the sum. With M bits of capacity, cut the schedule where the
-   charge passes M + X, M + 2X, ... The MACs of a segment touch what lay in the buffer at its start (M bits, nothing in
-   the first) and what arrived since (less than X, in the first M + X). So their weights add up to at most
-   G = max{I^x W^y O^z : charges of I, W and O <= M + X}, which is Π ((M + X) s / (σ β q))^s with σ = x + y + z. With
-   1 < σ <= 2 and X = M / (σ - 1), thus M + X = σX, the weights A of all MACs obey A / G <= V / X: a charge of u(M + X),
-   u <= 1, does at most u^σ G <= σu G, which settles V <= M + X; beyond, V = M + X + kX + t(M + X) - M with a whole k and
-   t <= 1, and A / G <= 1 + k + t^σ <= 1 + k + σt = V / X.
+   read, an output when it is begun or read back. Let V be the sum. With M bits of capacity, cut the schedule where
+   the charge passes M + X, M + 2X, ... The MACs of a segment touch what lay in the buffer at its start (M bits,
+   nothing in the first) and what arrived since (less than X, in the first M + X). So their weights add up to at most
+   G = max{I^x W^y O^z : charges of I, W and O <= M + X}, the product of ((M + X) s / (σ β q))^s over the tensors with
+   σ = x + y + z. For σ > 1 and X = M / (σ - 1), thus M + X = σX, the weights A of all MACs obey A / G <= V / X:
+   a charge of u(M + X), u <= 1, does at most u^σ G <= σu G, which settles V <= M + X; beyond, V = M + X + kX + rest
+   with a whole k and rest = t(M + X) - M < X, and A / G <= 1 + k + t^σ <= 1 + k + σt = V / X.
 
-4. *Join.* Every used input and every weight is read and every output begun at least once; C bits of a tensor. An interval
-   of an output in the buffer begins with an arrival and ends with a write, so traffic is q(input) · reads + q(weight) ·
-   reads + q(output) · (2 · arrivals - outputs) >= V + Σ (1 - β) C. Every s and β bounds it; the largest bound is taken.
+4. *Join.* Every used input and every weight is read and every output begun at least once: C bits of a tensor. What an
+   output does in the buffer begins with an arrival and ends with a write, so traffic is q(input) · reads +
+   q(weight) · reads + q(output) · (2 · arrivals - outputs) >= V + Σ (1 - β) C. Each s and β gives a bound; the
+   largest is taken.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from bitq.layers import Layer
 from bitq.movement.axis import Axis, kept_rows
 from bitq.movement.model import Traffic, Widths
 
-STEPS = 24  # exponents are multiples of 1/24: any serve, and finer ones gain less than 1 %
+STEPS = 12  # exponents are multiples of 1/12; any would be true, finer ones are hardly better
 LEAST_LOG = -40.0  # of β, so that it stays above 0
 ROUNDING = 1 - 1e-9
 
@@ -79,7 +80,8 @@ def lower_bound(layer: Layer, widths: Widths, capacity_bits: float = float("inf"
         return bits
     each = np.array([widths.input, widths.weight, widths.output])
     once = each * (least.input_reads, least.weight_reads, least.output_writes)
-    return max(bits, ROUNDING * _joined(_log_charge(factors, layer.groups, each, capacity_bits), once))
+    capacity = max(capacity_bits, each.sum())  # with less, no MAC has its three elements
+    return max(bits, ROUNDING * _joined(_log_charge(factors, layer.groups, each, capacity), once))
 
 
 def compulsory(layer: Layer) -> Traffic:
@@ -120,8 +122,8 @@ def _classes(axis: Axis) -> Classes:
 @cache
 def _exponents() -> Floats:
     """All (x, y, z) of the grid in the unit cube with 1 < x + y + z <= 2, an array (number, 3)."""
-    cube = np.array(list(product(range(STEPS + 1), repeat=3)))
-    return cube[(cube.sum(axis=1) > STEPS) & (cube.sum(axis=1) <= 2 * STEPS)] / STEPS
+    steps = [s for s in product(range(STEPS + 1), repeat=3) if STEPS < sum(s) <= 2 * STEPS]
+    return np.array(steps, dtype=np.float64) / STEPS
 
 
 def _log_weights(classes: Classes) -> Floats:
@@ -135,10 +137,9 @@ def _log_weights(classes: Classes) -> Floats:
     least = np.maximum(0, 1 - sigma[:, None] + s)
     free = 2 - sigma - least.sum(axis=1)
     logs = np.log(np.array(classes))
-    weights = [points - least @ corners - free * corners.min() for points, *rest in logs for corners in [np.array(rest)]]
-    lost = least[:, 2] * np.log(len(classes))
-    total: Floats = np.logaddexp.reduce(weights, axis=0) - lost
-    return total
+    constants = least @ logs[:, 1:].T + free[:, None] * logs[:, 1:].min(axis=1)
+    weights: Floats = np.logaddexp.reduce(logs[:, 0] - constants, axis=1) - least[:, 2] * np.log(len(classes))
+    return weights
 
 
 def _log_charge(factors: tuple[Classes, ...], groups: int, each: Floats, capacity: float) -> Floats:
@@ -151,7 +152,7 @@ def _log_charge(factors: tuple[Classes, ...], groups: int, each: Floats, capacit
 
 
 def _joined(log_charge: Floats, once: Floats) -> float:
-    """The largest of V Π β^s + Σ (1 - β) C over all exponents, with β = 1 for some tensors and the best for the rest."""
+    """The largest V Π β^s + Σ (1 - β) C of all exponents, with β = 1 for some tensors and the best for the others."""
     s = _exponents()
     best = 0.0
     for cheap in product((0, 1), repeat=3):
