@@ -7,7 +7,7 @@ from torch import Tensor, nn
 CLASSES = 1000
 # Expansion, channels, blocks and stride of every stage (MobileNetV2, Table 2).
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-WIDE = 96  # Channels above which the published network lets an attention see a neighbour on either side.
+WIDE = 96  # Channels from which an attention sees a neighbour on either side, in the published checkpoint ("k13").
 
 
 class ChannelAttention(nn.Module):
@@ -45,7 +45,7 @@ class InvertedResidual(nn.Module):
             _filter(hidden, hidden, 3, stride, groups=hidden),
             nn.Conv2d(hidden, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
-            ChannelAttention(3 if outputs > WIDE else 1),
+            ChannelAttention(3 if outputs >= WIDE else 1),
         )
         self.same_shape = stride == 1 and inputs == outputs
 
@@ -82,7 +82,7 @@ class EcaMobileNetV2(nn.Module):
 
 
 def eca_mobilenet_v2() -> nn.Module:
-    """A fresh ECA-MobileNetV2: 3,504,897 parameters, 301 million multiply-accumulates per image of 224x224.
+    """A fresh ECA-MobileNetV2: 3,504,903 parameters, 301 million multiply-accumulates per image of 224x224.
 
     MobileNetV2 itself has 3,504,872 parameters; every one of the 17 attentions adds 1 or 3.
     """
