@@ -114,9 +114,7 @@ def _dimensions(value: onnx.ValueInfoProto) -> tuple[Dimension, ...] | None:
     return tuple(dim.dim_value if dim.dim_value > 0 else dim.dim_param or None for dim in dims)
 
 
-def _resolve(
-    graph: onnx.GraphProto, inputs: list[onnx.ValueInfoProto], input_shape: Shape | None, path: Path
-) -> None:
+def _resolve(graph: onnx.GraphProto, inputs: list[onnx.ValueInfoProto], input_shape: Shape | None, path: Path) -> None:
     """Give every input its shape, and named sizes the same value wherever they stand."""
     sizes: dict[str, int] = {}
     for ordinal, value in enumerate(inputs):
@@ -130,18 +128,21 @@ def _resolve(
         if dims is None or not all(isinstance(dim, int) for dim in dims):
             shape = "unknown" if dims is None else _shown(dims)
             raise BitqError(f"{path}: the shape of input {value.name!r} is left open ({shape}); give --input-shape")
-        value.type.tensor_type.shape.CopyFrom(
-            onnx.TensorShapeProto(dim=[onnx.TensorShapeProto.Dimension(dim_value=dim) for dim in dims])
-        )
+        fixed = value.type.tensor_type.shape
+        fixed.Clear()
+        for dim in dims:
+            fixed.dim.add(dim_value=dim)
     for value in (*graph.value_info, *graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in sizes:
-                dim.dim_value = sizes[dim.dim_param]
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in sizes:
+                size.dim_value = sizes[size.dim_param]
 
 
 def _agreed(dims: tuple[Dimension, ...], given: Shape, sizes: dict[str, int], where: str) -> Shape:
     """The given shape if it fits what the file says; named sizes are entered in `sizes`."""
-    known = [sizes.setdefault(dim, size) if isinstance(dim, str) else dim for dim, size in zip(dims, given)]  # noqa: B905
+    known = [
+        sizes.setdefault(dim, size) if isinstance(dim, str) else dim for dim, size in zip(dims, given, strict=False)
+    ]
     if len(dims) != len(given) or any(dim not in (None, size) for dim, size in zip(known, given, strict=True)):
         raise BitqError(f"{where} is {_shown(dims)} in the file, which the shape {_shown(given)} does not fit")
     return given
@@ -155,12 +156,12 @@ def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """The model without functions of its own, unless they expand to more nodes than any network has."""
     if not model.functions:
         return model
-    bodies = {(f.domain, f.name, f.overload): list(nodes_within(f.node)) for f in model.functions}
+    bodies = {(f.domain, f.name, f.overload): nodes_within(f.node) for f in model.functions}
     calls = {key: [(n.domain, n.op_type, n.overload) for n in body] for key, body in bodies.items()}
     expanded: dict[tuple[str, str, str], int] = {}
     try:
-        for key in TopologicalSorter({k: [c for c in called if c in calls] for k, called in calls.items()}).static_order():
-            expanded[key] = sum(expanded.get(call, 1) for call in calls[key])
+        for key in TopologicalSorter(calls).static_order():
+            expanded[key] = sum(map(expanded.__getitem__, calls[key])) if key in calls else 1
     except CycleError as error:
         raise BitqError(f"{path} has a function that calls itself, which ONNX does not allow") from error
     total = sum(expanded.get((n.domain, n.op_type, n.overload), 1) for n in nodes_within(model.graph.node))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, count
 from math import prod
 from typing import Any
@@ -92,29 +92,23 @@ def _convolution(images: int, weight: int) -> Callable[[_Node], dict[str, Any]]:
         transposed = node.proto.op_type == "ConvTranspose"
         stored, weights = (node.shape(node.proto.input[index]) for index in (images, weight))
         outputs = node.shape(node.proto.output[0])
+        axes = len(stored) - 2
+        if axes not in (1, 2):
+            raise BitqError(f"{node} is a convolution over {axes} axes, but bitq models 1 and 2")
         groups = node.attributes.get("group", 1)
-        if len(stored) not in (3, 4):
-            raise BitqError(f"{node} is a convolution over {len(stored) - 2} axes, but bitq models 1 and 2")
         channels = weights[0] if transposed else weights[1] * groups
         if stored[1] != channels:
             raise BitqError(f"{node} has {stored[1]} input channels, but weights for {channels}")
-        axes = len(stored) - 2
-        strides, dilations, paddings = (
-            node.attributes.get("strides", [1] * axes),
-            node.attributes.get("dilations", [1] * axes),
-            node.attributes.get("pads", [0] * 2 * axes),
-        )
-        ends = zip(paddings[:axes], paddings[axes:], strict=True)
-        geometry = zip(stored[2:], weights[2:], outputs[2:], strides, dilations, ends, strict=True)
-        axis = _spread_axis if transposed else _plain_axis
-        auto = node.attributes.get("auto_pad", b"NOTSET").decode()
-        if "output_shape" in node.attributes:
-            auto = "SAME_UPPER" if auto == "SAME_UPPER" else "SAME_LOWER"
-        before, sizes = zip(*(axis(*each, auto) for each in geometry), strict=True)
+        strides, dilations = (node.attributes.get(name, [1] * axes) for name in ("strides", "dilations"))
+        sizes: tuple[int, ...] = stored[2:]
+        padding = _padding(node, sizes, weights[2:], outputs[2:], strides, dilations)
+        if transposed:
+            spread = map(_spread_axis, sizes, weights[2:], strides, dilations, padding)
+            padding, sizes = zip(*spread, strict=True)
         return {
             **{"N": stored[0], "K": outputs[1], "C": channels // groups, "groups": groups},
             **dict(zip("PQRS", _plane(outputs[2:]) + _plane(weights[2:]), strict=True)),
-            **{"dilation": _plane(dilations), "padding": _plane(before, missing=0), "input_size": _plane(sizes)},
+            **{"dilation": _plane(dilations), "padding": _plane(padding, missing=0), "input_size": _plane(sizes)},
             ("input_dilation" if transposed else "stride"): _plane(strides),
             "weight_is_parameter": not node.is_activation(node.proto.input[weight]),
         }
@@ -122,30 +116,36 @@ def _convolution(images: int, weight: int) -> Callable[[_Node], dict[str, Any]]:
     return loops
 
 
-def _plain_axis(size: int, taps: int, out: int, stride: int, dilation: int, ends: Pair, auto: str) -> Pair:
-    """Padding before the first row and stored rows of one axis of a convolution."""
-    total = (out - 1) * stride + (taps - 1) * dilation + 1 - size
-    return _before(max(0, total), ends, auto, low="SAME_UPPER"), size
+def _padding(
+    node: _Node, sizes: Shape, kernel: Shape, outputs: Shape, strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[int, ...]:
+    """Padding before the first row and column, as the node has it or as its way of padding implies."""
+    axes = len(sizes)
+    auto = node.attributes.get("auto_pad", b"NOTSET").decode()
+    if auto == "VALID":
+        return (0,) * axes
+    if auto == "NOTSET" and "output_shape" not in node.attributes:
+        return tuple(node.attributes.get("pads", [0] * 2 * axes)[:axes])
+    reaches = [(taps - 1) * dilation + 1 for taps, dilation in zip(kernel, dilations, strict=True)]
+    if node.proto.op_type == "ConvTranspose":
+        extras = node.attributes.get("output_padding", [0] * axes)
+        ends = [(size - 1) * stride + extra for size, stride, extra in zip(sizes, strides, extras, strict=True)]
+        kept = outputs
+    else:
+        ends = [(out - 1) * stride for out, stride in zip(outputs, strides, strict=True)]
+        kept = sizes
+    totals = [max(0, end + reach - size) for end, reach, size in zip(ends, reaches, kept, strict=True)]
+    return tuple(total // 2 if auto == "SAME_UPPER" else total - total // 2 for total in totals)
 
 
-def _spread_axis(size: int, taps: int, out: int, stride: int, dilation: int, ends: Pair, auto: str) -> Pair:
-    """The same of a transposed convolution, seen as a convolution of stride 1 over its spread input.
+def _spread_axis(size: int, taps: int, stride: int, dilation: int, padding: int) -> Pair:
+    """Padding and stored inputs of one axis of a transposed convolution, seen as a convolution of stride 1.
 
     Where its own padding crops more than the kernel reaches, the first inputs meet no output and are dropped.
     """
-    total = (size - 1) * stride + (taps - 1) * dilation + 1 - out
-    before = dilation * (taps - 1) - _before(max(0, total), ends, auto, low="SAME_UPPER")
+    before = dilation * (taps - 1) - padding
     unused = max(0, -(before // stride))
     return before + unused * stride, size - unused
-
-
-def _before(total: int, ends: Pair, auto: str, low: str) -> int:
-    """Padding before the first row: as given, none, or half of the total, of which `low` takes the smaller half."""
-    if auto == "NOTSET":
-        return ends[0]
-    if auto == "VALID":
-        return 0
-    return total // 2 if auto == low else total - total // 2
 
 
 def _plane(values: Any, missing: int = 1) -> Pair:
@@ -170,7 +170,8 @@ def _matmul(first: int, second: int) -> Callable[[_Node], dict[str, Any]]:
         left = left if len(left) > 1 else (1, *left)
         right = right if len(right) > 1 else (*right, 1)
         batches = left[:-2], right[:-2]
-        return _product(node, names, (*left[-2:], *right[-2:]), prod(np.broadcast_shapes(*batches)), batches)
+        extents = (left[-2], left[-1], right[-2], right[-1])
+        return _product(node, names, extents, prod(np.broadcast_shapes(*batches)), batches)
 
     return loops
 
@@ -204,7 +205,7 @@ def _einsum(node: _Node) -> dict[str, Any] | None:
 
 def _product(
     node: _Node,
-    names: Any,
+    names: Sequence[str],
     extents: tuple[int, int, int, int],
     batch: int = 1,
     batches: tuple[Shape, Shape] = ((), ()),
