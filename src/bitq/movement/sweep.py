@@ -17,7 +17,7 @@ from bitq.devices import Device
 from bitq.errors import BitqError
 from bitq.formats import TensorFormats
 from bitq.layers import Layer
-from bitq.movement.bound import lower_bound
+from bitq.movement.bound import compulsory
 from bitq.movement.levels import movement_many
 from bitq.movement.model import Widths
 from bitq.movement.widths import widths
@@ -142,7 +142,7 @@ def sweep(
         tables = [moved[problem] for problem in own]
         traffic[name] = tuple(fsum(column) for column in zip(*(table[:, boundary] for table in tables), strict=True))
         energy[name] = tuple(fsum(column) for column in zip(*(table @ prices for table in tables), strict=True))
-        floors[name] = fsum(lower_bound(*problem) for problem in own)
+        floors[name] = fsum(compulsory(shape).bits(width) for shape, width in own)
     float_bits = traffic[FLOAT][sizes.index(reference)]
     return Sweep(
         device=device.name,

@@ -7,12 +7,14 @@ The hues are colour-blind safe: orange against blue (Okabe and Ito), and one hue
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil, floor, log2, log10
 from typing import Any
 
 import altair as alt
 
 Row = Mapping[str, Any]
 Spec = dict[str, Any]
+Field = tuple[str, str]
 
 TENSORS = ("input", "weight", "output")
 ORANGE, BLUE, GREEN, GREY = "#d1701f", "#2f6fa8", "#1b9e77", "#8b9097"
@@ -23,13 +25,18 @@ KINDS = {
     "plan": ("plan", ORANGE, "diamond"),
     "other": ("other fine-tuned", GREEN, "triangle-up"),
 }
-_INK = "currentColor"
+SERIES = (BLUE, GREEN, "#a3568c", "#b08a00", "#3aa6a0", "#7a6a58")
+INK = "currentColor"
+_SIZE_LABEL = (
+    "datum.value >= 1024 ? datum.value / 1024 + ' MiB' : "
+    "datum.value >= 1 ? datum.value + ' KiB' : datum.value * 1024 + ' B'"
+)
 _CONFIG = {
     "background": "transparent",
     "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
     "view": {"stroke": None},
     "axis": {
-        **{f"{part}Color": _INK for part in ("label", "title", "domain", "tick", "grid")},
+        **{f"{part}Color": INK for part in ("label", "title", "domain", "tick", "grid")},
         **{
             "labelOpacity": 0.85,
             "titleOpacity": 0.85,
@@ -40,7 +47,7 @@ _CONFIG = {
         **{"titleFontWeight": 500, "labelFontSize": 11, "titleFontSize": 11, "titlePadding": 8},
     },
     "legend": {
-        **{"labelColor": _INK, "titleColor": _INK, "labelFontSize": 11, "titleFontSize": 11},
+        **{"labelColor": INK, "titleColor": INK, "labelFontSize": 11, "titleFontSize": 11},
         **{
             "titleFontWeight": 500,
             "orient": "top",
@@ -49,7 +56,7 @@ _CONFIG = {
             "titleLimit": 400,
         },
     },
-    "header": {"labelColor": _INK, "titleColor": _INK, "labelFontSize": 12, "labelFontWeight": 600},
+    "header": {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "labelFontWeight": 600},
 }
 
 
@@ -184,12 +191,12 @@ def landscape(
     ]
     line = (
         alt.Chart(alt.NamedData("front"))
-        .mark_line(interpolate="step-after", color=_INK, opacity=0.45, strokeWidth=1.2, clip=True)
+        .mark_line(interpolate="step-after", color=INK, opacity=0.45, strokeWidth=1.2, clip=True)
         .encode(x=x, y=y)
     )
     reference = (
         alt.Chart(alt.NamedData("reference"))
-        .mark_rule(color=_INK, strokeDash=[5, 4], opacity=0.6)
+        .mark_rule(color=INK, strokeDash=[5, 4], opacity=0.6)
         .encode(
             y=y, tooltip=alt.Tooltip("accuracy:Q", title="float32, validation accuracy (%)", format=".2f")
         )
@@ -232,7 +239,7 @@ def sensitivity(rows: Sequence[Row], modules: Sequence[str], formats: Sequence[s
         )
     )
     ring = base.transform_filter("datum.format == datum.chosen").mark_point(
-        color=_INK, size=2 * _step(len(modules)), strokeWidth=1.2, opacity=0.9
+        color=INK, size=2 * _step(len(modules)), strokeWidth=1.2, opacity=0.9
     )
     panel = alt.layer(heat, ring).properties(width=300, height=_height(modules))
     chart = panel.facet(
@@ -245,57 +252,92 @@ def sensitivity(rows: Sequence[Row], modules: Sequence[str], formats: Sequence[s
     )
 
 
-def buffer(points: Sequence[Row], marks: Sequence[Row], names: Sequence[str], memory: str, quantity: str) -> Spec:
+def buffer(points: Sequence[Row], marks: Sequence[Row], colors: Mapping[str, str], memory: str, y: Field) -> Spec:
     """One quantity against the size of a memory, a line per set of formats, for the page.
 
     Args:
-        points: `series`, `kib` (size of the memory), and the quantities.
-        marks: what else is drawn, the same fields with a `kind`: "own" (the device's size), "floor" (the compulsory
-            traffic of a series), "saved" (where a series moves no more than float32 does, `from_kib` to `kib`).
-        names: of the series in order, float32 first. memory: its name. quantity: a key of `BUFFER`.
+        points: `series`, `kib` (size of the memory), and the quantities `traffic` and `energy`.
+        marks: what else is drawn, by `kind`: "own" (`kib` and `label`: the device's size), "level" (the `traffic` of
+            float32 there, from `from_kib` on), "floor" (`series` and its compulsory `traffic`), "reached" (`kib` and
+            `label`: where the traffic of `series` comes down to that).
+        colors: by the names of the series, in order. memory: its name. y: the quantity, and what its axis says.
     """
-    panel = _buffer_panel(points, names, memory, quantity).properties(width="container", height=300)
-    return _spec(panel, points, f"{BUFFER[quantity]} against the size of {memory}.", marks=marks)
+    panel = _buffer_panel(points, colors, memory, y).properties(width="container", height=300)
+    return _spec(panel, points, f"{y[1]} against the size of {memory}.", marks=marks)
 
 
 def buffer_picture(
-    points: Sequence[Row], marks: Sequence[Row], names: Sequence[str], memory: str, title: str, words: Sequence[str]
+    points: Sequence[Row],
+    marks: Sequence[Row],
+    colors: Mapping[str, str],
+    memory: str,
+    ys: Sequence[Field],
+    title: str,
+    words: Sequence[str],
 ) -> Spec:
-    """All of `BUFFER` side by side, as a picture that stands alone on white; see `buffer`."""
-    panels = [_buffer_panel(points, names, memory, each).properties(width=430, height=320) for each in BUFFER]
-    heading = alt.Title(title, subtitle=list(words), anchor="start", offset=14, fontSize=15, subtitlePadding=6)
-    whole = alt.hconcat(*panels, spacing=36, title=heading, padding=20)
-    spec = _spec(whole, points, title, marks=marks)
-    plain = json.loads(json.dumps(spec).replace(_INK, "#1b2028"))
-    return {**plain, "config": {**plain["config"], "background": "#ffffff"}}
+    """Several quantities side by side under a title, for a picture that stands alone; see `buffer`."""
+    panels = [_buffer_panel(points, colors, memory, y).properties(width=430, height=320) for y in ys]
+    heading = alt.Title(title, subtitle=list(words), anchor="start", offset=12, fontSize=16, subtitleFontSize=12)
+    whole = alt.hconcat(*panels, spacing=40, title=heading, padding=24)
+    return _spec(whole, points, title, marks=marks)
 
 
-def _buffer_panel(points: Sequence[Row], names: Sequence[str], memory: str, quantity: str) -> Any:
+def _buffer_panel(points: Sequence[Row], colors: Mapping[str, str], memory: str, field: Field) -> Any:
+    quantity, title = field
     sizes = [point["kib"] for point in points]
-    ticks = [2.0**power for power in range(floor(log2(min(sizes))), ceil(log2(max(sizes))) + 1)]
+    least, most = min(sizes), max(sizes)
+    ends = [least, most] if least < most else [least / 2, 2 * most]
+    powers = [2.0**power for power in range(floor(log2(least)), ceil(log2(most)) + 1)]
     x = alt.X(
         "kib:Q",
         title=f"size of {memory}",
-        scale=alt.Scale(type="log", base=2, domain=[min(sizes), max(sizes)], nice=False),
-        axis=alt.Axis(values=ticks, labelExpr=_SIZE_LABEL, labelOverlap=True, grid=False),
+        scale=alt.Scale(type="log", base=2, domain=ends, nice=False),
+        axis=alt.Axis(values=powers, labelExpr=_SIZE_LABEL, labelOverlap=True, gridOpacity=0.05),
     )
     y = alt.Y(
         f"{quantity}:Q",
-        title=BUFFER[quantity],
-        scale=alt.Scale(type="log", nice=True),
-        axis=alt.Axis(format="~r", tickCount=6),
+        title=title,
+        scale=alt.Scale(type="log", nice=False, padding=18),
+        axis=alt.Axis(values=_decades([point[quantity] for point in points]), format=",~r", labelOverlap=True),
     )
-    color = alt.Color("series:N", title=None, scale=alt.Scale(domain=list(names), range=list(SERIES)))
-    marks = alt.Chart(alt.NamedData("marks"))
-    line = alt.Chart(alt.NamedData("rows")).encode(x=x, y=y, color=color)
-    curve = line.mark_line(strokeWidth=2, interpolate="step-after")
-    layers = [
-        marks.transform_filter("datum.kind == 'own'")
-        .mark_rule(color=_INK, opacity=0.35, strokeDash=[2, 3])
-        .encode(x=x),
-        curve,
+    color = alt.Color(
+        "series:N",
+        title=None,
+        scale=alt.Scale(domain=list(colors), range=list(colors.values())),
+        legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=2.5),
+    )
+    tips = [
+        *_tooltips("series"),
+        alt.Tooltip("kib:Q", title=f"{memory} (KiB)", format=",.4~g"),
+        alt.Tooltip(f"{quantity}:Q", title=title, format=",.4~g"),
     ]
+    base, marks = alt.Chart(alt.NamedData("rows")), alt.Chart(alt.NamedData("marks"))
+    own = marks.transform_filter("datum.kind == 'own'").encode(x=x)
+    layers = [
+        own.mark_rule(color=INK, opacity=0.4, strokeDash=[2, 3]),
+        own.mark_text(align="left", dx=4, fontSize=11, fill=INK, opacity=0.85).encode(text="label:N", y=alt.value(6)),
+        base.mark_line(strokeWidth=2).encode(x=x, y=y, color=color),
+        base.mark_point(filled=True, size=22, opacity=1).encode(x=x, y=y, color=color, tooltip=tips),
+    ]
+    if quantity == "traffic":
+        reached = marks.transform_filter("datum.kind == 'reached'").encode(x=x, y=y, color=color)
+        layers += [
+            marks.transform_filter("datum.kind == 'floor'")
+            .mark_rule(strokeDash=[5, 4], opacity=0.55)
+            .encode(y=y, color=color),
+            marks.transform_filter("datum.kind == 'level'")
+            .mark_rule(color=INK, opacity=0.4, strokeDash=[2, 3])
+            .encode(x=alt.X("from_kib:Q"), x2="kib:Q", y=y),
+            reached.mark_point(filled=True, size=80, opacity=1),
+            reached.mark_text(dy=14, fontSize=11, fontWeight=600).encode(text="label:N"),
+        ]
     return alt.layer(*layers)
+
+
+def _decades(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times the powers of ten around positive values: the ticks of a logarithmic axis."""
+    powers = range(floor(log10(min(values))), ceil(log10(max(values))) + 1)
+    return [step * 10.0**power for power in powers for step in (1, 2, 5)]
 
 
 def _group_axis(formats: Sequence[str]) -> alt.Axis:

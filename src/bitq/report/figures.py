@@ -8,6 +8,7 @@ from math import isfinite
 from bitq.formats import EXPONENT_BITS, BlockFormat, grid
 from bitq.report import charts, text
 from bitq.report.records import FineTuned, Run
+from bitq.report.sweep import sweep_figures
 from bitq.tradeoff.plan import Plan, PlanLevel
 
 
@@ -31,6 +32,8 @@ def figures(run: Run) -> dict[str, charts.Spec]:
             specs["closer"] = charts.landscape(_around(tuned, points), best, reference, closer=True)
     if run.sensitivity:
         specs["sensitivity"] = _sensitivity(run)
+    if run.sweep:
+        specs |= sweep_figures(run.sweep)
     return specs
 
 

@@ -20,6 +20,7 @@ from bitq.layers import LOOPS
 from bitq.report import tables, text
 from bitq.report.figures import figures
 from bitq.report.records import Run, load_run
+from bitq.report.sweep import verdicts
 from bitq.tradeoff.plan import Plan, PlanLayer, PlanLevel, write_atomically
 
 REPORT_FILE = "report.html"
@@ -65,6 +66,7 @@ def render(run: Run) -> str:
         columns=tables.COLUMNS,
         lines=tuple(zip(rows, tables.cells(rows), strict=True)),
         specs=figures(run),
+        verdicts=verdicts(run.sweep) if run.sweep else [],
         device=_device(run.plan),
         finished=_date(run.finished),
         style=Markup(_resource("style.css")),

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bitq.errors import BitqError
+from bitq.movement.sweep import Sweep
 from bitq.store import Evaluation, Store
 from bitq.tradeoff.plan import Plan, load_plan
 
@@ -92,6 +93,8 @@ class Run:
     Attributes:
         identity: what the run was about: network, device, seed, ...
         sensitivity: by module, tensor and format text, as in `Sensitivity`.
+        sweep: float32, the best uniform format and the plan by the size of the outermost memory on the chip; stored
+            under the configuration of the outcome.
         finished: Unix time of the last evaluation.
     """
 
@@ -102,6 +105,7 @@ class Run:
     fine_tuned: tuple[FineTuned, ...]
     sensitivity: Mapping[str, Mapping[Tensor, Mapping[str, float]]]
     outcome: Outcome | None
+    sweep: Sweep | None
     efforts: tuple[Effort, ...]
     finished: float | None
 
@@ -120,7 +124,10 @@ def load_run(folder: Path) -> Run:
         with Store(results) as store:
             evaluations, identity = store.evaluations(), store.identity()
     floats = _read(Float, "float", evaluations, results)
-    outcomes = _read(Outcome, "outcome", evaluations, results)
+    configs = [each.config for each in evaluations if each.kind == "outcome"]
+    outcomes = list(zip(_read(Outcome, "outcome", evaluations, results), configs, strict=True))
+    outcome, config = next((each for each in reversed(outcomes) if _led_to(each[0], plan)), (None, None))
+    sweeps = _read(Sweep, "sweep", tuple(each for each in evaluations if each.config == config), results)
     sensitivities = _read(Sensitivity, "sensitivity", evaluations, results)
     return Run(
         plan=plan,
@@ -129,7 +136,8 @@ def load_run(folder: Path) -> Run:
         probes=_read(Probe, "probe", evaluations, results),
         fine_tuned=_read(FineTuned, "finetune", evaluations, results),
         sensitivity={module: scores for each in sensitivities for module, scores in each.scores.items()},
-        outcome=next((each for each in reversed(outcomes) if _led_to(each, plan)), None),
+        outcome=outcome,
+        sweep=sweeps[-1] if sweeps else None,
         efforts=_efforts(evaluations),
         finished=max((evaluation.finished for evaluation in evaluations), default=None),
     )
@@ -140,12 +148,12 @@ def _led_to(outcome: Outcome, plan: Plan) -> bool:
     return bool(outcome.rows) and outcome.rows[-1].objective == plan.totals.objective
 
 
-_R = TypeVar("_R", bound=_Record)
+_R = TypeVar("_R")
 
 
 def _read(record: type[_R], kind: str, evaluations: tuple[Evaluation, ...], where: Path) -> tuple[_R, ...]:
     try:
-        return tuple(record.model_validate(each.result) for each in evaluations if each.kind == kind)
+        return tuple(TypeAdapter(record).validate_python(each.result) for each in evaluations if each.kind == kind)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

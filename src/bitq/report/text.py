@@ -42,6 +42,15 @@ def amount_bytes(size: float) -> str:
     return "unbounded" if size == float("inf") else _scaled(size, ("B", "KiB", "MiB", "GiB"), 1024)
 
 
+def size(bytes_: float) -> str:
+    """A memory's size, whole where it is: 24 KiB, 1.5 MiB, 85.31 KiB."""
+    value, units = bytes_, ["GiB", "MiB", "KiB", "B"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop()
+    return f"{value:.4g} {units[-1]}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as hours, minutes and seconds, the two largest of them."""
     if seconds < 0.1:
