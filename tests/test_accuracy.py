@@ -192,6 +192,15 @@ def test_no_data_is_told(batches):
         finetune(tiny.network(), batches, SHORT)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"learning_rate": 0.0}, {"learning_rate": torch.inf}, {"weight_decay": -1.0}, {"seed": -1}]
+)
+def test_training_out_of_range_is_told(wrong):
+    (name,) = wrong
+    with pytest.raises(BitqError, match=f"{name} is .*it must be"):
+        Training(**wrong)
+
+
 def test_a_frozen_network_is_told():
     with pytest.raises(BitqError, match="requires a gradient"):
         finetune(tiny.network().requires_grad_(False), tiny.loader(100, 1), SHORT)

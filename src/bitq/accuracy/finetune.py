@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import nn
@@ -21,12 +22,25 @@ class Training:
         learning_rate: of the first step; it falls to zero along a half cosine.
         weight_decay: of AdamW.
         seed: of everything random in it; equal seeds give equal results on one machine.
+
+    Raises:
+        BitqError: a value out of range (names it).
     """
 
     steps: int = 1000
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, right, expected in (
+            ("steps", self.steps >= 1, "1 or more"),
+            ("learning_rate", 0 < self.learning_rate < inf, "a finite number above 0"),
+            ("weight_decay", 0 <= self.weight_decay < inf, "0 or more"),
+            ("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
+        ):
+            if not right:
+                raise BitqError(f"{name} is {getattr(self, name)!r}; it must be {expected}")
 
 
 def finetune(

@@ -20,7 +20,7 @@ def evaluate(
     mean: Mean = "0",
     std: Std = "1",
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="That the search was given.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="That the search was given.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Measure the accuracy of a plan again on the test images, from the packed weights and the plan alone.

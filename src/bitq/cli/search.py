@@ -74,22 +74,14 @@ def search(
     `bitq search my_package.nets:make --checkpoint net.safetensors --data images/ --image-size 64 --device stm32h743`
     """
     from bitq.accuracy.finetune import Training
-    from bitq.errors import BitqError
     from bitq.tradeoff.api import search as search_network
     from bitq.tradeoff.run import Settings
 
-    _check(
-        BitqError,
-        alpha=alpha >= 0,
-        steps=steps >= 1,
-        uniforms=uniforms >= 1,
-        rounds=rounds >= 1,
-        plans=plans >= 1,
-        bits=bits in (8, 16),
-    )
-    _check(BitqError, learning_rate=learning_rate > 0, batch_size=batch_size >= 1)
-    source = load_source(network, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
     training = Training(steps=steps, learning_rate=learning_rate, seed=seed)
+    settings = Settings(
+        alpha=alpha, training=training, supernet=training, rounds=rounds, uniforms=uniforms, plans=plans
+    )
+    source = load_source(network, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
     folder = run or Path("runs") / network.replace(":", ".").replace("/", ".")
     result = search_network(
         source.model,
@@ -99,9 +91,7 @@ def search(
         device=device,
         run=folder,
         bits=bits,
-        settings=Settings(
-            alpha=alpha, training=training, supernet=training, rounds=rounds, uniforms=uniforms, plans=plans
-        ),
+        settings=settings,
         network=network,
         command=shlex.join(["bitq", *sys.argv[1:]]),
     )
@@ -115,13 +105,6 @@ def search(
         )
     else:
         show(_table(result.rows), f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})")
-
-
-def _check(error: type[ValueError], **held: bool) -> None:
-    for name, right in held.items():
-        if not right:
-            what = {"bits": "8 or 16", "alpha": "0 or more", "learning_rate": "above 0"}.get(name, "1 or more")
-            raise error(f"--{name.replace('_', '-')} must be {what}")
 
 
 def _table(rows: Sequence[Row]) -> Table:

@@ -38,7 +38,7 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option(help="Float weights: a .safetensors file or what torch.save wrote (read with weights_only)."),
 ]
-BatchSize = Annotated[int, typer.Option(help="Inputs per training step.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Inputs per training step.")]
 ImageSize = Annotated[
     int | None, typer.Option(help="Resize and crop the images of a folder to this height and width, in pixels.")
 ]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import accumulate, islice
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ class Settings:
         probed_inputs: validation inputs that the accuracy of a plan is predicted from.
         rounds: how often the sensitivities are measured anew around the plan they led to.
         uniforms, plans: contenders of either kind that are fine-tuned and measured.
+
+    Raises:
+        BitqError: a value out of range (names it).
     """
 
     alpha: float = 0.2
@@ -83,6 +87,13 @@ class Settings:
     rounds: int = 2
     uniforms: int = 1
     plans: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < inf:
+            raise BitqError(f"alpha is {self.alpha!r}; it must be a finite number of at least 0")
+        for name in ("scored_inputs", "probed_inputs", "rounds", "uniforms", "plans"):
+            if getattr(self, name) < 1:
+                raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more")
 
 
 class Run:
