@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from bitq.cli.movement import _layers, _planned, _shape, _uniform
+from bitq.cli.movement import _planned, _uniform
+from bitq.cli.network import InputShape, Network, input_and_layers
 from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.errors import BitqError
 from bitq.formats import TensorFormats
@@ -27,13 +28,7 @@ _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def buffer(
-    network: Annotated[
-        str,
-        typer.Argument(
-            help="`demo`, or `package.module:function`: a function without arguments that "
-            "returns a torch.nn.Module, in the current folder or installed."
-        ),
-    ],
+    network: Network,
     device: Annotated[
         str, typer.Option(help="A name that `bitq devices` lists, or a device file (TOML).")
     ] = "stm32f103c8",
@@ -57,13 +52,7 @@ def buffer(
     to: Annotated[
         str | None, typer.Option(help="The largest size.", show_default="4MiB, or less if the next outer memory does")
     ] = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(
-            help="Shape of the network's input in elements: batch, channels, height and width, such as "
-            "1,3,224,224. The demo knows its own."
-        ),
-    ] = None,
+    input_shape: InputShape = None,
     out: Annotated[Path | None, typer.Option(help="Write the curves: a .png or .svg picture, or a .csv.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -81,9 +70,9 @@ def buffer(
 
     if out is not None and out.suffix.lower() not in PICTURES:
         raise BitqError(f"--out {out} must end in {', '.join(PICTURES)}")
-    target, shape = load_device(device), _shape(input_shape, network)
+    target = load_device(device)
     least, most = (text and _bytes(option, text) for option, text in (("--from", from_), ("--to", to)))
-    layers = _layers(network, shape)
+    shape, layers = input_and_layers(network, input_shape)
     with Terminal() as terminal:
         found = sweep(
             layers,

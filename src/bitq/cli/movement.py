@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from bitq.cli.network import InputShape, Network, input_and_layers
 from bitq.cli.output import Json, bits_text, count_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
@@ -21,20 +21,11 @@ if TYPE_CHECKING:
     from bitq.movement.network import LayerMovement
     from bitq.tradeoff.plan import Plan
 
-DEMO = "demo"
-DEMO_SHAPE = (1, 1, 28, 28)
-MOST_ELEMENTS = 10**12
 FLOAT = TensorFormats()
 
 
 def movement(
-    network: Annotated[
-        str,
-        typer.Argument(
-            help="`demo`, or `package.module:function`: a function without arguments that "
-            "returns a torch.nn.Module, in the current folder or installed."
-        ),
-    ],
+    network: Network,
     device: Annotated[str, typer.Option(help="A name that `bitq devices` lists, or a device file (TOML).")],
     format_: Annotated[
         str | None,
@@ -48,13 +39,7 @@ def movement(
     plan: Annotated[
         Path | None, typer.Option(help="The plan.json of a finished search: every tensor in its own format.")
     ] = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(
-            help="Shape of the network's input in elements: batch, channels, height and width, such as "
-            "1,3,224,224. The demo knows its own.",
-        ),
-    ] = None,
+    input_shape: InputShape = None,
     as_json: Json = False,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV on stdout: per layer, pair of memories, tensor and direction.")
@@ -76,8 +61,7 @@ def movement(
         raise BitqError("--json and --csv exclude each other; give one of them")
     target = load_device(device)
     everywhere = _uniform(format_)
-    shape = _shape(input_shape, network)
-    layers = _layers(network, shape)
+    shape, layers = input_and_layers(network, input_shape)
     formats = [everywhere] * len(layers) if plan is None else _planned(plan, layers)
     moved, original = _movements(layers, formats, target)
     if as_json:
@@ -96,41 +80,6 @@ def _uniform(text: str | None) -> TensorFormats:
         return FLOAT
     fmt = BlockFormat.parse(text)
     return TensorFormats(fmt, fmt, fmt)
-
-
-def _shape(text: str | None, network: str) -> tuple[int, ...]:
-    if text is None:
-        if network == DEMO:
-            return DEMO_SHAPE
-        raise BitqError(f"network {network!r} needs --input-shape, such as 1,3,224,224")
-    try:
-        shape = tuple(int(extent) for extent in text.split(","))
-    except ValueError:
-        shape = (0,)
-    if min(shape) < 1:
-        raise BitqError(f"--input-shape {text!r} must be whole numbers above 0, such as 1,3,224,224")
-    if prod(shape) > MOST_ELEMENTS:
-        raise BitqError(f"--input-shape {text!r} has over {MOST_ELEMENTS} elements; it must have fewer")
-    return shape
-
-
-def _layers(network: str, shape: tuple[int, ...]) -> tuple[Layer, ...]:
-    import torch
-
-    from bitq.tracing import trace
-
-    if network == DEMO:
-        from bitq.demo.network import resnet8
-
-        model = resnet8()
-    else:
-        from bitq.sources import load_network
-
-        model = load_network(network)
-    layers = trace(model, torch.empty(shape, device="meta"))
-    if not layers:
-        raise BitqError(f"network {network!r} must compute a convolution or matrix product, but has none")
-    return layers
 
 
 def _planned(path: Path, layers: Sequence[Layer]) -> list[TensorFormats]:

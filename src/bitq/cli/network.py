@@ -1,0 +1,98 @@
+"""The argument NETWORK of commands that need its layers only: where they come from, on which input."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitq.errors import BitqError
+from bitq.layers import Layer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEMO = "demo"
+DEMO_SHAPE = (1, 1, 28, 28)
+IMAGE_SHAPE = (1, 3, 224, 224)  # of the networks that come with bitq
+MOST_ELEMENTS = 10**12
+
+Shape = tuple[int, ...]
+Network = Annotated[
+    str,
+    typer.Argument(
+        help="`demo`; `resnet18`, `googlenet`, `eca_mobilenet_v2` or `convnext_large`; an ONNX file (.onnx); or "
+        "`package.module:function`: a function without arguments that returns a torch.nn.Module, in the current "
+        "folder or installed."
+    ),
+]
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        help="Shape of the network's input in elements: batch, channels, height and width, such as "
+        "1,3,224,224. Networks that come with bitq and most ONNX files know their own.",
+    ),
+]
+
+
+def input_and_layers(network: str, input_shape: str | None) -> tuple[Shape, tuple[Layer, ...]]:
+    """The shape of the (first) input and every layer of what NETWORK and --input-shape name.
+
+    Raises:
+        BitqError: no such network, a shape that is none or does not fit, or a network without layers.
+    """
+    given = None if input_shape is None else _parsed(input_shape)
+    if network.endswith(".onnx"):
+        from bitq.onnx import load_onnx
+
+        found = load_onnx(Path(network), given)
+        shape, layers = found.input_shape, found.layers
+    else:
+        shape, layers = _traced(network, given)
+    if not layers:
+        raise BitqError(f"network {network!r} must compute a convolution or matrix product, but has none")
+    return shape, layers
+
+
+def _traced(network: str, given: Shape | None) -> tuple[Shape, tuple[Layer, ...]]:
+    import torch
+
+    from bitq.networks import NETWORKS
+
+    if network == DEMO:
+        from bitq.demo.network import resnet8
+
+        return _on(resnet8(), given or DEMO_SHAPE)
+    if network in NETWORKS:
+        with torch.device("meta"):
+            return _on(NETWORKS[network](), given or IMAGE_SHAPE)
+    if ":" not in network:
+        known = ", ".join((DEMO, *NETWORKS))
+        raise BitqError(f"no network {network!r}: give {known}, an ONNX file or package.module:function")
+    if given is None:
+        raise BitqError(f"network {network!r} needs --input-shape, such as 1,3,224,224")
+    from bitq.sources import load_network
+
+    return _on(load_network(network), given)
+
+
+def _on(model: nn.Module, shape: Shape) -> tuple[Shape, tuple[Layer, ...]]:
+    import torch
+
+    from bitq.tracing import trace
+
+    return shape, trace(model, torch.empty(shape, device="meta"))
+
+
+def _parsed(text: str) -> Shape:
+    try:
+        shape = tuple(int(extent) for extent in text.split(","))
+    except ValueError:
+        shape = (0,)
+    if min(shape) < 1:
+        raise BitqError(f"--input-shape {text!r} must be whole numbers above 0, such as 1,3,224,224")
+    if prod(shape) > MOST_ELEMENTS:
+        raise BitqError(f"--input-shape {text!r} has over {MOST_ELEMENTS} elements; it must have fewer")
+    return shape
