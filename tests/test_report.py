@@ -365,11 +365,14 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-def test_the_last_outcome_counts(tmp_path: Path) -> None:
-    make_run(tmp_path, demo_layers(), probes=0)
+def test_the_last_outcome_that_led_to_the_plan_counts(tmp_path: Path) -> None:
+    plan = make_run(tmp_path, demo_layers(), probes=0)
+    row = load_run(tmp_path).outcome.rows[-1].model_dump()
+    assert row["objective"] == plan.totals.objective
     with Store(tmp_path / "results.sqlite") as store:
-        last = {"rows": [], "command": "bitq search again", "versions": {}, "seconds": 1.0}
-        store.get_or_run("outcome", {"again": True}, lambda: last)
+        for command, last in (("again", row), ("for another plan", {**row, "objective": 0.0})):
+            outcome = {"rows": [last], "command": f"bitq search {command}", "versions": {}, "seconds": 1.0}
+            store.get_or_run("outcome", {"command": command}, lambda: outcome)  # noqa: B023
     run = load_run(tmp_path)
     assert run.outcome is not None
     assert run.outcome.command == "bitq search again"
