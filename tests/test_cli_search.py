@@ -1,0 +1,371 @@
+"""`bitq search`, `bitq evaluate` and `bitq report` as a user meets them."""
+
+import inspect
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+import tiny
+from bitq.cli import main
+
+NETWORKS = f"""
+import torch
+from torch import nn
+
+CLASSES = {tiny.CLASSES}
+
+{inspect.getsource(tiny.network)}
+
+def other():
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(108, CLASSES))
+
+def nothing_to_quantize():
+    return nn.Flatten()
+"""
+
+DEVICE = """
+schema_version = 1
+name = "tiny"
+title = "Tiny device"
+
+[[memories]]
+name = "registers"
+capacity_bytes = 64
+source = "made up"
+
+[[memories]]
+name = "SRAM"
+capacity_bytes = 512
+energy_pj_per_bit = 0.16
+source = "made up"
+
+[[memories]]
+name = "DRAM"
+energy_pj_per_bit = 20.0
+source = "made up"
+"""
+
+NETWORK = "tiny_networks:network"
+OPTIONS = ["--device", "tiny.toml", "--steps", 15, "--learning-rate", 3e-3, "--plans", 1]
+COMPLETE = ["search", NETWORK, "--data", "data.npz", "--checkpoint", "net.safetensors", *OPTIONS]
+
+
+def process(folder, *args):
+    """`bitq` in a process of its own, as a shell starts it."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "bitq", *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=environment,
+    )
+
+
+def fill(folder):
+    """A user's folder: networks, a checkpoint, data, a device file."""
+    (folder / "tiny_networks.py").write_text(NETWORKS)
+    (folder / "tiny.toml").write_text(DEVICE)
+    safetensors.torch.save_file(tiny.trained().state_dict(), folder / "net.safetensors")
+    write_data(folder / "data.npz")
+
+
+def write_data(path, **changes):
+    train, test = tiny.images(1200, 1), tiny.images(500, 3)
+    arrays = {"x_train": train[0], "y_train": train[1], "x_test": test[0], "y_test": test[1]}
+    np.savez(path, **{name: np.asarray(array) for name, array in {**arrays, **changes}.items()})
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A user's folder with the finished run `run`, and what the search printed."""
+    folder = tmp_path_factory.mktemp("user")
+    fill(folder)
+    run = process(folder, *COMPLETE, "--run", "run")
+    out, err = run.communicate()
+    return SimpleNamespace(folder=folder, code=run.returncode, out=out, err=err)
+
+
+@pytest.fixture
+def folder(searched, tmp_path, monkeypatch):
+    """A copy of that folder, as the current one."""
+    shutil.copytree(searched.folder, tmp_path / "user")
+    monkeypatch.chdir(tmp_path / "user")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path / "user"
+
+
+@pytest.fixture
+def bitq(folder, capsys, monkeypatch):
+    """Run a command here, not on a terminal: exit code, stdout, stderr."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            main([str(arg) for arg in args])
+        return caught.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def mistake(bitq):
+    """Run a command that must fail: the sentence it says."""
+
+    def run(*args):
+        code, out, err = bitq(*args)
+        assert (code, out) == (2, "")
+        *before, last = err.splitlines()
+        assert last.startswith("Error: ")
+        assert not any(line.startswith(("Error", "Traceback")) for line in before)
+        return last
+
+    return run
+
+
+def plan_of(run):
+    return json.loads((run / "plan.json").read_text())
+
+
+def evaluations(run):
+    with sqlite3.connect(f"file:{run / 'results.sqlite'}?mode=ro", uri=True) as database:
+        return set(database.execute("SELECT key, result, finished FROM evaluations WHERE kind != 'outcome'"))
+
+
+def test_a_search_prints_a_table_and_writes_its_files(searched):
+    assert (searched.code, "Traceback" in searched.err) == (0, False), searched.err
+    totals = plan_of(searched.folder / "run")["totals"]
+    for text in ("float32", "best uniform 8:e", "plan", f"{totals['accuracy']:.2%}", f"{totals['accuracy_float']:.2%}"):
+        assert text in searched.out
+    assert f"{totals['objective']:.4f}" in searched.out
+    assert "report.html" in searched.out
+    for name in ("plan.json", "weights.safetensors", "report.html", "results.sqlite"):
+        assert (searched.folder / "run" / name).stat().st_size
+    assert "fine-tun" not in searched.out  # progress is no result
+    assert "O " in searched.err
+    page = (searched.folder / "run" / "report.html").read_text()
+    assert "search tiny_networks:network" in page
+
+
+def test_json_is_one_document_and_a_second_search_adds_nothing(bitq, folder):
+    before, plan = evaluations(folder / "run"), plan_of(folder / "run")
+    code, out, _ = bitq(*COMPLETE, "--run", "run", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["run"] == "run"
+    assert document["totals"] == plan["totals"] == plan_of(folder / "run")["totals"]
+    assert [row["name"].partition(" 8:")[0] for row in document["rows"][:2]] == ["float32", "best uniform"]
+    assert document["rows"][2]["accuracy"] == plan["totals"]["accuracy"]
+    assert plan_of(folder / "run") == plan
+    assert evaluations(folder / "run") == before
+
+
+def test_evaluate_measures_the_plans_accuracy(bitq, folder):
+    totals = plan_of(folder / "run")["totals"]
+    (folder / "run" / "results.sqlite").unlink()  # weights and plan are enough
+    shutil.rmtree(folder / "run" / "checkpoints")
+    code, out, err = bitq("evaluate", "run", "--data", "data.npz", "--json")
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert document["accuracy"] == document["planned"] == totals["accuracy"]
+    code, out, _ = bitq("evaluate", "run", "--data", "data.npz")
+    assert out.count(f"{totals['accuracy']:.2%}") == 2
+
+
+def test_report_writes_the_page_again(bitq, folder):
+    page = folder / "run" / "report.html"
+    page.write_text("lost")
+    code, out, err = bitq("report", "run")
+    assert (code, err) == (0, "")
+    assert "report.html" in out
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert json.loads(bitq("report", "run", "--json")[1]) == {"report": str(page.relative_to(folder))}
+
+
+def test_movement_agrees_with_the_plan(bitq, folder):
+    totals = plan_of(folder / "run")["totals"]
+    options = ["--input-shape", "1,1,8,8", "--device", "tiny.toml", "--json"]
+    document = json.loads(bitq("movement", NETWORK, "--plan", "run/plan.json", *options)[1])
+    for name in ("movement_bits", "movement_bits_float", "energy_pj", "energy_pj_float"):
+        assert document["totals"][name] == pytest.approx(totals[name])
+    planned = {layer["name"]: layer for layer in plan_of(folder / "run")["layers"]}
+    for layer in document["layers"]:
+        assert [level["tiles"] for level in layer["levels"]] == [
+            level["tiles"] for level in planned[layer["name"]]["levels"]
+        ]
+
+
+def test_images_in_folders(bitq, folder):
+    for part, count, seed in (("train", 240, 1), ("val", 80, 2), ("test", 80, 3)):
+        for number, (pixels, label) in enumerate(zip(*tiny.images(count, seed), strict=True)):
+            path = folder / "images" / part / f"class {label}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            levels = (pixels[0] * 50 + 100).clamp(0, 255).to(torch.uint8)
+            Image.fromarray(levels.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy()).save(path)
+    images = ["--data", "images", "--channels", 1, "--image-size", 8, "--mean", "0.4", "--std", "0.2", "--limit", 200]
+    code, out, _ = bitq("search", NETWORK, *images, *OPTIONS, "--steps", 3, "--bits", 16, "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert document["run"] == "runs/tiny_networks.network"  # where none was named
+    assert plan_of(folder / document["run"])["bits"] == 16
+    measured = json.loads(bitq("evaluate", document["run"], *images, "--json")[1])
+    assert measured["accuracy"] == document["totals"]["accuracy"]
+
+
+def test_an_interrupted_search_says_how_it_goes_on_and_does(bitq, folder):
+    search = process(folder, *COMPLETE, "--run", "other")
+    for line in search.stderr:
+        if line.startswith("float32"):
+            break
+    search.send_signal(signal.SIGINT)
+    out, err = search.communicate()
+    assert (search.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "Error: interrupted before the end; the same command continues where it stopped"
+    assert "Traceback" not in err
+    assert not (folder / "other" / "plan.json").exists()
+    known = evaluations(folder / "other")
+    assert known
+    assert bitq(*COMPLETE, "--run", "other")[0] == 0
+    assert known <= evaluations(folder / "other")
+    assert plan_of(folder / "other") == plan_of(folder / "run")
+
+
+# Mistakes
+
+
+def changed(**options):
+    """The complete command with other options."""
+    words = ["search", options.pop("network", NETWORK)]
+    given = {"data": "data.npz", "checkpoint": "net.safetensors", "device": "tiny.toml", "steps": 3, **options}
+    for name, value in given.items():
+        words += [] if value is None else [f"--{name.replace('_', '-')}", value]
+    return words
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"data": "missing.npz"}, "missing.npz is no data"),
+        ({"data": None}, "needs --data"),
+        ({"data": "tiny.toml"}, "tiny.toml is no data"),
+        ({"device": "no-such-device"}, "no device 'no-such-device'"),
+        ({"checkpoint": "missing.safetensors"}, "missing.safetensors cannot be read"),
+        ({"checkpoint": "tiny.toml"}, "tiny.toml is damaged"),
+        ({"network": "tiny_networks:other"}, "net.safetensors"),
+        ({"network": "tiny_networks:nothing"}, "has no 'nothing'"),
+        ({"network": "nowhere:network"}, "no module 'nowhere'"),
+        ({"network": "tiny_networks:nothing_to_quantize", "checkpoint": None}, "no convolution or linear module"),
+        ({"bits": 4}, "8 or 16 bits per element, not 4"),
+        ({"bits": "many"}, "--bits"),
+        ({"alpha": -0.1}, "alpha is"),
+        ({"alpha": "nan"}, "alpha is"),
+        ({"alpha": "inf"}, "alpha is"),
+        ({"steps": 0}, "steps is 0; it must be 1 or more"),
+        ({"plans": 0}, "plans is 0; it must be 1 or more"),
+        ({"uniforms": 0}, "uniforms is 0; it must be 1 or more"),
+        ({"learning_rate": 0}, "learning_rate is 0.0; it must be"),
+        ({"batch_size": 0}, "Invalid value for '--batch-size'"),
+        ({"limit": 0}, "at least 1"),
+        ({"seed": 10**30}, "seed is 1000"),
+        ({"rounds": -1}, "rounds is -1"),
+        ({"mean": "grey"}, "--mean"),
+        ({"std": "0"}, "std"),
+        ({"network": "demo"}, "the demo has its own data"),
+    ],
+)
+def test_what_cannot_be_searched_is_told_before_anything_is_written(mistake, folder, options, reason):
+    assert reason in mistake(*changed(**options, run="new"))
+    assert not (folder / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"x_train": np.zeros((20, 3, 8, 8), np.float32), "y_train": np.zeros(20, int)}, "images of x_test have shape"),
+        ({"y_test": np.full(500, 7)}, "the loss refuses output"),
+        ({"y_test": np.full(400, 1)}, "it must be 500 whole numbers"),
+    ],
+)
+def test_data_that_does_not_fit_is_told(mistake, folder, changes, reason):
+    write_data(folder / "data.npz", **changes)
+    assert reason in mistake(*changed(run="new"))
+    assert not (folder / "new" / "plan.json").exists()
+
+
+def test_images_of_another_shape_are_told(mistake, folder):
+    images = {name: np.zeros((500, 3, 8, 8), np.float32) for name in ("x_train", "x_test")}
+    write_data(folder / "data.npz", **images, y_train=np.zeros(500, int))
+    assert "expected input" in mistake(*changed(run="new"))
+    assert not (folder / "new").exists()
+
+
+def test_a_diverging_search_is_told(mistake, folder):
+    assert "diverged" in mistake(*changed(run="new", learning_rate=1e30, steps=20))
+    assert not (folder / "new" / "plan.json").exists()
+
+
+def test_run_folders_that_are_none(mistake, folder):
+    (folder / "file").write_text("mine")
+    assert "file" in mistake(*changed(run="file"))
+    assert (folder / "file").read_text() == "mine"
+    (folder / "garbage").mkdir()
+    (folder / "garbage" / "results.sqlite").write_bytes(b"garbage" * 1000)
+    assert "is not a results store" in mistake(*changed(run="garbage"))
+    assert (folder / "garbage" / "results.sqlite").read_bytes() == b"garbage" * 1000
+    plan = plan_of(folder / "run")
+    assert "was made with network" in mistake(*changed(network="tiny_networks:other", checkpoint=None, run="run"))
+    assert "was made with fingerprint" in mistake(*changed(checkpoint=None, run="run"))
+    assert "was made with bits" in mistake(*changed(bits=16, run="run"))
+    assert "was made with training batch" in mistake(*changed(batch_size=32, run="run"))
+    assert plan_of(folder / "run") == plan
+
+
+def test_runs_that_cannot_be_evaluated(mistake, folder):
+    data = ["--data", "data.npz"]
+    assert "no plan at" in mistake("evaluate", "nowhere", *data)
+    assert "needs --data" in mistake("evaluate", "run")
+    assert "--seed" in mistake("evaluate", "run", *data, "--seed", 10**30)
+    plan = plan_of(folder / "run")
+    for network, reason in (
+        ("tiny_networks:other", "is of another network"),
+        ("Sequential", "does not name a network"),
+    ):
+        (folder / "run" / "plan.json").write_text(json.dumps({**plan, "network": network}))
+        assert reason in mistake("evaluate", "run", *data)
+    (folder / "run" / "plan.json").write_text("{")
+    assert "is not a plan" in mistake("evaluate", "run", *data)
+    (folder / "run" / "plan.json").write_text(json.dumps(plan))
+    weights = folder / "run" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert "weights.safetensors cannot be read" in mistake("evaluate", "run", *data)
+    weights.unlink()
+    assert "weights.safetensors" in mistake("evaluate", "run", *data)
+
+
+def test_runs_that_have_no_report(mistake, folder):
+    assert "no plan at" in mistake("report", "nowhere")
+    assert not (folder / "nowhere").exists()
+    (folder / "run" / "results.sqlite").write_bytes(b"garbage" * 1000)
+    page = (folder / "run" / "report.html").read_bytes()
+    assert "is not a results store" in mistake("report", "run")
+    assert (folder / "run" / "report.html").read_bytes() == page
+
+
+def test_a_plan_of_another_network_moves_nothing(mistake):
+    options = ["--input-shape", "1,1,8,8", "--device", "tiny.toml"]
+    said = mistake("movement", "tiny_networks:other", "--plan", "run/plan.json", *options)
+    assert "plans network 'tiny_networks:network', which is not this one" in said
