@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import torch
 
 from bitq.demo.network import resnet8
 from bitq.devices import load_device
-from bitq.formats import BlockFormat, effective_width, grid
+from bitq.formats import BlockFormat, TensorFormats, effective_width, grid
 from bitq.layers import Layer
 from bitq.movement import Widths
 from bitq.movement.levels import LevelMovement, movement
+from bitq.movement.sweep import sweep
 from bitq.store import Store
 from bitq.tracing import trace
 from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
@@ -115,6 +117,7 @@ def make_run(
             )
         for index in range(3):
             put("finetune", {"plan": index}, _tuned("plan", 3.9 + 0.4 * index, random_, plain, lift=0.012))
+        put("sweep", {}, _sweep(layers[:10], device, best_uniform, chosen))  # enough to draw
         put(
             "outcome",
             {},
@@ -126,6 +129,16 @@ def make_run(
             },
         )
     return plan
+
+
+def _sweep(
+    layers: Sequence[Layer], device: str, uniform: BlockFormat, chosen: Mapping[str, Mapping[str, BlockFormat]]
+) -> dict[str, Any]:
+    formats = {
+        f"best uniform {uniform}": [TensorFormats(uniform, uniform, uniform)] * len(layers),
+        "plan": [TensorFormats(**chosen[layer.module]) for layer in layers],
+    }
+    return asdict(sweep(layers, formats, load_device(device)))
 
 
 def _plan_layer(layer: Layer, formats: Mapping[str, BlockFormat | None], device: str) -> PlanLayer:

@@ -23,6 +23,7 @@ from bitq.formats import grid
 from bitq.report import text, write_report
 from bitq.report.figures import front
 from bitq.report.records import load_run
+from bitq.report.sweep import verdicts
 from bitq.store import Store
 from bitq.tradeoff.plan import Plan
 from report_example import demo_layers, make_run, many_layers
@@ -50,7 +51,7 @@ HOSTILE = (
     "__proto__",
     "constructor",
 )
-KINDS = ("float", "probe", "sensitivity", "finetune", "outcome")
+KINDS = ("float", "probe", "sensitivity", "finetune", "sweep", "outcome")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,12 @@ def test_every_mark_is_drawn_without_a_network(browser: webdriver.Chrome, run: t
     assert marks(ask, "closer", "line") == 1
     assert marks(ask, "sensitivity", "rect") == tensors * len(grid(8))
     assert marks(ask, "sensitivity", "symbol") == tensors
+    found = load_run(folder).sweep
+    assert found is not None
+    for chart in ("buffer-traffic", "buffer-energy"):
+        assert marks(ask, chart, "line") == len(found.series) == 3
+        assert marks(ask, chart, "symbol") >= 3 * len(found.sizes_bytes)
+    assert verdicts(found)[1] in ask("return document.body.innerText")
     shown = ask(
         "return [...document.querySelectorAll('#allocation .mark-text.role-mark text')]"
         ".map(t => t.textContent)"
@@ -195,9 +202,9 @@ def test_charts_and_tables_have_names_for_those_who_cannot_see(
         "return [...document.querySelectorAll('.chart')]"
         ".map(c => c.querySelector('[role]').getAttribute('aria-label'))"
     )
-    assert len(labels) == 6
+    assert len(labels) == 8
     assert all(labels)
-    assert len(set(labels)) == 6
+    assert len(set(labels)) == 8
     assert ask(
         "return [...document.querySelectorAll('section')]"
         ".every(s => document.getElementById(s.getAttribute('aria-labelledby')))"
@@ -289,9 +296,11 @@ def test_an_interrupted_search_has_a_report(browser: webdriver.Chrome, tmp_path:
         "sensitivity": "The sensitivity of the tensors was not estimated",
         "finetune": "Nothing was fine-tuned",
         "outcome": "The search did not finish",
+        "sweep": "Other sizes of the memory were not tried",
     }.items():
         nothing_at_all = missing == "all" and kind in ("probe", "finetune")
-        assert (sentence in content) == (missing in (kind, "all") and not nothing_at_all)
+        no_outcome = kind == "sweep" and missing == "outcome"  # which would tell whether it is of this plan
+        assert (sentence in content) == ((missing in (kind, "all") or no_outcome) and not nothing_at_all)
     assert ("Nothing was evaluated" in content) == (missing == "all")
     assert ("the dashed line float32" in content) == (missing not in ("float", "all"))
 
@@ -372,7 +381,7 @@ def test_the_last_outcome_that_led_to_the_plan_counts(tmp_path: Path) -> None:
     with Store(tmp_path / "results.sqlite") as store:
         for command, last in (("again", row), ("for another plan", {**row, "objective": 0.0})):
             outcome = {"rows": [last], "command": f"bitq search {command}", "versions": {}, "seconds": 1.0}
-            store.get_or_run("outcome", {"command": command}, lambda: outcome)  # noqa: B023
+            store.get_or_run("outcome", {"command": command}, lambda outcome=outcome: outcome)
     run = load_run(tmp_path)
     assert run.outcome is not None
     assert run.outcome.command == "bitq search again"
