@@ -6,12 +6,13 @@ little more may suit the inner memories better; here the sum over all boundaries
 Branch and bound: the tilings of the outer memory, the lowest bound first, each with the best plan further in. The order
 of an outer memory's loops does not matter further in, so each tile vector has its best order. What a memory further in
 moves is at least the compulsory traffic of the tiles it is given, and at least the lower bound on any schedule with its
-capacity. Where all integer tiles are too many for the budget, the smallest tile of each number of tiles is tried, and
-what is left out counts with its bound.
+capacity. A first pass tries few tile sizes, for a good plan soon, a second one the smallest tile of each number of
+tiles, a third one all integer tiles, for the proof. What the budget leaves out counts with its bound.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -21,7 +22,7 @@ from bitq.movement.bound import lower_bound
 from bitq.movement.expression import Parts, split, traffic, whole
 from bitq.movement.levels import LevelMovement, interior, movement
 from bitq.movement.model import Tiling, Widths
-from bitq.movement.parts import Inner, Question, choices, every_size, number, smallest_sizes
+from bitq.movement.parts import Inner, Question, Sizes, choices, every_size, few_sizes, smallest_sizes
 
 BUDGET = 2_000_000
 """Tile vectors to solve for one layer: a few seconds."""
@@ -29,8 +30,11 @@ BUDGET = 2_000_000
 ROUNDING = 1e-12
 """Relative difference of energies that counts as none."""
 
-SHARE = 8
-"""A tiling of an outer memory gets at most this part of the budget left, so that others get their turn."""
+SHARE, RESERVE = 4, 64
+"""A tiling of an outer memory gets a fourth of the budget left, until a 64th of it is left: others get their turn."""
+
+CALL = 1000
+"""What making the tables of one memory costs, in tile vectors solved."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def joint_movement(layer: Layer, widths: Widths, device: Device, budget: int = B
     """
     greedy = movement(layer, widths, device)
     search = _Search(layer, widths, device, greedy)
-    left = search.explore((), layer.group, whole(layer), 0.0, search.least_pj, budget)
+    for sizes, limit in ((few_sizes, budget // 4), (smallest_sizes, budget // 2), (every_size, budget)):
+        left = search.explore(sizes, (), layer.group, whole(layer), 0.0, search.least_pj, limit)
     levels = search.levels()
     energy = sum(level.energy_pj for level in levels)
     proven = left >= energy * (1 - ROUNDING)
@@ -95,11 +100,19 @@ class _Search:
         self.solved = 0
 
     def explore(
-        self, outer: tuple[Tiling, ...], problem: Layer, parts: Parts, spent_pj: float, least_pj: float, limit: int
+        self,
+        sizes: Callable[[Layer], Sizes],
+        outer: tuple[Tiling, ...],
+        problem: Layer,
+        parts: Parts,
+        spent_pj: float,
+        least_pj: float,
+        limit: int,
     ) -> float:
         """Improve on the best plan with the plans that begin with the tilings `outer`.
 
         Args:
+            sizes: tile sizes to try at every memory but the innermost, where all are.
             outer: tilings of the outer memories.
             problem: the largest part, a layer of one group.
             parts: what `outer` cuts the layer into.
@@ -108,29 +121,36 @@ class _Search:
             limit: stop when so many tile vectors were solved.
 
         Returns:
-            Energy below which none of the plans that were left out comes, infinite if none that is better was.
+            Energy below which none of the plans with these sizes that were left out comes, infinite if none was that
+            is better than the best one.
         """
         level = len(outer)
         innermost = level + 1 == len(self.boundaries)
-        sizes = every_size(problem)
-        left = inf
-        if not innermost and number(sizes) > (limit - self.solved) // 2:
-            sizes, left = smallest_sizes(problem), least_pj
         energy_pj_per_bit = self.boundaries[level][1].energy_pj_per_bit
-        solved, found = choices(self._question(level, problem, parts), self.widths, sizes, self._wanted_pj - spent_pj)
-        self.solved += solved
+        solved, found = choices(
+            self._question(level, problem, parts),
+            self.widths,
+            (every_size if innermost else sizes)(problem),
+            self._wanted_pj - spent_pj,
+            limit - self.solved,
+        )
+        self.solved += solved + CALL
+        if found is None:
+            return least_pj
+        left, reserve = inf, max(0, limit - self.solved) // RESERVE
         for choice in found:
             bound_pj, now_pj = spent_pj + choice.bound_pj, spent_pj + choice.bits * energy_pj_per_bit
             if bound_pj >= self._wanted_pj:
                 break
+            tilings = (*outer, choice.tiling)
             if innermost:
-                self.tilings, self.energy_pj = (*outer, choice.tiling), now_pj
+                self.tilings, self.energy_pj = tilings, now_pj
                 break
-            if self.solved >= limit:
+            if limit - self.solved <= reserve:
                 return min(left, bound_pj)
             share = limit if level + 2 == len(self.boundaries) else self.solved + (limit - self.solved) // SHARE
-            tiles, tiled = interior(problem, choice.tiling), split(parts, choice.tiling)
-            left = min(left, self.explore((*outer, choice.tiling), tiles, tiled, now_pj, bound_pj, share))
+            tile, tiles = interior(problem, choice.tiling), split(parts, choice.tiling)
+            left = min(left, self.explore(sizes, tilings, tile, tiles, now_pj, bound_pj, share))
         return left
 
     @property

@@ -1,6 +1,7 @@
 /* The tilings of one memory whose problem comes in parts, as the tiles of an outer memory are. See joint.py. */
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine.h"
 
@@ -82,49 +83,87 @@ static double best_order(const tile_vector *t, const double *q, int64_t *order) 
 
 static double larger(double a, double b) { return a > b ? a : b; }
 
-int64_t bitq_parts_choices(const bitq_parts *x, const double *q, double limit, int64_t *evaluated, bitq_choice **found) {
+/* Whether a tile vector is wanted, and with which order: all but its capacity, and so the same for all sizes of N, K and
+ * C that make the same tiles. */
+static int judge(const bitq_parts *x, const double *q, const tile_vector *t, double limit, int64_t *solved, bitq_choice *c) {
     static const int OUTSIDE[LOOPS] = {OUTER, OUTER, OUTER, OUTER, OUTER, OUTER, OUTER};
+    double once = q[2] * x->outputs; /* first visits read nothing back */
+    double moved = shared_bits(t, q, OUTSIDE) - once, further = 0;
+    if (x->inner) { /* every memory further in reads and writes every tile at least once */
+        double repeated = t->loop[LOOP_N]->element[OUTER] * t->loop[LOOP_K]->repeat[OUTER] * t->loop[LOOP_C]->element[OUTER];
+        double gaps = t->rows->rows[0] * t->columns->rows[0] - t->rows->alone * t->columns->alone;
+        double compulsory = x->scale * (moved - q[0] * repeated * gaps);
+        for (int64_t i = 0; i < x->inner; i++) further += x->inner_pj[i] * larger(compulsory, x->inner_bits[i]);
+        if (x->energy_pj * x->least_bits + further >= limit) return 0;
+    }
+    ++*solved;
+    c->bits = x->scale * (moved - best_order(t, q, &c->order));
+    c->bound_pj = x->energy_pj * c->bits + further;
+    return c->bound_pj < limit;
+}
+
+/* Index of the first tile that makes the same tiles. */
+static void first_alike(const bitq_loop_tile *tiles, int64_t count, int64_t *first) {
+    for (int64_t i = 0; i < count; i++) {
+        int alike = i > 0;
+        for (int state = 0; state < 3 && alike; state++)
+            alike = tiles[i].element[state] == tiles[i - 1].element[state] && tiles[i].repeat[state] == tiles[i - 1].repeat[state];
+        first[i] = alike ? first[i - 1] : i;
+    }
+}
+
+int64_t bitq_parts_choices(const bitq_parts *x, const double *q, double limit, int64_t most, int64_t *solved,
+                           bitq_choice **found) {
+    enum { UNKNOWN, UNWANTED, WANTED };
+    typedef struct {
+        bitq_choice choice;
+        int verdict;
+    } judged;
     list all = {NULL, 0, 0};
     bitq_choice best = {.bits = -1};
-    int failed = 0, leaf = x->inner == 0;
+    int64_t *first_k = malloc((size_t)x->tiles[1] * sizeof *first_k), *first_c = malloc((size_t)x->tiles[2] * sizeof *first_c);
+    judged *known = malloc((size_t)x->tiles[1] * sizeof *known);
+    int failed = !first_k || !first_c || !known, stopped = 0;
     *found = NULL;
-    for (int64_t h = 0; h < x->pairs[0]; h++)
-        for (int64_t w = 0; w < x->pairs[1]; w++)
-            for (int64_t n = 0; n < x->tiles[0]; n++)
-                for (int64_t c = 0; c < x->tiles[2]; c++)
-                    for (int64_t k = 0; k < x->tiles[1]; k++) {
-                        const bitq_pair_tile *rows = &x->axes[0][h], *columns = &x->axes[1][w];
-                        const bitq_loop_tile *N = &x->loops[0][n], *K = &x->loops[1][k], *C = &x->loops[2][c];
-                        tile_vector t = {{N, K, C, &rows->out, &columns->out, &rows->tap, &columns->tap}, rows, columns};
-                        double held = q[0] * (double)(N->size * C->size) * (double)(rows->span * columns->span) +
-                                      q[1] * (double)(K->size * C->size) * (double)(rows->tap.size * columns->tap.size) +
-                                      q[2] * (double)(N->size * K->size) * (double)(rows->out.size * columns->out.size);
-                        if (held > x->capacity) continue;
-                        double once = q[2] * x->outputs; /* first visits that read nothing back */
-                        bitq_choice choice = {.tile = {n, k, c, h, w}};
-                        double moved = shared_bits(&t, q, OUTSIDE), further = 0;
-                        if (!leaf) { /* every tile is at least read and written once by each memory further in */
-                            double input = N->element[OUTER] * K->repeat[OUTER] * C->element[OUTER] * rows->alone * columns->alone;
-                            double boxes = N->element[OUTER] * K->repeat[OUTER] * C->element[OUTER] * rows->rows[0] * columns->rows[0];
-                            double compulsory = moved - once + q[0] * (input - boxes);
-                            for (int64_t i = 0; i < x->inner; i++)
-                                further += x->inner_pj[i] * larger(x->scale * compulsory, x->inner_bits[i]);
-                            if (x->energy_pj * x->least_bits + further >= limit) continue;
+    if (!failed) first_alike(x->loops[1], x->tiles[1], first_k), first_alike(x->loops[2], x->tiles[2], first_c);
+    for (int64_t h = 0; h < x->pairs[0] && !failed && !stopped; h++)
+        for (int64_t w = 0; w < x->pairs[1] && !failed && !stopped; w++)
+            for (int64_t n = 0; n < x->tiles[0] && !failed && !stopped; n++)
+                for (int64_t c = 0; c < x->tiles[2] && !failed && !stopped; c++) {
+                    const bitq_pair_tile *rows = &x->axes[0][h], *columns = &x->axes[1][w];
+                    const bitq_loop_tile *N = &x->loops[0][n], *C = &x->loops[2][c];
+                    double input = (double)(N->size * C->size) * (double)(rows->span * columns->span);
+                    double weight = (double)(C->size * rows->tap.size * columns->tap.size);
+                    double output = (double)(N->size * rows->out.size * columns->out.size);
+                    if (first_c[c] == c)
+                        for (int64_t k = 0; k < x->tiles[1]; k++) known[k].verdict = UNKNOWN;
+                    for (int64_t k = 0; k < x->tiles[1] && !failed; k++) {
+                        const bitq_loop_tile *K = &x->loops[1][k];
+                        double size = (double)K->size;
+                        if (q[0] * input + q[1] * (weight * size) + q[2] * (output * size) > x->capacity) continue;
+                        judged *same = &known[first_k[k]];
+                        if (same->verdict == UNKNOWN) {
+                            if ((stopped = *solved >= most || all.count >= most)) break;
+                            tile_vector t = {{N, K, C, &rows->out, &columns->out, &rows->tap, &columns->tap}, rows, columns};
+                            same->verdict = judge(x, q, &t, limit, solved, &same->choice) ? WANTED : UNWANTED;
                         }
-                        double kept = best_order(&t, q, &choice.order);
-                        ++*evaluated;
-                        choice.bits = x->scale * (moved - kept - once);
-                        choice.bound_pj = x->energy_pj * choice.bits + further;
-                        if (leaf) {
-                            if (best.bits < 0 || choice.bits < best.bits) best = choice;
-                            break; /* fewer trips of K never move more */
+                        bitq_choice choice = same->choice;
+                        if (same->verdict == WANTED) {
+                            int64_t tile[5] = {n, k, c, h, w};
+                            memcpy(choice.tile, tile, sizeof tile);
+                            if (x->inner)
+                                failed = append(&all, &choice);
+                            else if (best.bits < 0 || choice.bits < best.bits)
+                                best = choice;
                         }
-                        if (choice.bound_pj < limit && !failed) failed = append(&all, &choice);
+                        if (!x->inner) break; /* fewer tiles of K never move more */
                     }
-    if (leaf && best.bits >= 0 && best.bound_pj < limit) failed = append(&all, &best);
-    if (failed) {
+                }
+    if (best.bits >= 0 && !failed) failed = append(&all, &best);
+    free(first_k), free(first_c), free(known);
+    if (failed || stopped) {
         free(all.items);
-        return -1;
+        return failed ? -1 : -2;
     }
     *found = all.items;
     return all.count;

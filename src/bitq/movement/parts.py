@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,9 @@ from bitq.movement.model import Tiling, Widths
 CHANNELS = ("N", "K", "C")
 IMAGE = (("P", "R"), ("Q", "S"))
 STATES = (OUTER, CURRENT, INNER)
+
+CHOICE = np.dtype([("tile", "i8", 5), ("order", "i8"), ("bits", "f8"), ("bound_pj", "f8")])
+"""The engine's `bitq_choice`."""
 
 Ends = tuple[tuple[int, int], ...]
 Sizes = tuple[tuple[int, ...], ...]
@@ -81,16 +83,19 @@ def smallest_sizes(problem: Layer) -> Sizes:
     return tuple(tuple(sorted({-(-e // trips) for trips in range(1, e + 1)}, reverse=True)) for e in extents)
 
 
-def number(sizes: Sizes) -> int:
-    """How many tile vectors these sizes make."""
-    return prod(map(len, sizes))
+def few_sizes(problem: Layer) -> Sizes:
+    """The smallest tile of 1, 2, 4, ... tiles, and 1."""
+    extents = [problem.extent(loop) for loop in LOOPS]
+    return tuple(tuple(sorted({1, *(-(-e // 2**i) for i in range(e.bit_length()))}, reverse=True)) for e in extents)
 
 
-def choices(question: Question, widths: Widths, sizes: Sizes, limit_pj: float) -> tuple[int, Iterator[Choice]]:
+def choices(
+    question: Question, widths: Widths, sizes: Sizes, limit_pj: float, most: int
+) -> tuple[int, Iterator[Choice] | None]:
     """Tilings that fit and whose bound is below a limit, the lowest bound first; of an innermost memory only the best.
 
     Returns:
-        The number of tile vectors whose orders were solved, and the tilings.
+        The number of tile vectors whose orders were solved, and the tilings; None if `most` did not suffice.
 
     Raises:
         MemoryError: more tilings than this machine can hold.
@@ -131,15 +136,20 @@ def choices(question: Question, widths: Widths, sizes: Sizes, limit_pj: float) -
             "inner_bits": inner_bits,
         },
     )
-    found, evaluated = ffi.new("bitq_choice **"), ffi.new("int64_t *")
-    count = lib.bitq_parts_choices(asked, [widths.input, widths.weight, widths.output], limit_pj, evaluated, found)
+    found, solved = ffi.new("bitq_choice **"), ffi.new("int64_t *")
+    triple = [widths.input, widths.weight, widths.output]
+    count = lib.bitq_parts_choices(asked, triple, limit_pj, most, solved, found)
+    if count == -2:
+        return solved[0], None
     if count < 0:
         raise MemoryError(f"layer {question.layer.name!r} has too many tilings for this machine's memory")
-    return evaluated[0], _sorted(ffi.gc(found[0], lib.bitq_free), count, loops, axes)
+    return solved[0], _sorted(ffi.gc(found[0], lib.bitq_free), count, loops, axes)
 
 
 def _sorted(found: Any, count: int, loops: Sequence[Any], axes: Sequence[Any]) -> Iterator[Choice]:
-    bounds = np.array([found[i].bound_pj for i in range(count)])
+    if not count:
+        return
+    bounds = np.frombuffer(ffi.buffer(found, count * CHOICE.itemsize), dtype=CHOICE)["bound_pj"]
     for index in np.argsort(bounds, kind="stable"):
         choice = found[int(index)]
         N, K, C = (table[i].size for table, i in zip(loops, choice.tile[0:3], strict=True))

@@ -1,0 +1,128 @@
+"""The joint plan of all memories against every plan there is, counted part by part."""
+
+import math
+from itertools import permutations, product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitq.devices import Device, Memory, load_device
+from bitq.errors import BitqError
+from bitq.layers import LOOPS, Layer
+from bitq.movement import Tiling, Widths, footprint
+from bitq.movement.expression import split, traffic, whole
+from bitq.movement.joint import joint_movement
+from bitq.movement.levels import interior, movement
+from movement_twins import simulate_parts
+from strategies import devices, layers, widths
+
+SMALL = {"N": 2, "K": 3, "C": 3, "P": 5, "Q": 3, "R": 3, "S": 2}
+
+
+def every_tile(problem):
+    for sizes in product(*(range(1, problem.extent(loop) + 1) for loop in LOOPS)):
+        yield dict(zip(LOOPS, sizes, strict=True))
+
+
+def least_energy(layer, q, boundaries, problem, parts):
+    """The least energy of all integer tiles in all orders at these boundaries, one after the other."""
+    (memory, source), *further = boundaries
+    least = math.inf
+    for tiles in every_tile(problem):
+        if footprint(problem, Tiling(LOOPS, tiles)).bits(q) > memory.capacity_bits:
+            continue
+        several = [loop for loop in LOOPS if any(len(span) > tiles[loop] for span in parts[loop])]
+        bits = min(traffic(layer, Tiling(order, tiles), parts).bits(q) for order in permutations(several))
+        energy = bits * source.energy_pj_per_bit
+        if further:
+            tiling = Tiling(LOOPS, tiles)
+            energy += least_energy(layer, q, further, interior(problem, tiling), split(parts, tiling))
+        least = min(least, energy)
+    return least
+
+
+@st.composite
+def tiny_problems(draw):
+    """A layer of few tilings, a device of two or three levels that cannot hold it at once, and widths."""
+    longer = draw(st.lists(st.sampled_from(LOOPS), min_size=1, max_size=3, unique=True))
+    levels = draw(st.integers(2, 3))
+    most = {1: 9, 2: 5, 3: 3}[len(longer)] if levels == 2 else {1: 7, 2: 3, 3: 2}[len(longer)]
+    layer = draw(layers(most={loop: most if loop in longer else 1 for loop in LOOPS}))
+    q = draw(widths())
+    least = q.input + q.output + q.weight
+    capacities = [least * draw(st.floats(1, 8)) for _ in range(levels)]
+    energies = [draw(st.sampled_from([0.16, 1.0, 20.0])) for _ in range(levels)]
+    memories = [Memory(f"level {i}", bits, 0.16 if i == 0 else energies[i - 1], "") for i, bits in enumerate(capacities)]
+    outer = Memory("DRAM", math.inf, energies[-1], "")
+    return layer, q, Device("tiny", "Tiny", "", (*memories, outer))
+
+
+@given(tiny_problems())
+@settings(max_examples=60, deadline=None)
+def test_no_plan_of_all_integer_tiles_and_orders_takes_less(problem):
+    layer, q, device = problem
+    plan = joint_movement(layer, q, device)
+    assert plan.proven
+    assert plan.lower_bound_pj == plan.energy_pj
+    least = least_energy(layer, q, device.boundaries, layer.group, whole(layer))
+    assert plan.energy_pj == pytest.approx(least, rel=1e-11)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_plan_is_what_its_tiles_move_part_by_part(data):
+    layer, device, q = data.draw(layers(most=SMALL)), data.draw(devices()), data.draw(widths())
+    plan = joint_movement(layer, q, device, budget=data.draw(st.sampled_from([0, 20_000, 100_000])))
+    greedy = sum(level.energy_pj for level in movement(layer, q, device))
+    assert plan.lower_bound_pj <= plan.energy_pj <= greedy * (1 + 1e-12)
+    assert plan.energy_pj == sum(level.energy_pj for level in plan.levels)
+    parts, problem = whole(layer), layer.group
+    for level, (memory, source) in zip(plan.levels, device.boundaries, strict=True):
+        assert (level.memory, level.source) == (memory.name, source.name)
+        assert level.traffic == simulate_parts(layer, level.tiling, parts)
+        assert level.bits == level.traffic.bits(q)
+        assert level.energy_pj == level.bits * source.energy_pj_per_bit
+        assert footprint(problem, level.tiling).bits(q) <= memory.capacity_bits
+        parts, problem = split(parts, level.tiling), interior(problem, level.tiling)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_bounds_of_any_budget_hold_for_the_proven_optimum(data):
+    layer, device, q = data.draw(layers(most=SMALL)), data.draw(devices()), data.draw(widths())
+    plans = [joint_movement(layer, q, device, budget) for budget in (0, 10_000, 100_000)]
+    best = min(plan.energy_pj for plan in plans)
+    for plan in plans:
+        assert plan.lower_bound_pj <= best * (1 + 1e-11)
+        assert plan.gap == pytest.approx(1 - plan.lower_bound_pj / plan.energy_pj)
+        assert plan.proven == (plan.gap == 0)
+
+
+def test_a_tile_that_costs_dram_more_can_suit_the_inner_memory_better():
+    layer = Layer("conv", K=4, C=3, P=5, Q=4, R=3)
+    memories = Memory("registers", 200.0, 0, ""), Memory("L1", 600.0, 1.0, ""), Memory("DRAM", math.inf, 20.0, "")
+    device, q = Device("small", "Small", "", memories), Widths(5.1, 9.2, 4.02)
+    greedy, plan = movement(layer, q, device), joint_movement(layer, q, device)
+    assert plan.proven
+    assert plan.energy_pj < 0.98 * sum(level.energy_pj for level in greedy)
+    assert plan.levels[0].bits >= greedy[0].bits
+
+
+def test_without_budget_it_is_the_plan_of_every_memory_for_itself():
+    layer, device, q = Layer("conv", K=64, C=64, P=28, Q=28, R=3, S=3), load_device("i7-10700f"), Widths(8, 8, 8)
+    plan = joint_movement(layer, q, device, budget=0)
+    assert plan.levels == movement(layer, q, device)
+    assert not plan.proven
+    assert 0 < plan.gap < 1
+
+
+def test_a_real_layer_on_two_levels_is_proven():
+    layer = Layer("conv", K=32, C=32, P=14, Q=14, R=3, S=3, padding=(1, 1))
+    plan = joint_movement(layer, Widths(8, 8, 8), load_device("eyeriss"))
+    assert plan.proven
+
+
+def test_a_memory_too_small_for_one_element_of_each_says_so():
+    with pytest.raises(BitqError, match="'huge' fits no tiling in 416 bits"):
+        joint_movement(Layer("huge"), Widths(200, 200, 200), load_device("stm32f103c8"))
