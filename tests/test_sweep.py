@@ -191,6 +191,7 @@ def test_verdicts_say_what_is_needed():
         "8:e3:b16 needs at most 1 KiB for the traffic that float32 has at 20 KiB, and at most 1 KiB to move nothing "
         "twice, where float32 needs 1.5 KiB."
     )
+    assert verdicts(found)[1].startswith("The plan needs at most 1 KiB for")
     never = replace(series, float_bytes=None, floor_bytes=1.5 * 2**20)
     assert verdicts(replace(found, series=(found.series[0], never))) == [
         "8:e3:b16 needs more than 4 MiB for the traffic that float32 has at 20 KiB, and 1.5 MiB to move nothing "

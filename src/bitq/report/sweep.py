@@ -16,13 +16,13 @@ PIXELS_PER_POINT = 2.0
 def verdicts(sweep: Sweep) -> list[str]:
     """What memory each set of formats needs, compared with float32; a sentence for each."""
     original, *others = sweep.series
-    once = f"{_needed(sweep, original.floor_bytes)} to move nothing twice"
+    float_once = f"{original.name} needs {_needed(sweep, original.floor_bytes)}"
     return [
-        f"{each.name} needs {_needed(sweep, each.float_bytes)} for the traffic that {original.name} has at "
+        f"{_subject(each.name)} needs {_needed(sweep, each.float_bytes)} for the traffic that {original.name} has at "
         f"{text.size(sweep.reference_bytes)}, and {_needed(sweep, each.floor_bytes)} to move nothing twice, "
-        f"where {original.name} needs {_needed(sweep, original.floor_bytes)}."
+        f"where {float_once}."
         for each in others
-    ] or [f"{original.name} needs {once}."]
+    ] or [f"{float_once} to move nothing twice."]
 
 
 def sweep_figures(sweep: Sweep) -> dict[str, charts.Spec]:
@@ -40,6 +40,11 @@ def picture(sweep: Sweep, title: str, kind: str) -> bytes:
     if kind == "svg":
         return vl_convert.vegalite_to_svg(drawn).encode()
     return bytes(vl_convert.vegalite_to_png(drawn, scale=PIXELS_PER_POINT))
+
+
+def _subject(name: str) -> str:
+    """A format's own name as it is; "plan" and "best uniform ..." as the beginning of a sentence."""
+    return name if name[:1].isdigit() else f"The {name}"
 
 
 def _needed(sweep: Sweep, size: float | None) -> str:
