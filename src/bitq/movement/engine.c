@@ -112,27 +112,32 @@ static double bits_of(const double *q, const bitq_candidate *c) {
 }
 
 /* The box of widths that is asked for, and what no candidate may exceed at its lowest corner to be of use: the least
- * traffic at the highest corner of one that fits everywhere. */
+ * traffic at the highest corner of one that fits everywhere. inputs: elements that every tiling reads. */
 typedef struct {
     const double *low, *high;
-    double capacity, most;
+    double capacity, most, inputs;
 } box;
 
 /* Append what one tile vector can do: for every set of loops run innermost to keep the weights or the outputs in place,
  * the order that reads the fewest inputs. Dominated ones are left out. */
 static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candidate base, box *asked, list *out) {
     static const int KEEPS_WEIGHT[3] = {LOOP_N, LOOP_P, LOOP_Q}, KEEPS_OUTPUT[3] = {LOOP_C, LOOP_R, LOOP_S};
+    double groups = (double)x->groups, all[2] = {1, 1};
+    double weights = (double)(x->K * x->C) * (double)(x->R * x->S), outputs = (double)(x->N * x->K) * (double)(x->P * x->Q);
+    for (int i = 0; i < 3; i++) all[0] *= (double)t->trips[KEEPS_WEIGHT[i]], all[1] *= (double)t->trips[KEEPS_OUTPUT[i]];
+    base.steps = (double)t->trips[LOOP_K] * (all[0] * all[1]);
+
+    /* Weights and outputs do not both stay, and every input is read once at least: most tilings need no closer look. */
+    bitq_candidate weights_stay = {.input = asked->inputs, .weight = groups * weights}, outputs_stay = weights_stay;
+    weights_stay.output = groups * outputs * (2 * all[1] - 1);
+    outputs_stay.weight = groups * weights * all[0], outputs_stay.output = groups * outputs;
+    if (bits_of(asked->low, &weights_stay) > asked->most && bits_of(asked->low, &outputs_stay) > asked->most) return 0;
+
     lattice l;
     solve_lattice(x, t, &l);
     int active = active_set(t), fits_everywhere = dot(asked->high, base.footprint) <= asked->capacity;
-    double groups = (double)x->groups;
     int64_t first = out->count;
     double steps = (double)t->trips[LOOP_K] * (double)x->N * (double)x->C * (double)t->h->kept[0] * (double)t->w->kept[0];
-    double weights = (double)(x->K * x->C) * (double)(x->R * x->S), outputs = (double)(x->N * x->K) * (double)(x->P * x->Q);
-    double all[2] = {1, 1};
-    base.steps = (double)t->trips[LOOP_K];
-    for (int i = 0; i < 3; i++) all[0] *= (double)t->trips[KEEPS_WEIGHT[i]], all[1] *= (double)t->trips[KEEPS_OUTPUT[i]];
-    base.steps *= all[0] * all[1];
 
     for (int side = 0; side < 2; side++) {
         const int *loops = side ? KEEPS_OUTPUT : KEEPS_WEIGHT;
@@ -188,7 +193,9 @@ static sizes sizes_of(int64_t extent) {
 /* All candidates that some width triple between low and high may choose. Given the other tiles, the largest K tile that
  * fits is best (fewer trips of K never move more), so only the K tiles that are largest somewhere in the box are tried. */
 static int enumerate(const bitq_problem *x, const double *low, const double *high, double capacity, list *out) {
-    box asked = {low, high, capacity, INFINITY};
+    double rows = (double)x->rows[x->row_tiles - 1].kept[0]; /* the last pair of an axis is its only tile */
+    double columns = (double)x->columns[x->column_tiles - 1].kept[0];
+    box asked = {low, high, capacity, INFINITY, (double)(x->groups * x->N * x->C) * rows * columns};
     sizes ns = sizes_of(x->N), ks = sizes_of(x->K), cs = sizes_of(x->C);
     int failed = !ns.sizes || !ks.sizes || !cs.sizes;
     for (int64_t h = 0; h < x->row_tiles && !failed; h++)
