@@ -39,6 +39,14 @@ def test_no_tiling_comes_below(layer, q, shares):
         assert_below(lower_bound(layer, q, capacity), optimize(layer, q, capacity).bits)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2), (5, 1), (7, 2)])
+def test_convolutions_come_near(kernel, stride):
+    """Enough reuse of every kind that a constant too small by little more than the gap would show."""
+    layer = Layer("conv", K=32, C=24, P=28, Q=28, R=kernel, S=kernel, stride=(stride, stride))
+    for q, capacity in product((Widths(8, 8, 8), Widths(5.125, 9.125, 4.02)), (2**9, 2**11, 2**13, 2**15)):
+        assert 1 <= optimize(layer, q, capacity).bits / lower_bound(layer, q, capacity) < 3
+
+
 @given(few_loops() | one_axis(), widths(), st.floats(0, 1))
 @settings(max_examples=200)
 def test_brute_force_comes_not_below(layer, q, share):
