@@ -53,7 +53,9 @@ def tiny_problems(draw):
     least = q.input + q.output + q.weight
     capacities = [least * draw(st.floats(1, 8)) for _ in range(levels)]
     energies = [draw(st.sampled_from([0.16, 1.0, 20.0])) for _ in range(levels)]
-    memories = [Memory(f"level {i}", bits, 0.16 if i == 0 else energies[i - 1], "") for i, bits in enumerate(capacities)]
+    memories = [
+        Memory(f"level {i}", bits, 0.16 if i == 0 else energies[i - 1], "") for i, bits in enumerate(capacities)
+    ]
     outer = Memory("DRAM", math.inf, energies[-1], "")
     return layer, q, Device("tiny", "Tiny", "", (*memories, outer))
 

@@ -24,8 +24,8 @@ from bitq.movement.levels import LevelMovement, interior, movement
 from bitq.movement.model import Tiling, Widths
 from bitq.movement.parts import Inner, Question, Sizes, choices, every_size, few_sizes, smallest_sizes
 
-BUDGET = 2_000_000
-"""Tile vectors to solve for one layer: a few seconds."""
+BUDGET = 500_000
+"""Tile vectors to solve for one layer: a few seconds on one core."""
 
 ROUNDING = 1e-12
 """Relative difference of energies that counts as none."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from bitq.devices import Device
 from bitq.formats import TensorFormats
 from bitq.layers import Layer
+from bitq.movement.joint import joint_movement
 from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.model import Traffic, Widths
 from bitq.movement.widths import widths
@@ -22,12 +23,14 @@ class LayerMovement:
         formats: what its tensors are kept in.
         widths: what that comes to, in bits per element.
         levels: one entry for each pair of neighbouring memories.
+        least_pj: if the memories were planned jointly, energy that no such plan comes below (pJ); else None.
     """
 
     layer: Layer
     formats: TensorFormats
     widths: Widths
     levels: tuple[LevelMovement, ...]
+    least_pj: float | None = None
 
     @property
     def bits(self) -> float:
@@ -49,13 +52,22 @@ class LayerMovement:
         return energy
 
 
-def layer_movement(layer: Layer, formats: TensorFormats, device: Device) -> LayerMovement:
+def layer_movement(layer: Layer, formats: TensorFormats, device: Device, joint: bool = False) -> LayerMovement:
     """Least movement of one layer.
+
+    Args:
+        layer: any layer.
+        formats: of its tensors.
+        device: its memories.
+        joint: plan all memories at once for the least energy, instead of each for its least traffic.
 
     Raises:
         BitqError: a memory too small for one element of each tensor.
     """
     sizes = widths(layer, formats)
+    if joint:
+        plan = joint_movement(layer, sizes, device)
+        return LayerMovement(layer, formats, sizes, plan.levels, plan.lower_bound_pj)
     return LayerMovement(layer, formats, sizes, movement(layer, sizes, device))
 
 
@@ -64,6 +76,7 @@ def network_movement(
     formats: Sequence[TensorFormats],
     device: Device,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    joint: bool = False,
 ) -> tuple[LayerMovement, ...]:
     """Least movement of every layer; layers of equal shape and formats are solved once.
 
@@ -72,6 +85,7 @@ def network_movement(
         formats: of each layer's tensors.
         device: its memories.
         progress: called with (done, total) before each layer.
+        joint: as for `layer_movement`.
 
     Raises:
         BitqError: a memory too small for one element of each tensor.
@@ -82,7 +96,7 @@ def network_movement(
         progress(done, len(layers))
         question = replace(layer, name="", module=""), wanted
         if question not in solved:
-            solved[question] = layer_movement(layer, wanted, device)
+            solved[question] = layer_movement(layer, wanted, device, joint)
         moved.append(replace(solved[question], layer=layer))
     return tuple(moved)
 
