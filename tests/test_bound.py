@@ -43,7 +43,7 @@ def test_no_tiling_comes_below(layer, q, shares):
 def test_convolutions_come_near(kernel, stride):
     """Enough reuse of every kind that a constant too small by little more than the gap would show."""
     layer = Layer("conv", K=32, C=24, P=28, Q=28, R=kernel, S=kernel, stride=(stride, stride))
-    for q, capacity in product((Widths(8, 8, 8), Widths(5.125, 9.125, 4.02)), (2**9, 2**11, 2**13, 2**15)):
+    for q, capacity in product((Widths(8, 8, 8), Widths(5.125, 9.125, 4.02)), (2**10, 2**11, 2**13, 2**15)):
         assert 1 <= optimize(layer, q, capacity).bits / lower_bound(layer, q, capacity) < 3
 
 
