@@ -52,7 +52,7 @@ def search(
     seed: Annotated[int, typer.Option(help="Of everything random; the same seed finds the same plan.")] = 0,
     uniforms: Annotated[int, typer.Option(help="Uniform formats to fine-tune and compare with.")] = 1,
     rounds: Annotated[int, typer.Option(help="How often sensitivities are measured anew around the plan so far.")] = 2,
-    plans: Annotated[int, typer.Option(help="Plans to fine-tune, each corrected by the ones before.")] = 2,
+    plans: Annotated[int, typer.Option(help="Plans to fine-tune, each corrected by the ones before.")] = 3,
     batch_size: BatchSize = 64,
     image_size: ImageSize = None,
     channels: Channels = 3,

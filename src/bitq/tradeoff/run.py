@@ -86,7 +86,7 @@ class Settings:
     probed_inputs: int = 2000
     rounds: int = 2
     uniforms: int = 1
-    plans: int = 2
+    plans: int = 3
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < inf:
