@@ -4,8 +4,8 @@
     python benchmarks/levels.py --devices eyeriss        # on some
     python benchmarks/levels.py --budget 5000000         # search longer
 
-One row per distinct layer: energy (uJ) of the plan that is optimal memory by memory ("greedy"), what the joint plan saves
-of it, by how much a better joint plan could at most lower that ("gap", 0 is proven), and the seconds both take.
+One row per distinct layer: energy (uJ) of the plan that is optimal memory by memory ("greedy"), what the joint plan
+saves of it, by how much a better joint plan could at most lower that ("gap", 0 is proven), and the seconds both take.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def main() -> None:
     options = parser.parse_args()
     widths = Widths(options.bits, options.bits, options.bits)
     print(
-        f"{'network':9} {'device':12} {'layer':28} {'greedy uJ':>10} {'saved':>8} {'gap':>8} {'greedy s':>8} {'joint s':>8}"
+        f"{'network':9} {'device':12} {'layer':28} {'greedy uJ':>10} {'saved':>8} {'gap':>8} {'greedy s':>8} "
+        f"{'joint s':>8}"
     )
     for network in options.networks:
         build, shape = NETWORKS[network]

@@ -128,3 +128,45 @@ def test_a_real_layer_on_two_levels_is_proven():
 def test_a_memory_too_small_for_one_element_of_each_says_so():
     with pytest.raises(BitqError, match="'huge' fits no tiling in 416 bits"):
         joint_movement(Layer("huge"), Widths(200, 200, 200), load_device("stm32f103c8"))
+
+
+DOUBLE = """
+schema_version = 1
+name = "toy"
+title = "Toy"
+
+[[memories]]
+name = "buffer"
+capacity_bytes = 256
+double_buffered = true
+source = "made up"
+
+[[memories]]
+name = "outside"
+energy_pj_per_bit = 3.0
+source = "made up"
+"""
+
+
+def test_a_double_buffered_memory_gives_half_of_itself_to_the_tiles_in_use(tmp_path):
+    file = tmp_path / "device.toml"
+    layer, q, plans = Layer("product", N=20, K=20, C=20), Widths(8, 8, 8), []
+    for text in (DOUBLE, DOUBLE.replace("256\ndouble_buffered = true", "128"), DOUBLE.replace("true", "false")):
+        file.write_text(text)
+        plans.append(joint_movement(layer, q, load_device(file)))
+    assert plans[0] == plans[1]
+    assert plans[0].energy_pj > plans[2].energy_pj
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("true", "1", "line 9: memories.0.double_buffered"),
+        ("energy_pj_per_bit", "double_buffered = true\nenergy_pj_per_bit", "'outside' holds all: no double_buffered"),
+    ],
+)
+def test_a_wrong_double_buffered_is_named(tmp_path, old, new, reason):
+    file = tmp_path / "device.toml"
+    file.write_text(DOUBLE.replace(old, new))
+    with pytest.raises(BitqError, match=reason):
+        load_device(file)

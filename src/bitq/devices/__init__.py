@@ -21,7 +21,8 @@ class Memory:
 
     Attributes:
         name: as the device's documentation calls it.
-        capacity_bits: what it holds; infinite for the last one (DRAM).
+        capacity_bits: what the tiles in use may take of it, half of it if it is double buffered; infinite for the last
+            one (DRAM).
         energy_pj_per_bit: energy of one bit that moves between it and the next inner memory, in pJ.
         note: where the figures come from.
     """
@@ -51,6 +52,7 @@ class _MemoryFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     name: Annotated[str, Field(min_length=1, max_length=40)]
     capacity_bytes: Annotated[float, Field(gt=0, le=1e18)] | None = None
+    double_buffered: bool = False
     energy_pj_per_bit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     source: Annotated[str, Field(min_length=1)]
 
@@ -103,6 +105,8 @@ def _parse(content: bytes, where: str) -> Device:
             raise BitqError(f"device file {where}: memory {memory.name!r} needs capacity_bytes")
     if last.capacity_bytes is not None:
         raise BitqError(f"device file {where}: last memory {last.name!r} holds all: no capacity_bytes")
+    if last.double_buffered:
+        raise BitqError(f"device file {where}: last memory {last.name!r} holds all: no double_buffered")
     if len({memory.name for memory in entry.memories}) < len(entry.memories):
         raise BitqError(f"device file {where}: two memories have the same name; each needs its own")
     return Device(entry.name, entry.title, entry.description.strip(), tuple(map(_memory, entry.memories)))
@@ -110,6 +114,8 @@ def _parse(content: bytes, where: str) -> Device:
 
 def _memory(entry: _MemoryFile) -> Memory:
     bits = float("inf") if entry.capacity_bytes is None else 8 * entry.capacity_bytes
+    if entry.double_buffered:  # the other half is filled with the next tiles meanwhile
+        bits /= 2
     return Memory(entry.name, bits, entry.energy_pj_per_bit, entry.source)
 
 
