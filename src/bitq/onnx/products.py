@@ -212,21 +212,21 @@ def _product(
 ) -> dict[str, Any]:
     """`batch` products of a (rows, inner) and an (inner, columns) matrix, of which the operands hold `batches`.
 
-    The weight is the operand that no input decides, or that all products share, or else the second; if it is the
-    first, the transposed product is meant.
+    Products that share a matrix are one product. The weight is the operand that no input decides, or that all
+    products share, or else the second; if it is the first, the transposed product is meant.
     """
     rows, inner, met, cols = extents
     if inner != met:
         raise BitqError(f"{node} multiplies rows of {inner} by columns of {met} elements")
     first, second = (node.is_activation(name) for name in names)
-    own = [prod(held) for held in batches]
-    weight = 0 if second and (not first or (own[0] == 1 and own[1] > 1)) else 1
-    if weight == 0:
-        rows, cols = cols, rows
-    if own[weight] == 1:
+    first_shared, second_shared = (prod(held) == 1 for held in batches)
+    if second_shared:
         rows, batch = rows * batch, 1
-    is_parameter = not (first, second)[weight]
-    return {"N": rows, "K": cols * batch, "C": inner, "groups": batch, "weight_is_parameter": is_parameter}
+    elif first_shared:
+        cols, batch = cols * batch, 1
+    if second and (not first or (first_shared and not second_shared)):
+        rows, cols, second = cols, rows, first
+    return {"N": rows, "K": cols * batch, "C": inner, "groups": batch, "weight_is_parameter": not second}
 
 
 _KINDS: Mapping[str, Callable[[_Node], dict[str, Any] | None]] = {
