@@ -167,7 +167,7 @@ def test_a_plan_is_one_more_series(bitq, demo_layers, tmp_path):
 
 def test_mistakes_are_told_in_a_sentence(mistake, tmp_path):
     assert "must end in .png, .svg, .csv" in mistake("buffer", "demo", "--out", tmp_path / "plot.pdf")
-    for size in ("2 kB", "0", "0.5B", "-1KiB", "1e3", "much", "²KiB"):
+    for size in ("", "2 kB", "0", "0.5B", "-1KiB", "1e3", "much", "²KiB"):
         assert "must be a size of at least a byte" in mistake("buffer", "demo", f"--from={size}")
     assert "4096 to 1024 bytes" in mistake("buffer", "demo", "--from", "4KiB", "--to", "1KiB")
     assert "must read BITS" in mistake("buffer", "demo", "--format", "int8")

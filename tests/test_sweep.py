@@ -21,7 +21,7 @@ from bitq.movement.levels import movement
 from bitq.movement.sweep import FLOAT, Sweep, by_module, sweep
 from bitq.movement.widths import widths
 from bitq.report import charts
-from bitq.report.sweep import sweep_figures, verdicts
+from bitq.report.sweep import picture, sweep_figures, verdicts
 from strategies import layers
 
 E3 = BlockFormat(8, 3, 16)
@@ -218,3 +218,16 @@ def test_charts_hold_every_point():
     color = json.dumps(specs["buffer-traffic"])
     assert charts.ORANGE in color  # the plan
     assert charts.GREY in color  # float32
+
+
+def test_a_device_without_energies_has_no_chart_of_them():
+    found = example()
+    free = [replace(series, energy_pj=(0.0,) * len(found.sizes_bytes)) for series in found.series]
+    assert list(sweep_figures(replace(found, series=tuple(free)))) == ["buffer-traffic"]
+    assert picture(replace(found, series=tuple(free)), "free", "svg").startswith(b"<svg")
+
+
+def test_one_size_is_drawn_too():
+    found = sweep([CONV], {"8:e3:b16": [UNIFORM]}, load_device("stm32f103c8"), least_bytes=2048, most_bytes=2048)
+    drawn = picture(found, "one size", "svg").decode()
+    assert "8:e3:b16 needs at most 2 KiB for the traffic that float32 has at 2 KiB" in drawn

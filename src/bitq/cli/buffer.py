@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from bitq.cli.movement import _planned, _uniform
+from bitq.cli.formats import planned_formats, uniform_formats
 from bitq.cli.network import InputShape, Network, input_and_layers
 from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.errors import BitqError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bitq.movement.sweep import Sweep
 
 DEFAULT_FORMAT = "8:e3:b16"
-PICTURES = (".png", ".svg", ".csv")
+KINDS = (".png", ".svg", ".csv")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(|B|KiB|MiB|GiB)", re.ASCII)
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -68,10 +68,11 @@ def buffer(
     from bitq.movement.sweep import sweep
     from bitq.progress import Terminal
 
-    if out is not None and out.suffix.lower() not in PICTURES:
-        raise BitqError(f"--out {out} must end in {', '.join(PICTURES)}")
+    if out is not None and out.suffix.lower() not in KINDS:
+        raise BitqError(f"--out {out} must end in {', '.join(KINDS)}")
     target = load_device(device)
-    least, most = (text and _bytes(option, text) for option, text in (("--from", from_), ("--to", to)))
+    least = None if from_ is None else _bytes("--from", from_)
+    most = None if to is None else _bytes("--to", to)
     shape, layers = input_and_layers(network, input_shape)
     with Terminal() as terminal:
         found = sweep(
@@ -79,8 +80,8 @@ def buffer(
             _formats(format_, plan, layers),
             target,
             memory=memory,
-            least_bytes=least or None,
-            most_bytes=most or None,
+            least_bytes=least,
+            most_bytes=most,
             progress=terminal.step,
         )
     if out is not None:
@@ -108,9 +109,9 @@ def _formats(
     texts: Sequence[str] | None, plan: Path | None, layers: Sequence[Layer]
 ) -> dict[str, Sequence[TensorFormats]]:
     chosen = texts or ([] if plan else [DEFAULT_FORMAT])
-    uniform = {str(formats.weight): formats for formats in map(_uniform, chosen)}
+    uniform = {str(formats.weight): formats for formats in map(uniform_formats, chosen)}
     formats: dict[str, Sequence[TensorFormats]] = {name: [each] * len(layers) for name, each in uniform.items()}
-    return formats if plan is None else {**formats, "plan": _planned(plan, layers)}
+    return formats if plan is None else {**formats, "plan": planned_formats(plan, layers)}
 
 
 def _write(path: Path, found: Sweep, title: str) -> None:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from bitq.cli.formats import planned_formats, uniform_formats
 from bitq.cli.network import InputShape, Network, input_and_layers
 from bitq.cli.output import Json, bits_text, count_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.formats import TensorFormats
 from bitq.layers import LOOPS, Layer
 
 if TYPE_CHECKING:
     from bitq.devices import Device
     from bitq.movement.network import LayerMovement
-    from bitq.tradeoff.plan import Plan
 
 FLOAT = TensorFormats()
 
@@ -60,9 +60,9 @@ def movement(
     if as_json and as_csv:
         raise BitqError("--json and --csv exclude each other; give one of them")
     target = load_device(device)
-    everywhere = _uniform(format_)
+    everywhere = FLOAT if format_ is None else uniform_formats(format_)
     shape, layers = input_and_layers(network, input_shape)
-    formats = [everywhere] * len(layers) if plan is None else _planned(plan, layers)
+    formats = [everywhere] * len(layers) if plan is None else planned_formats(plan, layers)
     moved, original = _movements(layers, formats, target)
     if as_json:
         about = {"network": network, "device": target.name, "input_shape": shape}
@@ -73,39 +73,6 @@ def movement(
         shown = " x ".join(map(str, shape))
         what = "planned formats" if plan else format_ or "32-bit float"
         show(f"{network} on {target.title}, input {shown}, {what}", _table(moved, original))
-
-
-def _uniform(text: str | None) -> TensorFormats:
-    if text is None:
-        return FLOAT
-    fmt = BlockFormat.parse(text)
-    return TensorFormats(fmt, fmt, fmt)
-
-
-def _planned(path: Path, layers: Sequence[Layer]) -> list[TensorFormats]:
-    """The formats that a plan gives to these layers, if it is a plan for them."""
-    from bitq.tradeoff.plan import load_plan
-
-    plan = load_plan(path)
-    planned = {entry.name: entry for entry in plan.layers}
-    for layer in layers:
-        entry = planned.pop(layer.name, None)
-        if entry is None:
-            raise _other_network(path, plan, f"it has no layer {layer.name!r}")
-        loops = {loop: getattr(layer, loop) for loop in LOOPS}
-        if (entry.loops, entry.groups) != (loops, layer.groups):
-            raise _other_network(path, plan, f"its layer {layer.name!r} has other loops")
-    if planned:
-        raise _other_network(path, plan, f"layer {next(iter(planned))!r} is only in the plan")
-    by_name = {entry.name: entry.formats for entry in plan.layers}
-    return [by_name[layer.name] for layer in layers]
-
-
-def _other_network(path: Path, plan: Plan, difference: str) -> BitqError:
-    return BitqError(
-        f"{path} plans network {plan.network!r}, which is not this one on this input: {difference}; "
-        "give the network and the input shape it was made for"
-    )
 
 
 def _movements(

@@ -37,7 +37,8 @@ class Series:
     Attributes:
         name: of the formats.
         traffic_bits: between the memory and the next outer one, at each size.
-        energy_pj: of the traffic at all memories of the device, at each size.
+        energy_pj: of the traffic at all memories of the device, at each size; may rise, as the inner memories have to
+            take the tiles of this one.
         floor_bits: compulsory traffic, which no size goes below: every tensor once.
         float_bytes: the least of the sizes that moves no more than float32 does at `Sweep.reference_bytes`; None: none.
         floor_bytes: the least of the sizes that moves the compulsory traffic alone; None: none.

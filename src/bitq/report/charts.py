@@ -7,14 +7,12 @@ The hues are colour-blind safe: orange against blue (Okabe and Ito), and one hue
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil, floor, log2, log10
 from typing import Any
 
 import altair as alt
 
 Row = Mapping[str, Any]
 Spec = dict[str, Any]
-Field = tuple[str, str]
 
 TENSORS = ("input", "weight", "output")
 ORANGE, BLUE, GREEN, GREY = "#d1701f", "#2f6fa8", "#1b9e77", "#8b9097"
@@ -25,12 +23,7 @@ KINDS = {
     "plan": ("plan", ORANGE, "diamond"),
     "other": ("other fine-tuned", GREEN, "triangle-up"),
 }
-SERIES = (BLUE, GREEN, "#a3568c", "#b08a00", "#3aa6a0", "#7a6a58")
 INK = "currentColor"
-_SIZE_LABEL = (
-    "datum.value >= 1024 ? datum.value / 1024 + ' MiB' : "
-    "datum.value >= 1 ? datum.value + ' KiB' : datum.value * 1024 + ' B'"
-)
 _CONFIG = {
     "background": "transparent",
     "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
@@ -77,7 +70,7 @@ def allocation(cells: Sequence[Row], layers: Sequence[str], mantissas: Sequence[
         ),
         y=_layer_axis(layers),
         tooltip=[
-            *_tooltips("layer", "tensor", "format"),
+            *tooltips("layer", "tensor", "format"),
             alt.Tooltip("mantissa:Q", title="mantissa bits, sign included"),
             alt.Tooltip("exponent_bits:Q", title="shared exponent bits"),
             alt.Tooltip("block_size:Q", title="elements per block"),
@@ -91,7 +84,7 @@ def allocation(cells: Sequence[Row], layers: Sequence[str], mantissas: Sequence[
         legend=alt.Legend(values=sorted(mantissas), gradientLength=160),
     )
     light = f"datum.mantissa > {(least + most) / 2}"
-    return _spec(
+    return spec(
         alt.layer(
             base.mark_rect(cornerRadius=3).encode(
                 color=alt.condition("isValid(datum.mantissa)", shade, alt.value("#d8dade"))
@@ -128,14 +121,14 @@ def per_layer(
             ),
             order="order:Q",
             tooltip=[
-                *_tooltips("layer", "level"),
+                *tooltips("layer", "level"),
                 alt.Tooltip("value:Q", title=f"{quantity} ({unit})", format=",.4~g"),
                 alt.Tooltip("parts:N", title="bits moved"),
             ],
         )
         .properties(width="container", height=_height(layers))
     )
-    return _spec(chart, bars, f"{quantity} of {len(layers)} layers in {unit}, by memory.")
+    return spec(chart, bars, f"{quantity} of {len(layers)} layers in {unit}, by memory.")
 
 
 def landscape(
@@ -176,7 +169,7 @@ def landscape(
         .mark_point(filled=True, size=90, opacity=1, clip=True)
         .encode(
             tooltip=[
-                *_tooltips("label"),
+                *tooltips("label"),
                 alt.Tooltip("accuracy:Q", title="validation accuracy (%)", format=".2f"),
                 alt.Tooltip("test:Q", title="test accuracy (%)", format=".2f"),
                 alt.Tooltip("movement:Q", title="data moved (Mbit)", format=",.4~g"),
@@ -185,7 +178,7 @@ def landscape(
         )
     )
     weak_tips = [
-        *_tooltips("series"),
+        *tooltips("series"),
         alt.Tooltip("accuracy:Q", title="validation accuracy (%)", format=".2f"),
         alt.Tooltip("movement:Q", title="data moved (Mbit)", format=",.4~g"),
     ]
@@ -204,7 +197,7 @@ def landscape(
     chart = alt.layer(dots.encode(tooltip=weak_tips), line, reference, strong).properties(
         width="container", height=320
     )
-    return _spec(
+    return spec(
         chart,
         [{**point, "series": KINDS[point["kind"]][0]} for point in points],
         f"Validation accuracy against data moved of {len(shown)} evaluated combinations of formats"
@@ -226,7 +219,7 @@ def sensitivity(rows: Sequence[Row], modules: Sequence[str], formats: Sequence[s
         x=alt.X("format:N", title=None, scale=alt.Scale(domain=list(formats)), axis=_group_axis(formats)),
         y=_layer_axis(modules, "module"),
         tooltip=[
-            *_tooltips("module", "tensor", "format"),
+            *tooltips("module", "tensor", "format"),
             alt.Tooltip("drop:Q", title="loss (points)", format=".3f"),
         ],
     )
@@ -245,99 +238,11 @@ def sensitivity(rows: Sequence[Row], modules: Sequence[str], formats: Sequence[s
     chart = panel.facet(
         data=alt.NamedData("rows"), column=alt.Column("tensor:N", title=None, sort=list(TENSORS)), spacing=16
     ).transform_flatten(["format", "drop"])
-    return _spec(
+    return spec(
         chart,
         rows,
         f"Estimated loss of accuracy of {len(rows)} tensors in {len(formats)} formats, one tensor at a time.",
     )
-
-
-def buffer(points: Sequence[Row], marks: Sequence[Row], colors: Mapping[str, str], memory: str, y: Field) -> Spec:
-    """One quantity against the size of a memory, a line per set of formats, for the page.
-
-    Args:
-        points: `series`, `kib` (size of the memory), and the quantities `traffic` and `energy`.
-        marks: what else is drawn, by `kind`: "own" (`kib` and `label`: the device's size), "level" (the `traffic` of
-            float32 there, from `from_kib` on), "floor" (`series` and its compulsory `traffic`), "reached" (`kib` and
-            `label`: where the traffic of `series` comes down to that).
-        colors: by the names of the series, in order. memory: its name. y: the quantity, and what its axis says.
-    """
-    panel = _buffer_panel(points, colors, memory, y).properties(width="container", height=300)
-    return _spec(panel, points, f"{y[1]} against the size of {memory}.", marks=marks)
-
-
-def buffer_picture(
-    points: Sequence[Row],
-    marks: Sequence[Row],
-    colors: Mapping[str, str],
-    memory: str,
-    ys: Sequence[Field],
-    title: str,
-    words: Sequence[str],
-) -> Spec:
-    """Several quantities side by side under a title, for a picture that stands alone; see `buffer`."""
-    panels = [_buffer_panel(points, colors, memory, y).properties(width=430, height=320) for y in ys]
-    heading = alt.Title(title, subtitle=list(words), anchor="start", offset=12, fontSize=16, subtitleFontSize=12)
-    whole = alt.hconcat(*panels, spacing=40, title=heading, padding=24)
-    return _spec(whole, points, title, marks=marks)
-
-
-def _buffer_panel(points: Sequence[Row], colors: Mapping[str, str], memory: str, field: Field) -> Any:
-    quantity, title = field
-    sizes = [point["kib"] for point in points]
-    least, most = min(sizes), max(sizes)
-    ends = [least, most] if least < most else [least / 2, 2 * most]
-    powers = [2.0**power for power in range(floor(log2(least)), ceil(log2(most)) + 1)]
-    x = alt.X(
-        "kib:Q",
-        title=f"size of {memory}",
-        scale=alt.Scale(type="log", base=2, domain=ends, nice=False),
-        axis=alt.Axis(values=powers, labelExpr=_SIZE_LABEL, labelOverlap=True, gridOpacity=0.05),
-    )
-    y = alt.Y(
-        f"{quantity}:Q",
-        title=title,
-        scale=alt.Scale(type="log", nice=False, padding=18),
-        axis=alt.Axis(values=_decades([point[quantity] for point in points]), format=",~r", labelOverlap=True),
-    )
-    color = alt.Color(
-        "series:N",
-        title=None,
-        scale=alt.Scale(domain=list(colors), range=list(colors.values())),
-        legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=2.5),
-    )
-    tips = [
-        *_tooltips("series"),
-        alt.Tooltip("kib:Q", title=f"{memory} (KiB)", format=",.4~g"),
-        alt.Tooltip(f"{quantity}:Q", title=title, format=",.4~g"),
-    ]
-    base, marks = alt.Chart(alt.NamedData("rows")), alt.Chart(alt.NamedData("marks"))
-    own = marks.transform_filter("datum.kind == 'own'").encode(x=x)
-    layers = [
-        own.mark_rule(color=INK, opacity=0.4, strokeDash=[2, 3]),
-        own.mark_text(align="left", dx=4, fontSize=11, fill=INK, opacity=0.85).encode(text="label:N", y=alt.value(6)),
-        base.mark_line(strokeWidth=2).encode(x=x, y=y, color=color),
-        base.mark_point(filled=True, size=22, opacity=1).encode(x=x, y=y, color=color, tooltip=tips),
-    ]
-    if quantity == "traffic":
-        reached = marks.transform_filter("datum.kind == 'reached'").encode(x=x, y=y, color=color)
-        layers += [
-            marks.transform_filter("datum.kind == 'floor'")
-            .mark_rule(strokeDash=[5, 4], opacity=0.55)
-            .encode(y=y, color=color),
-            marks.transform_filter("datum.kind == 'level'")
-            .mark_rule(color=INK, opacity=0.4, strokeDash=[2, 3])
-            .encode(x=alt.X("from_kib:Q"), x2="kib:Q", y=y),
-            reached.mark_point(filled=True, size=80, opacity=1),
-            reached.mark_text(dy=14, fontSize=11, fontWeight=600).encode(text="label:N"),
-        ]
-    return alt.layer(*layers)
-
-
-def _decades(values: Sequence[float]) -> list[float]:
-    """1, 2 and 5 times the powers of ten around positive values: the ticks of a logarithmic axis."""
-    powers = range(floor(log10(min(values))), ceil(log10(max(values))) + 1)
-    return [step * 10.0**power for power in powers for step in (1, 2, 5)]
 
 
 def _group_axis(formats: Sequence[str]) -> alt.Axis:
@@ -359,12 +264,12 @@ def _group_axis(formats: Sequence[str]) -> alt.Axis:
     )
 
 
-def _spec(chart: Any, rows: Sequence[Row], description: str, **more: Sequence[Row]) -> Spec:
+def spec(chart: Any, rows: Sequence[Row], description: str, **more: Sequence[Row]) -> Spec:
     """The chart as plain data, the rows beside it: Altair would check each of them against its schema."""
-    spec: Spec = chart.properties(description=description).to_dict()
+    plain: Spec = chart.properties(description=description).to_dict()
     datasets = {name: [dict(row) for row in values] for name, values in {"rows": rows, **more}.items()}
-    fit = {"autosize": {"type": "fit-x", "contains": "padding"}} if spec.get("width") == "container" else {}
-    return {**spec, **fit, "config": _CONFIG, "datasets": datasets}
+    fit = {"autosize": {"type": "fit-x", "contains": "padding"}} if plain.get("width") == "container" else {}
+    return {**plain, **fit, "config": _CONFIG, "datasets": datasets}
 
 
 def _layer_axis(names: Sequence[str], field: str = "layer") -> alt.Y:
@@ -377,7 +282,8 @@ def _plain_axis(**settings: Any) -> alt.Axis:
     return alt.Axis(title=None, domain=False, ticks=False, labelAngle=0, **settings)
 
 
-def _tooltips(*fields: str) -> list[alt.Tooltip]:
+def tooltips(*fields: str) -> list[alt.Tooltip]:
+    """Tooltips that show these fields as they are."""
     return [alt.Tooltip(f"{field}:N") for field in fields]
 
 

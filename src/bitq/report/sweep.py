@@ -7,7 +7,7 @@ import json
 import vl_convert
 
 from bitq.movement.sweep import Series, Sweep
-from bitq.report import charts, text
+from bitq.report import charts, curves, text
 
 PICTURE_INK, PICTURE_PAPER = "#1b2028", "#ffffff"
 PIXELS_PER_POINT = 2.0
@@ -28,13 +28,13 @@ def verdicts(sweep: Sweep) -> list[str]:
 def sweep_figures(sweep: Sweep) -> dict[str, charts.Spec]:
     """The charts of the page, by the id of their elements."""
     points, marks, colors = _points(sweep), _marks(sweep), _colors(sweep)
-    return {f"buffer-{y[0]}": charts.buffer(points, marks, colors, sweep.memory, y) for y in _quantities(sweep)}
+    return {f"buffer-{y[0]}": curves.curves(points, marks, colors, sweep.memory, y) for y in _quantities(sweep)}
 
 
 def picture(sweep: Sweep, title: str, kind: str) -> bytes:
     """The charts side by side under the sentences, as the content of a file of this kind, "png" or "svg"."""
     points, marks, colors = _points(sweep), _marks(sweep), _colors(sweep)
-    spec = charts.buffer_picture(points, marks, colors, sweep.memory, _quantities(sweep), title, verdicts(sweep))
+    spec = curves.picture(points, marks, colors, sweep.memory, _quantities(sweep), title, verdicts(sweep))
     drawn = json.dumps({**spec, "config": {**spec["config"], "background": PICTURE_PAPER}})
     drawn = drawn.replace(charts.INK, PICTURE_INK)  # there is no page to take the colour from
     if kind == "svg":
@@ -53,8 +53,11 @@ def _needed(sweep: Sweep, size: float | None) -> str:
     return f"at most {text.size(size)}" if size == sweep.sizes_bytes[0] else text.size(size)
 
 
-def _quantities(sweep: Sweep) -> tuple[charts.Field, ...]:
-    return ("traffic", f"{sweep.source} ↔ {sweep.memory} (Mbit)"), ("energy", "energy of all memories (µJ)")
+def _quantities(sweep: Sweep) -> list[curves.Field]:
+    """What is drawn; a device without energies has none, which a logarithmic axis could not show."""
+    traffic = ("traffic", f"{sweep.source} ↔ {sweep.memory} (Mbit)")
+    known = all(energy > 0 for series in sweep.series for energy in series.energy_pj)
+    return [traffic, ("energy", "energy of all memories (µJ)")] if known else [traffic]
 
 
 def _points(sweep: Sweep) -> list[charts.Row]:
@@ -79,11 +82,20 @@ def _marks(sweep: Sweep) -> list[charts.Row]:
     }
     floors = [{"kind": "floor", **_floor(series)} for series in sweep.series]
     reached = [
-        {"kind": "reached", **_floor(series), "kib": series.floor_bytes / 1024, "label": text.size(series.floor_bytes)}
+        {
+            "kind": "reached",
+            **_floor(series),
+            "kib": series.floor_bytes / 1024,
+            "label": _label(sweep, series.floor_bytes),
+        }
         for series in sweep.series
         if series.floor_bytes is not None
     ]
     return [{"kind": "own", **own}, {"kind": "level", **level}, *floors, *reached]
+
+
+def _label(sweep: Sweep, size: float) -> str:
+    return f"≤ {text.size(size)}" if size == sweep.sizes_bytes[0] else text.size(size)
 
 
 def _floor(series: Series) -> charts.Row:
@@ -94,5 +106,5 @@ def _colors(sweep: Sweep) -> dict[str, str]:
     """Grey for float32, the plan's orange, and a colour of its own for each of the others."""
     original, *others = (series.name for series in sweep.series)
     uniform = [name for name in others if not name.startswith("plan")]
-    shades = {name: charts.SERIES[index % len(charts.SERIES)] for index, name in enumerate(uniform)}
+    shades = {name: curves.SERIES[index % len(curves.SERIES)] for index, name in enumerate(uniform)}
     return {original: charts.GREY, **{name: shades.get(name, charts.ORANGE) for name in others}}
