@@ -5,9 +5,10 @@
     python benchmarks/movement.py --scale                          # ConvNeXt-L and 1,000 unequal layers too
     python benchmarks/movement.py --zigzag-python /path/to/python  # ZigZag beside it (PyPI: zigzag-dse and six)
 
-Prints a row per grid and capacity: seconds for the whole network with an empty cache and with a filled one, time per
-(layer, triple), the slowest single `optimize`. Some triples of every layer are compared with `optimize`, and what the
-cache returns with what was computed. Returns 1 if anything differs or an aim (in parentheses) is missed.
+Prints a row per grid and capacity: seconds for the whole network with an empty cache (and of processor time, which a
+busy machine prolongs less) and with a filled one, time per (layer, triple), the slowest single `optimize`. Some triples
+of every layer are compared with `optimize`, and what the cache returns with what was computed. Returns 1 if anything
+differs or an aim (in parentheses) is missed.
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ def whole_network(bits: int, kib: float, threads: int, seed: int) -> bool:
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ[FOLDER_VARIABLE] = folder
+        computing = time.process_time()
         cold, cold_seconds = tabulate()
+        computing = time.process_time() - computing
         warm, warm_seconds = tabulate()
     right = all(a.tobytes() == b.tobytes() for a, b in zip(cold, warm, strict=True))
     generator, slowest = random.Random(seed), 0.0
@@ -118,8 +121,8 @@ def whole_network(bits: int, kib: float, threads: int, seed: int) -> bool:
     count = sum(map(len, asked))
     fast = cold_seconds <= COLD_SECONDS and warm_seconds <= WARM_SECONDS and slowest <= SINGLE_SECONDS
     print(
-        f"{bits:>2}-bit {kib:>5g} KiB {count:>8} triples {cold_seconds:>6.2f} s cold ({COLD_SECONDS:g})"
-        f" {warm_seconds:>5.2f} s warm ({WARM_SECONDS:g}) {cold_seconds / count * 1e6:>6.2f} us per (layer, triple)"
+        f"{bits:>2}-bit {kib:>5g} KiB {count:>8} triples {cold_seconds:>6.2f} s cold ({COLD_SECONDS:g}),"
+        f" {computing:>5.2f} s of processors, {warm_seconds:>5.2f} s warm ({WARM_SECONDS:g}) {cold_seconds / count * 1e6:>6.2f} us per (layer, triple)"
         f" {slowest:>6.3f} s slowest optimize ({SINGLE_SECONDS:g})"
         f"{'' if right else '  DIFFERS'}{'' if fast else '  missed'}",
         flush=True,
