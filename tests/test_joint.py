@@ -1,5 +1,6 @@
 """The joint plan of all memories against every plan there is, counted part by part."""
 
+import json
 import math
 from itertools import permutations, product
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitq.cli import main
 from bitq.devices import Device, Memory, load_device
 from bitq.errors import BitqError
 from bitq.layers import LOOPS, Layer
@@ -170,3 +172,18 @@ def test_a_wrong_double_buffered_is_named(tmp_path, old, new, reason):
     file.write_text(DOUBLE.replace(old, new))
     with pytest.raises(BitqError, match=reason):
         load_device(file)
+
+
+def test_the_command_line_plans_jointly_and_says_how_near(capsys):
+    def run(*more):
+        with pytest.raises(SystemExit) as caught:
+            main(["movement", "demo", "--device", "eyeriss", "--format", "8:e3:b16", *more])
+        assert caught.value.code == 0
+        return capsys.readouterr().out
+
+    plain, joint = json.loads(run("--json")), json.loads(run("--json", "--joint"))
+    assert joint["totals"]["energy_pj"] <= plain["totals"]["energy_pj"]
+    assert {layer["least_energy_pj"] for layer in plain["layers"]} == {None}
+    for layer in joint["layers"]:
+        assert 0 < layer["least_energy_pj"] <= layer["energy_pj"]
+    assert "planned jointly: the least energy" in " ".join(run("--joint").split())

@@ -40,6 +40,13 @@ def movement(
         Path | None, typer.Option(help="The plan.json of a finished search: every tensor in its own format.")
     ] = None,
     input_shape: InputShape = None,
+    joint: Annotated[
+        bool,
+        typer.Option(
+            help="Plan all memories at once for the least energy, instead of each for its least traffic: seconds per "
+            "layer. Says how far from the least possible the plan may be."
+        ),
+    ] = False,
     as_json: Json = False,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV on stdout: per layer, pair of memories, tensor and direction.")
@@ -63,7 +70,7 @@ def movement(
     everywhere = FLOAT if format_ is None else uniform_formats(format_)
     shape, layers = input_and_layers(network, input_shape)
     formats = [everywhere] * len(layers) if plan is None else planned_formats(plan, layers)
-    moved, original = _movements(layers, formats, target)
+    moved, original = _movements(layers, formats, target, joint)
     if as_json:
         about = {"network": network, "device": target.name, "input_shape": shape}
         print_json({**about, **_document(moved, original)})
@@ -72,11 +79,18 @@ def movement(
     else:
         shown = " x ".join(map(str, shape))
         what = "planned formats" if plan else format_ or "32-bit float"
-        show(f"{network} on {target.title}, input {shown}, {what}", _table(moved, original))
+        how = _how_near(moved) if joint else ""
+        show(f"{network} on {target.title}, input {shown}, {what}{how}", _table(moved, original))
+
+
+def _how_near(moved: Sequence[LayerMovement]) -> str:
+    energy, least = sum(layer.energy_pj for layer in moved), sum(layer.least_pj or 0.0 for layer in moved)
+    above = f"at most {ratio_text(energy - least, least)} above " if least < energy else ""
+    return f", memories planned jointly: {above}the least energy"
 
 
 def _movements(
-    layers: Sequence[Layer], formats: Sequence[TensorFormats], device: Device
+    layers: Sequence[Layer], formats: Sequence[TensorFormats], device: Device, joint: bool
 ) -> tuple[Sequence[LayerMovement], Sequence[LayerMovement]]:
     """What the layers move in these formats and, layer by layer, in 32-bit float."""
     from bitq.movement.network import network_movement
@@ -88,6 +102,7 @@ def _movements(
             (*formats, *[FLOAT] * len(layers)),
             device,
             lambda done, total: terminal.step("finding the best tilings", done, total),
+            joint,
         )
     return both[: len(layers)], both[len(layers) :]
 
@@ -201,5 +216,6 @@ def _layer_document(moved: LayerMovement, original: LayerMovement) -> dict[str, 
         "movement_bits": moved.bits,
         "movement_bits_float": original.bits,
         "energy_pj": moved.energy_pj,
+        "least_energy_pj": moved.least_pj,
         "energy_pj_float": original.energy_pj,
     }
