@@ -122,7 +122,8 @@ def whole_network(bits: int, kib: float, threads: int, seed: int) -> bool:
     fast = cold_seconds <= COLD_SECONDS and warm_seconds <= WARM_SECONDS and slowest <= SINGLE_SECONDS
     print(
         f"{bits:>2}-bit {kib:>5g} KiB {count:>8} triples {cold_seconds:>6.2f} s cold ({COLD_SECONDS:g}),"
-        f" {computing:>5.2f} s of processors, {warm_seconds:>5.2f} s warm ({WARM_SECONDS:g}) {cold_seconds / count * 1e6:>6.2f} us per (layer, triple)"
+        f" {computing:>5.2f} s of processors, {warm_seconds:>5.2f} s warm ({WARM_SECONDS:g})"
+        f" {cold_seconds / count * 1e6:>6.2f} us per (layer, triple)"
         f" {slowest:>6.3f} s slowest optimize ({SINGLE_SECONDS:g})"
         f"{'' if right else '  DIFFERS'}{'' if fast else '  missed'}",
         flush=True,
