@@ -212,19 +212,20 @@ def _product(
 ) -> dict[str, Any]:
     """`batch` products of a (rows, inner) and an (inner, columns) matrix, of which the operands hold `batches`.
 
-    Products that share a matrix are one product. The weight is the operand that no input decides, or that all
-    products share, or else the second; if it is the first, the transposed product is meant.
+    The weight is the second operand, unless an input decides it and not the first: then the transposed product is
+    meant. Products that share their weight, or of one shared second operand, are one.
     """
     rows, inner, met, cols = extents
     if inner != met:
         raise BitqError(f"{node} multiplies rows of {inner} by columns of {met} elements")
     first, second = (node.is_activation(name) for name in names)
     first_shared, second_shared = (prod(held) == 1 for held in batches)
+    transposed = second and not first
     if second_shared:
         rows, batch = rows * batch, 1
-    elif first_shared:
+    elif first_shared and transposed:
         cols, batch = cols * batch, 1
-    if second and (not first or (first_shared and not second_shared)):
+    if transposed:
         rows, cols, second = cols, rows, first
     return {"N": rows, "K": cols * batch, "C": inner, "groups": batch, "weight_is_parameter": not second}
 

@@ -1,0 +1,456 @@
+"""ONNX files give the layers that tracing the same network gives, and damaged ones give one sentence."""
+
+import json
+import warnings
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from bitq.cli import main
+from bitq.errors import BitqError
+from bitq.networks import NETWORKS
+from bitq.onnx import load_onnx
+from bitq.tracing import trace
+from test_tracing import convolve, whole
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper  # noqa: E402
+
+FLOAT = TensorProto.FLOAT
+
+
+def value(name: str, *shape: Any) -> Any:
+    return helper.make_tensor_value_info(name, FLOAT, shape)
+
+
+def constant(name: str, *shape: int) -> Any:
+    return helper.make_tensor(name, FLOAT, shape, np.zeros(shape, np.float32).tobytes(), raw=True)
+
+
+def model(nodes: Any, inputs: Any, weights: Any = (), functions: Any = (), **more: Any) -> Any:
+    output = helper.make_empty_tensor_value_info(nodes[-1].output[0])
+    graph = helper.make_graph(nodes, "graph", inputs, [output], list(weights), **more)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    return helper.make_model(graph, functions=list(functions), opset_imports=opsets, ir_version=9)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Write a model: the file's path."""
+
+    def write(content: Any) -> Path:
+        path = tmp_path / "model.onnx"
+        path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("onnx")
+
+
+def exported(network: nn.Module, inputs: Any, folder: Path, **options: Any) -> Path:
+    path = folder / "exported.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network.eval(), inputs, path, dynamo=False, input_names=["x"], **options)
+    return path
+
+
+def bare(layers: Any) -> list[Any]:
+    """Layers without the names, which a file need not keep."""
+    return [replace(layer, name="", module="") for layer in layers]
+
+
+def refused(path: Path, message: str, input_shape: Any = None) -> None:
+    with pytest.raises(BitqError, match=message) as caught:
+        load_onnx(path, input_shape)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        q, k, v = self.project(x).view(batch, length, 3, 2, width // 2).permute(2, 0, 3, 1, 4)
+        y = torch.softmax(q @ k.transpose(-1, -2), -1) @ v
+        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+
+
+def encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+
+def up_and_down() -> nn.Module:
+    return nn.Sequential(
+        nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2),
+        nn.BatchNorm2d(6),
+        nn.Conv2d(6, 4, 3, padding=(2, 1), dilation=2, groups=2),
+        nn.Flatten(2),
+        nn.ConvTranspose1d(4, 4, 5, stride=3, padding=6),
+        nn.Conv1d(4, 8, 3, stride=2, padding=1),
+        nn.Linear(319, 3),
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (NETWORKS["eca_mobilenet_v2"], (2, 3, 64, 96)),
+        (NETWORKS["googlenet"], (1, 3, 64, 64)),
+        (up_and_down, (1, 4, 9, 7)),
+        (Attention, (3, 5, 8)),
+        (encoder, (3, 5, 8)),
+    ],
+)
+def test_an_exported_network_has_the_traced_layers(make, shape, folder):
+    network, images = make(), torch.zeros(shape)
+    expected = trace(network, images)
+    found = load_onnx(exported(network, (images,), folder))
+    assert found.input_shape == shape
+    assert bare(found.layers) == bare(expected)
+    assert len({layer.name for layer in found.layers}) == len(expected)
+
+
+class Pairwise(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ x.transpose(1, 2).reshape(x.shape[0], x.shape[2], x.shape[1])
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 8), (1, 7, 8)])
+def test_open_sizes_follow_from_the_given_shape(shape, folder):
+    network = Pairwise()
+    path = exported(network, (torch.zeros(2, 6, 8),), folder, dynamic_axes={"x": {0: "batch", 1: "time"}})
+    found = load_onnx(path, shape)
+    assert bare(found.layers) == bare(trace(network, torch.zeros(shape)))
+    refused(path, "input 'x' is left open .1 x time x 8.; give --input-shape")
+
+
+def test_an_open_batch_is_one(folder):
+    network = NETWORKS["resnet18"]()
+    path = exported(network, (torch.zeros(2, 3, 32, 32),), folder, dynamic_axes={"x": {0: "batch"}})
+    assert bare(load_onnx(path).layers) == bare(trace(network, torch.zeros(1, 3, 32, 32)))
+    four = load_onnx(path, (4, 3, 32, 32))
+    assert (four.input_shape, bare(four.layers)) == ((4, 3, 32, 32), bare(trace(network, torch.zeros(4, 3, 32, 32))))
+    refused(path, "batch x 3 x 32 x 32 in the file, which the shape 1 x 3 x 64 x 32 does not fit", (1, 3, 64, 32))
+    refused(path, "which the shape 1 x 3 x 32 does not fit", (1, 3, 32))
+
+
+def padded(auto: str, total: int, given: tuple[int, int]) -> tuple[int, int]:
+    """What a convolution adds before and after an axis, or a transposed one takes away (operator specification)."""
+    if auto.startswith("SAME"):
+        less, more = total // 2, total - total // 2
+        return (less, more) if auto == "SAME_UPPER" else (more, less)
+    return (0, 0) if auto == "VALID" else given
+
+
+small = st.integers(1, 3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), transposed=st.booleans(), axes=st.sampled_from([1, 2]))
+def test_every_convolution_computes_what_its_layer_says(data, transposed, axes, folder):
+    batch, groups, inputs, outputs = (data.draw(small) for _ in range(4))
+    size, kernel, strides, dilations = (
+        data.draw(st.lists(st.integers(1, most), min_size=axes, max_size=axes)) for most in (7, 3, 3, 2)
+    )
+    auto = data.draw(st.sampled_from(["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"]))
+    pads = [data.draw(st.tuples(st.integers(0, 2), st.integers(0, 2))) for _ in range(axes)]
+    reaches = [(taps - 1) * step + 1 for taps, step in zip(kernel, dilations, strict=True)]
+    full = [(n - 1) * s + reach for n, s, reach in zip(size, strides, reaches, strict=True)]
+    if transposed:
+        totals = [length - n * s for length, n, s in zip(full, size, strides, strict=True)]
+    else:
+        totals = [(-(-n // s) - 1) * s + r - n for n, s, r in zip(size, strides, reaches, strict=True)]
+    assume(not transposed or auto == "NOTSET" or min(totals) >= 0)
+    pads = [padded(auto, max(0, total), pair) for total, pair in zip(totals, pads, strict=True)]
+    lengths = full if transposed else [n + sum(pair) - r + 1 for n, pair, r in zip(size, pads, reaches, strict=True)]
+    assume(min(n - transposed * sum(pair) for n, pair in zip(lengths, pads, strict=True)) >= 1)
+
+    attributes: dict[str, Any] = {"strides": strides, "dilations": dilations, "group": groups, "auto_pad": auto}
+    if auto == "NOTSET":
+        attributes["pads"] = [before for before, _ in pads] + [after for _, after in pads]
+    operator = "ConvTranspose" if transposed else "Conv"
+    node = helper.make_node(operator, ["x", "w"], ["y"], **attributes)
+    images = whole((batch, inputs * groups, *size), 1)
+    channels = (inputs * groups, outputs) if transposed else (outputs * groups, inputs)
+    filters = whole((*channels, *kernel), 2)
+    path = folder / "convolution.onnx"
+    path.write_bytes(model([node], [value("x", *images.shape)], [constant("w", *filters.shape)]).SerializeToString())
+    (layer,) = load_onnx(path).layers
+
+    geometry = {"stride": strides, "dilation": dilations, "groups": groups}
+    if transposed:
+        compute = F.conv_transpose1d if axes == 1 else F.conv_transpose2d
+        kept = [slice(before, n - after) for n, (before, after) in zip(full, pads, strict=True)]
+        expected = compute(images, filters, **geometry)[(..., *kept)]
+    else:
+        compute = F.conv1d if axes == 1 else F.conv2d
+        expected = compute(F.pad(images, [end for pair in reversed(pads) for end in pair]), filters, **geometry)
+    plane, filters = (t if axes == 2 else t[..., None, :] for t in (images, filters))
+    if transposed:  # [C·g, K/g, ...] → [K, C, ...], taps in the opposite order
+        filters = filters.unflatten(0, (groups, inputs)).transpose(1, 2).flatten(0, 1).flip(2, 3)
+        plane = plane[..., -layer.size[0] :, -layer.size[1] :]
+    assert (tuple(plane.shape), tuple(filters.shape)) == (layer.input_shape, layer.weight_shape)
+    result = convolve(layer, plane, filters)
+    assert torch.equal(result if axes == 2 else result.squeeze(2), expected)
+
+
+class Product(nn.Module):
+    """The product of x, or a weight where `weight` says so, with another."""
+
+    def __init__(self, compute: Any, shapes: Any, weight: int | None) -> None:
+        super().__init__()
+        self.compute, self.weight = compute, weight
+        self.parameter = None if weight is None else nn.Parameter(torch.zeros(shapes[weight]))
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        operands = list(inputs)
+        if self.weight is not None:
+            operands.insert(self.weight, self.parameter)
+        return self.compute(*operands)
+
+
+def check_product(node: Any, compute: Any, shapes: Any, weight: int | None, folder: Path) -> None:
+    inputs = [value(name, *shape) for i, (name, shape) in enumerate(zip("ab", shapes, strict=True)) if i != weight]
+    weights = [] if weight is None else [constant("ab"[weight], *shapes[weight])]
+    path = folder / "product.onnx"
+    path.write_bytes(model([node], inputs, weights).SerializeToString())
+    given_shapes = [shape for i, shape in enumerate(shapes) if i != weight]
+    expected = trace(Product(compute, shapes, weight), tuple(torch.zeros(shape) for shape in given_shapes))
+    assert bare(load_onnx(path).layers) == bare(expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.tuples(*[st.integers(1, 4)] * 3),
+    batch=st.lists(st.integers(2, 3), max_size=2).map(tuple),
+    held=st.sampled_from(["both", "first", "second"]),
+    weight=st.sampled_from([None, 0, 1]),
+)
+def test_matmul_is_traced_matmul(sizes, batch, held, weight, folder):
+    rows, inner, cols = sizes
+    shapes = (batch if held != "second" else ()) + (rows, inner), (batch if held != "first" else ()) + (inner, cols)
+    check_product(helper.make_node("MatMul", ["a", "b"], ["y"]), torch.matmul, shapes, weight, folder)
+
+
+@pytest.mark.parametrize("weight", [None, 1])
+@pytest.mark.parametrize(("trans_a", "trans_b"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_gemm_is_traced_mm(trans_a, trans_b, weight, folder):
+    shapes = ((5, 2) if trans_a else (2, 5), (3, 5) if trans_b else (5, 3))
+    node = helper.make_node("Gemm", ["a", "b"], ["y"], transA=trans_a, transB=trans_b)
+    check_product(node, lambda a, b: (a.T if trans_a else a) @ (b.T if trans_b else b), shapes, weight, folder)
+
+
+@pytest.mark.parametrize("weight", [None, 1])
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("ij,jk->ik", ((2, 3), (3, 4))),
+        ("bhqd,bhkd->bhqk", ((2, 3, 4, 5), (2, 3, 6, 5))),
+        ("nchw,nwv->nhvc", ((2, 3, 4, 5), (2, 5, 6))),
+        ("bij,ijk->bk", ((2, 3, 4), (3, 4, 5))),
+        (" ij, jk ", ((2, 3), (3, 4))),
+    ],
+)
+def test_einsum_is_traced_einsum(equation, shapes, weight, folder):
+    node = helper.make_node("Einsum", ["a", "b"], ["y"], equation=equation)
+    check_product(node, lambda a, b: torch.einsum(equation, a, b), shapes, weight, folder)
+
+
+@pytest.mark.parametrize(("operator", "weight"), [("ConvInteger", 1), ("QLinearConv", 3)])
+def test_quantized_convolutions_are_convolutions(operator, weight, file):
+    scalars = ["s", "z"]
+    names = ["x", "w"] if weight == 1 else ["x", *scalars, "w", *scalars, *scalars]
+    node = helper.make_node(operator, names, ["y"], pads=[1, 1, 1, 1])
+    weights = [
+        helper.make_tensor("w", TensorProto.UINT8, (4, 2, 3, 3), b"\0" * 72, raw=True),
+        helper.make_tensor("s", FLOAT, (), [1.0]),
+        helper.make_tensor("z", TensorProto.UINT8, (), [0]),
+    ]
+    images = helper.make_tensor_value_info("x", TensorProto.UINT8, (1, 2, 8, 8))
+    (layer,) = load_onnx(file(model([node], [images], weights))).layers
+    (expected,) = trace(nn.Sequential(nn.Conv2d(2, 4, 3, padding=1)), torch.zeros(1, 2, 8, 8))
+    assert bare([layer]) == bare([expected])
+
+
+def test_weights_in_other_files_are_not_read(file):
+    weight = constant("w", 4, 300, 3, 3)
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../../no/such/file")
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="conv")
+    (layer,) = load_onnx(file(model([node], [value("x", 1, 300, 5, 5)], [weight]))).layers
+    assert (layer.name, layer.weight_shape, layer.weight_is_parameter) == ("conv", (4, 300, 3, 3), True)
+
+
+def test_weights_may_be_listed_among_the_inputs_as_old_files_do(file):
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    inputs = [value("w", 5, 4), value("x", "n", 5)]
+    found = load_onnx(file(model([node], inputs, [constant("w", 5, 4)])), (3, 5))
+    assert found.input_shape == (3, 5)
+    assert (found.layers[0].N, found.layers[0].weight_is_parameter) == (3, True)
+
+
+def test_named_sizes_hold_for_every_input(file):
+    nodes = [helper.make_node("MatMul", ["x", "z"], ["y"])]
+    path = file(model(nodes, [value("x", "n", "t", 6), value("z", "n", 6, "t")]))
+    (layer,) = load_onnx(path, (2, 5, 6)).layers
+    assert (layer.N, layer.K, layer.C, layer.groups) == (5, 10, 6, 2)
+    assert not layer.weight_is_parameter
+    refused(path, "input 'x' is left open .1 x t x 6.")
+
+
+def test_names_are_unique_and_safe_to_show(file):
+    names = ["conv", "conv", "", "\x1b[31m[bold]"]
+    nodes = [helper.make_node("Conv", [f"t{i}", "w"], [f"t{i + 1}"], name=name) for i, name in enumerate(names)]
+    found = load_onnx(file(model(nodes, [value("t0", 1, 2, 9, 9)], [constant("w", 2, 2, 3, 3)])))
+    assert [layer.name for layer in found.layers] == ["conv", "conv#2", "t3", "__31m_bold_"]
+
+
+def function(name: str, *nodes: Any) -> Any:
+    return helper.make_function(
+        "own", name, ["a"], ["b"], nodes, [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    )
+
+
+def test_functions_of_the_file_are_expanded(file):
+    square = function("Square", helper.make_node("MatMul", ["a", "a"], ["b"]))
+    twice = function(
+        "Twice",
+        helper.make_node("Square", ["a"], ["c"], domain="own"),
+        helper.make_node("Square", ["c"], ["b"], domain="own"),
+    )
+    node = helper.make_node("Twice", ["x"], ["y"], domain="own")
+    found = load_onnx(file(model([node], [value("x", 4, 4)], functions=[square, twice])))
+    assert [(layer.N, layer.K, layer.C) for layer in found.layers] == [(4, 4, 4)] * 2
+
+
+def test_functions_that_explode_are_refused(file):
+    levels = [function("F0", helper.make_node("Relu", ["a"], ["b"]))]
+    for level in range(1, 40):
+        calls = (helper.make_node(f"F{level - 1}", [i], [o], domain="own") for i, o in (("a", "c"), ("c", "b")))
+        levels.append(function(f"F{level}", *calls))
+    node = helper.make_node("F39", ["x"], ["y"], domain="own")
+    refused(file(model([node], [value("x", 4)], functions=levels)), "functions that expand to 549755813888 nodes")
+    endless = function("F", helper.make_node("F", ["a"], ["b"], domain="own"))
+    node = helper.make_node("F", ["x"], ["y"], domain="own")
+    refused(file(model([node], [value("x", 4)], functions=[endless])), "a function that calls itself")
+
+
+def branch(node: Any) -> Any:
+    graph = helper.make_graph([node], "branch", [], [helper.make_empty_tensor_value_info(node.output[0])])
+    inputs = [value("x", 4, 4), helper.make_tensor_value_info("c", TensorProto.BOOL, ())]
+    return model([helper.make_node("If", ["c"], ["y"], name="choice", then_branch=graph, else_branch=graph)], inputs)
+
+
+def test_only_control_flow_without_products_is_understood(file):
+    assert load_onnx(file(branch(helper.make_node("Relu", ["x"], ["z"])))).layers == ()
+    inside = branch(helper.make_node("MatMul", ["x", "x"], ["z"]))
+    refused(file(inside), "node 'choice' .If. is an operator with a product inside that bitq does not model")
+
+
+@pytest.mark.parametrize(
+    ("node", "shapes", "message"),
+    [
+        (helper.make_node("Conv", ["x", "w"], ["y"]), [(1, 2, 4, 4, 4), (2, 2, 3, 3, 3)], "over 3 axes"),
+        (
+            helper.make_node("Conv", ["x", "w"], ["y"]),
+            [(1, 3, 4, 4), (2, 2, 3, 3)],
+            "3 input channels",
+        ),
+        (
+            helper.make_node("Conv", ["x", "w"], ["y"]),
+            [(1, 2, 2, 2), (2, 2, 3, 3)],
+            "does not follow from the file",
+        ),
+        (helper.make_node("Conv", ["x", "w"], ["y"], strides=[0, 1]), [(1, 2, 4, 4), (2, 2, 3, 3)], "stride|fit"),
+        (helper.make_node("MatMul", ["x", "w"], ["y"]), [(2, 3), (4, 5)], "do not fit together"),
+        (helper.make_node("Gemm", ["x", "w"], ["y"]), [(2, 3), (4, 5)], "rows of 3 by columns of 4|do not fit"),
+        (helper.make_node("Einsum", ["x", "w"], ["y"], equation="ii,ij->j"), [(2, 2), (2, 3)], "no diagonals"),
+        (helper.make_node("Einsum", ["x", "w"], ["y"], equation="...i,ij->...j"), [(5, 2), (2, 3)], "all axes named"),
+        (helper.make_node("LSTM", ["x", "w", "w"], ["y"]), [(2, 3, 4), (1, 8, 4)], "does not model|do not fit"),
+        (helper.make_node("FusedMatMul", ["x", "w"], ["y"], domain="other"), [(2, 3), (3, 4)], "does not model"),
+        (helper.make_node("MatMul", ["x", "w"], ["y"]), [(10**7, 10**7), (10**7, 1)], "over 10+ elements"),
+        (helper.make_node("MatMul", ["x"], ["y"]), [(2, 3), (3, 4)], "malformed|do not fit"),
+    ],
+)
+def test_products_that_are_not_modelled_or_wrong_are_told(node, shapes, message, file):
+    weight = TensorProto(name="w", data_type=FLOAT, dims=shapes[1])
+    content = model([node], [value("x", *shapes[0])], [weight])
+    content.opset_import.add(domain="other", version=1)
+    refused(file(content), message)
+
+
+def test_a_product_of_unknown_shape_is_told(file):
+    nodes = [helper.make_node("NonZero", ["x"], ["i"]), helper.make_node("Cast", ["i"], ["f"], to=FLOAT)]
+    nodes.append(helper.make_node("MatMul", ["f", "w"], ["y"], name="product"))
+    path = file(model(nodes, [value("x", 4, 4)], [constant("w", 4, 4)]))
+    refused(path, "node 'product' .MatMul. has 'f', whose shape does not follow from the file")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00", b"no protocol buffer", b"\xff" * 100, bytes(range(256))])
+def test_what_is_no_onnx_file_is_told(content, file):
+    refused(file(content), "is damaged, or no ONNX file|is no ONNX file")
+
+
+def test_a_missing_file_and_a_folder_are_told(tmp_path):
+    refused(tmp_path / "none.onnx", "cannot be read: No such file")
+    refused(tmp_path, "cannot be read: Is a directory")
+
+
+def test_a_file_larger_than_any_is_not_read(tmp_path):
+    path = tmp_path / "large.onnx"
+    with path.open("wb") as large:
+        large.truncate(2**31)
+    refused(path, "has 2147483648 bytes, but an ONNX file at most")
+
+
+@pytest.fixture(scope="module")
+def sound(folder):
+    return exported(Attention(), (torch.zeros(3, 5, 8),), folder).read_bytes()
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_gives_layers_or_is_refused(data, sound, folder):
+    content = bytearray(sound)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.sampled_from([len(content), *range(0, len(content), 97)]))]
+    path = folder / "damaged.onnx"
+    path.write_bytes(content)
+    with suppress(BitqError):
+        assert all(layer.macs > 0 for layer in load_onnx(path).layers)
+
+
+def test_without_the_package_it_is_told_how_to_get_it(monkeypatch, file):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    refused(file(b""), r"needs the package onnx; install 'bitq\[onnx\]'")
+
+
+def test_movement_reads_onnx_files(capsys, file):
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name="stem")]
+    path = file(model(nodes, [value("x", "n", 3, 8, 8)], [constant("w", 4, 3, 3, 3)]))
+    with pytest.raises(SystemExit) as caught:
+        main(["movement", str(path), "--device", "stm32f103c8", "--input-shape", "2,3,8,8", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert (caught.value.code, document["input_shape"]) == (0, [2, 3, 8, 8])
+    assert [(layer["name"], layer["macs"]) for layer in document["layers"]] == [("stem", 2 * 4 * 3 * 36 * 9)]
