@@ -17,8 +17,8 @@ from bitq.movement.network import traffic_bits
 from bitq.movement.widths import widths
 from bitq.numerics import exponent_bias_for
 from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
+from bitq.tradeoff.predict import Contender
 from bitq.tradeoff.run import Run, versions
-from bitq.tradeoff.search import Contender
 from bitq.tradeoff.weights import PLAN, WEIGHTS, save_weights
 
 
