@@ -14,6 +14,7 @@ from bitq.layers import LOOPS, Layer
 from bitq.movement import Widths
 from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.network import traffic_bits
+from bitq.movement.sweep import by_module, sweep
 from bitq.movement.widths import widths
 from bitq.numerics import exponent_bias_for
 from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
@@ -68,6 +69,11 @@ def hand_over(
         "plan": [list(choice) for choice in best.choices],
         "command": command,
     }
+    swept = {
+        rows[1].name: by_module(layers, run.space.tensor_formats(uniform.choices)),
+        rows[2].name: by_module(layers, formats),
+    }
+    run.store.get_or_run("sweep", config, lambda: asdict(sweep(layers, swept, run.space.device)))
     seconds = sum(evaluation.seconds for evaluation in run.store.evaluations())
     outcome = {
         "rows": [asdict(row) for row in rows],
