@@ -1,6 +1,7 @@
 """Images from a user: the right pixels with the right labels in the right split, or one sentence."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -135,18 +136,29 @@ def test_every_kind_of_png_becomes_three_channels(tmp_path: Path, mode: str) -> 
     assert load_data(tmp_path).train[0][0].shape == (3, 5, 5)
 
 
-def test_batches_cover_everything_and_shuffle_by_their_generator(folder: Path) -> None:
+def epochs(batches: Batches, seed: int) -> list[list[int]]:
+    """The labels of two walks."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return [torch.cat([labels for _, labels in batches]).tolist() for _ in range(2)]
+
+
+def test_batches_cover_everything_and_shuffle_by_torchs_generator(folder: Path) -> None:
     data = load_data(folder)
     for images in (data.train, data.test):
         batches = Batches(images, 8)
         assert len(batches) == len(list(batches)) == -(-len(images) // 8)
         labels = torch.cat([labels for _, labels in batches])
         assert torch.equal(labels, images.labels)
-        first, second = (Batches(images, 8, torch.Generator().manual_seed(3)) for _ in range(2))
-        epochs = [torch.cat([labels for _, labels in first]) for _ in range(2)]
-        assert torch.equal(epochs[0], torch.cat([labels for _, labels in second]))
-        assert not torch.equal(epochs[0], epochs[1])
-        assert torch.equal(epochs[0].sort().values, labels.sort().values)
+        shuffled = Batches(images, 8, shuffle=True)
+        whole = len(images) // 8 * 8 if len(images) >= 8 else len(images)  # a short last batch is left out
+
+        first, second = epochs(shuffled, 3)
+        assert [first, second] == epochs(shuffled, 3)
+        assert first != second
+        assert len(first) == whole
+        assert len(shuffled) == -(-whole // 8)
+        assert not Counter(first) - Counter(labels.tolist())
 
 
 def test_a_split_is_a_torch_dataset(folder: Path) -> None:

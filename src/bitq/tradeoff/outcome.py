@@ -64,11 +64,7 @@ def hand_over(
         _row(run, f"best uniform {uniform.label.removeprefix('uniform ')}", uniform),
         _row(run, "plan" if best is not uniform else f"plan ({best.label})", best),
     )
-    config = {
-        "alpha": run.settings.alpha,
-        "plan": [list(choice) for choice in best.choices],
-        "command": command,
-    }
+    config = {"alpha": run.settings.alpha, "plan": [list(choice) for choice in best.choices]}
     swept = {
         rows[1].name: by_module(layers, run.space.tensor_formats(uniform.choices)),
         rows[2].name: by_module(layers, formats),

@@ -16,6 +16,9 @@ Choices = tuple[Choice, ...]
 PRIOR_LOSS = 0.02
 """Accuracy that a first guess of `left` = 1 is worth: few and small measured losses say little."""
 
+LEFT = (0.1, 2.0)
+"""Bounds of `left`: a format is never taken to cost nothing, however well one was fine-tuned."""
+
 LOSS_TO_ACCURACY = (0.02, 1.0)
 """Bounds of the accuracy lost per unit of loss, where the probes are too few or too alike to tell."""
 
@@ -72,7 +75,8 @@ class Predictor:
         """The predictor with `left` fitted to all plans measured so far, by their losses in sum."""
         lost = sum(self.accuracy_best - self.run.probe(contender.choices)["accuracy"] for contender in contenders)
         still_lost = sum(self.accuracy_float - contender.result["validation"] for contender in contenders)
-        return replace(self, left=max(still_lost + PRIOR_LOSS, 0.0) / (max(lost, 0.0) + PRIOR_LOSS))
+        left = (still_lost + PRIOR_LOSS) / (max(lost, 0.0) + PRIOR_LOSS)
+        return replace(self, left=float(np.clip(left, *LEFT)))
 
 
 def _accuracy_per_loss(probes: Sequence[Json]) -> float:
