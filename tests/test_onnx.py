@@ -422,6 +422,13 @@ def test_a_file_larger_than_any_is_not_read(tmp_path):
     refused(path, "has 2147483648 bytes, but an ONNX file at most")
 
 
+@pytest.mark.parametrize("text", [b"Conv", b"stem", b"w"])
+def test_a_name_that_is_no_text_is_told(text, file):
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name="stem")]
+    content = model(nodes, [value("x", 1, 3, 8, 8)], [constant("w", 4, 3, 3, 3)]).SerializeToString()
+    refused(file(content.replace(text, bytes([128]) * len(text))), "is damaged: it has a name that is no UTF-8")
+
+
 @pytest.fixture(scope="module")
 def sound(folder):
     return exported(Attention(), (torch.zeros(3, 5, 8),), folder).read_bytes()

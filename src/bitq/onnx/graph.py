@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx
 import onnx.inliner
 import onnx.shape_inference
+from google.protobuf.message import Message
 
 from bitq.errors import BitqError
 
@@ -86,9 +87,20 @@ def _read(path: Path) -> onnx.ModelProto:
         raise
     except Exception as error:  # whatever a decoder of untrusted bytes runs into
         raise BitqError(f"{path} is damaged, or no ONNX file") from error
+    if not all(isinstance(text, str) for text in _texts(model)):
+        raise BitqError(f"{path} is damaged: it has a name that is no UTF-8")
     if not model.graph.node:
         raise BitqError(f"{path} is no ONNX file, or holds an empty network")
     return model
+
+
+def _texts(message: Message) -> Iterator[object]:
+    """Every string of a message; those that are no UTF-8 come as bytes, which nothing beyond here expects."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for part in (value,) if isinstance(value, str | bytes | Message) else value:
+            yield from _texts(part) if field.type == field.TYPE_MESSAGE else (part,)
 
 
 def _drop_data(tensors: Iterable[onnx.TensorProto]) -> None:
