@@ -127,6 +127,7 @@ def all_tilings(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
 def least_bits(layer: Layer, q: Widths, capacity: float) -> float:
     """The least traffic of all tilings that fit, in bits; infinite if none does."""
     moved, held = all_tilings(layer)
-    bits = q.input * moved[:, 0] + q.weight * moved[:, 1] + q.output * moved[:, 2]
-    needed = q.input * held[:, 0] + q.weight * held[:, 1] + q.output * held[:, 2]
+    bits = q.input * moved[:, 0] + q.weight * moved[:, 1] + q.partial_sum * moved[:, 2]
+    bits += (q.output - q.partial_sum) * (layer.N * layer.K * layer.P * layer.Q)
+    needed = q.input * held[:, 0] + q.weight * held[:, 1] + q.partial_sum * held[:, 2]
     return min(bits[needed <= capacity], default=math.inf)

@@ -1,5 +1,6 @@
 """Random layers, tilings, widths and devices, small and adversarial."""
 
+import numpy as np
 from hypothesis import strategies as st
 
 from bitq.devices import Device, Memory
@@ -50,10 +51,18 @@ def tilings(draw, layer):
     return Tiling(tuple(draw(st.permutations(LOOPS))), tiles)
 
 
-def widths():
-    """Three widths in bits, ties and binary fractions that are none among them."""
+@st.composite
+def widths(draw):
+    """Widths in bits, ties and binary fractions that are none among them, some with wider partial sums."""
     width = st.sampled_from(AWKWARD_WIDTHS) | st.floats(0.5, 64)
-    return st.builds(Widths, input=width, output=width, weight=width)
+    q = draw(st.builds(Widths, input=width, output=width, weight=width))
+    return q.with_partial_sums(q.output + draw(st.just(0.0) | st.sampled_from((0.1, 4.02, 8.0)) | st.floats(0, 8)))
+
+
+def table(several):
+    """Widths as rows, partial sums in the last column."""
+    rows = [(q.input, q.weight, q.output, q.partial_sum) for q in several]
+    return np.array(rows, dtype=float).reshape(-1, 4)
 
 
 @st.composite
@@ -61,4 +70,5 @@ def devices(draw):
     """Devices of one to three memories and a DRAM; inner memories may be larger than outer ones."""
     capacities = draw(st.lists(st.integers(200, 3000), min_size=1, max_size=3))
     memories = [Memory(f"level {i}", float(bits), 0.16 * i, "") for i, bits in enumerate(capacities)]
-    return Device("random", "Random device", "", (*memories, Memory("DRAM", float("inf"), 20.0, "")))
+    sums = draw(st.sampled_from([0.0, 0.0, 20.5]))
+    return Device("random", "Random device", "", (*memories, Memory("DRAM", float("inf"), 20.0, "")), sums)

@@ -33,7 +33,7 @@ def assert_below(bound, bits):
 @given(layers(most=LARGER), widths(), st.lists(st.floats(0, 1), min_size=3, max_size=3))
 @settings(max_examples=300)
 def test_no_tiling_comes_below(layer, q, shares):
-    least, most = q.input + q.weight + q.output, footprint(layer, one_tile(layer)).bits(q)
+    least, most = q.input + q.weight + q.partial_sum, footprint(layer, one_tile(layer)).bits(q)
     for share in (0, *shares):
         capacity = least * (max(most, least) / least) ** share * (1 + 1e-12)
         assert_below(lower_bound(layer, q, capacity), optimize(layer, q, capacity).bits)
@@ -50,7 +50,7 @@ def test_convolutions_come_near(kernel, stride):
 @given(few_loops() | one_axis(), widths(), st.floats(0, 1))
 @settings(max_examples=200)
 def test_brute_force_comes_not_below(layer, q, share):
-    least, most = q.input + q.weight + q.output, footprint(layer, one_tile(layer)).bits(q)
+    least, most = q.input + q.weight + q.partial_sum, footprint(layer, one_tile(layer)).bits(q)
     for capacity in (least * (1 + 1e-12), least + share * max(0, most - least)):
         assert_below(lower_bound(layer, q, capacity), least_bits(layer, q, capacity))
 
@@ -75,7 +75,7 @@ def macs_of(layer):
 
 def schedule_bits(layer, q, capacity, macs):
     """Traffic of MACs in this order through a buffer of single elements that drops what is needed latest."""
-    width = (q.input, q.weight, q.output)
+    width = (q.input, q.weight, q.partial_sum)
     needs = [mac[1:] for mac in macs]
     later = {}
     following = [[math.inf] * 3 for _ in needs]
@@ -100,14 +100,15 @@ def schedule_bits(layer, q, capacity, macs):
     # what no MAC touches is still read or written once
     weights, outputs = (sum(e[0] == tensor for e in begun) for tensor in (1, 2))
     least = compulsory(layer)
-    return bits + width[1] * (least.weight_reads - weights) + width[2] * (least.output_writes - outputs)
+    bits += width[1] * (least.weight_reads - weights) + width[2] * (least.output_writes - outputs)
+    return bits + (q.output - width[2]) * least.output_writes  # the last write of each is the finished output
 
 
 @given(st.data())
 @settings(max_examples=150)
 def test_no_order_of_single_operations_comes_below(data):
     layer, q = data.draw(layers(most=SMALL)), data.draw(widths())
-    capacity = (q.input + q.weight + q.output) * data.draw(st.floats(1, 8)) * (1 + 1e-12)
+    capacity = (q.input + q.weight + q.partial_sum) * data.draw(st.floats(1, 8)) * (1 + 1e-12)
     macs = macs_of(layer)
     bound = lower_bound(layer, q, capacity)
     orders = [data.draw(st.permutations(range(8))) for _ in range(2)]

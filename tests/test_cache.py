@@ -19,7 +19,7 @@ from bitq.formats import TensorFormats, grid
 from bitq.layers import Layer
 from bitq.movement import cache, levels, network
 from bitq.movement.levels import movement_many
-from strategies import devices, widths
+from strategies import devices, table, widths
 from strategies import layers as random_layers
 
 DEVICE = load_device("stm32h743")
@@ -61,11 +61,11 @@ def entries(folder):
 @settings(max_examples=40)
 def test_what_is_read_equals_what_is_computed_to_the_bit(data):
     layer, device = data.draw(random_layers()), data.draw(devices())
-    triples = [[w.input, w.weight, w.output] for w in data.draw(st.lists(widths(), min_size=1, max_size=6))]
-    cold = movement_many(layer, triples, device)
-    warm = movement_many(replace(layer, name="again", module="m", weight_is_parameter=False), triples, device)
-    assert cold.tobytes() == warm.tobytes() == without_cache(layer, triples, device).tobytes()
-    assert warm.shape == cold.shape == (len(triples), len(device.boundaries))
+    rows = table(data.draw(st.lists(widths(), min_size=1, max_size=6)))
+    cold = movement_many(layer, rows, device)
+    warm = movement_many(replace(layer, name="again", module="m", weight_is_parameter=False), rows, device)
+    assert cold.tobytes() == warm.tobytes() == without_cache(layer, rows, device).tobytes()
+    assert warm.shape == cold.shape == (len(rows), len(device.boundaries))
     assert warm.dtype == cold.dtype == np.float64
 
 
@@ -85,12 +85,14 @@ def test_names_do_not_matter_but_everything_else_does(folder, computed):
     computed.clear()
     *inner, last = DEVICE.memories
     larger = replace(DEVICE, memories=(*inner[:-1], replace(inner[-1], capacity_bits=8e6), last))
-    for triples, device in ((TRIPLES[::-1], DEVICE), (TRIPLES[:3], DEVICE), (TRIPLES, larger)):
+    sums, wider = np.column_stack([TRIPLES, TRIPLES[:, 2] + 8]), replace(DEVICE, partial_sum_bits=32.0)
+    others = ((TRIPLES[::-1], DEVICE), (TRIPLES[:3], DEVICE), (TRIPLES, larger), (sums, DEVICE), (TRIPLES, wider))
+    for triples, device in others:
         movement_many(LAYER, triples, device)
-    assert computed == ["conv"] * 3
+    assert computed == ["conv"] * 5
     for triples, device in ((TRIPLES.tolist(), DEVICE), (TRIPLES, replace(larger, name="other"))):
         movement_many(LAYER, triples, device)
-    assert computed == ["conv"] * 3
+    assert computed == ["conv"] * 5
 
 
 def test_other_code_has_other_entries(folder, computed, monkeypatch):

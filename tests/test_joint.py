@@ -52,7 +52,7 @@ def tiny_problems(draw):
     most = {1: 9, 2: 5, 3: 3}[len(longer)] if levels == 2 else {1: 7, 2: 3, 3: 2}[len(longer)]
     layer = draw(layers(most={loop: most if loop in longer else 1 for loop in LOOPS}))
     q = draw(widths())
-    least = q.input + q.output + q.weight
+    least = q.input + q.partial_sum + q.weight
     capacities = [least * draw(st.floats(1, 8)) for _ in range(levels)]
     energies = [draw(st.sampled_from([0.16, 1.0, 20.0])) for _ in range(levels)]
     memories = [
@@ -79,6 +79,7 @@ def test_the_plan_is_what_its_tiles_move_part_by_part(data):
     layer, device, q = data.draw(layers(most=SMALL)), data.draw(devices()), data.draw(widths())
     plan = joint_movement(layer, q, device, budget=data.draw(st.sampled_from([0, 20_000, 100_000])))
     greedy = sum(level.energy_pj for level in movement(layer, q, device))
+    q = q.with_partial_sums(device.partial_sum_bits)
     assert plan.lower_bound_pj <= plan.energy_pj <= greedy * (1 + 1e-12)
     assert plan.energy_pj == sum(level.energy_pj for level in plan.levels)
     parts, problem = whole(layer), layer.group

@@ -18,7 +18,7 @@ from bitq.movement.expression import split, whole
 from bitq.movement.levels import movement, movement_many
 from bitq.movement.network import layer_movement, level_totals, traffic_bits
 from movement_twins import simulate_parts
-from strategies import devices, few_loops, layers, one_axis, widths
+from strategies import devices, few_loops, layers, one_axis, table, widths
 
 SMALL = {"N": 2, "K": 3, "C": 3, "P": 5, "Q": 3, "R": 3, "S": 2}
 
@@ -29,6 +29,7 @@ def test_every_level_moves_what_its_parts_move(data):
     layer, device, q = data.draw(layers(most=SMALL)), data.draw(devices()), data.draw(widths())
     parts = whole(layer)
     levels = movement(layer, q, device)
+    q = q.with_partial_sums(device.partial_sum_bits)
     assert [(level.memory, level.source) for level in levels] == [
         (memory.name, source.name) for memory, source in device.boundaries
     ]
@@ -39,7 +40,7 @@ def test_every_level_moves_what_its_parts_move(data):
         assert level.energy_pj == level.bits * source.energy_pj_per_bit
         parts = split(parts, level.tiling)
         held = [math.prod(max(map(len, parts[loop])) for loop in loops) for loops in ("KCRS", "NKPQ")]
-        assert q.weight * held[0] + q.output * held[1] <= memory.capacity_bits
+        assert q.weight * held[0] + q.partial_sum * held[1] <= memory.capacity_bits
 
 
 @given(st.data())
@@ -48,9 +49,8 @@ def test_many_widths_at_once_give_what_each_gives_alone(data):
     layer, device = data.draw(layers() | few_loops() | one_axis()), data.draw(devices())
     several = data.draw(st.lists(widths(), max_size=12))
     several += several[::2]
-    triples = np.array([(q.input, q.weight, q.output) for q in several]).reshape(-1, 3)
     alone = np.array([[level.bits for level in movement(layer, q, device)] for q in several])
-    assert movement_many(layer, triples, device).tolist() == alone.reshape(-1, len(device.boundaries)).tolist()
+    assert movement_many(layer, table(several), device).tolist() == alone.reshape(-1, len(device.boundaries)).tolist()
 
 
 @pytest.mark.parametrize("name", device_names())
@@ -112,6 +112,7 @@ def test_an_inner_memory_is_tiled_best_for_the_interior_tile(data):
     """A tile that is cut from an axis has neighbours on both sides, so no padding; a whole axis keeps its own."""
     layer, device, q = data.draw(layers(most=SMALL)), data.draw(devices()), data.draw(widths())
     levels = movement(layer, q, device)
+    q = q.with_partial_sums(device.partial_sum_bits)
     problem = layer.group
     for level, (memory, _) in zip(levels, device.boundaries, strict=True):
         best = optimize(problem, q, memory.capacity_bits)

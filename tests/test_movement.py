@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import re
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -27,9 +28,10 @@ from bitq.movement import (
     traffic,
 )
 from bitq.movement.expression import split, whole
+from bitq.movement.network import traffic_bits
 from bitq.movement.widths import widths as widths_of
 from movement_twins import all_tilings, count_elements, least_bits, simulate_parts
-from strategies import few_loops, layers, one_axis, tilings, widths
+from strategies import few_loops, layers, one_axis, table, tilings, widths
 
 ORACLE = "BITQ_MOVEMENT_ORACLE"
 
@@ -110,7 +112,7 @@ def test_the_smallest_tiles_are_not_always_best(layer, q):
 def assert_least(layer, q, *capacities):
     """At these capacities and wherever one more tiling begins to fit."""
     held = all_tilings(layer)[1]
-    needed = np.unique(q.input * held[:, 0] + q.weight * held[:, 1] + q.output * held[:, 2])
+    needed = np.unique(q.input * held[:, 0] + q.weight * held[:, 1] + q.partial_sum * held[:, 2])
     just = needed[:: 1 + len(needed) // 200].tolist()
     for capacity in (*just, *(math.nextafter(bits, 0) for bits in just), *capacities):
         expected = least_bits(layer, q, capacity)
@@ -135,7 +137,7 @@ def assert_certified(layer, q, capacity, best):
 def test_every_optimum_carries_its_proof(data):
     layer = data.draw(layers(most={"N": 3, "K": 9, "C": 7, "P": 11, "Q": 9, "R": 5, "S": 4}))
     q = data.draw(widths())
-    least = q.input + q.weight + q.output
+    least = q.input + q.weight + q.partial_sum
     capacity = data.draw(st.floats(1, 400)) * least
     best = optimize(layer, q, capacity)
     assert_certified(layer, q, capacity, best)
@@ -151,11 +153,11 @@ def test_many_widths_at_once_give_what_each_gives_alone(data):
     layer = data.draw(layers(most={"N": 2, "K": 16, "C": 12, "P": 9, "Q": 9, "R": 3, "S": 3}))
     several = data.draw(st.lists(widths(), min_size=1, max_size=40))
     several += several[::3]
-    triples = np.array([(q.input, q.weight, q.output) for q in several])
-    capacity = data.draw(st.floats(1, 100)) * triples.sum(axis=1).max()
+    rows = table(several)
+    capacity = data.draw(st.floats(1, 100)) * rows[:, [0, 1, 3]].sum(axis=1).max()
     alone = [optimize(layer, q, capacity).bits for q in several]
-    assert optimize_many(layer, triples, capacity).tolist() == alone
-    bits, chosen, optima = optimal_tilings(layer, triples, capacity)
+    assert optimize_many(layer, rows, capacity).tolist() == alone
+    bits, chosen, optima = optimal_tilings(layer, rows, capacity)
     assert bits.tolist() == alone
     for q, index, expected in zip(several, chosen, alone, strict=True):
         assert optima[index].traffic.bits(q) == expected
@@ -257,15 +259,15 @@ def test_what_fits_nowhere_says_how_much_would_do(data):
 
 
 @pytest.mark.parametrize(
-    "triples", [[1, 2, 3], [[1, 2]], [[1, 2, 0]], [[1, 2, -3]], [[1, math.nan, 3]], [[1, math.inf, 3]], 5]
+    "rows", [[1, 2, 3], [[1, 2]], [[1, 2, 0]], [[1, 2, -3]], [[1, math.nan, 3]], [[1, math.inf, 3, 4]], [[1] * 5], 5]
 )
-def test_widths_that_are_none_are_refused(triples):
-    with pytest.raises(BitqError, match=r"array \(n, 3\) of positive bits"):
-        optimize_many(Layer("x"), triples, 1000)
+def test_widths_that_are_none_are_refused(rows):
+    with pytest.raises(BitqError, match=r"array \(n, 3\) or \(n, 4\) of positive bits"):
+        optimize_many(Layer("x"), rows, 1000)
 
 
 @pytest.mark.parametrize("width", [0, -1, math.nan, math.inf])
-@pytest.mark.parametrize("name", ["input", "output", "weight"])
+@pytest.mark.parametrize("name", ["input", "output", "weight", "partial_sum"])
 def test_a_width_is_a_positive_number(name, width):
     with pytest.raises(BitqError, match=f"width of {name}"):
         Widths(**{"input": 8, "output": 8, "weight": 8, name: width})
@@ -273,6 +275,63 @@ def test_a_width_is_a_positive_number(name, width):
 
 def test_no_widths_need_no_bits():
     assert optimize_many(Layer("x"), np.empty((0, 3)), 1000).shape == (0,)
+
+
+def test_partial_sums_are_as_wide_as_outputs_unless_told_otherwise():
+    q = Widths(5, 9, 4)
+    assert q == Widths(5, 9, 4, partial_sum=9) == q.with_partial_sums(8)
+    assert q.with_partial_sums(9.5).partial_sum == 9.5
+    layer, rows = Layer("conv", K=6, C=8, P=5, R=3), np.array([[5, 4, 9], [5.125, 4.02, 7.9]])
+    for capacity in (60, 400, math.inf):
+        alone = optimize_many(layer, rows, capacity)
+        assert optimize_many(layer, np.column_stack([rows, rows[:, 2]]), capacity).tobytes() == alone.tobytes()
+
+
+def test_a_partial_sum_is_no_narrower_than_its_output():
+    with pytest.raises(BitqError, match=r"partial_sum is 8 bits; it must be at least the output's 9"):
+        Widths(5, 9, 4, partial_sum=8)
+    with pytest.raises(BitqError, match=r"fourth column, must be at least those of outputs"):
+        optimize_many(Layer("x"), [[5, 4, 9, 8]], 1000)
+
+
+@given(st.data())
+@settings(max_examples=100)
+def test_all_writes_but_the_last_and_all_reads_of_an_output_are_partial_sums(data):
+    """Followed element by element, each tile a set of those it holds."""
+    layer = data.draw(layers(most={"N": 2, "K": 2, "C": 3, "P": 4, "Q": 2, "R": 3, "S": 2}))
+    tiling, q = data.draw(tilings(layer)), data.draw(widths())
+    writes = Counter()
+    for tile in output_tiles(layer, tiling):
+        writes.update(tile)
+    spilled = sum(2 * (times - 1) for times in writes.values())
+    moved = simulate(layer.group, tiling)
+    by_hand = q.input * moved.input_reads + q.weight * moved.weight_reads
+    by_hand += q.output * len(writes) + q.partial_sum * spilled
+    assert moved.bits(q) == pytest.approx(by_hand, rel=1e-14)
+    assert moved.scaled(layer.groups).bits(q) == pytest.approx(by_hand * layer.groups, rel=1e-14)
+    assert sum(traffic_bits(moved, q).values()) == pytest.approx(by_hand, rel=1e-14)
+    assert traffic_bits(moved, q)["output_reads"] == pytest.approx(q.partial_sum * spilled / 2, rel=1e-14)
+
+
+def output_tiles(layer, tiling):
+    """Each output tile of one group in turn, until it is left."""
+    starts = [range(0, layer.extent(loop), tiling.tiles[loop]) for loop in tiling.permutation]
+    held = None
+    for step in product(*starts):
+        at = dict(zip(tiling.permutation, step, strict=True))
+        ends = {loop: min(at[loop] + tiling.tiles[loop], layer.extent(loop)) for loop in "NKPQ"}
+        tile = set(product(*(range(at[loop], ends[loop]) for loop in "NKPQ")))
+        if tile != held:
+            yield tile
+        held = tile
+
+
+def test_wider_partial_sums_are_spilled_less():
+    layer = Layer("conv", K=16, C=32, P=14, Q=14, R=3, S=3)
+    narrow, wide = (optimize(layer, Widths(5, 5, 4, partial_sum=bits), 4096) for bits in (5, 32))
+    assert narrow.traffic.output_reads >= wide.traffic.output_reads
+    assert wide.footprint.output < narrow.footprint.output
+    assert wide.bits > narrow.bits
 
 
 @pytest.mark.parametrize(

@@ -35,12 +35,21 @@ class Memory:
 
 @dataclass(frozen=True)
 class Device:
-    """Memories from the compute units outward, the last one DRAM (or whatever holds the whole network)."""
+    """Memories from the compute units outward, the last one DRAM (or whatever holds the whole network).
+
+    Attributes:
+        name: by which the device is asked for.
+        title, description: for readers.
+        memories: at least two.
+        partial_sum_bits: width of an output that is still accumulated, in every memory and whenever it is spilled; an
+            output's own width if that is larger, as it always is with 0.
+    """
 
     name: str
     title: str
     description: str
     memories: tuple[Memory, ...]
+    partial_sum_bits: float = 0.0
 
     @property
     def boundaries(self) -> tuple[tuple[Memory, Memory], ...]:
@@ -63,6 +72,7 @@ class _DeviceFile(BaseModel):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=40)]
     title: str
     description: str = ""
+    partial_sum_bits: Annotated[float, Field(gt=0, le=128)] | None = None
     memories: Annotated[list[_MemoryFile], Field(min_length=2, max_length=8)]
 
 
@@ -109,7 +119,13 @@ def _parse(content: bytes, where: str) -> Device:
         raise BitqError(f"device file {where}: last memory {last.name!r} holds all: no double_buffered")
     if len({memory.name for memory in entry.memories}) < len(entry.memories):
         raise BitqError(f"device file {where}: two memories have the same name; each needs its own")
-    return Device(entry.name, entry.title, entry.description.strip(), tuple(map(_memory, entry.memories)))
+    return Device(
+        name=entry.name,
+        title=entry.title,
+        description=entry.description.strip(),
+        memories=tuple(map(_memory, entry.memories)),
+        partial_sum_bits=entry.partial_sum_bits or 0.0,
+    )
 
 
 def _memory(entry: _MemoryFile) -> Memory:

@@ -33,7 +33,8 @@ derived here:
 4. *Join.* Every used input and every weight is read and every output begun at least once: C bits of a tensor. What an
    output does in the buffer begins with an arrival and ends with a write, so traffic is q(input) · reads +
    q(weight) · reads + q(output) · (2 · arrivals - outputs) >= V + Σ (1 - β) C. Each s and β gives a bound; the
-   largest is taken.
+   largest is taken. With partial sums of their own width, q(output) is theirs, in the buffer too; the last write of
+   every output is as wide as the output, which takes the same bits from every schedule.
 """
 
 from __future__ import annotations
@@ -78,10 +79,11 @@ def lower_bound(layer: Layer, widths: Widths, capacity_bits: float = float("inf"
     factors = _factors(layer)
     if capacity_bits == float("inf") or not all(factors):
         return bits
-    each = np.array([widths.input, widths.weight, widths.output])
+    each = np.array([widths.input, widths.weight, widths.accumulated])
     once = each * (least.input_reads, least.weight_reads, least.output_writes)
     capacity = max(capacity_bits, each.sum())  # with less, no MAC has its three elements
-    return max(bits, ROUNDING * _joined(_log_charge(factors, layer.groups, each, capacity), once))
+    finishing = (widths.output - widths.accumulated) * least.outputs
+    return max(bits, ROUNDING * _joined(_log_charge(factors, layer.groups, each, capacity), once) + finishing)
 
 
 def compulsory(layer: Layer) -> Traffic:

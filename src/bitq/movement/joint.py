@@ -64,7 +64,7 @@ def joint_movement(layer: Layer, widths: Widths, device: Device, budget: int = B
 
     Args:
         layer: groups are independent convolutions, done one after the other.
-        widths: bits per element.
+        widths: bits per element; partial sums take at least those of the device.
         device: its memories; the tile of one is the problem of the next inner one, as for `levels.movement`.
         budget: about how many tile vectors to solve. The result never takes more energy than `levels.movement`,
             and depends on nothing but the arguments.
@@ -75,6 +75,7 @@ def joint_movement(layer: Layer, widths: Widths, device: Device, budget: int = B
     Raises:
         BitqError: a memory too small for one element of each tensor.
     """
+    widths = widths.with_partial_sums(device.partial_sum_bits)
     greedy = movement(layer, widths, device)
     search = _Search(layer, widths, device, greedy)
     for sizes, limit in ((few_sizes, budget // 4), (smallest_sizes, budget // 2), (every_size, budget)):

@@ -18,7 +18,7 @@ from bitq.layers import LOOPS, Layer
 from bitq.movement.cache import cached
 from bitq.movement.expression import Parts, split, traffic, whole
 from bitq.movement.model import Tiling, Traffic, Widths
-from bitq.movement.optimum import optimal_tilings, optimize
+from bitq.movement.optimum import Table, optimal_tilings, optimize, priced, width_table
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,15 @@ class LevelMovement:
 def movement(layer: Layer, widths: Widths, device: Device) -> tuple[LevelMovement, ...]:
     """Movement of a layer at every memory of a device, outermost (DRAM's traffic) first.
 
+    Args:
+        layer: any layer.
+        widths: bits per element; partial sums take at least those of the device.
+        device: its memories.
+
     Raises:
         BitqError: a memory too small for one element of each tensor.
     """
+    widths = widths.with_partial_sums(device.partial_sum_bits)
     levels, problem, parts = [], layer.group, whole(layer)
     for memory, source in device.boundaries:
         tiling = optimize(problem, widths, memory.capacity_bits).tiling
@@ -59,55 +65,55 @@ def movement(layer: Layer, widths: Widths, device: Device) -> tuple[LevelMovemen
 
 
 def movement_many(layer: Layer, widths: ArrayLike, device: Device) -> NDArray[np.float64]:
-    """`movement` for many width triples at once; tables that were computed before are read from the disk's cache.
+    """`movement` for many widths at once; tables that were computed before are read from the disk's cache.
 
     Args:
         layer: any layer.
-        widths: array (n, 3) of bits per element of input, weight, output.
+        widths: array (n, 3) of bits per element of input, weight, output; or (n, 4) with those of partial sums.
         device: its memories.
 
     Returns:
         Array (n, number of boundaries) of traffic in bits, outermost first, equal to the `bits` of `movement`.
 
     Raises:
-        BitqError: as for `movement`.
+        BitqError: as for `movement` and `optimize_many`.
     """
-    triples = np.ascontiguousarray(widths, dtype=np.float64)
+    table = width_table(widths)
+    if device.partial_sum_bits:
+        table = np.column_stack([table[:, :3], np.maximum(table[:, -1], device.partial_sum_bits)])
     capacities = [memory.capacity_bits for memory, _ in device.boundaries]
 
     def compute() -> NDArray[np.float64]:
-        bits = np.empty((len(triples), len(capacities)))
-        _fill(layer, layer.group, whole(layer), triples, np.arange(len(triples)), capacities, bits)
+        bits = np.empty((len(table), len(capacities)))
+        _fill(layer, layer.group, whole(layer), table, np.arange(len(table)), capacities, bits)
         return bits
 
-    return cached(layer, triples, capacities, compute)
+    return cached(layer, table, capacities, compute)
 
 
 def _fill(
     layer: Layer,
     problem: Layer,
     parts: Parts,
-    triples: NDArray[np.float64],
+    table: Table,
     rows: NDArray[np.int64],
     capacities: Sequence[float],
     bits: NDArray[np.float64],
 ) -> None:
     level = bits.shape[1] - len(capacities)
-    _, chosen, optima = optimal_tilings(problem, triples[rows], capacities[0])
+    _, chosen, optima = optimal_tilings(problem, table[rows], capacities[0])
     inner: dict[tuple[int, ...], list[int]] = {}
     for index, optimum in enumerate(optima):
         moved = traffic(layer, optimum.tiling, parts)
         picked = rows[chosen == index]
-        elements = (moved.input_reads, moved.weight_reads, moved.output_writes + moved.output_reads)
-        products = triples[picked] * np.array(elements, dtype=np.float64)
-        bits[picked, level] = products[:, 0] + products[:, 1] + products[:, 2]
+        bits[picked, level] = priced(table[picked], moved)
         inner.setdefault(tuple(optimum.tiling.tiles[loop] for loop in LOOPS), []).append(index)
     if len(capacities) == 1:
         return
     for indices in inner.values():  # orders differ, but the next memory sees the same tiles
         tiling = optima[indices[0]].tiling
         picked = rows[np.isin(chosen, indices)]
-        _fill(layer, interior(problem, tiling), split(parts, tiling), triples, picked, capacities[1:], bits)
+        _fill(layer, interior(problem, tiling), split(parts, tiling), table, picked, capacities[1:], bits)
 
 
 def interior(problem: Layer, tiling: Tiling) -> Layer:

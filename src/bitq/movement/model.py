@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from bitq.errors import BitqError
@@ -14,19 +14,46 @@ from bitq.layers import LOOPS, Layer
 class Widths:
     """Bits per element of the three tensors of a layer (the paper's q_i, q_o, q_w); any positive number.
 
+    An output that is still accumulated is a partial sum, which hardware keeps wider than the result (our choice; the
+    paper has one width). The output tile in the buffer takes `partial_sum` bits per element, and so does every spill:
+    all writes but an element's last, and all read-backs. The last write carries the finished output at `output` bits.
+    Every output is finished once, whatever the schedule. So traffic is that of outputs of `partial_sum` bits plus a
+    constant, and the best tilings are those for the widths (input, partial_sum, weight).
+
+    Attributes:
+        input, output, weight: of the finished tensors.
+        partial_sum: of an output that is still accumulated; at least `output`, which is the default.
+
     Raises:
-        BitqError: a width that is not a positive finite number.
+        BitqError: a width that is not a positive finite number, or a partial sum narrower than its output.
     """
 
     input: float
     output: float
     weight: float
+    partial_sum: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("input", "output", "weight"):
+        if self.partial_sum is None:
+            object.__setattr__(self, "partial_sum", self.output)
+        for name in ("input", "output", "weight", "partial_sum"):
             width = getattr(self, name)
             if not 0 < width < float("inf"):
                 raise BitqError(f"width of {name} is {width!r} bits; it must be a positive number")
+        if self.accumulated < self.output:
+            raise BitqError(
+                f"width of partial_sum is {self.partial_sum!r} bits; it must be at least the output's {self.output!r}"
+            )
+
+    @property
+    def accumulated(self) -> float:
+        """`partial_sum`, which is set by now (bits)."""
+        assert self.partial_sum is not None
+        return self.partial_sum
+
+    def with_partial_sums(self, least: float) -> Widths:
+        """The same with partial sums of at least so many bits."""
+        return replace(self, partial_sum=max(self.accumulated, least))
 
 
 @dataclass(frozen=True)
@@ -39,12 +66,18 @@ class Traffic:
     output_reads: int
 
     def bits(self, widths: Widths) -> float:
-        """Traffic in bits: each tensor's elements times its width."""
-        return (
+        """Traffic in bits: each tensor's elements times its width, spilled partial sums at theirs (see `Widths`)."""
+        moved = (
             widths.input * self.input_reads
             + widths.weight * self.weight_reads
-            + widths.output * (self.output_writes + self.output_reads)
+            + widths.accumulated * (self.output_writes + self.output_reads)
         )
+        return moved + (widths.output - widths.accumulated) * self.outputs
+
+    @property
+    def outputs(self) -> int:
+        """Outputs that are written for the last time, which is all of them once: the other writes are read back."""
+        return self.output_writes - self.output_reads
 
     def scaled(self, times: int) -> Traffic:
         """The traffic of `times` independent repetitions."""
@@ -110,7 +143,7 @@ class Footprint:
 
     def bits(self, widths: Widths) -> float:
         """Capacity needed, in bits."""
-        return widths.input * self.input + widths.weight * self.weight + widths.output * self.output
+        return widths.input * self.input + widths.weight * self.weight + widths.accumulated * self.output
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def layer_movement(layer: Layer, formats: TensorFormats, device: Device, joint: 
     Raises:
         BitqError: a memory too small for one element of each tensor.
     """
-    sizes = widths(layer, formats)
+    sizes = widths(layer, formats, device.partial_sum_bits)
     if joint:
         plan = joint_movement(layer, sizes, device)
         return LayerMovement(layer, formats, sizes, plan.levels, plan.lower_bound_pj)
@@ -103,11 +103,12 @@ def network_movement(
 
 def traffic_bits(traffic: Traffic, sizes: Widths) -> dict[str, float]:
     """Traffic by tensor and direction, in bits: "input", "weight", "output_writes" and "output_reads"."""
+    finishing = (sizes.output - sizes.accumulated) * traffic.outputs
     return {
         "input": sizes.input * traffic.input_reads,
         "weight": sizes.weight * traffic.weight_reads,
-        "output_writes": sizes.output * traffic.output_writes,
-        "output_reads": sizes.output * traffic.output_reads,
+        "output_writes": sizes.accumulated * traffic.output_writes + finishing,
+        "output_reads": sizes.accumulated * traffic.output_reads,
     }
 
 

@@ -28,6 +28,9 @@ from bitq.movement._engine import ffi, lib
 from bitq.movement.axis import Axis, axis_tiles
 from bitq.movement.model import Footprint, Optimum, Tiling, Traffic, Widths
 
+Table = NDArray[np.float64]
+"""Widths as an array (n, 3) or (n, 4) of bits per element: input, weight, output and, if set apart, partial sum."""
+
 
 def optimize(layer: Layer, widths: Widths, capacity_bits: float) -> Optimum:
     """Least traffic of a layer between a buffer and what lies behind it, with a tiling that has it.
@@ -43,68 +46,96 @@ def optimize(layer: Layer, widths: Widths, capacity_bits: float) -> Optimum:
     Raises:
         BitqError: no tiling fits; says the least capacity that does.
     """
-    triple = _triples([[widths.input, widths.weight, widths.output]])
-    _, chosen, candidates = _solve(layer, triple, capacity_bits)
+    table = width_table([[widths.input, widths.weight, widths.output, widths.accumulated]])
+    _, chosen, candidates = _solve(layer, table, capacity_bits)
     return _optimum(layer, widths, candidates[chosen[0]])
 
 
 def optimize_many(layer: Layer, widths: ArrayLike, capacity_bits: float) -> NDArray[np.float64]:
-    """`optimize` for many width triples at once.
+    """`optimize` for many widths at once.
 
     Args:
         layer: as for `optimize`.
-        widths: array (n, 3) of bits per element of input, weight, output.
+        widths: array (n, 3) of bits per element of input, weight, output; or (n, 4) with those of partial sums.
         capacity_bits: what the buffer holds.
 
     Returns:
-        Array (n,): least traffic in bits for each triple, equal to `optimize(...).bits`.
+        Array (n,): least traffic in bits for each row, equal to `optimize(...).bits`.
 
     Raises:
-        BitqError: widths of another shape or not positive, or a triple that no tiling fits.
+        BitqError: widths of another shape or not positive, partial sums narrower than their outputs, or a row that no
+            tiling fits.
     """
-    return _solve(layer, _triples(widths), capacity_bits)[0]
+    return _solve(layer, width_table(widths), capacity_bits)[0]
 
 
 def optimal_tilings(
     layer: Layer, widths: ArrayLike, capacity_bits: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[Optimum, ...]]:
-    """`optimize_many` with the tilings: bits (n,), the index (n,) of each triple's optimum, and the distinct optima.
+    """`optimize_many` with the tilings: bits (n,), the index (n,) of each row's optimum, and the distinct optima.
 
-    The `bits` of a returned optimum are those of the first triple that chose it.
+    The `bits` of a returned optimum are those of the first row that chose it.
 
     Raises:
         BitqError: as for `optimize_many`.
     """
-    triples = _triples(widths)
-    bits, chosen, candidates = _solve(layer, triples, capacity_bits)
+    table = width_table(widths)
+    bits, chosen, candidates = _solve(layer, table, capacity_bits)
     first = {int(index): position for position, index in reversed(list(enumerate(chosen)))}
     optima = []
     for index, candidate in enumerate(candidates):
-        q_input, q_weight, q_output = triples[first[index]]
-        optima.append(_optimum(layer, Widths(input=q_input, weight=q_weight, output=q_output), candidate))
+        row = table[first[index]].tolist()
+        width = Widths(input=row[0], weight=row[1], output=row[2], partial_sum=row[-1])
+        optima.append(_optimum(layer, width, candidate))
     return bits, chosen, tuple(optima)
 
 
-def _triples(widths: ArrayLike) -> NDArray[np.float64]:
-    triples = np.ascontiguousarray(widths, dtype=np.float64)
-    if triples.ndim != 2 or triples.shape[1] != 3 or not np.all(np.isfinite(triples) & (triples > 0)):
-        raise BitqError(f"widths of shape {triples.shape} must be an array (n, 3) of positive bits per element")
-    return triples
+def width_table(widths: ArrayLike) -> Table:
+    """Rows of widths, checked.
+
+    Raises:
+        BitqError: as for `optimize_many`.
+    """
+    table = np.ascontiguousarray(widths, dtype=np.float64)
+    if table.ndim != 2 or table.shape[1] not in (3, 4) or not np.all(np.isfinite(table) & (table > 0)):
+        raise BitqError(f"widths of shape {table.shape} must be an array (n, 3) or (n, 4) of positive bits per element")
+    if np.any(table[:, -1] < table[:, 2]):
+        raise BitqError("widths of partial sums, the fourth column, must be at least those of outputs, the third")
+    return table
+
+
+def priced(table: Table, traffic: Traffic) -> NDArray[np.float64]:
+    """`Traffic.bits` for every row of a table of widths, an array (n,)."""
+    elements = (traffic.input_reads, traffic.weight_reads, traffic.output_writes + traffic.output_reads)
+    products = _held(table) * np.array(elements, dtype=np.float64)
+    bits: NDArray[np.float64] = products[:, 0] + products[:, 1] + products[:, 2] + _finishing(table, traffic.outputs)
+    return bits
+
+
+def _held(table: Table) -> Table:
+    """Widths in the buffer, an array (n, 3): outputs are partial sums there."""
+    return np.ascontiguousarray(table[:, [0, 1, -1]])
+
+
+def _finishing(table: Table, outputs: int) -> NDArray[np.float64]:
+    """What the last writes of all outputs add, for they are as wide as outputs and not as partial sums (bits)."""
+    bits: NDArray[np.float64] = (table[:, 2] - table[:, -1]) * outputs
+    return bits
 
 
 def _solve(
-    layer: Layer, triples: NDArray[np.float64], capacity_bits: float
+    layer: Layer, table: Table, capacity_bits: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], list[Any]]:
     if not capacity_bits > 0:
         raise BitqError(f"a capacity of {capacity_bits!r} bits holds nothing; it must be a positive number of bits")
-    bits, chosen = np.empty(len(triples)), np.empty(len(triples), dtype=np.int64)
-    if not len(triples):
+    bits, chosen, held = np.empty(len(table)), np.empty(len(table), dtype=np.int64), _held(table)
+    if not len(table):
         return bits, chosen, []
     found = ffi.new("bitq_candidate **")
     count = lib.bitq_optimize(
         _problem(layer)[0],
-        ffi.from_buffer("double[]", triples),
-        len(triples),
+        ffi.from_buffer("double[]", held),
+        len(held),
         capacity_bits,
         ffi.from_buffer("double[]", bits),
         ffi.from_buffer("int64_t[]", chosen),
@@ -113,13 +144,18 @@ def _solve(
     if count < 0:
         raise MemoryError(f"layer {layer.name!r} has too many tilings for this machine's memory")
     if count == 0:
-        needed = float(triples.sum(axis=1).max())
+        needed = float(held.sum(axis=1).max())
         raise BitqError(
             f"layer {layer.name!r} fits no tiling in {capacity_bits:g} bits; "
             f"one element of each tensor needs {needed!r}"
         )
     owner = ffi.gc(found[0], lib.bitq_free)
+    bits += _finishing(table, _outputs(layer))  # the same for all tilings, so the least stays the least
     return bits, chosen, [ffi.new("bitq_candidate *", owner[i]) for i in range(count)]
+
+
+def _outputs(layer: Layer) -> int:
+    return layer.N * layer.K * layer.P * layer.Q
 
 
 def _optimum(layer: Layer, widths: Widths, candidate: Any) -> Optimum:
@@ -133,7 +169,7 @@ def _optimum(layer: Layer, widths: Widths, candidate: Any) -> Optimum:
         permutation=tuple(LOOPS[i] for i in order if not (one_batch and LOOPS[i] == "N")),
         tiles=dict(zip(LOOPS, sizes, strict=True)),
     )
-    outputs = layer.N * layer.K * layer.P * layer.Q
+    outputs = _outputs(layer)
     writes = (int(candidate.output) + outputs) // 2
     traffic = Traffic(int(candidate.input), int(candidate.weight), writes, writes - outputs)
     held = Footprint(*(int(elements) for elements in candidate.footprint))

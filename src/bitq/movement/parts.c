@@ -87,7 +87,7 @@ static double larger(double a, double b) { return a > b ? a : b; }
  * C that make the same tiles. */
 static int judge(const bitq_parts *x, const double *q, const tile_vector *t, double limit, int64_t *solved, bitq_choice *c) {
     static const int OUTSIDE[LOOPS] = {OUTER, OUTER, OUTER, OUTER, OUTER, OUTER, OUTER};
-    double once = q[2] * x->outputs; /* first visits read nothing back */
+    double once = (2 * q[2] - q[3]) * x->outputs; /* first visits read nothing back, last ones write what is finished */
     double moved = shared_bits(t, q, OUTSIDE) - once, further = 0;
     if (x->inner) { /* every memory further in reads and writes every tile at least once */
         double repeated = t->loop[LOOP_N]->element[OUTER] * t->loop[LOOP_K]->repeat[OUTER] * t->loop[LOOP_C]->element[OUTER];

@@ -137,8 +137,8 @@ def choices(
         },
     )
     found, solved = ffi.new("bitq_choice **"), ffi.new("int64_t *")
-    triple = [widths.input, widths.weight, widths.output]
-    count = lib.bitq_parts_choices(asked, triple, limit_pj, most, solved, found)
+    prices = [widths.input, widths.weight, widths.accumulated, widths.output]
+    count = lib.bitq_parts_choices(asked, prices, limit_pj, most, solved, found)
     if count == -2:
         return solved[0], None
     if count < 0:

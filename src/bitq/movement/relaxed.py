@@ -7,7 +7,8 @@ open, the choice made here is:
 - What a tensor reuses is decided by the innermost loop. If it does not index the tensor, the tile stays (full reuse)
   and the next loop decides in turn. If it moves the sliding window of the inputs (P, Q, R, S), a whole sweep of it
   reads the rows or columns of the whole loop once (partial reuse). Otherwise each step reads the whole tile (no reuse).
-- Outputs count twice for each time their tile is entered: once read, once written, on the first visit too.
+- Outputs count twice for each time their tile is entered: once read, once written, on the first visit too. If partial
+  sums have a width of their own, all of that is theirs but each output's last write.
 - Input tiles are boxes of (T_P - 1) stride + (T_R - 1) dilation + 1 rows; padding and rows that a stride skips count
   as if they were stored and used.
 - Of all orders only eight differ and are not worse than another throughout (`CLASSES`). Each is solved by itself, in
@@ -114,13 +115,14 @@ def relaxed_traffic(layer: Layer, order: tuple[str, ...], sizes: Sizes) -> tuple
 def relaxed_bits(layer: Layer, order: tuple[str, ...], sizes: Sizes, widths: Widths) -> Any:
     """`relaxed_traffic` in bits."""
     inputs, weights, outputs = relaxed_traffic(layer, order, sizes)
-    return widths.input * inputs + widths.weight * weights + widths.output * outputs
+    moved = widths.input * inputs + widths.weight * weights + widths.accumulated * outputs
+    return moved + (widths.output - widths.accumulated) * layer.N * layer.K * layer.P * layer.Q
 
 
 def relaxed_footprint(layer: Layer, sizes: Sizes, widths: Widths) -> Any:
     """Bits that one tile of each tensor takes (paper, Eq. 7)."""
     weights, outputs = (prod(sizes[loop] for loop in index) for index in ("KCRS", "NKPQ"))
-    return widths.input * _input_box(layer, sizes) + widths.weight * weights + widths.output * outputs
+    return widths.input * _input_box(layer, sizes) + widths.weight * weights + widths.accumulated * outputs
 
 
 def _input_box(layer: Layer, sizes: Sizes) -> Any:

@@ -131,8 +131,9 @@ def sweep(
     sizes, reference = _sizes(device, at, least_bytes, most_bytes)
     boundary = len(device.memories) - 2 - at
     prices = np.array([source.energy_pj_per_bit for _, source in device.boundaries])
+    sums = device.partial_sum_bits
     problems = {
-        name: [(_shape(layer), widths(layer, each)) for layer, each in zip(layers, own, strict=True)]
+        name: [(_shape(layer), widths(layer, each, sums)) for layer, each in zip(layers, own, strict=True)]
         for name, own in {FLOAT: by_module(layers, {}), **formats}.items()
     }
     resized = [_resized(device, at, size) for size in sizes]

@@ -10,7 +10,7 @@ FLOAT_BITS = 32.0
 """Width of an element that is left as float32, in bits."""
 
 
-def widths(layer: Layer, formats: TensorFormats) -> Widths:
+def widths(layer: Layer, formats: TensorFormats, partial_sum_bits: float = 0.0) -> Widths:
     """Packed bits per element of a layer's tensors, the exponents of short blocks counted as they are.
 
     Blocks run along the channels: all of an activation's, those of one group in a weight, whose kernel
@@ -19,6 +19,7 @@ def widths(layer: Layer, formats: TensorFormats) -> Widths:
     Args:
         layer: a product of two activations (`weight_is_parameter` False) stays float whatever the formats.
         formats: of the three tensors; None is a 32-bit float.
+        partial_sum_bits: that an output takes at least while it is accumulated (a device's, as a rule).
     """
     if not layer.weight_is_parameter:
         formats = TensorFormats()
@@ -26,7 +27,7 @@ def widths(layer: Layer, formats: TensorFormats) -> Widths:
         input=_width(formats.input, layer.C * layer.groups),
         weight=_width(formats.weight, layer.C, layer.R * layer.S),
         output=_width(formats.output, layer.K),
-    )
+    ).with_partial_sums(partial_sum_bits)
 
 
 def _width(fmt: BlockFormat | None, channels: int, inner: int = 1) -> float:

@@ -116,7 +116,7 @@ def _plan(
 def _layer(run: Run, layer: Layer, formats: TensorFormats, biases: dict[str, int]) -> PlanLayer:
     if not layer.weight_is_parameter:
         formats = TensorFormats()
-    q = widths(layer, formats)
+    q = widths(layer, formats, run.space.device.partial_sum_bits)
     seen = run.max_abs.get(layer.module, UNKNOWN)
     return PlanLayer(
         name=layer.name,
