@@ -39,8 +39,8 @@ derived here:
 
 from __future__ import annotations
 
-from functools import cache
-from itertools import product
+from functools import cache, lru_cache
+from itertools import compress, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +103,7 @@ def _factors(layer: Layer) -> tuple[Classes, ...]:
     return ((N, 1, N, 1),), ((K, K, 1, 1),), ((C, 1, 1, C),), *(_classes(Axis.of(layer, axis)) for axis in (0, 1))
 
 
+@lru_cache(maxsize=1024)
 def _classes(axis: Axis) -> Classes:
     """The pairs (output, tap) that use a stored row, by class of taps."""
     outs = np.arange(axis.out)
@@ -122,52 +123,55 @@ def _classes(axis: Axis) -> Classes:
 
 
 @cache
-def _exponents() -> Floats:
-    """All (x, y, z) of the grid in the unit cube with 1 < x + y + z <= 2, an array (number, 3)."""
+def _exponents() -> tuple[Floats, Floats]:
+    """All s = (x, y, z) of the grid in the unit cube with 1 < x + y + z <= 2, an array (3, number), and their logarithms.
+
+    Logarithms of 0 only ever meet a factor 0 or a bound below.
+    """
     steps = [s for s in product(range(STEPS + 1), repeat=3) if STEPS < sum(s) <= 2 * STEPS]
-    return np.array(steps, dtype=np.float64) / STEPS
+    s = np.array(steps, dtype=np.float64).T.copy() / STEPS
+    return s, np.log(np.maximum(s, np.exp(LEAST_LOG)))
 
 
-def _log_weights(classes: Classes) -> Floats:
-    """The logarithm of Σ a over the points of a factor, for all exponents.
+@lru_cache(maxsize=1024)
+def _log_weights(factors: tuple[Classes, ...]) -> Floats:
+    """The logarithm of Σ a over the points of the iteration space of a group, for all exponents.
 
     As a mixture of corners, (1,0,0), (0,1,0) and (0,0,1) have 2 - σ of the weight, each at least 1 minus the other two
     exponents; the rest of it goes to the cheapest.
     """
-    s = _exponents()
-    sigma = s.sum(axis=1)
-    least = np.maximum(0, 1 - sigma[:, None] + s)
-    free = 2 - sigma - least.sum(axis=1)
-    logs = np.log(np.array(classes))
-    constants = least @ logs[:, 1:].T + free[:, None] * logs[:, 1:].min(axis=1)
-    weights: Floats = np.logaddexp.reduce(logs[:, 0] - constants, axis=1) - least[:, 2] * np.log(len(classes))
+    s, _ = _exponents()
+    sigma = s.sum(axis=0)
+    least = np.maximum(0, 1 - sigma + s)
+    free = 2 - sigma - least.sum(axis=0)
+    weights = np.zeros(len(sigma))
+    for classes in factors:
+        points, *most = np.log(np.array(classes)).T[:, :, None]
+        constants = most[0] * least[0] + most[1] * least[1] + most[2] * least[2] + np.min(most, axis=0) * free
+        weights += np.logaddexp.reduce(points - constants, axis=0) - least[2] * np.log(len(classes))
     return weights
 
 
 def _log_charge(factors: tuple[Classes, ...], groups: int, each: Floats, capacity: float) -> Floats:
     """The logarithm of X A / G in bits, the least V if β = 1, for all exponents."""
-    s = _exponents()
-    over = s.sum(axis=1) - 1
-    weights = np.log(groups) + sum((_log_weights(classes) for classes in factors), np.zeros(len(s)))
-    logs: Floats = weights + (s * (np.log(each) - _log(s))).sum(axis=1) + over * (np.log(over) - np.log(capacity))
+    s, log_s = _exponents()
+    over = s.sum(axis=0) - 1
+    widths = (s * (np.log(each)[:, None] - log_s)).sum(axis=0)
+    logs: Floats = np.log(groups) + _log_weights(factors) + widths + over * (np.log(over) - np.log(capacity))
     return logs
 
 
 def _joined(log_charge: Floats, once: Floats) -> float:
     """The largest V Π β^s + Σ (1 - β) C of all exponents, with β = 1 for some tensors and the best for the others."""
-    s = _exponents()
+    s, log_s = _exponents()
+    log_share = log_s - np.log(once)[:, None]
     best = 0.0
-    for cheap in product((0, 1), repeat=3):
-        part = s * cheap
-        room = 1 - part.sum(axis=1)
-        log_v = (log_charge + (part * (_log(s) - np.log(once))).sum(axis=1)) / np.where(room > 0, room, 1)
-        log_beta = np.array(cheap) * np.clip(_log(s) + log_v[:, None] - np.log(once), LEAST_LOG, 0)
-        bits = np.exp(log_charge + (s * log_beta).sum(axis=1)) + (1 - np.exp(log_beta)) @ once
+    for some in product((False, True), repeat=3):
+        cheap = list(compress(range(3), some))  # tensors with β < 1
+        part = s[cheap]
+        room = 1 - part.sum(axis=0)
+        log_v = (log_charge + (part * log_share[cheap]).sum(axis=0)) / np.where(room > 0, room, 1)
+        log_beta = np.clip(log_share[cheap] + log_v, LEAST_LOG, 0)
+        bits = np.exp(log_charge + (part * log_beta).sum(axis=0)) + once[cheap] @ (1 - np.exp(log_beta))
         best = max(best, float(bits.max()))  # where room <= 0 the β is not the best, but as true as any
     return best
-
-
-def _log(s: Floats) -> Floats:
-    """Logarithms of exponents; those of 0 only ever meet a factor 0 or a bound below."""
-    logs: Floats = np.log(np.maximum(s, np.exp(LEAST_LOG)))
-    return logs
