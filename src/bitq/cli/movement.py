@@ -12,16 +12,18 @@ from rich.table import Table
 
 from bitq.cli.formats import planned_formats, uniform_formats
 from bitq.cli.network import InputShape, Network, input_and_layers
-from bitq.cli.output import Json, bits_text, count_text, csv_text, energy_text, print_json, ratio_text, show
+from bitq.cli.output import Json, bits_text, count_text, csv_text, energy_text, print_json, ratio_text, show, times_text
 from bitq.errors import BitqError
 from bitq.formats import TensorFormats
 from bitq.layers import LOOPS, Layer
 
 if TYPE_CHECKING:
     from bitq.devices import Device
-    from bitq.movement.network import LayerMovement
+    from bitq.movement.levels import LevelMovement
+    from bitq.movement.network import LayerMovement, LevelTotal
 
 FLOAT = TensorFormats()
+BOUND = "×: times the lower bound, below which no tiling, loop order or other schedule comes"
 
 
 def movement(
@@ -54,9 +56,11 @@ def movement(
 ) -> None:
     """Count the bits that one inference moves between the memories of a device, and the energy it takes.
 
-    Every layer is tiled so that the traffic is the least possible over all loop orders and tile sizes. Ratios
-    are to the same network in 32-bit float, tiled as well as that can be; the last column names the tensor
-    that takes most of the energy. Only shapes matter: nothing is computed or trained.
+    Every layer is tiled so that the traffic is the least possible over all loop orders and tile sizes; behind it
+    stands how many times a lower bound that is, which no other way to compute the layer with such a memory comes
+    below (near 1, nothing is left to win). "Of float" compares with the same network in 32-bit float, tiled as well
+    as that can be; the last column names the tensor that takes most of the energy. Only shapes matter: nothing is
+    computed or trained.
 
     Example: `bitq movement demo --device stm32f103c8 --format 8:e3:b16`
     """
@@ -79,8 +83,9 @@ def movement(
     else:
         shown = " x ".join(map(str, shape))
         what = "planned formats" if plan else format_ or "32-bit float"
+        sums = f", partial sums of {target.partial_sum_bits:g} bits or more" if target.partial_sum_bits else ""
         how = _how_near(moved) if joint else ""
-        show(f"{network} on {target.title}, input {shown}, {what}{how}", _table(moved, original))
+        show(f"{network} on {target.title}, input {shown}, {what}{sums}{how}", _table(moved, original), BOUND)
 
 
 def _how_near(moved: Sequence[LayerMovement]) -> str:
@@ -124,7 +129,7 @@ def _table(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) ->
         table.add_row(
             layer.layer.name,
             count_text(layer.layer.macs),
-            *(bits_text(level.bits) for level in layer.levels),
+            *map(_with_bound, layer.levels),
             energy_text(layer.energy_pj),
             ratio_text(layer.energy_pj, before.energy_pj),
             f"{tensor} {ratio_text(energy, layer.energy_pj)}",
@@ -134,12 +139,17 @@ def _table(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) ->
     table.add_row(
         "total",
         count_text(sum(layer.layer.macs for layer in moved)),
-        *(bits_text(level.bits) for level in levels),
+        *map(_with_bound, levels),
         energy_text(energy),
         ratio_text(energy, energy_before),
         "",
     )
     return table
+
+
+def _with_bound(level: LevelMovement | LevelTotal) -> str:
+    """Traffic, and how many times its lower bound that is."""
+    return f"{bits_text(level.bits)} {times_text(level.over_bound):>6}"
 
 
 def _records(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) -> Iterator[dict[str, Any]]:
@@ -163,8 +173,10 @@ def _records(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) 
                     "width_bits": getattr(layer.widths, tensor),
                     "traffic_bits": bits,
                     "traffic_bits_float": bits_float[part],
+                    "partial_sum_width_bits": layer.widths.partial_sum if tensor == "output" else None,
                     "energy_pj": level.energy_pj * bits / level.bits,
                     "energy_pj_float": level_before.energy_pj * bits_float[part] / level_before.bits,
+                    "level_over_lower_bound": level.over_bound,
                 }
 
 
@@ -182,7 +194,12 @@ def _document(moved: Sequence[LayerMovement], original: Sequence[LayerMovement])
             "energy_pj_float": energy_float,
             "normalized_energy": energy / energy_float if energy_float else None,
             "levels": [
-                {**asdict(after), "bits_float": before.bits, "energy_pj_float": before.energy_pj}
+                {
+                    **asdict(after),
+                    "over_lower_bound": after.over_bound,
+                    "bits_float": before.bits,
+                    "energy_pj_float": before.energy_pj,
+                }
                 for after, before in zip(level_totals(moved), level_totals(original), strict=True)
             ],
         },
@@ -209,6 +226,8 @@ def _layer_document(moved: LayerMovement, original: LayerMovement) -> dict[str, 
                 "permutation": level.tiling.permutation,
                 "tiles": dict(level.tiling.tiles),
                 "traffic_bits": traffic_bits(level.traffic, moved.widths),
+                "lower_bound_bits": level.lower_bound_bits,
+                "over_lower_bound": level.over_bound,
                 "energy_pj": level.energy_pj,
             }
             for level in moved.levels

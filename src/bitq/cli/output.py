@@ -65,6 +65,11 @@ def ratio_text(part: float, whole: float) -> str:
     return f"{_digits(100 * part / whole)} %" if whole else "-"
 
 
+def times_text(ratio: float) -> str:
+    """How many times as much, for a reader, such as "1.04×"."""
+    return f"{_digits(ratio) if ratio >= 10 else f'{ratio:.2f}'}×"
+
+
 def _scaled(value: float, base: int, units: Sequence[str]) -> str:
     power = 0
     while power + 1 < len(units) and round(value, 0) >= base:

@@ -13,12 +13,11 @@ tiles, a third one all integer tiles, for the proof. What the budget leaves out 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from bitq.devices import Device
 from bitq.layers import LOOPS, Layer
-from bitq.movement.bound import lower_bound
 from bitq.movement.expression import Parts, split, traffic, whole
 from bitq.movement.levels import LevelMovement, interior, movement
 from bitq.movement.model import Tiling, Widths
@@ -90,9 +89,8 @@ class _Search:
     """The best plan so far, and how many tile vectors were solved."""
 
     def __init__(self, layer: Layer, widths: Widths, device: Device, greedy: tuple[LevelMovement, ...]) -> None:
-        self.layer, self.widths, self.boundaries = layer, widths, device.boundaries
-        self.least_bits = [lower_bound(layer, widths, memory.capacity_bits) for memory, _ in self.boundaries]
-        self.least_bits[0] = greedy[0].bits  # the true optimum
+        self.layer, self.widths, self.boundaries, self.greedy = layer, widths, device.boundaries, greedy
+        self.least_bits = [greedy[0].bits, *(level.lower_bound_bits for level in greedy[1:])]  # the first is optimal
         self.least_pj = sum(
             bits * source.energy_pj_per_bit for bits, (_, source) in zip(self.least_bits, self.boundaries, strict=True)
         )
@@ -172,9 +170,10 @@ class _Search:
     def levels(self) -> tuple[LevelMovement, ...]:
         """Movement of the best plan."""
         levels, parts = [], whole(self.layer)
-        for tiling, (memory, source) in zip(self.tilings, self.boundaries, strict=True):
+        for level, tiling, (_, source) in zip(self.greedy, self.tilings, self.boundaries, strict=True):
             moved = traffic(self.layer, tiling, parts)
             bits = moved.bits(self.widths)
-            levels.append(LevelMovement(memory.name, source.name, tiling, moved, bits, bits * source.energy_pj_per_bit))
+            energy = bits * source.energy_pj_per_bit
+            levels.append(replace(level, tiling=tiling, traffic=moved, bits=bits, energy_pj=energy))
             parts = split(parts, tiling)
         return tuple(levels)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bitq.devices import Device
 from bitq.layers import LOOPS, Layer
+from bitq.movement.bound import lower_bound
 from bitq.movement.cache import cached
 from bitq.movement.expression import Parts, split, traffic, whole
 from bitq.movement.model import Tiling, Traffic, Widths
@@ -32,6 +33,7 @@ class LevelMovement:
         traffic: between the two, in elements.
         bits: the same in bits.
         energy_pj: bits times the device's energy of one bit from `source`, in pJ.
+        lower_bound_bits: no schedule of the layer moves less through a memory of this size, whatever the others do.
     """
 
     memory: str
@@ -40,6 +42,12 @@ class LevelMovement:
     traffic: Traffic
     bits: float
     energy_pj: float
+    lower_bound_bits: float
+
+    @property
+    def over_bound(self) -> float:
+        """Traffic over its lower bound, at least 1."""
+        return self.bits / self.lower_bound_bits
 
 
 def movement(layer: Layer, widths: Widths, device: Device) -> tuple[LevelMovement, ...]:
@@ -59,7 +67,8 @@ def movement(layer: Layer, widths: Widths, device: Device) -> tuple[LevelMovemen
         tiling = optimize(problem, widths, memory.capacity_bits).tiling
         moved = traffic(layer, tiling, parts)
         bits = moved.bits(widths)
-        levels.append(LevelMovement(memory.name, source.name, tiling, moved, bits, bits * source.energy_pj_per_bit))
+        energy, least = bits * source.energy_pj_per_bit, lower_bound(layer, widths, memory.capacity_bits)
+        levels.append(LevelMovement(memory.name, source.name, tiling, moved, bits, energy, least))
         problem, parts = interior(problem, tiling), split(parts, tiling)
     return tuple(levels)
 

@@ -114,12 +114,18 @@ def traffic_bits(traffic: Traffic, sizes: Widths) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class LevelTotal:
-    """Traffic between two memories over all layers (bits), and its energy (pJ)."""
+    """Traffic between two memories over all layers (bits), its energy (pJ), and its lower bound (bits)."""
 
     memory: str
     source: str
     bits: float
     energy_pj: float
+    lower_bound_bits: float
+
+    @property
+    def over_bound(self) -> float:
+        """Traffic over its lower bound, at least 1."""
+        return self.bits / self.lower_bound_bits
 
 
 def level_totals(moved: Iterable[LayerMovement]) -> tuple[LevelTotal, ...]:
@@ -130,6 +136,7 @@ def level_totals(moved: Iterable[LayerMovement]) -> tuple[LevelTotal, ...]:
             levels[0].source,
             sum(level.bits for level in levels),
             sum(level.energy_pj for level in levels),
+            sum(level.lower_bound_bits for level in levels),
         )
         for levels in zip(*(layer.levels for layer in moved), strict=True)
     )
