@@ -170,6 +170,7 @@ def _plan_layer(layer: Layer, formats: Mapping[str, BlockFormat | None], device:
                     output_reads=by_tensor["output"] * level.traffic.output_reads,
                 ),
                 energy_pj=level.energy_pj,
+                lower_bound_bits=level.lower_bound_bits,
             )
             for level in _movement(anonymous, Widths(**by_tensor), device)
         ),

@@ -7,55 +7,18 @@ import xml.etree.ElementTree as ET
 from dataclasses import asdict
 
 import pytest
-import torch
 
-from bitq.cli import main
 from bitq.cli.output import PIPE_COLUMNS, bits_text
-from bitq.demo.network import resnet8
 from bitq.devices import load_device
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.layers import LOOPS
 from bitq.movement.network import layer_movement, traffic_bits
 from bitq.movement.sweep import sweep
 from bitq.report.sweep import verdicts
-from bitq.tracing import trace
 
 E3, E5 = BlockFormat(8, 3, 16), BlockFormat(16, 5, 16)
 DEVICE = "stm32f103c8"
 ENDS = ("--from", "2KiB", "--to", "20480")
-
-
-@pytest.fixture
-def bitq(capsys, monkeypatch):
-    """Run a command here, not on a terminal: exit code, stdout, stderr."""
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main([str(arg) for arg in args])
-        return caught.value.code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def mistake(bitq):
-    """Run a command that must fail: what it says."""
-
-    def run(*args):
-        code, out, err = bitq(*args)
-        assert (code, out) == (2, "")
-        assert err.startswith("Error: ")
-        assert err.count("\n") == 1
-        return err
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def demo_layers():
-    return trace(resnet8(), torch.empty(1, 1, 28, 28, device="meta"))
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +28,7 @@ def demo_sweep(demo_layers):
 
 
 def both(*more):
-    return ("buffer", "demo", "--format", E3, "--format", E5, *ENDS, *more)
+    return ("buffer", "demo", "--formats", E3, "--format", E5, *ENDS, *more)
 
 
 def test_json_is_the_sweep(bitq, demo_sweep):
@@ -157,12 +120,16 @@ def test_a_plan_is_one_more_series(bitq, demo_layers, tmp_path):
     }
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(plan))
-    document = json.loads(bitq("buffer", "demo", "--plan", path, *ENDS, "--json")[1])
+    document = json.loads(bitq("buffer", "demo", "--formats", path, *ENDS, "--json")[1])
     assert [series["name"] for series in document["series"]] == ["float32", "plan"]
-    beside = json.loads(bitq("buffer", "demo", "--plan", path, "--format", E3, *ENDS, "--json")[1])
+    beside = json.loads(bitq("buffer", "demo", "--formats", E3, "--formats", tmp_path, *ENDS, "--json")[1])
     _, uniform, planned = beside["series"]
     assert uniform["traffic_bits"] == planned["traffic_bits"] == document["series"][1]["traffic_bits"]
     assert (uniform["name"], planned["name"]) == ("8:e3:b16", "plan")
+    again = tmp_path / "again.json"
+    again.write_bytes(path.read_bytes())
+    two = json.loads(bitq("buffer", "demo", "--formats", path, "--formats", again, *ENDS, "--json")[1])
+    assert [series["name"] for series in two["series"]] == ["float32", f"plan {path}", f"plan {again}"]
 
 
 def test_mistakes_are_told_in_a_sentence(mistake, tmp_path):
@@ -170,15 +137,16 @@ def test_mistakes_are_told_in_a_sentence(mistake, tmp_path):
     for size in ("", "2 kB", "0", "0.5B", "-1KiB", "1e3", "much", "²KiB"):
         assert "must be a size of at least a byte" in mistake("buffer", "demo", f"--from={size}")
     assert "4096 to 1024 bytes" in mistake("buffer", "demo", "--from", "4KiB", "--to", "1KiB")
-    assert "must read BITS" in mistake("buffer", "demo", "--format", "int8")
+    assert "neither such as 8:e3:b16 nor the plan.json" in mistake("buffer", "demo", "--formats", "int8")
+    assert "must read BITS" in mistake("buffer", "demo", "--formats", "int:8")
     assert "no memory 'L2'" in mistake("buffer", "demo", "--memory", "L2")
     assert "fits no tiling" in mistake("buffer", "demo", "--memory", "registers", "--from", "5B")
-    assert "no plan at" in mistake("buffer", "demo", "--plan", tmp_path / "plan.json")
+    assert "no plan at" in mistake("buffer", "demo", "--formats", tmp_path / "plan.json")
     assert not list(tmp_path.iterdir())
 
 
 def test_movement_as_csv_is_the_models(bitq, mistake, demo_layers):
-    code, out, err = bitq("movement", "demo", "--device", DEVICE, "--format", E3, "--csv")
+    code, out, err = bitq("movement", "demo", "--device", DEVICE, "--formats", E3, "--csv")
     assert (code, err) == (0, "")
     records = iter(csv.DictReader(io.StringIO(out)))
     device, uniform = load_device(DEVICE), TensorFormats(E3, E3, E3)
@@ -197,7 +165,9 @@ def test_movement_as_csv_is_the_models(bitq, mistake, demo_layers):
                 assert (record["layer"], record["memory"], record["source"]) == (layer.name, level.memory, level.source)
                 assert (record["tensor"], record["direction"], record["format"]) == (tensor, direction, "8:e3:b16")
                 assert float(record["width_bits"]) == getattr(moved.widths, tensor)
+                assert record["partial_sum_width_bits"] == (str(moved.widths.partial_sum) if tensor == "output" else "")
                 assert float(record["traffic_bits"]) == bits[part]
+                assert float(record["level_over_lower_bound"]) == level.over_bound
                 assert float(record["traffic_bits_float"]) == bits_float[part]
                 energy += float(record["energy_pj"])
                 energy_float += float(record["energy_pj_float"])

@@ -9,17 +9,13 @@ import sys
 import time
 
 import pytest
-import torch
 
-from bitq.cli import main
-from bitq.cli.output import PIPE_COLUMNS, bits_text, bytes_text, count_text, energy_text, ratio_text
-from bitq.demo.network import resnet8
+from bitq.cli.output import PIPE_COLUMNS, bits_text, bytes_text, count_text, energy_text, ratio_text, times_text
 from bitq.devices import device_names, load_device
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.layers import LOOPS
-from bitq.movement import simulate
+from bitq.movement import lower_bound, simulate
 from bitq.movement.network import layer_movement, traffic_bits
-from bitq.tracing import trace
 
 FORMAT = BlockFormat(8, 3, 16)
 UNIFORM = TensorFormats(FORMAT, FORMAT, FORMAT)
@@ -48,41 +44,8 @@ def empty():
 """
 
 
-@pytest.fixture
-def bitq(capsys, monkeypatch):
-    """Run a command here, not on a terminal: exit code, stdout, stderr."""
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main([str(arg) for arg in args])
-        return caught.value.code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def mistake(bitq):
-    """Run a command that must fail: what it says."""
-
-    def run(*args):
-        code, out, err = bitq(*args)
-        assert (code, out) == (2, "")
-        assert err.startswith("Error: ")
-        assert err.count("\n") == 1
-        return err
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def demo_layers():
-    return trace(resnet8(), torch.empty(1, 1, 28, 28, device="meta"))
-
-
 def test_movement_as_json_is_the_models(bitq, demo_layers):
-    code, out, err = bitq("movement", "demo", "--device", DEVICE, "--format", FORMAT, "--json")
+    code, out, err = bitq("movement", "demo", "--device", DEVICE, "--formats", FORMAT, "--json")
     document = json.loads(out)
     assert (code, err) == (0, "")
     assert (document["network"], document["device"]) == ("demo", DEVICE)
@@ -103,6 +66,9 @@ def test_movement_as_json_is_the_models(bitq, demo_layers):
             assert told["tiles"] == dict(level.tiling.tiles)
             assert tuple(told["permutation"]) == level.tiling.permutation
             assert told["traffic_bits"] == traffic_bits(level.traffic, moved.widths)
+            assert told["over_lower_bound"] == level.bits / told["lower_bound_bits"]
+        bound = lower_bound(layer, moved.widths, device.boundaries[0][0].capacity_bits)
+        assert entry["levels"][0]["lower_bound_bits"] == bound
         outermost = simulate(layer, moved.levels[0].tiling).bits(moved.widths)
         assert sum(entry["levels"][0]["traffic_bits"].values()) == pytest.approx(outermost, rel=1e-12)
     totals = document["totals"]
@@ -129,7 +95,7 @@ def test_movement_is_that_of_float_by_default(bitq):
 
 
 def test_movement_as_a_table(bitq, demo_layers):
-    code, out, err = bitq("movement", "demo", "--device", DEVICE, "--format", FORMAT)
+    code, out, err = bitq("movement", "demo", "--device", DEVICE, "--formats", FORMAT)
     assert (code, err) == (0, "")
     for layer in demo_layers:
         moved = layer_movement(layer, UNIFORM, load_device(DEVICE))
@@ -137,6 +103,7 @@ def test_movement_as_a_table(bitq, demo_layers):
         for text in (count_text(layer.macs), *(bits_text(level.bits) for level in moved.levels)):
             assert f" {text} " in row
         assert energy_text(moved.energy_pj) in row
+        assert all(times_text(level.over_bound) in row for level in moved.levels)
     (total,) = (line for line in out.splitlines() if " total " in line)
     assert "2.60 M" in total
     assert max(map(len, out.splitlines())) <= PIPE_COLUMNS
@@ -179,18 +146,20 @@ def demo_plan(demo_layers, tmp_path_factory):
 
 
 def test_movement_of_a_plan(bitq, demo_plan):
-    code, out, _ = bitq("movement", "demo", "--device", DEVICE, "--plan", demo_plan, "--json")
+    code, out, _ = bitq("movement", "demo", "--device", DEVICE, "--formats", demo_plan, "--json")
     assert code == 0
     for i, entry in enumerate(json.loads(out)["layers"]):
         size = 4 << i % 2
         assert entry["formats"] == {"input": f"8:e3:b{size}", "weight": f"8:e4:b{size}", "output": None}
         assert entry["width_bits"]["output"] == 32
-    assert "planned formats" in bitq("movement", "demo", "--device", DEVICE, "--plan", demo_plan)[1]
+    assert "demo_plan" not in out
+    shown = bitq("movement", "demo", "--device", DEVICE, "--format", demo_plan.parent)[1]
+    assert f"plan {demo_plan}" in shown.replace("\n", "")
 
 
 def test_a_plan_of_another_network_is_refused(mistake, demo_plan, tmp_path):
     def movement(path, *more):
-        return mistake("movement", "demo", "--device", DEVICE, "--plan", path, *more)
+        return mistake("movement", "demo", "--device", DEVICE, "--formats", path, *more)
 
     assert "other loops" in movement(demo_plan, "--input-shape", "2,1,28,28")
     plan = json.loads(demo_plan.read_text())
@@ -200,7 +169,6 @@ def test_a_plan_of_another_network_is_refused(mistake, demo_plan, tmp_path):
     assert "no layer '0'" in movement(path)
     path.write_text(json.dumps({**plan, "layers": [*plan["layers"], {**plan["layers"][0], "name": "more"}]}))
     assert "'more' is only in the plan" in movement(path)
-    assert "exclude each other" in movement(demo_plan, "--format", FORMAT)
     assert "no plan at" in movement(tmp_path / "none.json")
 
 
@@ -215,12 +183,12 @@ def own_network(tmp_path, monkeypatch):
 
 
 def test_movement_of_a_users_network(bitq, own_network):
-    shape = ("--input-shape", "2,3,10,10", "--format", FORMAT)
+    shape = ("--input-shape", "2,3,10,10", "--formats", FORMAT)
     code, out, err = bitq("movement", f"{own_network}:network", "--device", "eyeriss", "--json", *shape)
     assert (code, err) == (0, "")
     conv, product = json.loads(out)["layers"]
     assert (conv["name"], conv["loops"]["N"], conv["weight_is_parameter"]) == ("conv", 2, True)
-    assert conv["width_bits"] == {"input": 6.0, "weight": 5 + 3 / 27, "output": 5 + 3 / 8}
+    assert conv["width_bits"] == {"input": 6.0, "weight": 5 + 3 / 27, "output": 5 + 3 / 8, "partial_sum": 5 + 3 / 8}
     assert product["weight_is_parameter"] is False
     assert set(product["width_bits"].values()) == {32}
     assert product["energy_pj"] == product["energy_pj_float"]
@@ -253,7 +221,7 @@ def test_shapes_are_of_this_world(mistake, shape):
         (["movement"], "Missing argument"),
         (["movement", "demo"], "--device"),
         (["movement", "demo", "--device", "none"], "no device 'none'"),
-        (["movement", "demo", "--device", DEVICE, "--format", "8"], "8:e3:b16"),
+        (["movement", "demo", "--device", DEVICE, "--formats", "8"], "neither such as 8:e3:b16"),
         (["movement", "demo", "--device", DEVICE, "--format", "8:e7:b1"], "mantissa"),
         (["movement", "demo", "--device", DEVICE, "--fromat", "8:e3:b16"], "--format"),
         (["movement", "demo", "more", "--device", DEVICE], "more"),
@@ -296,6 +264,30 @@ def test_a_device_without_energies_has_no_ratio(bitq, tmp_path):
     code, out, _ = bitq("movement", "demo", "--device", path)
     assert code == 0
     assert "0 µJ" in out
+
+
+def test_a_device_may_keep_wider_partial_sums(bitq, tmp_path, demo_layers):
+    path = tmp_path / "wide.toml"
+    path.write_text(DEVICE_FILE.format(900).replace('title = "[red]T[/red]"', 'title = "T"\npartial_sum_bits = 20'))
+    code, out, _ = bitq("movement", "demo", "--device", path, "--formats", FORMAT)
+    assert code == 0
+    assert "8:e3:b16, partial sums of 20 bits or more" in " ".join(out.split())
+    document = json.loads(bitq("movement", "demo", "--device", path, "--formats", FORMAT, "--json")[1])
+    device = load_device(path)
+    for layer, entry in zip(demo_layers, document["layers"], strict=True):
+        assert entry["width_bits"]["partial_sum"] == 20
+        (level,), (told,) = layer_movement(layer, UNIFORM, device).levels, entry["levels"]
+        moved, bits = level.traffic, told["traffic_bits"]
+        assert bits["output_reads"] == 20 * moved.output_reads
+        assert bits["output_writes"] == pytest.approx(
+            20 * moved.output_reads + entry["width_bits"]["output"] * layer.N * layer.K * layer.P * layer.Q
+        )
+    path.write_text(DEVICE_FILE.format(900))
+    narrow = json.loads(bitq("movement", "demo", "--device", path, "--formats", FORMAT, "--json")[1])
+    assert narrow["totals"]["movement_bits"] < document["totals"]["movement_bits"]
+    path.write_text(DEVICE_FILE.format(900).replace('title = "[red]T[/red]"', 'title = "T"\npartial_sum_bits = 20'))
+    assert "Partial sums take 20 bits or more" in bitq("devices", path)[1]
+    assert json.loads(bitq("devices", path, "--json")[1])["partial_sum_bits"] == 20
 
 
 def test_names_are_shown_as_they_are(bitq, tmp_path):
@@ -409,6 +401,10 @@ def test_a_reader_that_leaves_early_is_no_failure_to_talk_about():
         (energy_text(10), "1.00e-05 µJ"),
         (ratio_text(1, 3), "33.3 %"),
         (ratio_text(1, 0), "-"),
+        (times_text(1), "1.00×"),
+        (times_text(9.996), "10.0×"),
+        (times_text(33.04), "33.0×"),
+        (times_text(2048), "2048×"),
     ],
 )
 def test_numbers_for_readers(text, expected):

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 import tiny
-from bitq.cli import main
 
 NETWORKS = f"""
 import torch
@@ -108,35 +107,6 @@ def folder(searched, tmp_path, monkeypatch):
     return tmp_path / "user"
 
 
-@pytest.fixture
-def bitq(folder, capsys, monkeypatch):
-    """Run a command here, not on a terminal: exit code, stdout, stderr."""
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main([str(arg) for arg in args])
-        return caught.value.code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def mistake(bitq):
-    """Run a command that must fail: the sentence it says."""
-
-    def run(*args):
-        code, out, err = bitq(*args)
-        assert (code, out) == (2, "")
-        *before, last = err.splitlines()
-        assert last.startswith("Error: ")
-        assert not any(line.startswith(("Error", "Traceback")) for line in before)
-        return last
-
-    return run
-
-
 def plan_of(run):
     return json.loads((run / "plan.json").read_text())
 
@@ -199,7 +169,7 @@ def test_report_writes_the_page_again(bitq, folder):
 def test_movement_agrees_with_the_plan(bitq, folder):
     totals = plan_of(folder / "run")["totals"]
     options = ["--input-shape", "1,1,8,8", "--device", "tiny.toml", "--json"]
-    document = json.loads(bitq("movement", NETWORK, "--plan", "run/plan.json", *options)[1])
+    document = json.loads(bitq("movement", NETWORK, "--formats", "run", *options)[1])
     for name in ("movement_bits", "movement_bits_float", "energy_pj", "energy_pj_float"):
         assert document["totals"][name] == pytest.approx(totals[name])
     planned = {layer["name"]: layer for layer in plan_of(folder / "run")["layers"]}
@@ -365,7 +335,7 @@ def test_runs_that_have_no_report(mistake, folder):
     assert (folder / "run" / "report.html").read_bytes() == page
 
 
-def test_a_plan_of_another_network_moves_nothing(mistake):
+def test_a_plan_of_another_network_moves_nothing(mistake, folder):
     options = ["--input-shape", "1,1,8,8", "--device", "tiny.toml"]
-    said = mistake("movement", "tiny_networks:other", "--plan", "run/plan.json", *options)
+    said = mistake("movement", "tiny_networks:other", "--formats", "run", *options)
     assert "plans network 'tiny_networks:network', which is not this one" in said

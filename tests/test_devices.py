@@ -1,6 +1,7 @@
 """Device files: what comes with bitq is complete, what a user writes is checked."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def test_a_device_file_becomes_a_device(tmp_path):
     device = load(tmp_path, GOOD)
     assert device == Device("toy", "A toy", "", (registers, outside))
     assert device.boundaries == ((registers, outside),)
+    assert load(tmp_path, "partial_sum_bits = 24\n" + GOOD) == replace(device, partial_sum_bits=24.0)
 
 
 @pytest.mark.parametrize("name", device_names())
@@ -73,6 +75,12 @@ def test_the_reference_device_is_the_papers():
         ("schema_version = 1\n", "", r"device.toml: schema_version: Field required"),
         ("schema_version = 1", "schema_version = ", r"not TOML: .*line 1"),
         ("schema_version = 1", "schema_version = 1\ncolour = 3", "line 2: colour"),
+        ("= 1", "= 1\npartial_sum_bits = 0", "line 2: partial_sum_bits: .*greater than 0"),
+        ("= 1", "= 1\npartial_sum_bits = 129", "line 2: partial_sum_bits: .*less than or equal to 128"),
+        ("= 1", "= 1\npartial_sum_bits = nan", "line 2: partial_sum_bits"),
+        ("= 1", '= 1\npartial_sum_bits = "8"', "line 2: partial_sum_bits"),
+        ("= 1", "= 1\npartial_sum_bits = true", "line 2: partial_sum_bits"),
+        ('"made up"', '"made up"\npartial_sum_bits = 8', "line 9: memories.0.partial_sum_bits: Extra"),
         ('"toy"', '"No Name"', "line 2: name"),
         ('"toy"', "3", "line 2: name"),
         ("64", "0", "line 7: memories.0.capacity_bytes"),

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitq.cli import main
 from bitq.devices import Device, Memory, load_device
 from bitq.errors import BitqError
 from bitq.layers import LOOPS, Layer
@@ -175,12 +174,11 @@ def test_a_wrong_double_buffered_is_named(tmp_path, old, new, reason):
         load_device(file)
 
 
-def test_the_command_line_plans_jointly_and_says_how_near(capsys):
+def test_the_command_line_plans_jointly_and_says_how_near(bitq):
     def run(*more):
-        with pytest.raises(SystemExit) as caught:
-            main(["movement", "demo", "--device", "eyeriss", "--format", "8:e3:b16", *more])
-        assert caught.value.code == 0
-        return capsys.readouterr().out
+        code, out, _ = bitq("movement", "demo", "--device", "eyeriss", "--formats", "8:e3:b16", *more)
+        assert code == 0
+        return out
 
     plain, joint = json.loads(run("--json")), json.loads(run("--json", "--joint"))
     assert joint["totals"]["energy_pj"] <= plain["totals"]["energy_pj"]

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from bitq.cli import main
 from bitq.networks import NETWORKS
 from bitq.networks.eca_mobilenet import ChannelAttention
 from bitq.networks.googlenet import MEAN, GoogLeNet
@@ -118,11 +117,11 @@ def test_channel_attention_scales_by_the_means_of_neighbours():
             assert torch.allclose(scaled[image, channel], expected, atol=1e-6)
 
 
-def test_movement_knows_the_networks_by_name_and_their_input(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["movement", "eca_mobilenet_v2", "--device", "stm32h743", "--input-shape", "1,3,32,32", "--json"])
-    document = json.loads(capsys.readouterr().out)
-    assert caught.value.code == 0
+def test_movement_knows_the_networks_by_name_and_their_input(bitq):
+    options = ("--device", "stm32h743", "--input-shape", "1,3,32,32", "--json")
+    code, out, _ = bitq("movement", "eca_mobilenet_v2", *options)
+    document = json.loads(out)
+    assert code == 0
     with torch.device("meta"):
         network = NETWORKS["eca_mobilenet_v2"]()
     layers = trace(network, torch.empty(1, 3, 32, 32, device="meta"))
@@ -138,8 +137,6 @@ def test_input_and_layers_of_a_known_network_need_no_shape():
     assert sum(layer.macs for layer in layers) == EXPECTED["resnet18"]["macs"]
 
 
-def test_an_unknown_network_is_told_which_are_known(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["movement", "resnet19", "--device", "stm32h743"])
-    assert caught.value.code == 2
-    assert "give demo, resnet18, googlenet, eca_mobilenet_v2, convnext_large" in capsys.readouterr().err
+def test_an_unknown_network_is_told_which_are_known(mistake):
+    said = mistake("movement", "resnet19", "--device", "stm32h743")
+    assert "give demo, resnet18, googlenet, eca_mobilenet_v2, convnext_large" in said

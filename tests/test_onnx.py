@@ -15,7 +15,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bitq.cli import main
 from bitq.errors import BitqError
 from bitq.networks import NETWORKS
 from bitq.onnx import load_onnx
@@ -453,11 +452,10 @@ def test_without_the_package_it_is_told_how_to_get_it(monkeypatch, file):
     refused(file(b""), r"needs the package onnx; install 'bitq\[onnx\]'")
 
 
-def test_movement_reads_onnx_files(capsys, file):
+def test_movement_reads_onnx_files(bitq, file):
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name="stem")]
     path = file(model(nodes, [value("x", "n", 3, 8, 8)], [constant("w", 4, 3, 3, 3)]))
-    with pytest.raises(SystemExit) as caught:
-        main(["movement", str(path), "--device", "stm32f103c8", "--input-shape", "2,3,8,8", "--json"])
-    document = json.loads(capsys.readouterr().out)
-    assert (caught.value.code, document["input_shape"]) == (0, [2, 3, 8, 8])
+    code, out, _ = bitq("movement", path, "--device", "stm32f103c8", "--input-shape", "2,3,8,8", "--json")
+    document = json.loads(out)
+    assert (code, document["input_shape"]) == (0, [2, 3, 8, 8])
     assert [(layer["name"], layer["macs"]) for layer in document["layers"]] == [("stem", 2 * 4 * 3 * 36 * 9)]

@@ -20,6 +20,7 @@ LEVEL = {
     "tiles": {"N": 1, "K": 2, "C": 3, "P": 4, "Q": 5, "R": 1, "S": 1},
     "traffic_bits": {"input": 10.5, "weight": 20, "output_writes": 30, "output_reads": 5},
     "energy_pj": 1310.0,
+    "lower_bound_bits": 50.0,
 }
 LAYER = {
     "name": "conv",

@@ -108,6 +108,7 @@ def test_every_mark_is_drawn_without_a_network(browser: webdriver.Chrome, run: t
         tuned = len(store.evaluations("finetune"))
     assert marks(ask, "allocation", "rect") == tensors
     assert marks(ask, "movement", "rect") == marks(ask, "energy", "rect") == levels
+    assert marks(ask, "over-bound", "symbol") == levels
     assert marks(ask, "landscape", "symbol") == 200 + tuned
     assert tuned <= marks(ask, "closer", "symbol") < 200 + tuned
     assert marks(ask, "closer", "line") == 1
@@ -202,9 +203,9 @@ def test_charts_and_tables_have_names_for_those_who_cannot_see(
         "return [...document.querySelectorAll('.chart')]"
         ".map(c => c.querySelector('[role]').getAttribute('aria-label'))"
     )
-    assert len(labels) == 8
+    assert len(labels) == 9
     assert all(labels)
-    assert len(set(labels)) == 8
+    assert len(set(labels)) == len(labels)
     assert ask(
         "return [...document.querySelectorAll('section')]"
         ".every(s => document.getElementById(s.getAttribute('aria-labelledby')))"
@@ -444,3 +445,14 @@ def test_comparison_words(new: float, old: float, said: str) -> None:
 )
 def test_durations(seconds: float, said: str) -> None:
     assert text.duration(seconds) == said
+
+
+def test_a_plan_that_keeps_no_bounds_shows_none(run: tuple[Path, Plan], tmp_path: Path) -> None:
+    document = json.loads((run[0] / "plan.json").read_text())
+    for layer in document["layers"]:
+        for level in layer["levels"]:
+            assert level["lower_bound_bits"] <= sum(level["traffic_bits"].values()) * (1 + 1e-12)
+            del level["lower_bound_bits"]
+    (tmp_path / "plan.json").write_text(json.dumps(document))
+    pages = [write_report(folder).read_text() for folder in (run[0], tmp_path)]
+    assert ['id="over-bound"' in page for page in pages] == [True, False]

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from bitq.cli.formats import planned_formats, uniform_formats
+from bitq.cli.formats import HELP, NAMES, Planned, Uniform, read_formats
 from bitq.cli.network import InputShape, Network, input_and_layers
 from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.errors import BitqError
-from bitq.formats import TensorFormats
-from bitq.layers import Layer
 
 if TYPE_CHECKING:
     from bitq.movement.sweep import Sweep
@@ -36,15 +34,15 @@ def buffer(
         str | None,
         typer.Option(help="The memory whose size varies; the others stay.", show_default="the outermost on the chip"),
     ] = None,
-    format_: Annotated[
+    formats: Annotated[
         list[str] | None,
         typer.Option(
-            "--format",
-            help="A format for every tensor, BITS:eEXPONENT_BITS:bBLOCK_SIZE; may be given several times.",
-            show_default=f"{DEFAULT_FORMAT}, if there is no plan",
+            *NAMES,
+            metavar="FORMAT|PLAN",
+            help=f"{HELP} May be given several times.",
+            show_default=DEFAULT_FORMAT,
         ),
     ] = None,
-    plan: Annotated[Path | None, typer.Option(help="The plan.json of a finished search, as one more format.")] = None,
     from_: Annotated[
         str | None,
         typer.Option("--from", help="The smallest size.", show_default="1KiB, or what the next inner memory holds"),
@@ -62,7 +60,7 @@ def buffer(
     orders and tile sizes. Sizes are the powers of two and the halves between them, and the device's own.
     The energy is that of all memories of the device.
 
-    Example: `bitq buffer demo --format 8:e3:b16 --format 16:e5:b16 --out buffer.png`
+    Example: `bitq buffer demo --formats 8:e3:b16 --formats 16:e5:b16 --out buffer.png`
     """
     from bitq.devices import load_device
     from bitq.movement.sweep import sweep
@@ -73,11 +71,12 @@ def buffer(
     target = load_device(device)
     least = None if from_ is None else _bytes("--from", from_)
     most = None if to is None else _bytes("--to", to)
+    chosen = [read_formats(text) for text in formats or [DEFAULT_FORMAT]]
     shape, layers = input_and_layers(network, input_shape)
     with Terminal() as terminal:
         found = sweep(
             layers,
-            _formats(format_, plan, layers),
+            {name: each.of(layers) for name, each in _named(chosen).items()},
             target,
             memory=memory,
             least_bytes=least,
@@ -105,13 +104,10 @@ def _bytes(option: str, text: str) -> float:
     return size
 
 
-def _formats(
-    texts: Sequence[str] | None, plan: Path | None, layers: Sequence[Layer]
-) -> dict[str, Sequence[TensorFormats]]:
-    chosen = texts or ([] if plan else [DEFAULT_FORMAT])
-    uniform = {str(formats.weight): formats for formats in map(uniform_formats, chosen)}
-    formats: dict[str, Sequence[TensorFormats]] = {name: [each] * len(layers) for name, each in uniform.items()}
-    return formats if plan is None else {**formats, "plan": planned_formats(plan, layers)}
+def _named(chosen: Sequence[Uniform | Planned]) -> dict[str, Uniform | Planned]:
+    """By the names of their curves; a plan that is the only one needs no path."""
+    plans = {each.path for each in chosen if isinstance(each, Planned)}
+    return {"plan" if plans == {getattr(each, "path", None)} else str(each): each for each in chosen}
 
 
 def _write(path: Path, found: Sweep, title: str) -> None:

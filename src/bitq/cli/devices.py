@@ -37,7 +37,7 @@ def devices(
         if as_json:
             print_json(_document(entry))
         else:
-            show(f"{entry.name}: {entry.title}", entry.description, _explanation(entry))
+            show(f"{entry.name}: {entry.title}", entry.description, _explanation(entry), _partial_sums(entry))
 
 
 def _list(known: list[Device]) -> Table:
@@ -59,6 +59,11 @@ def _explanation(device: Device) -> Table:
     return table
 
 
+def _partial_sums(device: Device) -> str:
+    wider = f"{device.partial_sum_bits:g} bits or more" if device.partial_sum_bits else "as many bits as outputs"
+    return f"Partial sums take {wider} per element."
+
+
 def _capacity(memory: Memory) -> str:
     return bytes_text(memory.capacity_bits / 8) if isfinite(memory.capacity_bits) else ""
 
@@ -68,6 +73,7 @@ def _document(device: Device) -> dict[str, Any]:
         "name": device.name,
         "title": device.title,
         "description": device.description,
+        "partial_sum_bits": device.partial_sum_bits or None,
         "memories": [
             {
                 "name": memory.name,

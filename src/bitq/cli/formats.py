@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,42 +14,79 @@ from bitq.layers import LOOPS, Layer
 if TYPE_CHECKING:
     from bitq.tradeoff.plan import Plan
 
+NAMES = ("--formats", "--format")
+"""The option; one format is asked for in the singular, too."""
 
-def uniform_formats(text: str) -> TensorFormats:
-    """The format of this text, such as 8:e3:b16, for every tensor.
+HELP = (
+    "BITS:eEXPONENT_BITS:bBLOCK_SIZE for every tensor, such as 8:e3:b16: 8 bits per element of which 3 are an exponent "
+    "that 16 elements share; or the folder of a finished search (or its plan.json): every tensor in its own format."
+)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """One format for every tensor, None for 32-bit float."""
+
+    format: BlockFormat | None = None
+
+    def __str__(self) -> str:
+        return str(self.format) if self.format else "32-bit float"
+
+    def of(self, layers: Sequence[Layer]) -> list[TensorFormats]:
+        """The formats of these layers."""
+        return [TensorFormats(self.format, self.format, self.format)] * len(layers)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Those of a plan, from this file."""
+
+    plan: Plan
+    path: Path
+
+    def __str__(self) -> str:
+        return f"plan {self.path}"
+
+    def of(self, layers: Sequence[Layer]) -> list[TensorFormats]:
+        """The formats of these layers.
+
+        Raises:
+            BitqError: the plan is for other layers.
+        """
+        planned = {entry.name: entry for entry in self.plan.layers}
+        for layer in layers:
+            entry = planned.pop(layer.name, None)
+            if entry is None:
+                raise self._other_network(f"it has no layer {layer.name!r}")
+            loops = {loop: getattr(layer, loop) for loop in LOOPS}
+            if (entry.loops, entry.groups) != (loops, layer.groups):
+                raise self._other_network(f"its layer {layer.name!r} has other loops")
+        if planned:
+            raise self._other_network(f"layer {next(iter(planned))!r} is only in the plan")
+        by_name = {entry.name: entry.formats for entry in self.plan.layers}
+        return [by_name[layer.name] for layer in layers]
+
+    def _other_network(self, difference: str) -> BitqError:
+        return BitqError(
+            f"{self.path} plans network {self.plan.network!r}, which is not this one on this input: {difference}; "
+            "give the network and the input shape it was made for"
+        )
+
+
+def read_formats(text: str | None) -> Uniform | Planned:
+    """What the option says; None is 32-bit float.
 
     Raises:
-        BitqError: no such format.
+        BitqError: neither a possible format nor a plan.
     """
-    fmt = BlockFormat.parse(text)
-    return TensorFormats(fmt, fmt, fmt)
+    if text is None:
+        return Uniform()
+    path = Path(text)
+    if path.is_dir() or path.suffix == ".json" or path.is_file():
+        from bitq.tradeoff.plan import load_plan
 
-
-def planned_formats(path: Path, layers: Sequence[Layer]) -> list[TensorFormats]:
-    """The formats that the plan in a file gives to these layers.
-
-    Raises:
-        BitqError: no plan, or one for other layers.
-    """
-    from bitq.tradeoff.plan import load_plan
-
-    plan = load_plan(path)
-    planned = {entry.name: entry for entry in plan.layers}
-    for layer in layers:
-        entry = planned.pop(layer.name, None)
-        if entry is None:
-            raise _other_network(path, plan, f"it has no layer {layer.name!r}")
-        loops = {loop: getattr(layer, loop) for loop in LOOPS}
-        if (entry.loops, entry.groups) != (loops, layer.groups):
-            raise _other_network(path, plan, f"its layer {layer.name!r} has other loops")
-    if planned:
-        raise _other_network(path, plan, f"layer {next(iter(planned))!r} is only in the plan")
-    by_name = {entry.name: entry.formats for entry in plan.layers}
-    return [by_name[layer.name] for layer in layers]
-
-
-def _other_network(path: Path, plan: Plan, difference: str) -> BitqError:
-    return BitqError(
-        f"{path} plans network {plan.network!r}, which is not this one on this input: {difference}; "
-        "give the network and the input shape it was made for"
-    )
+        file = path / "plan.json" if path.is_dir() else path
+        return Planned(load_plan(file), file)
+    if ":" not in text:
+        raise BitqError(f"formats {text!r} are neither such as 8:e3:b16 nor the plan.json of a finished search")
+    return Uniform(BlockFormat.parse(text))

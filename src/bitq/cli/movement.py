@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from bitq.cli.formats import planned_formats, uniform_formats
+from bitq.cli.formats import HELP, NAMES, read_formats
 from bitq.cli.network import InputShape, Network, input_and_layers
 from bitq.cli.output import Json, bits_text, count_text, csv_text, energy_text, print_json, ratio_text, show, times_text
 from bitq.errors import BitqError
@@ -29,17 +28,8 @@ BOUND = "×: times the lower bound, below which no tiling, loop order or other s
 def movement(
     network: Network,
     device: Annotated[str, typer.Option(help="A name that `bitq devices` lists, or a device file (TOML).")],
-    format_: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="One format for every tensor, BITS:eEXPONENT_BITS:bBLOCK_SIZE, such as 8:e3:b16: 8 bits per "
-            "element of which 3 are an exponent that 16 elements share.",
-            show_default="32-bit float",
-        ),
-    ] = None,
-    plan: Annotated[
-        Path | None, typer.Option(help="The plan.json of a finished search: every tensor in its own format.")
+    formats: Annotated[
+        str | None, typer.Option(*NAMES, metavar="FORMAT|PLAN", help=HELP, show_default="32-bit float")
     ] = None,
     input_shape: InputShape = None,
     joint: Annotated[
@@ -62,19 +52,16 @@ def movement(
     as that can be; the last column names the tensor that takes most of the energy. Only shapes matter: nothing is
     computed or trained.
 
-    Example: `bitq movement demo --device stm32f103c8 --format 8:e3:b16`
+    Example: `bitq movement demo --device stm32f103c8 --formats 8:e3:b16`
     """
     from bitq.devices import load_device
 
-    if format_ is not None and plan is not None:
-        raise BitqError("--format and --plan exclude each other; give one of them")
     if as_json and as_csv:
         raise BitqError("--json and --csv exclude each other; give one of them")
     target = load_device(device)
-    everywhere = FLOAT if format_ is None else uniform_formats(format_)
+    chosen = read_formats(formats)
     shape, layers = input_and_layers(network, input_shape)
-    formats = [everywhere] * len(layers) if plan is None else planned_formats(plan, layers)
-    moved, original = _movements(layers, formats, target, joint)
+    moved, original = _movements(layers, chosen.of(layers), target, joint)
     if as_json:
         about = {"network": network, "device": target.name, "input_shape": shape}
         print_json({**about, **_document(moved, original)})
@@ -82,10 +69,9 @@ def movement(
         print(csv_text(list(_records(moved, original))), end="", flush=True)
     else:
         shown = " x ".join(map(str, shape))
-        what = "planned formats" if plan else format_ or "32-bit float"
         sums = f", partial sums of {target.partial_sum_bits:g} bits or more" if target.partial_sum_bits else ""
         how = _how_near(moved) if joint else ""
-        show(f"{network} on {target.title}, input {shown}, {what}{sums}{how}", _table(moved, original), BOUND)
+        show(f"{network} on {target.title}, input {shown}, {chosen}{sums}{how}", _table(moved, original), BOUND)
 
 
 def _how_near(moved: Sequence[LayerMovement]) -> str:

@@ -67,7 +67,8 @@ def ratio_text(part: float, whole: float) -> str:
 
 def times_text(ratio: float) -> str:
     """How many times as much, for a reader, such as "1.04×"."""
-    return f"{_digits(ratio) if ratio >= 10 else f'{ratio:.2f}'}×"
+    decimals = 2 if ratio < 9.995 else 1 if ratio < 99.95 else 0
+    return f"{ratio:.{decimals}f}×"
 
 
 def _scaled(value: float, base: int, units: Sequence[str]) -> str:

@@ -124,9 +124,9 @@ def _classes(axis: Axis) -> Classes:
 
 @cache
 def _exponents() -> tuple[Floats, Floats]:
-    """All s = (x, y, z) of the grid in the unit cube with 1 < x + y + z <= 2, an array (3, number), and their logarithms.
+    """All s = (x, y, z) of the grid in the unit cube with 1 < x + y + z <= 2, an array (3, number), and its logarithm.
 
-    Logarithms of 0 only ever meet a factor 0 or a bound below.
+    The logarithm of 0 only ever meets a factor 0 or a bound below.
     """
     steps = [s for s in product(range(STEPS + 1), repeat=3) if STEPS < sum(s) <= 2 * STEPS]
     s = np.array(steps, dtype=np.float64).T.copy() / STEPS

@@ -131,6 +131,48 @@ def per_layer(
     return spec(chart, bars, f"{quantity} of {len(layers)} layers in {unit}, by memory.")
 
 
+def over_bound(dots: Sequence[Row], layers: Sequence[str], levels: Sequence[str]) -> Spec:
+    """How many times its lower bound each layer moves, a lane of each layer's row for each pair of memories.
+
+    Args:
+        dots: `layer`, `level`, `ratio` (1 or more), and the tooltip's `moved` and `bound` (texts).
+        layers, levels: names in order, DRAM's level first.
+    """
+    most = max([1.3, *(1.08 * dot["ratio"] for dot in dots)])
+    steps = (1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
+    ratio = alt.X(
+        "ratio:Q",
+        title="times the lower bound",
+        scale=alt.Scale(type="log", domain=[most**-0.015, most], nice=False),
+        axis=alt.Axis(
+            values=[step for step in steps if step <= most],
+            labelExpr="datum.value + '×'",
+            labelOverlap="greedy",
+            domain=False,
+        ),
+    )
+    lane = alt.YOffset("level:N", scale=alt.Scale(domain=list(levels), paddingOuter=0.6))
+    shade = alt.Color(
+        "level:N",
+        title=None,
+        scale=alt.Scale(domain=list(levels), range=[ORANGE, *ONCHIP[: len(levels) - 1]]),
+        legend=alt.Legend(symbolType="circle", symbolOpacity=1, columns=2),
+    )
+    base = alt.Chart(alt.NamedData("rows")).encode(x=ratio, y=_layer_axis(layers), yOffset=lane, color=shade)
+    stem = base.mark_rule(opacity=0.4, strokeWidth=1.5).encode(x2=alt.datum(1))
+    limit = alt.Chart(alt.NamedData("limit")).mark_rule(color=INK, opacity=0.6).encode(x="ratio:Q")
+    dot = base.mark_point(filled=True, opacity=1, size=min(46, 3 * _step(len(layers)))).encode(
+        tooltip=[
+            *tooltips("layer", "level"),
+            alt.Tooltip("ratio:Q", title="times the lower bound", format=",.4~g"),
+            *tooltips("moved", "bound"),
+        ]
+    )
+    chart = alt.layer(limit, stem, dot).properties(width="container", height=_height(layers))
+    words = f"Traffic of {len(layers)} layers over its lower bound, by memory."
+    return spec(chart, dots, words, limit=[{"ratio": 1}])
+
+
 def landscape(
     points: Sequence[Row], front: Sequence[Row], accuracy_float: float | None, closer: bool = False
 ) -> Spec:

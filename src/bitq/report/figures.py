@@ -23,6 +23,9 @@ def figures(run: Run) -> dict[str, charts.Spec]:
         ("energy", "energy", "µJ", lambda level: level.energy_pj / text.PJ_PER_UJ),
     ):
         specs[name] = charts.per_layer(_bars(plan, levels, value), layers, levels, quantity, unit)
+    dots = _over_bound(plan)
+    if dots:
+        specs["over-bound"] = charts.over_bound(dots, layers, levels)
     points, tuned = _points(run)
     if points:
         reference = None if run.float32 is None else 100 * run.float32.validation
@@ -79,6 +82,21 @@ def _bars(plan: Plan, levels: Sequence[str], value: Callable[[PlanLevel], float]
         }
         for layer in plan.layers
         for level in layer.levels
+    ]
+
+
+def _over_bound(plan: Plan) -> list[charts.Row]:
+    return [
+        {
+            "layer": _label(layer.name),
+            "level": _level_name(level),
+            "ratio": level.over_bound,
+            "moved": text.amount_bits(level.traffic_bits.total),
+            "bound": text.amount_bits(level.lower_bound_bits),
+        }
+        for layer in plan.layers
+        for level in layer.levels
+        if level.lower_bound_bits is not None
     ]
 
 

@@ -146,6 +146,7 @@ def _level(level: LevelMovement, q: Widths) -> PlanLevel:
         tiles=dict(level.tiling.tiles),
         traffic_bits=TrafficBits(**traffic_bits(level.traffic, q)),
         energy_pj=level.energy_pj,
+        lower_bound_bits=level.lower_bound_bits,
     )
 
 

@@ -59,7 +59,10 @@ class TrafficBits(_Entry):
 
 
 class PlanLevel(_Entry):
-    """How one memory is used while a layer is computed: its tiles, and the traffic with the next outer memory."""
+    """How one memory is used while a layer is computed: its tiles, and the traffic with the next outer memory.
+
+    `lower_bound_bits` is what no schedule of the layer comes below; plans of earlier versions lack it.
+    """
 
     memory: str
     source: str
@@ -67,6 +70,12 @@ class PlanLevel(_Entry):
     tiles: dict[str, Extent]
     traffic_bits: TrafficBits
     energy_pj: Amount
+    lower_bound_bits: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @property
+    def over_bound(self) -> float | None:
+        """Traffic over its lower bound, if that is known."""
+        return self.traffic_bits.total / self.lower_bound_bits if self.lower_bound_bits else None
 
     @property
     def tiling(self) -> Tiling:

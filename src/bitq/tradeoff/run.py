@@ -133,6 +133,7 @@ class Run:
                 "metric": _name(task.metric),
                 "device": space.device.name,
                 "memories": [[m.name, m.capacity_bits, m.energy_pj_per_bit] for m in space.device.memories[:-1]],
+                **({"partial sum bits": sums} if (sums := space.device.partial_sum_bits) else {}),
                 "bits": space.formats[0].bits,
             }
         )
