@@ -14,14 +14,10 @@ import onnx.shape_inference
 from google.protobuf.message import Message
 
 from bitq.errors import BitqError
-
-Shape = tuple[int, ...]
-Dimension = int | str | None  # a size, the name of an open one, or neither
+from bitq.onnx.shapes import MOST_ELEMENTS, Dimension, Shape, dimensions, known_shapes
 
 MOST_BYTES = 2**31 - 1  # of a protocol buffer
 MOST_NODES = 10**6
-# Tensors of more elements hold weights, not the shapes, axes and the like that other shapes follow from.
-_MOST_SHAPE_ELEMENTS = 1024
 _DATA_FIELDS = (
     *("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
     *("external_data", "data_location"),
@@ -56,14 +52,8 @@ def read_graph(path: Path, input_shape: Shape | None) -> Graph:
     _resolve(model.graph, inputs, input_shape, path)
     names = [value.name for value in inputs]
     model = _inferred(_inlined(model, path), path)
-    graph = model.graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        dims = _dimensions(value)
-        if dims is not None and all(isinstance(dim, int) for dim in dims):
-            shapes[value.name] = tuple(dim for dim in dims if isinstance(dim, int))
-    first = shapes[names[0]] if names else ()
-    return Graph(path, tuple(graph.node), shapes, _activations(graph.node, names), first)
+    shapes, nodes = known_shapes(model, path), tuple(model.graph.node)
+    return Graph(path, nodes, shapes, _activations(nodes, names), shapes[names[0]] if names else ())
 
 
 def nodes_within(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
@@ -106,7 +96,7 @@ def _texts(message: Message) -> Iterator[object]:
 def _drop_data(tensors: Iterable[onnx.TensorProto]) -> None:
     """Forget the values of weights, so that inferring shapes does not copy them."""
     for tensor in tensors:
-        if prod(tensor.dims) > _MOST_SHAPE_ELEMENTS:
+        if prod(tensor.dims) > MOST_ELEMENTS:
             for field in _DATA_FIELDS:
                 tensor.ClearField(field)
 
@@ -118,20 +108,16 @@ def _inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [value for value in graph.input if value.name not in weights]
 
 
-def _dimensions(value: onnx.ValueInfoProto) -> tuple[Dimension, ...] | None:
-    """What a file says of a tensor's shape, None if nothing."""
-    if not value.type.tensor_type.HasField("shape"):
-        return None
-    dims = value.type.tensor_type.shape.dim
-    return tuple(dim.dim_value if dim.dim_value > 0 else dim.dim_param or None for dim in dims)
-
-
 def _resolve(graph: onnx.GraphProto, inputs: list[onnx.ValueInfoProto], input_shape: Shape | None, path: Path) -> None:
     """Give every input its shape, and named sizes the same value wherever they stand."""
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.HasField("dim_value") and size.dim_value < 1:  # as some exporters write what is open
+                size.ClearField("dim_value")
     sizes: dict[str, int] = {}
     for ordinal, value in enumerate(inputs):
         given = input_shape if ordinal == 0 else None
-        dims = _dimensions(value)
+        dims = dimensions(value.type)
         if given is not None:
             dims = given if dims is None else _agreed(dims, given, sizes, f"{path}: input {value.name!r}")
         elif dims:
@@ -184,7 +170,7 @@ def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 def _inferred(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     try:
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True)
     except Exception as error:  # whatever checks of untrusted graphs run into
         reason = " ".join(str(error).split())[:300]
         raise BitqError(f"{path}: the shapes do not fit together: {reason}") from error

@@ -14,7 +14,8 @@ from onnx.helper import get_attribute_value
 
 from bitq.errors import BitqError
 from bitq.layers import Layer, Pair
-from bitq.onnx.graph import Graph, Shape, nodes_within
+from bitq.onnx.graph import Graph, nodes_within
+from bitq.onnx.shapes import Shape
 
 MOST_ELEMENTS = 10**12  # of one tensor
 # Operators that multiply inside: none of them may be missed in silence.
@@ -35,6 +36,8 @@ class _Node:
         shape = self.graph.shapes.get(name)
         if shape is None:
             raise BitqError(f"{self} has {name!r}, whose shape does not follow from the file; export fixed shapes")
+        if not prod(shape):
+            raise BitqError(f"{self} has {name!r} of {' x '.join(map(str, shape))} elements; it must have some")
         if prod(shape) > MOST_ELEMENTS:
             raise BitqError(f"{self} has {name!r} of over {MOST_ELEMENTS} elements; it must have fewer")
         return shape
