@@ -28,12 +28,11 @@ Dimension = int | str | None  # a size, the name of an open one, or neither
 MOST_ELEMENTS = 1024
 """Of a tensor whose values are followed; larger ones hold weights, not what shapes follow from."""
 
-_FOLLOWED = {
+_FOLLOWED = {  # GatherElements is not among them: its reference counts down from an index out of range
     "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Expand",
-    "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity", "Less",
-    "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Range", "ReduceMax", "ReduceMin", "ReduceProd",
-    "ReduceSum", "Reshape", "Round", "ScatterElements", "ScatterND", "Sign", "Slice", "Split", "Sqrt", "Squeeze", "Sub",
-    "Sum", "Tile", "Transpose", "Unsqueeze", "Where", "Xor",
+    "Flatten", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mod",
+    "Mul", "Neg", "Not", "Or", "Range", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Sign",
+    "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tile", "Transpose", "Unsqueeze", "Where", "Xor",
 }
 _STANDARD = ("", "ai.onnx")
 
