@@ -26,14 +26,12 @@ paths = pytest.mark.parametrize("path", ["compiled", "torch"])
 
 @pytest.fixture(autouse=True)
 def _take_path(request, monkeypatch):
-    """Runs a test that asks for a `path` on that path; "compiled" cuts even small tensors into threads."""
+    """Runs a test that asks for a `path` on that path."""
     path = request.getfixturevalue("path") if "path" in request.fixturenames else None
     if path == "torch":
         monkeypatch.setattr(native, "_kernel", None)
-    if path == "compiled":
-        if native._kernel is None:
-            pytest.skip("the kernel is not built")
-        monkeypatch.setattr(native, "PARALLEL", 1)
+    if path == "compiled" and native._kernel is None:
+        pytest.skip("the kernel is not built")
 
 
 def bits(x):
@@ -58,6 +56,12 @@ def with_gradient(x, *args, **kwargs):
     (grad,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
     assert set(grad.unique().tolist()) <= {0.0, 1.0}
     return y.detach(), grad == 0
+
+
+def draws_of(generator, x):
+    """What stochastic rounding of x draws from the generator, by the twin."""
+    key = int(torch.randint(-(2**63), 2**63 - 1, (1,), generator=generator)) % 2**64
+    return torch.tensor(reference.uniforms(key, x.numel())).view(x.shape)
 
 
 def from_bits(patterns):
@@ -118,7 +122,7 @@ def tensors(draw):
 def test_every_bit_is_that_of_exact_arithmetic(path, data, tensor, fmt, rounding, seed):
     x, dim, inner = tensor
     bias = data.draw(st.one_of(st.none(), st.integers(-20, 10), st.integers(-300, 15)))
-    draws = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
+    draws = draws_of(torch.Generator().manual_seed(seed), x)
     expected, clipped = reference.quantize(x, fmt, dim, inner, bias, rounding, draws)
     generator = torch.Generator().manual_seed(seed)
     y, blocked = with_gradient(x, fmt, dim, inner, bias, rounding, generator)
@@ -156,38 +160,42 @@ def test_all_halves_as_block_maxima(dtype, fmt):
     assert same(quantize(sample, fmt, exponent_bias=-5), reference.quantize(sample, fmt, exponent_bias=-5)[0])
 
 
-# Tiles of the kernel are 256 wide; rows, planes, short blocks and their tails all occur here.
+# Tiles, rows, planes, short blocks, odd blocks and their tails all occur here; the last two are cut into threads.
+SHAPES = [
+    ((3, 37, 257), 1, ()),
+    ((2, 5, 16, 17), 1, ()),
+    ((1, 19, 600), 1, ()),
+    ((7, 50, 3, 3), 1, (2, 3)),
+    ((11, 301), 1, ()),
+    ((5000,), 0, ()),
+    ((4, 9, 33), 0, ()),
+    ((9, 96, 131), 1, ()),
+    ((70, 50, 29), -1, ()),
+]
+
+
 @pytest.mark.skipif(native._kernel is None, reason="the kernel is not built")
-@pytest.mark.parametrize("block_size", [1, 2, 7, 16, 48])
-@pytest.mark.parametrize(
-    ("shape", "dim", "inner"),
-    [
-        ((3, 37, 257), 1, ()),
-        ((2, 5, 16, 17), 1, ()),
-        ((1, 19, 600), 1, ()),
-        ((7, 50, 3, 3), 1, (2, 3)),
-        ((11, 301), 1, ()),
-        ((5000,), 0, ()),
-        ((4, 9, 33), 0, ()),
-    ],
-)
-def test_compiled_path_equals_its_twin_on_any_bits(monkeypatch, shape, dim, inner, block_size):
+@pytest.mark.parametrize("block_size", [1, 2, 7, 16, 24, 48, 100])
+@pytest.mark.parametrize(("shape", "dim", "inner"), SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_compiled_path_equals_its_twin_on_any_bits(monkeypatch, dtype, shape, dim, inner, block_size):
     generator = torch.Generator().manual_seed(block_size)
-    raw = torch.randint(-(2**31), 2**31, shape, generator=generator).to(torch.int32).view(torch.float32)
-    mild = torch.randn(shape, generator=generator) * 4
-    monkeypatch.setattr(native, "PARALLEL", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    kernel = native._kernel
-    for x in (raw, mild, mild.masked_fill(mild > 14, torch.inf)):
-        for bias in (None, -2, 100):
-            fmt = BlockFormat(8, 2, block_size)
-            monkeypatch.setattr(native, "_kernel", kernel)
-            assert bias is None or native.quantize(x, fmt, (dim, inner), bias, False) is not None
-            fast = with_gradient(x, fmt, dim, inner, bias)
-            monkeypatch.setattr(native, "_kernel", None)
-            slow = with_gradient(x, fmt, dim, inner, bias)
-            assert same(fast[0], slow[0])
-            assert torch.equal(fast[1], slow[1])
+    raw = torch.randint(-(2**31), 2**31, shape, generator=generator).to(torch.int32)
+    raw = raw.view(torch.float32) if dtype == torch.float32 else raw.to(torch.int16).view(dtype)
+    mild = (torch.randn(shape, generator=generator) * 4).to(dtype)
+    fmt, kernel = BlockFormat(8, 2, block_size), native._kernel
+    cases = [(x, bias, "nearest") for x in (raw, mild, mild.masked_fill(mild > 14, torch.inf)) for bias in (None, -2, 14)]
+    cases += [(mild, bias, rounding) for bias in (None, -2) for rounding in ROUNDINGS[1:]]
+    for x, bias, rounding in cases:
+        results = []
+        for path in (kernel, None):
+            monkeypatch.setattr(native, "_kernel", path)
+            results.append(with_gradient(x, fmt, dim, inner, bias, rounding, torch.Generator().manual_seed(1)))
+        monkeypatch.setattr(native, "_kernel", kernel)
+        (fast, blocked), (slow, slow_blocked) = results
+        assert same(fast, slow)
+        assert torch.equal(blocked, slow_blocked)
+        assert same(quantize(x, fmt, dim, inner, bias, rounding, torch.Generator().manual_seed(1), out=x.clone()), slow)
 
 
 @paths
@@ -289,9 +297,8 @@ def test_stochastic_rounding_is_unbiased_and_follows_its_generator():
     assert (y - x).abs().max() < 0.125
 
 
-def test_stochastic_rounding_leaves_multiples_of_the_step_at_every_draw(monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape))
-    x = torch.tensor([[1.875, -0.125, 0.0, -1.0]])
+def test_stochastic_rounding_leaves_multiples_of_the_step():
+    x = torch.tensor([[1.875, -0.125, 0.0, -1.0]]).repeat(10000, 1)
     assert same(quantize(x, BlockFormat(8, 3, 4), rounding="stochastic"), x)
 
 

@@ -89,3 +89,10 @@ def shared_exponents(block_peaks: Tensor, fmt: BlockFormat, bias: Tensor | int) 
 def steps(shared: Tensor, fmt: BlockFormat) -> Tensor:
     """2^(E + 2 - m) as float32, assembled from its exponent field."""
     return ((shared + (2 - fmt.mantissa_bits + 127)) << 23).view(torch.float32)
+
+
+def inverses(step: Tensor) -> Tensor:
+    """1/step exactly; of 2^127 that is a subnormal number. NaN stays."""
+    field = 254 - (step.view(torch.int32) >> 23)
+    inverse = torch.where(field > 0, field << 23, 1 << 22).view(torch.float32)
+    return inverse.masked_fill(step.isnan(), torch.nan)

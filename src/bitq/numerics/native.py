@@ -1,124 +1,123 @@
-"""The compiled path of `quantize` for dense float32 tensors on the CPU; the torch path is its twin."""
+"""The compiled path of `quantize` for dense tensors in CPU memory; torch_path.py is its twin."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import pairwise
+from functools import lru_cache
 from math import prod
-from threading import Thread
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from bitq.formats import BlockFormat
-from bitq.numerics.blocks import INFINITE, Axes
+from bitq.numerics.blocks import Axes
+from bitq.numerics.torch_path import ROUNDINGS
 
 try:
     import bitq.numerics._kernel as _kernel
 except ImportError:  # a source tree that was not built: the torch path does everything
     _kernel = None
 
-PARALLEL = 1 << 20  # elements; a smaller tensor is done before another thread has started
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+ROUNDING = {name: number for number, name in enumerate(ROUNDINGS)}
+MANTISSA_BITS = 23  # the most for which the kernel's roundings are exact
 
 
 class _Layout(NamedTuple):
-    """Memory read as [outer, channels, inner], of which `block` channels at one inner position make a
-    block."""
+    """Memory read as [outer, channels, inner], of which `block` channels at one inner position make a block."""
 
-    order: tuple[int, ...]  # the axes of the tensor as memory has them, outermost first
     outer: int
     channels: int
     inner: int
     block: int
+    in_order: bool  # memory has the elements in the order of their indices
 
 
 def quantize(
-    x: Tensor, fmt: BlockFormat, axes: Axes, exponent_bias: int | None, want_clipped: bool
+    x: Tensor,
+    fmt: BlockFormat,
+    axes: Axes,
+    exponent_bias: int | None,
+    rounding: str,
+    key: Tensor | None,
+    with_clipped: bool,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None] | None:
-    """Values and mask of clipped elements as the torch path gives them, rounded to nearest.
+    """Values as the torch path gives them, and a bit for each element of memory that passes no gradient, if any.
 
-    None where the torch path has to do it: not built, no plain float32 CPU memory, blocks scattered in
-        memory, or a default bias that has to pass over blocks with NaN or infinity.
+    `out`, which may be x, must have x's dtype and strides. The bits are uint8, lowest first, of ceil(numel/8) bytes.
+
+    Returns:
+        None where the torch path has to do it: the kernel is not built, x is not a real tensor in CPU memory, its blocks
+        lie scattered, its draws have another order than its memory, or mantissas have more than 23 bits.
     """
-    if (
-        _kernel is None
-        or x.dtype != torch.float32
-        or x.device.type != "cpu"
-        or type(x) not in (Tensor, Parameter)
-        or torch.compiler.is_compiling()
-    ):
+    if _kernel is None or x.device.type != "cpu" or fmt.mantissa_bits > MANTISSA_BITS:
         return None
-    layout = _layout(x, axes, fmt.block_size)
-    if layout is None:
+    layout = _layout(x.shape, x.stride(), axes, fmt.block_size)
+    if layout is None or (key is not None and not layout.in_order):
         return None
-    ffi, lib = _kernel.ffi, _kernel.lib
-    source = ffi.cast("float *", x.data_ptr())
-    if exponent_bias is None:
-        peak = lib.bitq_peak(source, x.numel())
-        if peak >= INFINITE:
-            return None
-        exponent_bias = (peak >> 23) - 127 - fmt.top_code  # of zeros, any bias makes zeros
-        want_clipped = False  # no block lies above the top code
-    bias = exponent_bias
-    y = torch.empty_like(x)
-    target = ffi.cast("float *", y.data_ptr())
-    # numpy takes zero pages from the system: they cost nothing until a clipped element is marked in them
-    mask = np.zeros(x.numel() if want_clipped else 0, np.bool_)
-    marks = ffi.cast("uint8_t *", mask.ctypes.data)
-    clipped: list[int] = []
-
-    def part(first: int, last: int) -> None:
-        at = first * layout.channels * layout.inner
-        found = lib.bitq_quantize(
-            source + at,
-            target + at,
-            marks + at if want_clipped else ffi.NULL,
-            last - first,
-            layout.channels,
-            layout.inner,
-            layout.block,
-            fmt.mantissa_bits,
-            bias,
-            bias + fmt.top_code,
-        )
-        clipped.append(found)
-
-    _in_parts(part, layout.outer, torch.get_num_threads() if x.numel() >= PARALLEL else 1)
-    if not any(clipped):
-        return y, None
-    laid_out = torch.from_numpy(mask).view([x.shape[d] for d in layout.order])
-    return y, laid_out.permute(*np.argsort(layout.order).tolist())
+    y = torch.empty_like(x) if out is None else out
+    bits = None
+    if with_clipped and exponent_bias is not None:  # the default bias leaves no block above the top code
+        bits = torch.zeros((x.numel() + 7) // 8, dtype=torch.uint8)
+    ffi = _kernel.ffi
+    found = _kernel.lib.bitq_quantize(
+        ffi.cast("void *", x.data_ptr()),
+        ffi.cast("void *", y.data_ptr()),
+        ffi.NULL if bits is None else ffi.cast("uint8_t *", bits.data_ptr()),
+        KINDS[x.dtype],
+        layout.outer,
+        layout.channels,
+        layout.inner,
+        layout.block,
+        fmt.mantissa_bits,
+        fmt.top_code,
+        exponent_bias is not None,
+        exponent_bias or 0,
+        ROUNDING[rounding],
+        0 if key is None else int(key) & (2**64 - 1),
+        torch.get_num_threads(),
+    )
+    return y, bits if found else None
 
 
-def _layout(x: Tensor, axes: Axes, block_size: int) -> _Layout | None:
+def pass_gradient(grad: Tensor, clipped: Tensor) -> Tensor | None:
+    """`grad`, laid out as the bits `clipped` were, with zeros where they are set; None if the kernel is not built."""
+    if _kernel is None or grad.device.type != "cpu" or grad.element_size() not in (2, 4):
+        return None
+    passed, ffi = torch.empty_like(grad), _kernel.ffi
+    _kernel.lib.bitq_pass(
+        ffi.cast("void *", grad.data_ptr()),
+        ffi.cast("void *", passed.data_ptr()),
+        ffi.cast("uint8_t *", clipped.data_ptr()),
+        grad.numel(),
+        grad.element_size(),
+        torch.get_num_threads(),
+    )
+    return passed
+
+
+@lru_cache(4096)
+def _layout(shape: torch.Size, stride: tuple[int, ...], axes: Axes, block_size: int) -> _Layout | None:
     dim, inside = axes
-    block_size = min(block_size, x.shape[dim])
-    others = tuple(d for d in range(x.ndim) if d != dim and d not in inside)
-    rows = (*others, dim, *inside)
-    if x.permute(rows).is_contiguous():
-        window = prod(x.shape[d] for d in inside)
-        outer, row = prod(x.shape[d] for d in others), x.shape[dim] * window
-        if block_size * window == 1:
-            return _Layout(rows, outer, 1, row, 1)
-        return _Layout(rows, outer, row, 1, block_size * window)
-    if not inside and x.is_contiguous():
-        return _Layout(
-            tuple(range(x.ndim)), prod(x.shape[:dim]), x.shape[dim], prod(x.shape[dim + 1 :]), block_size
-        )
+    order = sorted((d for d, n in enumerate(shape) if n != 1), key=lambda d: -stride[d])  # outermost first
+    window = [d for d in order if d in inside]
+    if shape[dim] == 1:
+        order.insert(len(order) - len(window), dim)
+    expected = 1
+    for d in reversed(order):
+        if shape[d] != 1 and stride[d] != expected:
+            return None
+        expected *= shape[d]
+    size = prod(shape)
+    block = min(block_size, shape[dim])
+    at, in_order = order.index(dim), order == sorted(order)
+    if size and set(window) == set(order[at + 1 :]):
+        inner = prod(shape[d] for d in window)
+        row, block = shape[dim] * inner, block * inner
+        # rows of whole blocks are one long row
+        return _Layout(1, size, 1, block, in_order) if row % block == 0 else _Layout(size // row, row, 1, block, in_order)
+    if size and not window:
+        outer, inner = (prod(shape[d] for d in part) for part in (order[:at], order[at + 1 :]))
+        return _Layout(outer, shape[dim], inner, block, in_order)
     return None
-
-
-def _in_parts(work: Callable[[int, int], None], count: int, threads: int) -> None:
-    """Calls work(first, last) on about equal parts of range(count), each in a thread."""
-    threads = min(threads, count)
-    bounds = [count * t // threads for t in range(threads + 1)]
-    (first, last), *rest = pairwise(bounds)
-    others = [Thread(target=work, args=part) for part in rest]
-    for thread in others:
-        thread.start()
-    work(first, last)
-    for thread in others:
-        thread.join()

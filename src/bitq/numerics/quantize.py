@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import frexp, isfinite
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat
-from bitq.numerics import blocks, native
-from bitq.numerics.blocks import Axes
+from bitq.numerics import blocks, ops
+from bitq.numerics.torch_path import ROUNDINGS
 
 LEAST_BIAS = -512  # far below every float32: all blocks are at the format's lowest exponent
 
@@ -25,6 +23,7 @@ def quantize(
     exponent_bias: int | None = None,
     rounding: str = "nearest",
     generator: torch.Generator | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Every element of x as the block floating point number that stands for it (our choice, bit-exact).
 
@@ -43,24 +42,28 @@ def quantize(
         exponent_bias: exponent of code 0; by default the largest e of the finite, nonzero blocks gets the
             top code.
         rounding: "nearest" (ties to even), "half_away" (ties away from zero), "toward_zero", or "stochastic"
-            (up with the probability of the fraction, to 2^-24, so unbiased where nothing is clipped).
-        generator: source of the stochastic draws, one float32 uniform per element in the order of indices.
+            (away from zero with the probability of the fraction, to 2^-24: unbiased where nothing is clipped).
+        generator: source of the stochastic rounding: one draw of 64 bits, from which every element gets its own by a
+            counter-based generator (Philox). So the same state gives the same bits on every device, for every memory
+            layout and number of threads. By default PyTorch's generator of x's device.
+        out: where the values go, of x's shape, dtype and device; x itself, to quantize in place. For tensors that
+            need no gradient.
 
     Returns:
-        A tensor of x's shape, dtype and memory layout. Quantizing it again changes nothing.
+        A tensor of x's shape, dtype and memory layout, or `out`. Quantizing it again changes nothing.
 
     Raises:
-        BitqError: another dtype, impossible axes, an unknown rounding, or an `exponent_bias` outside
-            -512..127 (-512..15 for float16).
+        BitqError: another dtype, impossible axes, an unknown rounding, an `exponent_bias` outside -512..127
+            (-512..15 for float16), or an `out` that does not fit x or would lose a gradient.
     """
     axes = blocks.resolve_axes(x, dim, inner_dims)
     check_bias(exponent_bias, x.dtype)
     if rounding not in ROUNDINGS:
         raise BitqError(f"rounding {rounding!r} is unknown; it must be one of {', '.join(ROUNDINGS)}")
-    if x.requires_grad and torch.is_grad_enabled():
-        apply: Callable[..., Tensor] = _StraightThrough.apply
-        return apply(x, fmt, axes, exponent_bias, rounding, generator)
-    return _quantize(x, fmt, axes, exponent_bias, rounding, generator, want_clipped=False)[0]
+    if out is not None:
+        _check_out(out, x)
+    key = _draw_key(x.device, generator) if rounding == "stochastic" else None
+    return ops.quantize(x, fmt, axes, exponent_bias, rounding, key, out)
 
 
 def exponent_bias_for(max_abs: float | Tensor, fmt: BlockFormat) -> int:
@@ -94,80 +97,17 @@ def check_bias(exponent_bias: int | None, dtype: torch.dtype) -> None:
         )
 
 
-def _nearest(q: Tensor, generator: torch.Generator | None) -> Tensor:
-    return q.round()
+def _check_out(out: Tensor, x: Tensor) -> None:
+    if (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device):
+        raise BitqError(
+            f"out is {tuple(out.shape)} {out.dtype} on {out.device}; "
+            f"it must be as x is: {tuple(x.shape)} {x.dtype} on {x.device}"
+        )
+    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
+        raise BitqError("quantize with out= passes no gradient; call it within torch.no_grad() or without out=")
 
 
-def _half_away(q: Tensor, generator: torch.Generator | None) -> Tensor:
-    whole = q.trunc()
-    return whole + ((q - whole).abs() >= 0.5) * q.sign()
-
-
-def _toward_zero(q: Tensor, generator: torch.Generator | None) -> Tensor:
-    return q.trunc()
-
-
-def _stochastic(q: Tensor, generator: torch.Generator | None) -> Tensor:
-    whole = q.floor()
-    return whole + (torch.rand(q.shape, generator=generator, device=q.device) < q - whole)
-
-
-ROUNDINGS: dict[str, Callable[[Tensor, torch.Generator | None], Tensor]] = {
-    "nearest": _nearest,
-    "half_away": _half_away,
-    "toward_zero": _toward_zero,
-    "stochastic": _stochastic,
-}
-
-
-def _quantize(
-    x: Tensor,
-    fmt: BlockFormat,
-    axes: Axes,
-    exponent_bias: int | None,
-    rounding: str,
-    generator: torch.Generator | None,
-    want_clipped: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """The values, and if wanted the mask of elements that pass no gradient; None stands for an empty mask."""
-    if not x.numel():
-        return x.clone(), None
-    if rounding == "nearest":
-        fast = native.quantize(x, fmt, axes, exponent_bias, want_clipped)
-        if fast is not None:
-            return fast
-    wide = x.float()
-    dim = axes[0]
-    peaks = blocks.peaks(wide, fmt.block_size, axes)
-    bias = blocks.default_bias(peaks, fmt) if exponent_bias is None else exponent_bias
-    shared = blocks.shared_exponents(peaks, fmt, bias)
-    step = blocks.steps(shared, fmt).masked_fill(peaks >= blocks.INFINITE, torch.nan)
-    step = blocks.spread(step, fmt.block_size, x.shape[dim], dim)
-    k = ROUNDINGS[rounding](wide / step, generator)
-    limit = fmt.largest_mantissa
-    clipped = None
-    if want_clipped and exponent_bias is not None:  # the default bias leaves no block above the top code
-        above = blocks.exponents(peaks) > shared
-        clipped = (k.abs() > limit) & blocks.spread(above, fmt.block_size, x.shape[dim], dim)
-    return (k.clamp(-limit, limit) * step).to(x.dtype) + 0.0, clipped  # no -0.0
-
-
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        fmt: BlockFormat,
-        axes: Axes,
-        exponent_bias: int | None,
-        rounding: str,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        y, clipped = _quantize(x, fmt, axes, exponent_bias, rounding, generator, want_clipped=True)
-        ctx.save_for_backward(clipped)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (clipped,) = ctx.saved_tensors
-        return (grad if clipped is None else grad.masked_fill(clipped, 0.0), None, None, None, None, None)
+def _draw_key(device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """64 random bits, int64 of shape (1,)."""
+    source = device if generator is None else generator.device
+    return torch.randint(-(2**63), 2**63 - 1, (1,), generator=generator, device=source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import product
-from math import ceil, floor, inf, isfinite, nan, trunc
+from math import floor, inf, isfinite, nan
 
 import torch
 
@@ -36,14 +36,33 @@ def code(e: int | None, fmt: BlockFormat, bias: int) -> int:
 
 
 def round_exact(value: Fraction, rounding: str, uniform: float) -> int:
-    """`value` as a whole number; `uniform` in [0, 1) decides the stochastic one."""
+    """`value` as a whole number; `uniform` in (0, 1) decides the stochastic one."""
     if rounding == "nearest":
         return round(value)
-    if rounding == "toward_zero":
-        return trunc(value)
+    size = abs(value)
+    below = floor(size)
     if rounding == "half_away":
-        return floor(value + Fraction(1, 2)) if value > 0 else ceil(value - Fraction(1, 2))
-    return floor(value) + int(Fraction(uniform) < value - floor(value))
+        below = floor(size + Fraction(1, 2))
+    elif rounding == "stochastic":
+        below += Fraction(uniform) < size - below
+    return below if value > 0 else -below
+
+
+def philox(counter: int, key: int) -> list[int]:
+    """The four 32-bit words of Philox 4x32-10 for a counter of 128 bits and a key of 64 (Salmon et al., 2011)."""
+    c = [counter >> shift & 0xFFFFFFFF for shift in (0, 32, 64, 96)]
+    k = [key & 0xFFFFFFFF, key >> 32]
+    for _ in range(10):
+        first, second = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+        c = [second >> 32 ^ c[1] ^ k[0], second & 0xFFFFFFFF, first >> 32 ^ c[3] ^ k[1], first & 0xFFFFFFFF]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    return c
+
+
+def uniforms(key: int, count: int) -> list[float]:
+    """The draws of the first `count` elements: 64 elements share 16 counters, 16 of them the first words, and so on."""
+    words = [philox(i // 64 * 16 + i % 16, key)[i % 64 // 16] for i in range(count)]
+    return [((word >> 8) | 1) / 2**24 for word in words]
 
 
 def quantize_block(
@@ -60,7 +79,7 @@ def quantize_block(
     shared = max(bias + code(e, fmt, bias), -126 + (m - 2))
     step = Fraction(2) ** (shared + 2 - m)
     limit = 2 ** (m - 1) - 1
-    draws = uniforms or [0.0] * len(block)
+    draws = uniforms or [0.5] * len(block)
     ks = [round_exact(Fraction(x) / step, rounding, u) for x, u in zip(block, draws, strict=True)]
     values = [float(min(max(k, -limit), limit) * step) for k in ks]
     above = e is not None and e > shared

@@ -1,0 +1,83 @@
+"""Block quantization in plain PyTorch: on any device and layout, and for `torch.compile` to fuse.
+
+Every operation is exact or rounds once as IEEE 754 says, and no product feeds an addition: neither fused multiply-adds nor
+the reordering that compilers are granted for zeros' signs change a bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bitq.formats import BlockFormat
+from bitq.numerics import blocks
+from bitq.numerics.blocks import Axes
+
+ROUNDINGS = ("nearest", "half_away", "toward_zero", "stochastic")
+
+_WORD = 0xFFFFFFFF
+_LANES = 16  # counters of a group of 64 elements, four words each
+
+
+def quantize(
+    x: Tensor,
+    fmt: BlockFormat,
+    axes: Axes,
+    exponent_bias: int | None,
+    rounding: str,
+    key: Tensor | None,
+    with_clipped: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Values, and if wanted and there can be any the mask (bool) of elements that pass no gradient."""
+    if not x.numel():
+        return torch.empty_like(x), None
+    wide, dim, channels = x.float(), axes[0], x.shape[axes[0]]
+    peaks = blocks.peaks(wide, fmt.block_size, axes)
+    bias = blocks.default_bias(peaks, fmt) if exponent_bias is None else exponent_bias
+    shared = blocks.shared_exponents(peaks, fmt, bias)
+    step = blocks.steps(shared, fmt).masked_fill(peaks >= blocks.INFINITE, torch.nan)
+    each, inverse = (blocks.spread(s, fmt.block_size, channels, dim) for s in (step, blocks.inverses(step)))
+    draws = None if key is None else uniforms(x.shape, key.to(x.device))
+    limit, k = fmt.largest_mantissa, wide.abs() * inverse
+    size = _round(k.clamp(max=limit), rounding, draws) * each
+    value = torch.where(wide < 0, -size, size).view(torch.int32)
+    value = value.masked_fill(value == -(2**31), 0).view(torch.float32)  # no -0.0
+    y = torch.empty_like(x).copy_(value)
+    if not with_clipped or exponent_bias is None:  # the default bias leaves no block above the top code
+        return y, None
+    above = (blocks.exponents(peaks) > shared) & (peaks < blocks.INFINITE)
+    if draws is not None:
+        over = draws < k - limit
+    else:  # the limit is odd, so a tie is beyond it
+        over = k >= limit + (1.0 if rounding == "toward_zero" else 0.5)
+    return y, over & blocks.spread(above, fmt.block_size, channels, dim)
+
+
+def _round(k: Tensor, rounding: str, draws: Tensor | None) -> Tensor:
+    """Magnitudes, in steps, as whole numbers."""
+    even = k.round()
+    if rounding == "nearest":
+        return even
+    if rounding == "half_away":
+        return even + (k - even == 0.5)
+    below = even - (even > k).float()
+    return below if draws is None else below + (draws < k - below)
+
+
+def uniforms(shape: torch.Size, key: Tensor) -> Tensor:
+    """One draw for every element of a tensor of this shape: an odd multiple of 2^-24 in (0, 1), float32.
+
+    Philox 4x32-10 (Salmon et al., 2011) with the 64 bits of `key`, addressed by the element's index in row-major order:
+    element 64·g + 16·w + l takes word w of counter 16·g + l.
+    """
+    count = shape.numel()
+    groups = -(-count // (4 * _LANES))
+    counter = torch.arange(groups * _LANES, device=key.device)
+    c0, c1, c2, c3 = counter & _WORD, counter >> 32, counter & 0, counter & 0
+    k0, k1 = key & _WORD, (key >> 32) & _WORD
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # wrap around at 2^64; the shifted sign is masked off
+        c0, c1, c2, c3 = ((p1 >> 32) & _WORD) ^ c1 ^ k0, p1 & _WORD, ((p0 >> 32) & _WORD) ^ c3 ^ k1, p0 & _WORD
+        k0, k1 = (k0 + 0x9E3779B9) & _WORD, (k1 + 0xBB67AE85) & _WORD
+    words = torch.stack([c.view(groups, _LANES) for c in (c0, c1, c2, c3)], 1).flatten()[:count]
+    return ((words >> 8) | 1).float().mul(2.0**-24).view(shape)
