@@ -184,7 +184,8 @@ def test_compiled_path_equals_its_twin_on_any_bits(monkeypatch, dtype, shape, di
     raw = raw.view(torch.float32) if dtype == torch.float32 else raw.to(torch.int16).view(dtype)
     mild = (torch.randn(shape, generator=generator) * 4).to(dtype)
     fmt, kernel = BlockFormat(8, 2, block_size), native._kernel
-    cases = [(x, bias, "nearest") for x in (raw, mild, mild.masked_fill(mild > 14, torch.inf)) for bias in (None, -2, 14)]
+    diverged = mild.masked_fill(mild > 14, torch.inf)
+    cases = [(x, bias, "nearest") for x in (raw, mild, diverged) for bias in (None, -2, 14)]
     cases += [(mild, bias, rounding) for bias in (None, -2) for rounding in ROUNDINGS[1:]]
     for x, bias, rounding in cases:
         results = []
@@ -323,26 +324,6 @@ def test_gradient_is_that_of_the_identity_by_default(path):
     assert not quantize(x.detach(), BlockFormat(8, 2, 16)).requires_grad
     with torch.no_grad():
         assert not quantize(x, BlockFormat(8, 2, 16)).requires_grad
-
-
-def test_compiles_without_a_graph_break():
-    fmt = BlockFormat(8, 3, 16)
-    x = torch.randn(2, 20, 5, 5, generator=torch.Generator().manual_seed(3)) * 4
-    compiled = torch.compile(
-        lambda t: quantize(t, fmt, exponent_bias=-7), backend="aot_eager", fullgraph=True
-    )
-    leaf = x.clone().requires_grad_()
-    y = compiled(leaf)
-    y.sum().backward()
-    plain, blocked = with_gradient(x, fmt, exponent_bias=-7)
-    assert same(y.detach(), plain)
-    assert blocked.any()
-    assert torch.equal(leaf.grad == 0, blocked)
-
-
-def test_meta_tensors_keep_their_shape():
-    y = quantize(torch.empty(2, 9, 4, device="meta"), BlockFormat(8, 3, 4))
-    assert (y.shape, y.device.type) == ((2, 9, 4), "meta")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -100,14 +100,14 @@ INLINE float of_float16(uint16_t half) {
     return float_of(bits | ((half & 0x7C00) == 0x7C00 ? shifted | UNBOUNDED : bits_of(finite)));
 }
 
-/* Adding 0.5 to a magnitude below 2^-14 rounds it to a multiple of 2^-24, the least float16. */
+/* Adding 0.5 to a magnitude below 2^-14 rounds it to a multiple of 2^-24, the least float16. Never -0. */
 INLINE uint16_t to_float16(float value) {
     const uint32_t bits = (uint32_t)magnitude(value), sign = (bits_of(value) ^ bits) >> 16;
     const uint32_t normal = (bits - (112u << 23) + 0xFFFu + (bits >> 13 & 1)) >> 13;
     const uint32_t subnormal = bits_of(float_of(bits) + 0.5f) - bits_of(0.5f);
     const uint32_t finite = bits < 0x38800000u ? subnormal : normal;
     const uint32_t half = bits > UNBOUNDED ? 0x7E00u : finite < 0x7C00u ? finite : 0x7C00u;
-    return (uint16_t)(sign | half);
+    return (uint16_t)(half ? sign | half : 0);
 }
 
 INLINE int32_t exponent(int32_t peak) { return (peak >> 23) - 127; }

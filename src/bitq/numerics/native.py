@@ -48,8 +48,8 @@ def quantize(
     `out`, which may be x, must have x's dtype and strides. The bits are uint8, lowest first, of ceil(numel/8) bytes.
 
     Returns:
-        None where the torch path has to do it: the kernel is not built, x is not a real tensor in CPU memory, its blocks
-        lie scattered, its draws have another order than its memory, or mantissas have more than 23 bits.
+        None where the torch path has to do it: the kernel is not built, x is not in CPU memory, its blocks lie
+        scattered, its draws have another order than its memory, or mantissas have more than 23 bits.
     """
     if _kernel is None or x.device.type != "cpu" or fmt.mantissa_bits > MANTISSA_BITS:
         return None
@@ -115,8 +115,8 @@ def _layout(shape: torch.Size, stride: tuple[int, ...], axes: Axes, block_size: 
     if size and set(window) == set(order[at + 1 :]):
         inner = prod(shape[d] for d in window)
         row, block = shape[dim] * inner, block * inner
-        # rows of whole blocks are one long row
-        return _Layout(1, size, 1, block, in_order) if row % block == 0 else _Layout(size // row, row, 1, block, in_order)
+        row = row if row % block else size  # rows of whole blocks are one long row
+        return _Layout(size // row, row, 1, block, in_order)
     if size and not window:
         outer, inner = (prod(shape[d] for d in part) for part in (order[:at], order[at + 1 :]))
         return _Layout(outer, shape[dim], inner, block, in_order)

@@ -23,10 +23,13 @@ _ARGUMENTS = (
     "Tensor x, int mantissa_bits, int exponent_bits, int block_size, int dim, int[] inner_dims, "
     "int? exponent_bias, str rounding, Tensor? key"
 )
-_library = torch.library.Library("bitq", "DEF")  # noqa: TOR901  # lives as long as the process
-_library.define(f"quantize({_ARGUMENTS}, bool with_clipped=False) -> (Tensor, Tensor)")
-_library.define(f"quantize_into({_ARGUMENTS}, Tensor(a!) out) -> ()")
-_library.define("pass_gradient(Tensor grad, Tensor clipped, SymInt[] stride) -> Tensor")
+_library = torch.library.Library("bitq", "DEF")  # type: ignore[no-untyped-call]
+for _schema in (
+    f"quantize({_ARGUMENTS}, bool with_clipped=False) -> (Tensor, Tensor)",
+    f"quantize_into({_ARGUMENTS}, Tensor(a!) out) -> ()",
+    "pass_gradient(Tensor grad, Tensor clipped, SymInt[] stride) -> Tensor",
+):
+    _library.define(_schema)  # type: ignore[no-untyped-call]
 
 
 def quantize(
@@ -43,21 +46,27 @@ def quantize(
     `key` holds the 64 bits that stochastic rounding draws from; `out` is written to, and needs no gradient of x.
     """
     trained = x.requires_grad and torch.is_grad_enabled()
-    if torch.compiler.is_compiling():
-        direct = x.device.type != "cpu" and out is None  # there the compiler fuses the torch path
-    else:
-        direct = _plain(x) and (key is None or _plain(key)) and (out is None or _alike(x, out))
-    if direct:
-        if trained:
-            apply: Callable[..., Tensor] = _StraightThrough.apply
-            return apply(x, fmt, axes, exponent_bias, rounding, key)
-        return _compute(x, fmt, axes, exponent_bias, rounding, key, False, out)[0]
-    args = (x, fmt.mantissa_bits, fmt.exponent_bits, min(fmt.block_size, 2**31), *axes, exponent_bias, rounding, key)
-    if out is None:
-        y: Tensor = torch.ops.bitq.quantize(*args, trained)[0]
-        return y
-    torch.ops.bitq.quantize_into(*args, out)
-    return out
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    fused = torch.compiler.is_compiling() and x.device.type != "cpu"
+    if out is not None:
+        if _alike(x, out):
+            _compute(x, fmt, axes, exponent_bias, rounding, key, False, out)
+        else:
+            torch.ops.bitq.quantize_into(*_arguments(x, fmt, axes, exponent_bias, rounding, key), out)
+        return out
+    if transformed or (trained and (fused or _plain(x))):
+        apply: Callable[..., Any] = _Transformed.apply if transformed else _StraightThrough.apply
+        found = apply(x, fmt, axes, exponent_bias, rounding, key)
+        values: Tensor = found[0] if transformed else found
+        return values
+    return _compute(x, fmt, axes, exponent_bias, rounding, key, trained)[0]
+
+
+def _arguments(
+    x: Tensor, fmt: BlockFormat, axes: Axes, exponent_bias: int | None, rounding: str, key: Tensor | None
+) -> tuple[Any, ...]:
+    """What the operator takes for these."""
+    return x, fmt.mantissa_bits, fmt.exponent_bits, min(fmt.block_size, 2**31), *axes, exponent_bias, rounding, key
 
 
 def _plain(x: Tensor) -> bool:
@@ -65,16 +74,17 @@ def _plain(x: Tensor) -> bool:
     return (
         type(x) in (Tensor, Parameter)
         and x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
-        and not torch.jit.is_tracing()
+        and torch._C._get_tracing_state() is None
         and forward_ad._current_level < 0
     )
 
 
 def _alike(x: Tensor, out: Tensor) -> bool:
     """Whether the kernel can write to `out`: it lies as x does, in x's memory or apart from it."""
-    if not _plain(out) or out.stride() != x.stride():
+    if not (_plain(x) and _plain(out)) or out.stride() != x.stride():
         return False
     return out.data_ptr() == x.data_ptr() or out.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
 
@@ -89,7 +99,28 @@ def _compute(
     with_clipped: bool,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Values and what was clipped: None, or bits (uint8) as the kernel gives them, or a mask (bool) of the torch path."""
+    """Values, and what was clipped: None, bits (uint8) in order of memory, or the torch path's mask (bool).
+
+    The kernel does what is plain, `torch.compile` fuses the torch path for other devices, the operator does the rest.
+    """
+    if _plain(x) or (torch.compiler.is_compiling() and x.device.type != "cpu"):
+        return _local(x, fmt, axes, exponent_bias, rounding, key, with_clipped, out)
+    found: tuple[Tensor, Tensor] = torch.ops.bitq.quantize(
+        *_arguments(x, fmt, axes, exponent_bias, rounding, key), with_clipped
+    )
+    return found
+
+
+def _local(
+    x: Tensor,
+    fmt: BlockFormat,
+    axes: Axes,
+    exponent_bias: int | None,
+    rounding: str,
+    key: Tensor | None,
+    with_clipped: bool,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
     if not torch.compiler.is_compiling():
         fast = native.quantize(x, fmt, axes, exponent_bias, rounding, key, with_clipped, out)
         if fast is not None:
@@ -99,19 +130,11 @@ def _compute(
 
 
 class _StraightThrough(torch.autograd.Function):
-    """What the operator's gradient is, with less overhead, and nothing kept if nothing was clipped."""
+    """The operator's gradient with less overhead, and with nothing kept if nothing was clipped."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        fmt: BlockFormat,
-        axes: Axes,
-        exponent_bias: int | None,
-        rounding: str,
-        key: Tensor | None,
-    ) -> Tensor:
-        y, clipped = _compute(x, fmt, axes, exponent_bias, rounding, key, True)
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        y, clipped = _local(*args, True)
         ctx.save_for_backward(clipped)
         ctx.stride = y.stride()
         return y
@@ -119,16 +142,42 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (clipped,) = ctx.saved_tensors
-        if clipped is not None:
-            grad = grad.masked_fill(clipped, 0.0) if clipped.dtype == torch.bool else _pass(grad, clipped, ctx.stride)
-        return grad, None, None, None, None, None
+        return grad if clipped is None else _pass(grad, clipped, ctx.stride), None, None, None, None, None
+
+
+class _Transformed(torch.autograd.Function):
+    """The same for `torch.func` and forward-mode differentiation."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = torch.ops.bitq.quantize(*_arguments(*args), True)
+        return found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        y, clipped = output
+        ctx.mark_non_differentiable(clipped)
+        ctx.save_for_backward(clipped)
+        ctx.save_for_forward(clipped)
+        ctx.stride = y.stride()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return _pass(grad, ctx.saved_tensors[0], ctx.stride), None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, None]:
+        return _pass(tangent, ctx.saved_tensors[0], ctx.stride), None
 
 
 def _pass(grad: Tensor, clipped: Tensor, stride: tuple[int, ...]) -> Tensor:
-    if not torch.is_grad_enabled() and _plain(grad):
-        return _pass_gradient(grad, clipped, stride)
-    passed: Tensor = torch.ops.bitq.pass_gradient(grad, clipped, stride)
-    return passed
+    if clipped.dtype != torch.bool:
+        if not torch.is_grad_enabled() and _plain(grad):
+            return _pass_gradient(grad, clipped, stride)
+        clipped = _from_bits(clipped, grad.shape, stride)
+    return grad.masked_fill(clipped, 0.0)
 
 
 @lru_cache
@@ -149,7 +198,7 @@ def _quantize(
     with_clipped: bool = False,
 ) -> tuple[Tensor, Tensor]:
     fmt, axes = _format(mantissa_bits, exponent_bits, block_size), (dim, tuple(inner_dims))
-    y, clipped = _compute(x, fmt, axes, exponent_bias, rounding, key, with_clipped)
+    y, clipped = _local(x, fmt, axes, exponent_bias, rounding, key, with_clipped)
     if clipped is None:
         return y, x.new_zeros((x.numel() + 7) // 8 if with_clipped else 0, dtype=torch.uint8)
     return y, _to_bits(clipped, y) if clipped.dtype == torch.bool else clipped
@@ -168,10 +217,7 @@ def _quantize_into(
     out: Tensor,
 ) -> None:
     fmt, axes = _format(mantissa_bits, exponent_bits, block_size), (dim, tuple(inner_dims))
-    if _alike(x, out):
-        _compute(x, fmt, axes, exponent_bias, rounding, key, False, out)
-    else:
-        out.copy_(_compute(x, fmt, axes, exponent_bias, rounding, key, False)[0])
+    out.copy_(_local(x, fmt, axes, exponent_bias, rounding, key, False)[0])
 
 
 def _pass_gradient(grad: Tensor, clipped: Tensor, stride: list[int] | tuple[int, ...]) -> Tensor:
@@ -256,7 +302,7 @@ for _name, _implementation in (
     ("quantize_into", _quantize_into),
     ("pass_gradient", _pass_gradient),
 ):
-    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
+    _library.impl(_name, _implementation, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("bitq::quantize", _fake_quantize, lib=_library)
 torch.library.register_fake("bitq::quantize_into", lambda *args: None, lib=_library)
 torch.library.register_fake("bitq::pass_gradient", lambda grad, *_: torch.empty_like(grad), lib=_library)

@@ -1,7 +1,7 @@
 """Block quantization in plain PyTorch: on any device and layout, and for `torch.compile` to fuse.
 
-Every operation is exact or rounds once as IEEE 754 says, and no product feeds an addition: neither fused multiply-adds nor
-the reordering that compilers are granted for zeros' signs change a bit.
+Every operation is exact or rounds once as IEEE 754 says, and no product feeds an addition: fused multiply-adds
+change no bit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from bitq.numerics.blocks import Axes
 
 ROUNDINGS = ("nearest", "half_away", "toward_zero", "stochastic")
 
+_PATTERN = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 _WORD = 0xFFFFFFFF
 _LANES = 16  # counters of a group of 64 elements, four words each
 
@@ -40,16 +41,14 @@ def quantize(
     draws = None if key is None else uniforms(x.shape, key.to(x.device))
     limit, k = fmt.largest_mantissa, wide.abs() * inverse
     size = _round(k.clamp(max=limit), rounding, draws) * each
-    value = torch.where(wide < 0, -size, size).view(torch.int32)
-    value = value.masked_fill(value == -(2**31), 0).view(torch.float32)  # no -0.0
-    y = torch.empty_like(x).copy_(value)
+    bits = torch.where(wide < 0, -size, size).to(x.dtype).view(_PATTERN[x.dtype])
+    bits = bits.masked_fill(bits == torch.iinfo(bits.dtype).min, 0)  # compilers keep this: no -0.0
+    y = torch.empty_like(x).copy_(bits.view(x.dtype))
     if not with_clipped or exponent_bias is None:  # the default bias leaves no block above the top code
         return y, None
     above = (blocks.exponents(peaks) > shared) & (peaks < blocks.INFINITE)
-    if draws is not None:
-        over = draws < k - limit
-    else:  # the limit is odd, so a tie is beyond it
-        over = k >= limit + (1.0 if rounding == "toward_zero" else 0.5)
+    least = limit + (1.0 if rounding == "toward_zero" else 0.5)  # the limit is odd, so a tie is beyond it
+    over = k >= least if draws is None else draws < k - limit
     return y, over & blocks.spread(above, fmt.block_size, channels, dim)
 
 
