@@ -1,15 +1,19 @@
+import math
 import pickle
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
+from gfloat import Domain, FormatInfo, quantize_block, round_float
+from gfloat.formats import format_info_mxint8
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat, TensorFormats, effective_width, grid, paper_width
-from bitq.numerics import pack
+from bitq.formats import PRESETS, BlockFormat, TensorFormats, effective_width, grid, paper_width
+from bitq.numerics import pack, quantize
 
 
 @pytest.mark.parametrize(("bits", "widths"), [(16, range(1, 8)), (8, range(2, 7))])
@@ -106,3 +110,65 @@ def test_widths_of_nothing_are_refused(channels, inner):
     if inner < 1:
         with pytest.raises(BitqError):
             paper_width(BlockFormat(8, 3, 16), inner)
+
+
+def test_presets_are_formats_by_name():
+    for name, fmt in PRESETS.items():
+        assert BlockFormat.parse(name) == BlockFormat.parse(f" {name.upper()} ") == fmt
+        assert BlockFormat.parse(str(fmt)) == fmt
+    assert paper_width(PRESETS["mxint8"]) == 8 + 8 / 32  # the specification's 32 bytes and one
+    assert paper_width(PRESETS["msfp12"]) == 4 + 8 / 16
+    with pytest.raises(BitqError, match="mxint8"):
+        BlockFormat.parse("mxint4")
+
+
+def exact_scale(emax, values):
+    """Largest power of two of a block, and nothing to do with a rounded logarithm."""
+    largest = float(np.abs(values).max())
+    return 2.0 ** ((math.frexp(largest)[1] - 1 if largest else -127) - emax)
+
+
+def blocks_of(kind, generator):
+    x = torch.randn(60, 32, generator=generator)
+    scale = {"normal": 1.0, "wide": 2.0 ** torch.randint(-100, 100, (60, 1), generator=generator)}
+    if kind in scale:
+        return x * scale[kind]
+    below = torch.nextafter(2.0 ** torch.randint(-20, 20, (60, 32), generator=generator).float(), torch.tensor(0.0))
+    return below * x.sign()
+
+
+@pytest.mark.parametrize("kind", ["normal", "wide", "just below powers of two"])
+def test_mxint8_is_that_of_gfloat(kind):
+    x = blocks_of(kind, torch.Generator().manual_seed(1))
+    expected = np.stack([quantize_block(format_info_mxint8, row, exact_scale) for row in x.double().numpy()])
+    scales = np.array([[exact_scale(0, row)] for row in x.numpy()])
+    lowest = expected == -2 * scales  # k = -128, which bitq leaves out
+    expected = np.where(lowest, -127 / 64 * scales, expected)
+    for bias in (None, -127):
+        assert np.array_equal(quantize(x, PRESETS["mxint8"], exponent_bias=bias).double().numpy(), expected)
+    assert lowest.any()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_mantissas_of_presets_round_as_gfloat_rounds_integers(name):
+    fmt = PRESETS[name]
+    x = blocks_of("wide", torch.Generator().manual_seed(2)).repeat(1, 2)[:, : fmt.block_size]
+    element = FormatInfo(  # a two's complement number of m bits below the leading one of the block
+        name=f"int{fmt.mantissa_bits}",
+        k=fmt.mantissa_bits,
+        precision=fmt.mantissa_bits,
+        bias=0,
+        domain=Domain.Finite,
+        has_nz=False,
+        num_high_nans=0,
+        has_subnormals=True,
+        is_signed=True,
+        is_twos_complement=True,
+    )
+    for row, y in zip(x, quantize(x, fmt), strict=True):
+        step = Fraction(exact_scale(0, row.numpy())) * Fraction(2) ** (2 - fmt.mantissa_bits)
+        unit = Fraction(element.smallest)
+        limit = fmt.largest_mantissa
+        for value, found in zip(row.tolist(), y.tolist(), strict=True):
+            k = Fraction(round_float(element, float(Fraction(value) / step * unit), sat=True)) / unit
+            assert Fraction(found) == max(k, -limit) * step

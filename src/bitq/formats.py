@@ -18,6 +18,12 @@ BLOCK_SIZES = (1, 2, 4, 8, 16, 24, 32, 48)
 
 _TEXT = re.compile(r"(\d{1,9}):e(\d{1,9}):b(\d{1,9})", re.ASCII)
 
+_PRESETS = {
+    "mxint8": (16, 8, 32),
+    **{f"msfp{bits}": (bits, 8, 16) for bits in (11, 12, 13, 14, 15, 16)},
+    **{f"hbfp{mantissa}": (mantissa + 8, 8, 64) for mantissa in (4, 6, 8)},
+}
+
 
 @dataclass(frozen=True, order=True)
 class BlockFormat:
@@ -79,17 +85,35 @@ class BlockFormat:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The format that `str` wrote, such as ``8:e3:b16``.
+        """The format that `str` wrote, such as ``8:e3:b16``, or a name of `PRESETS`, such as ``mxint8``.
 
         Raises:
             BitqError: the text is no such format, or the format is impossible.
         """
+        preset = _PRESETS.get(text.strip().lower())
+        if preset is not None:
+            return cls(*preset)
         match = _TEXT.fullmatch(text.strip())
         if match is None:
             raise BitqError(
-                f"block format {text!r} must read BITS:eEXPONENT_BITS:bBLOCK_SIZE, such as 8:e3:b16"
+                f"block format {text!r} must read BITS:eEXPONENT_BITS:bBLOCK_SIZE, such as 8:e3:b16, "
+                f"or be one of {', '.join(_PRESETS)}"
             )
         return cls(*map(int, match.groups()))
+
+
+PRESETS = {name: BlockFormat(*widths) for name, widths in _PRESETS.items()}
+"""Formats that others have named, by name; `bits` counts the shared exponent, so 16 for an 8-bit element of MXINT8.
+
+mxint8: MXINT8 of the OCP Microscaling Formats v1.0 specification. Its scale is 2^E, its element k/64. The values are equal
+    but for two choices: bitq never uses k = -128, which the specification lets implementations leave out (what rounds to it
+    becomes -127), and below E = -120 bitq keeps the step a normal float32 where E8M0 reaches E = -127. Packed, the exponent
+    bias is stored once for a tensor; with an exponent bias of -127 the codes are those of E8M0.
+msfp11..msfp16: Microsoft Floating Point (Darvish Rouhani et al., NeurIPS 2020): a sign, 2..7 bits of mantissa without a
+    hidden one, and 8 bits of exponent for 16 elements.
+hbfp4, hbfp6, hbfp8: Hybrid BFP (Drumond et al., NeurIPS 2018; Harma et al., 2022) with 64 elements in a block. Its
+    exponents have 10 bits; a float32 has 8, so the values are the same and the packed size smaller by 2 bits a block.
+"""
 
 
 @dataclass(frozen=True)

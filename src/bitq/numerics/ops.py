@@ -133,8 +133,16 @@ class _StraightThrough(torch.autograd.Function):
     """The operator's gradient with less overhead, and with nothing kept if nothing was clipped."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        y, clipped = _local(*args, True)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        fmt: BlockFormat,
+        axes: Axes,
+        exponent_bias: int | None,
+        rounding: str,
+        key: Tensor | None,
+    ) -> Tensor:
+        y, clipped = _local(x, fmt, axes, exponent_bias, rounding, key, True)
         ctx.save_for_backward(clipped)
         ctx.stride = y.stride()
         return y
