@@ -105,10 +105,10 @@ class BlockFormat:
 PRESETS = {name: BlockFormat(*widths) for name, widths in _PRESETS.items()}
 """Formats that others have named, by name; `bits` counts the shared exponent, so 16 for an 8-bit element of MXINT8.
 
-mxint8: MXINT8 of the OCP Microscaling Formats v1.0 specification. Its scale is 2^E, its element k/64. The values are equal
-    but for two choices: bitq never uses k = -128, which the specification lets implementations leave out (what rounds to it
-    becomes -127), and below E = -120 bitq keeps the step a normal float32 where E8M0 reaches E = -127. Packed, the exponent
-    bias is stored once for a tensor; with an exponent bias of -127 the codes are those of E8M0.
+mxint8: MXINT8 of the OCP Microscaling Formats v1.0 specification. Its scale is 2^E, its element k/64. The values are
+    equal but for two choices: bitq never uses k = -128, which the specification lets implementations leave out (what
+    rounds to it becomes -127), and below E = -120 bitq keeps the step a normal float32 where E8M0 reaches E = -127.
+    With an exponent bias of -127 the codes are those of E8M0.
 msfp11..msfp16: Microsoft Floating Point (Darvish Rouhani et al., NeurIPS 2020): a sign, 2..7 bits of mantissa without a
     hidden one, and 8 bits of exponent for 16 elements.
 hbfp4, hbfp6, hbfp8: Hybrid BFP (Drumond et al., NeurIPS 2018; Harma et al., 2022) with 64 elements in a block. Its

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.formats import PRESETS, BlockFormat, TensorFormats
 from bitq.layers import LOOPS, Layer
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ NAMES = ("--formats", "--format")
 
 HELP = (
     "BITS:eEXPONENT_BITS:bBLOCK_SIZE for every tensor, such as 8:e3:b16: 8 bits per element of which 3 are an exponent "
-    "that 16 elements share; or the folder of a finished search (or its plan.json): every tensor in its own format."
+    "that 16 elements share; or a name such as mxint8 or msfp12; or the folder (or plan.json) of a finished search: "
+    "every tensor in its own format."
 )
 
 
@@ -87,6 +88,6 @@ def read_formats(text: str | None) -> Uniform | Planned:
 
         file = path / "plan.json" if path.is_dir() else path
         return Planned(load_plan(file), file)
-    if ":" not in text:
+    if ":" not in text and text.strip().lower() not in PRESETS:
         raise BitqError(f"formats {text!r} are neither such as 8:e3:b16 nor the plan.json of a finished search")
     return Uniform(BlockFormat.parse(text))
