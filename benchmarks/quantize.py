@@ -1,0 +1,212 @@
+"""How fast quantization is, against copying the tensor and against other libraries, interleaved in one process.
+
+    python benchmarks/quantize.py                          # activations, weights; blocks of 16, 32; 1 and 2 threads
+    python benchmarks/quantize.py --peers SITE_PACKAGES    # beside brevitas, torchao, amd-quark, those that are there
+    python benchmarks/quantize.py --small                  # what one call costs beside its work, too
+
+Peers come from a folder that pip filled without their dependencies, for torch must not move:
+
+    python -m venv --without-pip /tmp/peers
+    pip --python /tmp/peers/bin/python install --no-deps brevitas torchao amd-quark dependencies==2.0.1 unfoldNd tqdm
+
+`out=` is held against `copy_` into the same tensor, a fresh result against `clone()`. Every number is the median of
+rounds in which all candidates take turns; the quartiles of `copy_` tell how quiet the machine was. Formats have 8 bits
+and 3 of exponent; activations have a calibrated exponent bias, weights the default. Peers quantize as near to this as
+they can: their own 8-bit format, the same block (torchao only along the last axis, so it gets the channels there;
+amd-quark only blocks of 8). Returns 1 if an aim is missed. With a CUDA device, quantization of 1 GiB fused by
+torch.compile is held against a copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bitq import BlockFormat, quantize
+
+OF_COPY, OF_CLONE, TIMES_PEERS, OF_DEVICE_COPY = 0.8, 0.8, 15.0, 0.7
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tensor and how it is blocked."""
+
+    name: str
+    shape: tuple[int, ...]
+    inner_dims: tuple[int, ...]
+    exponent_bias: int | None
+
+
+CASES = (Case("activations", (64, 64, 56, 56), (), -5), Case("weights", (512, 512, 3, 3), (2, 3), None))
+Peer = Callable[[Tensor], object]
+
+
+def brevitas(block: int) -> Peer:
+    """MXInt8 of brevitas, with this block, as it evaluates."""
+    formats = importlib.import_module("brevitas.quant.experimental.mx_quant_ocp")
+    layers = importlib.import_module("brevitas.nn")
+    layer = layers.QuantIdentity(formats.MXInt8Act, group_size=block, group_dim=1, return_quant_tensor=False)
+    return layer.eval()
+
+
+def torchao(block: int) -> Peer:
+    """MXFP8 of torchao, to the format and back."""
+    kind = importlib.import_module("torchao.prototype.mx_formats.mx_tensor").MXTensor
+
+    def run(x: Tensor) -> Tensor:
+        return kind.to_mx(x, torch.float8_e4m3fn, block).dequantize(torch.float32)
+
+    return run
+
+
+def quark(block: int) -> Peer:
+    """BFP16 of amd-quark; its block is 8 whatever one asks for."""
+    kernel = importlib.import_module("quark.torch.kernel.hw_emulation.hw_emulation_interface")
+    return lambda x: kernel.fake_quantize_bfp16(x, 1, block)
+
+
+PEERS = {"brevitas": brevitas, "torchao": torchao, "amd-quark": quark}
+
+
+def take_turns(candidates: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
+    """Seconds of every run of every candidate, in turns, for about `seconds` in all, 5 rounds at least."""
+    for run in candidates.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[next(iter(times))]) < 5:
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def medians(times: dict[str, list[float]]) -> dict[str, float]:
+    """Median seconds of every candidate."""
+    return {name: statistics.median(runs) for name, runs in times.items()}
+
+
+def available(folder: str | None) -> dict[str, Callable[[int], Peer]]:
+    """Peers that run here; says of the others why not."""
+    if folder is None:
+        return {}
+    sys.path.append(folder)
+    found = {}
+    for name, make in PEERS.items():
+        try:
+            make(16)(torch.randn(2, 64, 4, 4))
+            found[name] = make
+        except Exception as error:
+            print(f"{name} does not run here: {type(error).__name__}: {str(error)[:100]}")
+    return found
+
+
+def measure(case: Case, block: int, peers: dict[str, Callable[[int], Peer]], seconds: float) -> bool:
+    """Prints one row; whether the aims are met."""
+    fmt = BlockFormat(8, 3, block)
+    x = torch.randn(case.shape)
+    out, copy = torch.empty_like(x), torch.empty_like(x)
+    arguments = {"dim": 1, "inner_dims": case.inner_dims, "exponent_bias": case.exponent_bias}
+    given = take_turns({"copy": lambda: copy.copy_(x), "out": lambda: quantize(x, fmt, **arguments, out=out)}, seconds)
+    fresh = take_turns({"clone": x.clone, "fresh": lambda: quantize(x, fmt, **arguments)}, seconds)
+    ours = medians(given) | medians(fresh)
+    of_copy, of_clone = ours["copy"] / ours["out"], ours["clone"] / ours["fresh"]
+    quarter = statistics.quantiles(given["copy"])
+    text = (
+        f"{case.name:11} block {block} {torch.get_num_threads()} threads: copy_ {ours['copy'] * 1e3:7.3f} ms "
+        f"(quartiles {quarter[0] * 1e3:.3f}..{quarter[2] * 1e3:.3f}), "
+        f"out= {ours['out'] * 1e3:7.3f} = {of_copy:.2f} of it (least {min(given['copy']) / min(given['out']):.2f}); "
+        f"clone {ours['clone'] * 1e3:7.3f}, fresh {ours['fresh'] * 1e3:7.3f} = {of_clone:.2f} of it"
+    )
+    met = of_copy >= OF_COPY and of_clone >= OF_CLONE
+    if peers:
+        theirs = {name: make(block) for name, make in peers.items()}
+        last = x.movedim(1, -1).contiguous()
+        candidates = {n: lambda n=n: theirs[n](last if n == "torchao" else x) for n in theirs}
+        with torch.no_grad():
+            their = medians(take_turns({**candidates, "bitq": lambda: quantize(x, fmt, **arguments)}, seconds))
+        mine = their.pop("bitq")
+        text += "; " + ", ".join(f"{name} {t * 1e3:.1f} ms = {t / mine:.0f}x" for name, t in their.items())
+        met &= min(their.values()) / mine >= TIMES_PEERS
+    print(text + ("" if met else "  MISSED"), flush=True)
+    return met
+
+
+def small() -> None:
+    """Prints what a call costs on a tensor of 64 x 64, with and without a gradient."""
+    fmt = BlockFormat(8, 3, 16)
+    x = torch.randn(64, 64)
+    trained, out, grad = x.clone().requires_grad_(), torch.empty_like(x), torch.ones_like(x)
+
+    def many(run: Callable[[], object]) -> Callable[[], object]:
+        return lambda: [run() for _ in range(100)]
+
+    candidates = {
+        "clone": x.clone,
+        "quantize": lambda: quantize(x, fmt, exponent_bias=-5),
+        "quantize, default bias": lambda: quantize(x, fmt),
+        "quantize into out": lambda: quantize(x, fmt, exponent_bias=-5, out=out),
+        "x * 2 and backward": lambda: torch.autograd.grad(trained * 2, trained, grad),
+        "quantize and backward": lambda: torch.autograd.grad(quantize(trained, fmt, exponent_bias=-5), trained, grad),
+        "operator": lambda: torch.ops.bitq.quantize(x, 5, 3, 16, 1, [], -5, "nearest", None),
+    }
+    times = medians(take_turns({name: many(run) for name, run in candidates.items()}, 3))
+    print("one call on 64x64: " + ", ".join(f"{name} {t * 1e4:.1f} µs" for name, t in times.items()))
+
+
+def on_device() -> bool:
+    """Prints quantization of 1 GiB on a CUDA device beside a copy; whether the aim is met."""
+    x = torch.randn(64, 64, 256, 256, device="cuda")
+    copy, fmt = torch.empty_like(x), BlockFormat(8, 3, 16)
+    fused = torch.compile(lambda t: quantize(t, fmt, exponent_bias=-5))
+
+    def finish(run: Callable[[], object]) -> Callable[[], None]:
+        def finished() -> None:
+            run()
+            torch.cuda.synchronize()
+
+        return finished
+
+    times = medians(take_turns({"copy": finish(lambda: copy.copy_(x)), "fused": finish(lambda: fused(x))}, 3))
+    share = times["copy"] / times["fused"]
+    name = torch.cuda.get_device_name()
+    print(f"{name}: copy {times['copy'] * 1e3:.3f} ms, fused {times['fused'] * 1e3:.3f} ms = {share:.2f} of it")
+    return share >= OF_DEVICE_COPY
+
+
+def main() -> int:
+    """Measures and tells; 1 if an aim is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", metavar="SITE_PACKAGES", help="folder that holds the other libraries")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each comparison of a row")
+    parser.add_argument("--small", action="store_true", help="one call on a small tensor, too")
+    arguments = parser.parse_args()
+    peers = available(arguments.peers)
+    print(f"torch {torch.__version__}, peers: {', '.join(peers) or 'none'}")
+    met = True
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        for case in CASES:
+            for block in (16, 32):
+                met &= measure(case, block, peers, arguments.seconds)
+    if arguments.small:
+        small()
+    if torch.cuda.is_available():
+        met &= on_device()
+    else:
+        print("no CUDA device: nothing measured there")
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
