@@ -34,7 +34,7 @@ ffi = FFI()
 ffi.cdef("""
 int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_t outer, int64_t channels,
                       int64_t inner, int64_t block, int mantissa_bits, int top_code, int has_bias, int bias,
-                      int rounding, uint64_t key, int threads);
+                      int rounding, uint64_t key, int fresh, int threads);
 void bitq_pass(const void *from, void *to, const uint8_t *clipped, int64_t count, int bytes, int threads);
 """)
 ffi.set_source(

@@ -640,11 +640,12 @@ static void guess_bias(const job *j, int32_t top_code, int threads) {
         }
 }
 
-/* Quantizes x into y, which may be x. Without `has_bias` the bias is the default one. Sets the bits of `clipped`, which
- * are zero or NULL, of elements that pass no gradient, and returns their number. Mantissas have at most 23 bits. */
+/* Quantizes x into y, which may be x, or `fresh`: never written before. Without `has_bias` the bias is the default one.
+ * Sets the bits of `clipped`, which are zero or NULL, of elements that pass no gradient, and returns their number.
+ * Mantissas have at most 23 bits. */
 int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_t outer, int64_t channels,
                       int64_t inner, int64_t block, int mantissa_bits, int top_code, int has_bias, int bias,
-                      int rounding, uint64_t key, int threads) {
+                      int rounding, uint64_t key, int fresh, int threads) {
     const int64_t elements = outer * channels * inner;
     const int64_t most = elements / GRAIN + 1;
     job j = {
@@ -659,7 +660,8 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
         .rounding = rounding,
         .to_step = 2 - mantissa_bits + 127,
         .floor = -126 + mantissa_bits - 2,
-        .stream = x != y && elements * (kind == FLOAT32 ? 8 : 4) >= STREAMED ? fastest().stream : NULL,
+        /* pages that the system clears when they are first written are in the caches then */
+        .stream = !fresh && x != y && elements * (kind == FLOAT32 ? 8 : 4) >= STREAMED ? fastest().stream : NULL,
         .limit = (float)((1 << (mantissa_bits - 1)) - 1),
         .key = {(uint32_t)key, (uint32_t)(key >> 32)},
     };

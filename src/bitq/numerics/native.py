@@ -76,6 +76,7 @@ def quantize(
         exponent_bias or 0,
         ROUNDING[rounding],
         0 if key is None else int(key) & (2**64 - 1),
+        out is None,
         torch.get_num_threads(),
     )
     return y, bits if found else None
