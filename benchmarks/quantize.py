@@ -103,7 +103,7 @@ def available(folder: str | None) -> dict[str, Callable[[int], Peer]]:
     found = {}
     for name, make in PEERS.items():
         try:
-            make(16)(torch.randn(2, 64, 4, 4))
+            make(16)(torch.randn(2, 64, 4, 64))
             found[name] = make
         except Exception as error:
             print(f"{name} does not run here: {type(error).__name__}: {str(error)[:100]}")
