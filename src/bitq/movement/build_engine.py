@@ -12,9 +12,9 @@ ffi.cdef(HEADER)
 ffi.set_source(
     "bitq.movement._engine",
     f"#include <stdint.h>\n{HEADER}",
-    sources=[str(HERE / name) for name in ("axis.c", "engine.c", "parts.c")],
+    sources=[str(HERE / name) for name in ("axis.c", "candidates.c", "choose.c", "parts.c")],
     include_dirs=[str(HERE)],
-    depends=[str(HERE / "engine.h")],
+    depends=[str(HERE / name) for name in ("engine.h", "candidates.h")],
     # No contraction: costs are compared in the same double arithmetic that Python prints.
     extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off"],
     py_limited_api=True,

@@ -1,10 +1,9 @@
-/* Enumerate tilings, keep those some width triple may want, and pick each triple's best. See optimum.py. */
+/* Candidates: for every tile vector that may fit, the loop orders some width triple may want. See optimum.py. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "engine.h"
+#include "candidates.h"
 
 enum { LOOP_N, LOOP_K, LOOP_C, LOOP_P, LOOP_Q, LOOP_R, LOOP_S, LOOPS };
 enum { OUTER, CURRENT, INNER };
@@ -88,12 +87,7 @@ static int members_of(int64_t loops) {
     return set;
 }
 
-typedef struct {
-    bitq_candidate *items;
-    int64_t count, room;
-} list;
-
-static int append(list *l, const bitq_candidate *c) {
+static int append(bitq_candidates *l, const bitq_candidate *c) {
     if (l->count == l->room) {
         int64_t room = 2 * l->room + 1024;
         bitq_candidate *items = realloc(l->items, (size_t)room * sizeof *items);
@@ -102,13 +96,6 @@ static int append(list *l, const bitq_candidate *c) {
     }
     l->items[l->count++] = *c;
     return 0;
-}
-
-static double dot(const double *w, const double *v) { return w[0] * v[0] + w[1] * v[1] + w[2] * v[2]; }
-
-/* Widths come as (input, weight, output). */
-static double bits_of(const double *q, const bitq_candidate *c) {
-    return q[0] * c->input + q[1] * c->weight + q[2] * c->output;
 }
 
 /* The box of widths that is asked for, and what no candidate may exceed at its lowest corner to be of use: the least
@@ -120,7 +107,7 @@ typedef struct {
 
 /* Append what one tile vector can do: for every set of loops run innermost to keep the weights or the outputs in place,
  * the order that reads the fewest inputs. Dominated ones are left out. */
-static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candidate base, box *asked, list *out) {
+static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candidate base, box *asked, bitq_candidates *out) {
     static const int KEEPS_WEIGHT[3] = {LOOP_N, LOOP_P, LOOP_Q}, KEEPS_OUTPUT[3] = {LOOP_C, LOOP_R, LOOP_S};
     double groups = (double)x->groups, all[2] = {1, 1};
     double weights = (double)(x->K * x->C) * (double)(x->R * x->S), outputs = (double)(x->N * x->K) * (double)(x->P * x->Q);
@@ -131,11 +118,11 @@ static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candi
     bitq_candidate weights_stay = {.input = asked->inputs, .weight = groups * weights}, outputs_stay = weights_stay;
     weights_stay.output = groups * outputs * (2 * all[1] - 1);
     outputs_stay.weight = groups * weights * all[0], outputs_stay.output = groups * outputs;
-    if (bits_of(asked->low, &weights_stay) > asked->most && bits_of(asked->low, &outputs_stay) > asked->most) return 0;
+    if (bitq_bits_of(asked->low, &weights_stay) > asked->most && bitq_bits_of(asked->low, &outputs_stay) > asked->most) return 0;
 
     lattice l;
     solve_lattice(x, t, &l);
-    int active = active_set(t), fits_everywhere = dot(asked->high, base.footprint) <= asked->capacity;
+    int active = active_set(t), fits_everywhere = bitq_dot(asked->high, base.footprint) <= asked->capacity;
     int64_t first = out->count;
     double steps = (double)t->trips[LOOP_K] * (double)x->N * (double)x->C * (double)t->h->kept[0] * (double)t->w->kept[0];
 
@@ -161,13 +148,13 @@ static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candi
             c.input = groups * (steps - kept);
             c.weight = groups * weights * (side ? all[0] : all[0] / stays);
             c.output = groups * outputs * (2 * (side ? all[1] / stays : all[1]) - 1);
-            int beaten = bits_of(asked->low, &c) > asked->most;
+            int beaten = bitq_bits_of(asked->low, &c) > asked->most;
             for (int64_t i = first; i < out->count && !beaten; i++) {
                 const bitq_candidate *o = &out->items[i];
                 beaten = o->input <= c.input && o->weight <= c.weight && o->output <= c.output;
             }
             if (!beaten && append(out, &c)) return -1;
-            double most = bits_of(asked->high, &c);
+            double most = bitq_bits_of(asked->high, &c);
             if (fits_everywhere && most < asked->most) asked->most = most;
         }
     }
@@ -192,7 +179,7 @@ static sizes sizes_of(int64_t extent) {
 
 /* All candidates that some width triple between low and high may choose. Given the other tiles, the largest K tile that
  * fits is best (fewer trips of K never move more), so only the K tiles that are largest somewhere in the box are tried. */
-static int enumerate(const bitq_problem *x, const double *low, const double *high, double capacity, list *out) {
+int bitq_enumerate(const bitq_problem *x, const double *low, const double *high, double capacity, bitq_candidates *out) {
     double rows = (double)x->rows[x->row_tiles - 1].kept[0]; /* the last pair of an axis is its only tile */
     double columns = (double)x->columns[x->column_tiles - 1].kept[0];
     box asked = {low, high, capacity, INFINITY, (double)(x->groups * x->N * x->C) * rows * columns};
@@ -211,165 +198,15 @@ static int enumerate(const bitq_problem *x, const double *low, const double *hig
                         base.tile[1] = ks.sizes[k];
                         base.footprint[1] = weight * (double)ks.sizes[k];
                         base.footprint[2] = output * (double)ks.sizes[k];
-                        if (dot(low, base.footprint) > capacity) continue;
+                        if (bitq_dot(low, base.footprint) > capacity) continue;
                         tile_vector t = vector_of(x, ns.sizes[n], ks.sizes[k], cs.sizes[c], h, w);
                         failed = append_orders(x, &t, base, &asked, out);
-                        if (dot(high, base.footprint) <= capacity) break;
+                        if (bitq_dot(high, base.footprint) <= capacity) break;
                     }
                 }
         }
     free(ns.sizes), free(ks.sizes), free(cs.sizes);
     return failed ? -1 : 0;
-}
-
-typedef struct {
-    const bitq_candidate *all;
-    const double *widths;
-    double capacity, *bits;
-    int64_t *chosen;
-} query;
-
-static void answer(const query *q, int64_t triple, const int64_t *candidates, int64_t count) {
-    const double *w = &q->widths[3 * triple];
-    for (int64_t i = 0; i < count; i++) {
-        const bitq_candidate *c = &q->all[candidates[i]];
-        double bits = bits_of(w, c);
-        const bitq_candidate *best = q->chosen[triple] < 0 ? NULL : &q->all[q->chosen[triple]];
-        if (best && !(bits < q->bits[triple] || (bits == q->bits[triple] && c->steps < best->steps))) continue;
-        if (dot(w, c->footprint) > q->capacity) continue;
-        q->bits[triple] = bits;
-        q->chosen[triple] = candidates[i];
-    }
-}
-
-/* True if b is preferred to a everywhere between low and high: the least difference of their traffic lies at a corner. */
-static int never_better(const bitq_candidate *a, const bitq_candidate *b, const double *low, const double *high) {
-    double d[3] = {a->input - b->input, a->weight - b->weight, a->output - b->output}, sum = 0;
-    for (int i = 0; i < 3; i++) sum += d[i] * (d[i] < 0 ? high[i] : low[i]);
-    return sum > 0 || (sum == 0 && (b->steps < a->steps || (b->steps == a->steps && b < a)));
-}
-
-static int by_width(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Split the triples in two until few candidates or triples are left; each half drops what cannot win in its box. */
-static int divide(const query *q, int64_t *triples, int64_t n, const int64_t *candidates, int64_t count) {
-    double low[3], high[3];
-    for (int i = 0; i < 3; i++) low[i] = high[i] = q->widths[3 * triples[0] + i];
-    for (int64_t j = 1; j < n; j++)
-        for (int i = 0; i < 3; i++) {
-            double w = q->widths[3 * triples[j] + i];
-            if (w < low[i]) low[i] = w;
-            if (w > high[i]) high[i] = w;
-        }
-
-    /* References: the cheapest candidates at the box's two corners and centre among those that fit everywhere in it. */
-    double probes[3][3], best[3] = {0, 0, 0};
-    const bitq_candidate *reference[3] = {NULL, NULL, NULL};
-    for (int i = 0; i < 3; i++) probes[0][i] = low[i], probes[1][i] = high[i], probes[2][i] = (low[i] + high[i]) / 2;
-    for (int64_t i = 0; i < count; i++) {
-        const bitq_candidate *c = &q->all[candidates[i]];
-        if (dot(high, c->footprint) > q->capacity) continue;
-        for (int p = 0; p < 3; p++) {
-            double bits = bits_of(probes[p], c);
-            if (!reference[p] || bits < best[p] || (bits == best[p] && c->steps < reference[p]->steps))
-                reference[p] = c, best[p] = bits;
-        }
-    }
-    int64_t *left = malloc((size_t)count * sizeof *left), lefts = 0;
-    if (!left) return -1;
-    for (int64_t i = 0; i < count; i++) {
-        const bitq_candidate *c = &q->all[candidates[i]];
-        if (dot(low, c->footprint) > q->capacity) continue;
-        int drop = 0;
-        for (int p = 0; p < 3 && !drop; p++)
-            drop = reference[p] && c != reference[p] && never_better(c, reference[p], low, high);
-        if (!drop) left[lefts++] = candidates[i];
-    }
-
-    int failed = 0;
-    if (n <= 2 || lefts <= 24) {
-        for (int64_t j = 0; j < n; j++) answer(q, triples[j], left, lefts);
-    } else {
-        int axis = 0;
-        for (int i = 1; i < 3; i++)
-            if (high[i] / low[i] > high[axis] / low[axis]) axis = i;
-        double *sorted = malloc((size_t)n * sizeof *sorted);
-        if (!sorted) {
-            free(left);
-            return -1;
-        }
-        for (int64_t j = 0; j < n; j++) sorted[j] = q->widths[3 * triples[j] + axis];
-        qsort(sorted, (size_t)n, sizeof *sorted, by_width);
-        double pivot = sorted[n / 2];
-        if (pivot == sorted[0]) { /* put the boundary after the run of equal widths */
-            int64_t j = n / 2;
-            while (j < n && sorted[j] == pivot) j++;
-            pivot = j < n ? sorted[j] : pivot;
-        }
-        free(sorted);
-        int64_t small = 0;
-        for (int64_t j = 0; j < n; j++)
-            if (q->widths[3 * triples[j] + axis] < pivot) {
-                int64_t swap = triples[small];
-                triples[small++] = triples[j];
-                triples[j] = swap;
-            }
-        if (small == 0 || small == n) { /* all triples are equal */
-            for (int64_t j = 0; j < n; j++) answer(q, triples[j], left, lefts);
-        } else {
-            failed = divide(q, triples, small, left, lefts) || divide(q, triples + small, n - small, left, lefts);
-        }
-    }
-    free(left);
-    return failed ? -1 : 0;
-}
-
-int64_t bitq_optimize(const bitq_problem *x, const double *widths, int64_t n, double capacity, double *bits,
-                      int64_t *chosen, bitq_candidate **found) {
-    *found = NULL;
-    double low[3], high[3];
-    for (int i = 0; i < 3; i++) low[i] = high[i] = widths[i];
-    for (int64_t j = 0; j < n; j++) {
-        chosen[j] = -1;
-        for (int i = 0; i < 3; i++) {
-            if (widths[3 * j + i] < low[i]) low[i] = widths[3 * j + i];
-            if (widths[3 * j + i] > high[i]) high[i] = widths[3 * j + i];
-        }
-    }
-    list all = {NULL, 0, 0};
-    int failed = enumerate(x, low, high, capacity, &all);
-    int64_t *triples = malloc((size_t)n * sizeof *triples), *candidates = malloc((size_t)all.count * sizeof *candidates);
-    int64_t result = -1;
-    if (!failed && triples && (candidates || !all.count)) {
-        for (int64_t j = 0; j < n; j++) triples[j] = j;
-        for (int64_t i = 0; i < all.count; i++) candidates[i] = i;
-        query q = {all.items, widths, capacity, bits, chosen};
-        failed = all.count && divide(&q, triples, n, candidates, all.count);
-        result = all.count;
-        for (int64_t j = 0; j < n; j++)
-            if (chosen[j] < 0) result = 0;
-        if (failed) result = -1;
-    }
-    free(triples), free(candidates);
-    if (result > 0) { /* keep only the chosen ones */
-        int64_t *place = calloc((size_t)all.count, sizeof *place), used = 0;
-        if (!place) {
-            free(all.items);
-            return -1;
-        }
-        for (int64_t j = 0; j < n; j++) place[chosen[j]] = 1;
-        for (int64_t i = 0; i < all.count; i++)
-            if (place[i]) all.items[used] = all.items[i], place[i] = used++;
-        for (int64_t j = 0; j < n; j++) chosen[j] = place[chosen[j]];
-        free(place);
-        *found = all.items;
-        return used;
-    }
-    free(all.items);
-    return result;
 }
 
 void bitq_order(const bitq_problem *x, const bitq_candidate *c, int64_t *order) {
@@ -405,5 +242,3 @@ void bitq_order(const bitq_problem *x, const bitq_candidate *c, int64_t *order) 
     for (int m = 0; m < MEMBERS; m++)
         if (!(active >> m & 1)) order[at++] = MEMBER_LOOP[m];
 }
-
-void bitq_free(void *pointer) { free(pointer); }
