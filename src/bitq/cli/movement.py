@@ -35,8 +35,8 @@ def movement(
     joint: Annotated[
         bool,
         typer.Option(
-            help="Plan all memories at once for the least energy, instead of each for its least traffic: seconds per "
-            "layer. Says how far from the least possible the plan may be."
+            help="Plan all memories at once for the least energy, instead of each for its least traffic: a second per "
+            "layer, minutes per network. Says how far from the least possible the plan may be."
         ),
     ] = False,
     as_json: Json = False,

@@ -82,7 +82,8 @@ typedef struct {
 
 /* All tilings that fit and whose bound_pj is below the limit; of the innermost memory only the best one. widths: of input,
  * weight, partial sum and finished output. *solved counts
- * the tile vectors whose orders were solved, N, K and C tiles that make the same tiles once. Returns the number of *found
+ * the tile vectors whose orders were solved, N, K and C tiles that make the same tiles once, and one for every thousand that
+ * were only looked at. Returns the number of *found
  * (bitq_free), -1 out of memory, -2 if more than `most` were to be solved or about as many found. */
 int64_t bitq_parts_choices(const bitq_parts *parts, const double *widths, double limit, int64_t most, int64_t *solved,
                            bitq_choice **found);

@@ -24,7 +24,7 @@ from bitq.movement.model import Tiling, Widths
 from bitq.movement.parts import Inner, Question, Sizes, choices, every_size, few_sizes, smallest_sizes
 
 BUDGET = 500_000
-"""Tile vectors to solve for one layer: a few seconds on one core."""
+"""Tile vectors to solve for one layer: a second or so on one core."""
 
 ROUNDING = 1e-12
 """Relative difference of energies that counts as none."""

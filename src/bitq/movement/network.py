@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from bitq.devices import Device
 from bitq.formats import TensorFormats
 from bitq.layers import Layer
-from bitq.movement.joint import joint_movement
+from bitq.movement.joint import BUDGET, joint_movement
 from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.model import Traffic, Widths
 from bitq.movement.widths import widths
+
+NETWORK_BUDGET = 100 * BUDGET
+"""Tile vectors to solve for a network's joint plan: some minutes, however many layers it has."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class LayerMovement:
         return energy
 
 
-def layer_movement(layer: Layer, formats: TensorFormats, device: Device, joint: bool = False) -> LayerMovement:
+def layer_movement(
+    layer: Layer, formats: TensorFormats, device: Device, joint: bool = False, budget: int = BUDGET
+) -> LayerMovement:
     """Least movement of one layer.
 
     Args:
@@ -60,13 +65,14 @@ def layer_movement(layer: Layer, formats: TensorFormats, device: Device, joint: 
         formats: of its tensors.
         device: its memories.
         joint: plan all memories at once for the least energy, instead of each for its least traffic.
+        budget: of a joint plan, as for `joint_movement`.
 
     Raises:
         BitqError: a memory too small for one element of each tensor.
     """
     sizes = widths(layer, formats, device.partial_sum_bits)
     if joint:
-        plan = joint_movement(layer, sizes, device)
+        plan = joint_movement(layer, sizes, device, budget)
         return LayerMovement(layer, formats, sizes, plan.levels, plan.lower_bound_pj)
     return LayerMovement(layer, formats, sizes, movement(layer, sizes, device))
 
@@ -85,18 +91,19 @@ def network_movement(
         formats: of each layer's tensors.
         device: its memories.
         progress: called with (done, total) before each layer.
-        joint: as for `layer_movement`.
+        joint: as for `layer_movement`; more than a hundred different layers share `NETWORK_BUDGET`.
 
     Raises:
         BitqError: a memory too small for one element of each tensor.
     """
+    questions = [(replace(layer, name="", module=""), own) for layer, own in zip(layers, formats, strict=True)]
+    budget = min(BUDGET, NETWORK_BUDGET // max(1, len(set(questions))))
     solved: dict[tuple[Layer, TensorFormats], LayerMovement] = {}
     moved = []
-    for done, (layer, wanted) in enumerate(zip(layers, formats, strict=True)):
+    for done, (layer, question) in enumerate(zip(layers, questions, strict=True)):
         progress(done, len(layers))
-        question = replace(layer, name="", module=""), wanted
         if question not in solved:
-            solved[question] = layer_movement(layer, wanted, device, joint)
+            solved[question] = layer_movement(layer, question[1], device, joint, budget)
         moved.append(replace(solved[question], layer=layer))
     return tuple(moved)
 

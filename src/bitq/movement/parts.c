@@ -114,7 +114,7 @@ static void first_alike(const bitq_loop_tile *tiles, int64_t count, int64_t *fir
 
 int64_t bitq_parts_choices(const bitq_parts *x, const double *q, double limit, int64_t most, int64_t *solved,
                            bitq_choice **found) {
-    enum { UNKNOWN, UNWANTED, WANTED };
+    enum { UNKNOWN, UNWANTED, WANTED, LOOKS = 1024 /* at tile vectors take the time of solving one */ };
     typedef struct {
         bitq_choice choice;
         int verdict;
@@ -124,6 +124,7 @@ int64_t bitq_parts_choices(const bitq_parts *x, const double *q, double limit, i
     int64_t *first_k = malloc((size_t)x->tiles[1] * sizeof *first_k), *first_c = malloc((size_t)x->tiles[2] * sizeof *first_c);
     judged *known = malloc((size_t)x->tiles[1] * sizeof *known);
     int failed = !first_k || !first_c || !known, stopped = 0;
+    int64_t looks = 0;
     *found = NULL;
     if (!failed) first_alike(x->loops[1], x->tiles[1], first_k), first_alike(x->loops[2], x->tiles[2], first_c);
     for (int64_t h = 0; h < x->pairs[0] && !failed && !stopped; h++)
@@ -138,12 +139,13 @@ int64_t bitq_parts_choices(const bitq_parts *x, const double *q, double limit, i
                     if (first_c[c] == c)
                         for (int64_t k = 0; k < x->tiles[1]; k++) known[k].verdict = UNKNOWN;
                     for (int64_t k = 0; k < x->tiles[1] && !failed; k++) {
+                        if (++looks % LOOKS == 0) ++*solved;
+                        if ((stopped = *solved >= most || all.count >= most)) break;
                         const bitq_loop_tile *K = &x->loops[1][k];
                         double size = (double)K->size;
                         if (q[0] * input + q[1] * (weight * size) + q[2] * (output * size) > x->capacity) continue;
                         judged *same = &known[first_k[k]];
                         if (same->verdict == UNKNOWN) {
-                            if ((stopped = *solved >= most || all.count >= most)) break;
                             tile_vector t = {{N, K, C, &rows->out, &columns->out, &rows->tap, &columns->tap}, rows, columns};
                             same->verdict = judge(x, q, &t, limit, solved, &same->choice) ? WANTED : UNWANTED;
                         }
