@@ -164,7 +164,11 @@ def test_a_double_buffered_memory_gives_half_of_itself_to_the_tiles_in_use(tmp_p
     ("old", "new", "reason"),
     [
         ("true", "1", "line 9: memories.0.double_buffered"),
-        ("energy_pj_per_bit", "double_buffered = true\nenergy_pj_per_bit", "'outside' holds all: no double_buffered"),
+        (
+            "energy_pj_per_bit",
+            "double_buffered = true\nenergy_pj_per_bit",
+            "line 14: last memory 'outside' holds all: no double_buffered",
+        ),
     ],
 )
 def test_a_wrong_double_buffered_is_named(tmp_path, old, new, reason):

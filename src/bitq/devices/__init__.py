@@ -109,16 +109,10 @@ def _parse(content: bytes, where: str) -> Device:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise BitqError(f"device file {where}{_line(text, first['loc'])}: {place}: {first['msg']}") from None
-    *inner, last = entry.memories
-    for memory in inner:
-        if memory.capacity_bytes is None:
-            raise BitqError(f"device file {where}: memory {memory.name!r} needs capacity_bytes")
-    if last.capacity_bytes is not None:
-        raise BitqError(f"device file {where}: last memory {last.name!r} holds all: no capacity_bytes")
-    if last.double_buffered:
-        raise BitqError(f"device file {where}: last memory {last.name!r} holds all: no double_buffered")
-    if len({memory.name for memory in entry.memories}) < len(entry.memories):
-        raise BitqError(f"device file {where}: two memories have the same name; each needs its own")
+    wrong = _contradiction(entry.memories)
+    if wrong is not None:
+        at, what = wrong
+        raise BitqError(f"device file {where}{_line(text, ('memories', *at))}: {what}")
     return Device(
         name=entry.name,
         title=entry.title,
@@ -126,6 +120,22 @@ def _parse(content: bytes, where: str) -> Device:
         memories=tuple(map(_memory, entry.memories)),
         partial_sum_bits=entry.partial_sum_bits or 0.0,
     )
+
+
+def _contradiction(memories: list[_MemoryFile]) -> tuple[tuple[int, str], str] | None:
+    """Where memories that are well formed each do not make a device, and why."""
+    last = len(memories) - 1
+    names = [memory.name for memory in memories]
+    for index, memory in enumerate(memories):
+        if index < last and memory.capacity_bytes is None:
+            return (index, "capacity_bytes"), f"memory {memory.name!r} needs capacity_bytes"
+        if index == last and memory.capacity_bytes is not None:
+            return (index, "capacity_bytes"), f"last memory {memory.name!r} holds all: no capacity_bytes"
+        if index == last and memory.double_buffered:
+            return (index, "double_buffered"), f"last memory {memory.name!r} holds all: no double_buffered"
+        if memory.name in names[:index]:
+            return (index, "name"), f"two memories have the name {memory.name!r}; each needs its own"
+    return None
 
 
 def _memory(entry: _MemoryFile) -> Memory:
