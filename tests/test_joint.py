@@ -190,3 +190,11 @@ def test_the_command_line_plans_jointly_and_says_how_near(bitq):
     for layer in joint["layers"]:
         assert 0 < layer["least_energy_pj"] <= layer["energy_pj"]
     assert "planned jointly: the least energy" in " ".join(run("--joint").split())
+
+
+def test_the_budget_bounds_what_is_only_looked_at():
+    """800 billion tile vectors, nearly all of them worse than known at first sight."""
+    layer, device, q = Layer("product", N=50_000, K=4096, C=4096), load_device("i7-10700f"), Widths(8, 8, 8)
+    plan = joint_movement(layer, q, device, budget=20_000)
+    assert not plan.proven
+    assert plan.energy_pj <= sum(level.energy_pj for level in movement(layer, q, device))
