@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILT_FROM := pyproject.toml setup.py constraints.txt \
-	$(filter-out %/_engine.c %/_kernel.c,$(wildcard src/bitq/*/*.c)) $(wildcard src/bitq/*/*.h src/bitq/*/build_*.py)
+	$(filter-out %/_engine.c %/_kernel.c %/_packing.c,$(wildcard src/bitq/*/*.c)) $(wildcard src/bitq/*/*.h src/bitq/*/build_*.py)
 
 .PHONY: env test demo lint clean
 
@@ -30,4 +30,4 @@ lint: env
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -prune -exec rm -rf {} +
-	rm -f src/bitq/*/*.so src/bitq/movement/_engine.c src/bitq/numerics/_kernel.c
+	rm -f src/bitq/*/*.so src/bitq/movement/_engine.c src/bitq/numerics/_kernel.c src/bitq/numerics/_packing.c

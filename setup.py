@@ -1,4 +1,4 @@
-"""Compile the two C kernels; everything else stands in pyproject.toml."""
+"""Compile the C kernels; everything else stands in pyproject.toml."""
 
 from setuptools import setup
 
@@ -6,5 +6,6 @@ setup(
     cffi_modules=[
         "src/bitq/movement/build_engine.py:ffi",
         "src/bitq/numerics/build_kernel.py:ffi",
+        "src/bitq/numerics/build_packing.py:ffi",
     ]
 )

@@ -1,6 +1,8 @@
 """The packed form against a bit stream built with Python's integers."""
 
 from dataclasses import replace
+from math import prod
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, grid
-from bitq.numerics import Packed, pack, quantize, reference
+from bitq.numerics import Packed, native_packing, pack, quantize, reference
 
 FORMATS = (*grid(8), *grid(16), BlockFormat(3, 1, 2), BlockFormat(32, 8, 4), BlockFormat(25, 1, 3))
 
@@ -122,3 +124,73 @@ def test_mistakes_are_told():
     with pytest.raises(BitqError, match=r"torch\.float64"):
         pack(torch.ones(2, 5).double(), fmt)
     assert isinstance(packed, Packed)
+
+
+AXES = [((0,), ()), ((1,), ()), ((1,), (2,)), ((0,), (1, 2)), ((0,), (2,)), ((2,), ()), ((1,), (0,)), ((2,), (1,))]
+
+
+@settings(max_examples=200)
+@given(st.data(), st.sampled_from(FORMATS), st.sampled_from(AXES), st.sampled_from([None, -3, 100]))
+def test_compiled_and_plain_paths_agree(data, fmt, axes, bias):
+    """Beyond what fits in a tile, with any number of threads that begin at any band."""
+    shape = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 3, 9, 49, 255, 257])))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    x = torch.randn(shape, generator=generator) * torch.randn(shape, generator=generator).mul(3).exp2()
+    x[torch.rand(shape[:2], generator=generator) < 0.2] = 0.0
+    (dim,), inner = axes
+    threads = data.draw(st.sampled_from([1, 2, 3, 7]))
+    with patch.object(native_packing, "PARALLEL", 1), patch.object(torch, "get_num_threads", lambda: threads):
+        fast = pack(x, fmt, dim, inner, bias)
+        values = fast.unpack()
+    with patch.object(native_packing, "layout", return_value=None):
+        plain = pack(x, fmt, dim, inner, bias)
+        assert torch.equal(plain.unpack().view(torch.int32), values.view(torch.int32))
+    assert fast.exponent_bias == plain.exponent_bias
+    assert torch.equal(fast.payload, plain.payload)
+    assert torch.equal(values.view(torch.int32), quantize(x, fmt, dim, inner, bias).view(torch.int32))
+
+
+def test_the_compiled_path_does_the_usual_layouts():
+    for shape, axes in (((64, 3, 3, 3), (1, (2, 3))), ((2, 8, 5, 5), (1, ())), ((2, 6, 4, 3, 3), (1, (3, 4)))):
+        at = native_packing.layout(shape, axes, 4)
+        assert at is not None
+        assert at.outer * at.depth * at.length == prod(shape)
+    assert native_packing.layout((4, 5, 6), (2, (0,)), 4) is None
+
+
+@settings(max_examples=300)
+@given(st.data(), st.sampled_from(FORMATS), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+def test_any_bits_are_numbers_or_refused(data, fmt, dtype):
+    """The compiled path and its twin say the same of payloads that nobody packed."""
+    shape = data.draw(st.lists(st.integers(1, 9), min_size=2, max_size=3))
+    packed = pack(torch.ones(shape, dtype=dtype), fmt, 1, (), data.draw(st.sampled_from([None, 15, -200])))
+    size = packed.payload.numel()
+    payload = torch.frombuffer(bytearray(data.draw(st.binary(min_size=size, max_size=size))), dtype=torch.uint8)
+
+    def outcome():
+        try:
+            return replace(packed, payload=payload).unpack()
+        except BitqError as error:
+            return str(error)
+
+    fast = outcome()
+    with patch.object(native_packing, "layout", return_value=None):
+        plain = outcome()
+    if isinstance(fast, str):
+        assert fast == plain
+        assert "is damaged" in fast
+    else:
+        assert not fast.isnan().any()
+        assert torch.equal(fast, plain)
+
+
+def test_damage_that_no_packing_leaves_is_told():
+    packed = pack(torch.ones(1, 3), BlockFormat(8, 3, 4), exponent_bias=127 - 3)
+    assert packed.num_bits == 18
+    payload = packed.payload.clone()
+    payload[-1] |= 0x80
+    with pytest.raises(BitqError, match="filled up with zeros"):
+        replace(packed, payload=payload).unpack()
+    payload[-1] = 0x03
+    with pytest.raises(BitqError, match="exponent of 130, above 127"):
+        replace(packed, payload=payload).unpack()

@@ -13,6 +13,7 @@ from torch import Tensor
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat
 from bitq.numerics import blocks
+from bitq.numerics import native_packing as native
 from bitq.numerics.quantize import check_bias, quantize
 
 Words = NDArray[np.uint32]
@@ -68,20 +69,32 @@ class Packed:
         return tuple(counts) if prod(self.shape) else (0,)
 
     def unpack(self) -> Tensor:
-        """The quantized tensor, contiguous on the CPU, bit-identical to what `quantize` gives."""
+        """The quantized tensor, contiguous on the CPU, bit-identical to what `quantize` gives.
+
+        Raises:
+            BitqError: an exponent or filling bits that `pack` never writes.
+        """
         fmt, count = self.format, prod(self.shape)
         if not count:
             return torch.empty(self.shape, dtype=self.dtype)
-        bits = np.unpackbits(self.payload.numpy(), count=self.num_bits, bitorder="little")
-        split = count * fmt.mantissa_bits
-        stored = torch.from_numpy(_words(bits[:split], fmt.mantissa_bits).astype(np.int32)).view(self.shape)
-        codes = torch.from_numpy(_words(bits[split:], fmt.exponent_bits).astype(np.int32)).view(
-            self._block_shape
-        )
-        shared = (codes + self.exponent_bias).clamp(min=fmt.lowest_exponent)
-        step = blocks.spread(blocks.steps(shared, fmt), fmt.block_size, self.shape[self.dim], self.dim)
-        k = torch.where(stored > fmt.largest_mantissa, fmt.largest_mantissa + 1 - stored, stored)
-        return (k * step).to(self.dtype) + 0.0
+        payload = np.ascontiguousarray(self.payload.numpy())
+        if payload[-1] >> ((self.num_bits - 1) % 8 + 1):
+            raise BitqError("a packed tensor whose last byte is not filled up with zeros is damaged")
+        at = native.layout(self.shape, (self.dim, self.inner_dims), fmt.block_size)
+        if at is None:
+            bits = np.unpackbits(payload, count=self.num_bits, bitorder="little")
+            split = count * fmt.mantissa_bits
+            codes = _words(bits[split:], fmt.exponent_bits).astype(np.uint8)
+        else:
+            codes = native.read_codes(payload, fmt, count, at)
+        highest, most = self.exponent_bias + int(codes.max()), 15 if self.dtype == torch.float16 else 127
+        if highest > max(most, self.exponent_bias):
+            raise BitqError(f"a packed {self.dtype} tensor with an exponent of {highest}, above {most}, is damaged")
+        if at is None:
+            values = _values(self, _words(bits[:split], fmt.mantissa_bits), codes)
+        else:
+            values = torch.from_numpy(native.read(payload, codes, fmt, count, at, self.exponent_bias))
+        return values.view(self.shape).to(self.dtype)
 
 
 def pack(
@@ -98,26 +111,53 @@ def pack(
     """
     axes = blocks.resolve_axes(x, dim, inner_dims)
     check_bias(exponent_bias, x.dtype)
-    x = x.detach().cpu()
-    unbounded = int((~x.isfinite()).sum())
-    if unbounded:
-        raise BitqError(
-            f"cannot pack a tensor of shape {tuple(x.shape)}: {unbounded} of its {x.numel()} elements are "
-            "NaN or infinite; block floating point stores finite numbers only"
-        )
+    wide = x.detach().cpu().contiguous().float()
     if not x.numel():
-        bias, bits = exponent_bias or 0, np.empty(0, np.uint8)
+        return Packed(torch.empty(0, dtype=torch.uint8), fmt, tuple(x.shape), x.dtype, *axes, exponent_bias or 0)
+    at = native.layout(tuple(x.shape), axes, fmt.block_size)
+    if at is None:
+        peaks = blocks.peaks(wide, fmt.block_size, axes)
+        highest = int(peaks.amax())
     else:
-        peaks = blocks.peaks(x.float(), fmt.block_size, axes)
-        bias = int(blocks.default_bias(peaks, fmt)) if exponent_bias is None else exponent_bias
-        codes = (blocks.exponents(peaks) - bias).clamp(0, fmt.top_code).masked_fill(peaks == 0, 0)
-        step = blocks.steps(blocks.shared_exponents(peaks, fmt, bias), fmt)
-        step = blocks.spread(step, fmt.block_size, x.shape[axes[0]], axes[0])
-        k = (quantize(x.float(), fmt, dim, inner_dims, bias) / step).int()
-        stored = torch.where(k < 0, fmt.largest_mantissa + 1 - k, k)
-        bits = np.concatenate([_bits(stored, fmt.mantissa_bits), _bits(codes, fmt.exponent_bits)])
-    payload = torch.from_numpy(np.packbits(bits, bitorder="little"))
-    return Packed(payload, fmt, tuple(x.shape), x.dtype, *axes, bias)
+        flat = wide.reshape(-1).numpy()
+        block_peaks = native.peaks(flat, at)
+        highest = int(block_peaks.max())
+    if highest >= blocks.INFINITE:
+        raise BitqError(
+            f"cannot pack a tensor of shape {tuple(x.shape)}: {int((~x.isfinite()).sum())} of its {x.numel()} elements "
+            "are NaN or infinite; block floating point stores finite numbers only"
+        )
+    default = ((highest >> 23) - 127 if highest else 0) - fmt.top_code
+    bias = default if exponent_bias is None else exponent_bias
+    if at is None:
+        payload = _payload(wide, peaks, fmt, axes, bias)
+    else:
+        payload = native.write(flat, native.codes(block_peaks, fmt, bias), fmt, at, bias)
+    return Packed(torch.from_numpy(payload), fmt, tuple(x.shape), x.dtype, *axes, bias)
+
+
+# The twin of the compiled path: slow, for blocks of any axes, and right by inspection.
+
+
+def _payload(x: Tensor, peaks: Tensor, fmt: BlockFormat, axes: blocks.Axes, bias: int) -> NDArray[np.uint8]:
+    """Every bit as a byte, in order, packed at the end."""
+    codes = (blocks.exponents(peaks) - bias).clamp(0, fmt.top_code).masked_fill(peaks == 0, 0)
+    step = blocks.steps(blocks.shared_exponents(peaks, fmt, bias), fmt)
+    step = blocks.spread(step, fmt.block_size, x.shape[axes[0]], axes[0])
+    k = (quantize(x, fmt, *axes, bias) / step).int()
+    stored = torch.where(k < 0, fmt.largest_mantissa + 1 - k, k)
+    bits = np.concatenate([_bits(stored, fmt.mantissa_bits), _bits(codes, fmt.exponent_bits)])
+    return np.packbits(bits, bitorder="little")
+
+
+def _values(packed: Packed, words: Words, codes: NDArray[np.uint8]) -> Tensor:
+    """Mantissas times the steps of their blocks."""
+    fmt = packed.format
+    stored = torch.from_numpy(words.astype(np.int32)).view(packed.shape)
+    exponents = torch.from_numpy(codes.astype(np.int32)).view(packed._block_shape) + packed.exponent_bias
+    step = blocks.steps(exponents.clamp(min=fmt.lowest_exponent), fmt)
+    k = torch.where(stored > fmt.largest_mantissa, fmt.largest_mantissa + 1 - stored, stored)
+    return k * blocks.spread(step, fmt.block_size, packed.shape[packed.dim], packed.dim) + 0.0
 
 
 def _bits(values: Tensor, width: int) -> NDArray[np.uint8]:
