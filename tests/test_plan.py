@@ -27,6 +27,7 @@ LAYER = {
     "module": "conv",
     "loops": {"N": 1, "K": 4, "C": 3, "P": 8, "Q": 5, "R": 1, "S": 1},
     "groups": 1,
+    "transposed": False,
     "input": FORMAT,
     "weight": {**FORMAT, "exponent_bits": 2},
     "output": None,

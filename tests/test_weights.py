@@ -1,5 +1,6 @@
 """A quantized network on disk is what it was in memory, as small as promised, and nothing else is taken for one."""
 
+import hashlib
 import json
 import struct
 
@@ -131,7 +132,7 @@ def test_other_files_are_refused(path):
     with pytest.raises(BitqError, match=r"weights\.safetensors"):
         load_weights(path)
     safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
-    with pytest.raises(BitqError, match="was not written by bitq"):
+    with pytest.raises(BitqError, match="has no packed tensors"):
         load_weights(path)
     torch.save({"weight": torch.zeros(3)}, path)
     with pytest.raises(BitqError, match="safetensors"):
@@ -139,14 +140,22 @@ def test_other_files_are_refused(path):
 
 
 def tampered(content, change):
-    """The file with another description of its packed weights."""
+    """The file with another description of its packed weights, and the checksum that goes with it."""
     length = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + length])
     told = json.loads(header["__metadata__"]["bitq"])
     change(told)
     header["__metadata__"]["bitq"] = json.dumps(told)
+    return sealed(header, content[8 + length :])
+
+
+def sealed(header, data):
+    """A file with this header and the checksum that the documented layout says."""
+    header["__metadata__"]["bitq_sha256"] = "0" * 64
     text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+    begin = struct.pack("<Q", len(text)) + text
+    digest = hashlib.sha256(data + begin).hexdigest().encode()
+    return begin.replace(b"0" * 64, digest) + data
 
 
 def entry(**changes):
@@ -173,9 +182,12 @@ def entry(**changes):
         entry(exponent_bias=10**30),
         entry(exponent_bias=0.5),
         entry(extra=1),
+        entry(dtype="float64"),
+        entry(blocked_shape=[6, 1, 3, 2]),
+        entry(blocked_shape=[54]),
         lambda told: told["packed"].update({"9.weight": told["packed"]["0.weight"]}),
         lambda told: told["packed"].update({"1.weight": told["packed"]["0.weight"]}),
-        lambda told: told.update(schema_version=2),
+        lambda told: told.update(schema_version=1),
         lambda told: told.pop("packed"),
     ],
 )
@@ -187,21 +199,61 @@ def test_a_header_that_does_not_fit_is_refused(content, path, change):
         load_weights(path)
 
 
+def refused_in_one_sentence(path):
+    """Why a file is refused, or None if it loads into no more memory than its bits can stand for."""
+    try:
+        tensors = load_weights(path)
+    except BitqError as error:
+        refusal = str(error)
+    else:
+        most = 16 * path.stat().st_size  # a float of 32 bits for every mantissa of two
+        assert sum(tensor.nbytes for tensor in tensors.values()) <= most
+        return None
+    assert "\n" not in refusal
+    assert str(path) in refusal
+    return refusal
+
+
 @settings(max_examples=300)
 @given(data=st.data())
-def test_no_damage_does_worse_than_other_numbers(content, tmp_path_factory, data):
+def test_damage_is_told(content, tmp_path_factory, data):
+    """Whatever bytes change, are missing or come after the end: the same tensors, or one sentence."""
     damaged = bytearray(content)
-    for _ in range(data.draw(st.integers(1, 3))):
+    kind = data.draw(st.sampled_from(["bytes", "bytes", "cut", "longer"]))
+    if kind == "cut":
+        del damaged[data.draw(st.integers(0, len(content) - 1)) :]
+    elif kind == "longer":
+        damaged += data.draw(st.binary(min_size=1, max_size=9))
+    for _ in range(data.draw(st.integers(1, 3)) if kind == "bytes" else 0):
         damaged[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
     path.write_bytes(bytes(damaged))
-    refused = ""
-    try:
-        load_into(tiny.network(), path)
-    except BitqError as error:
-        refused = str(error)
-    assert "\n" not in refused
-    assert not refused or str(path) in refused
+    if refused_in_one_sentence(path) is None:
+        assert bytes(damaged) == content
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_forgeries_are_tensors_or_refused(content, tmp_path_factory, data):
+    """With a checksum that is right, any header and any data."""
+    length = struct.unpack("<Q", content[:8])[0]
+    header, told = json.loads(content[8 : 8 + length]), None
+    damaged = bytearray(content[8 + length :])
+    for _ in range(data.draw(st.integers(0, 2))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    told = json.loads(header["__metadata__"]["bitq"])
+    entries = list(told["packed"].values())
+    values = st.integers(-(2**70), 2**70) | st.integers(-9, 9) | st.text(max_size=9) | st.none() | st.booleans()
+    values |= st.lists(st.integers(0, 9) | st.sampled_from([1 << 39, 1 << 40]), max_size=9)
+    formats = st.builds("{}:e{}:b{}".format, *[st.integers(1, 33)] * 3)
+    for _ in range(data.draw(st.integers(0, 2))):
+        where = data.draw(st.sampled_from([*entries, header["0.weight"], told, header["__metadata__"]]))
+        where[data.draw(st.sampled_from([*where, "other"]))] = data.draw(values | formats)
+    if header["__metadata__"].get("bitq") is not None and data.draw(st.booleans()):
+        header["__metadata__"]["bitq"] = json.dumps(told)
+    path = tmp_path_factory.getbasetemp() / "forged.safetensors"
+    path.write_bytes(sealed(header, bytes(damaged)))
+    refused_in_one_sentence(path)
 
 
 @pytest.mark.parametrize(

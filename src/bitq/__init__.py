@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bitq.tradeoff.api import Result, search
     from bitq.tradeoff.plan import Plan, load_plan
     from bitq.tradeoff.run import Settings
-    from bitq.tradeoff.weights import load_quantized
+    from bitq.tradeoff.weights import load_quantized, load_weights
 
 _HOME = {
     "BitqError": "errors",
@@ -38,6 +38,7 @@ _HOME = {
     "load_device": "devices",
     "load_plan": "tradeoff.plan",
     "load_quantized": "tradeoff.weights",
+    "load_weights": "tradeoff.weights",
     "pack": "numerics",
     "quantize": "numerics",
     "restore": "accuracy.quantized",
@@ -61,6 +62,7 @@ __all__ = [
     "load_device",
     "load_plan",
     "load_quantized",
+    "load_weights",
     "pack",
     "quantize",
     "restore",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics import exponent_bias_for, largest_magnitude, quantize
+from bitq.numerics.packing import WeightBlocks, weight_blocks
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
 """The modules that can be quantized, with their subclasses."""
@@ -29,7 +30,21 @@ class MaxAbs(NamedTuple):
 UNKNOWN = MaxAbs()
 
 
-def apply(model: nn.Module, formats: Mapping[str, TensorFormats], max_abs: Mapping[str, MaxAbs] | None = None) -> None:
+class Planned(Protocol):
+    """What `apply` asks of a plan."""
+
+    def formats(self) -> Mapping[str, TensorFormats]:
+        """By module path."""
+
+    def max_abs(self) -> Mapping[str, MaxAbs]:
+        """By module path."""
+
+
+def apply(
+    model: nn.Module,
+    formats: Mapping[str, TensorFormats] | Planned,
+    max_abs: Mapping[str, MaxAbs] | None = None,
+) -> None:
     """Makes the named modules of `model` compute on quantized input, weight and output.
 
     Each becomes, in place, an instance of a subclass of its class: parameters, buffers, hooks, names and
@@ -43,13 +58,16 @@ def apply(model: nn.Module, formats: Mapping[str, TensorFormats], max_abs: Mappi
 
     Args:
         model: the network; is changed.
-        formats: by module path.
+        formats: by module path; or a plan, which brings its calibration, too.
         max_abs: by module path what `observing` recorded, from which activations get their exponent bias.
             A module it does not name keeps what it had, or else gives every activation its own bias.
 
     Raises:
         BitqError: a path that names no module of `LAYERS`, or two paths of one module with unlike formats.
     """
+    if not isinstance(formats, Mapping):
+        max_abs = formats.max_abs() if max_abs is None else max_abs
+        formats = formats.formats()
     for name, module, wanted in _named(model, formats):
         if not isinstance(module, _Quantized):
             module.__class__ = _quantized_class(type(module))  # type: ignore[arg-type]
@@ -180,16 +198,21 @@ def _quantize_activation(x: Tensor, fmt: BlockFormat | None, max_abs: float | No
     return quantize(x, fmt, dim=axis, exponent_bias=bias)
 
 
-def blocked_weight(layer: nn.Module, weight: Tensor) -> tuple[Tensor, int, tuple[int, ...]]:
-    """A layer's weight as it is blocked: the tensor, its blocked axis, and the axes wholly inside every block.
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether a layer's weight has its input channels first."""
+    return isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d)
 
-    A transposed convolution stores [input channels of all groups, output channels of one group, *window]; its groups
-    are set apart in front, so that blocks stay inside them.
-    """
-    window = tuple(range(2, weight.ndim))
-    if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):
-        return weight.reshape(layer.groups, -1, *weight.shape[1:]), 1, tuple(axis + 1 for axis in window)
-    return weight, 1, window
+
+def blocks_of(layer: nn.Module, shape: tuple[int, ...]) -> WeightBlocks:
+    """Where the blocks of a layer's weight of this shape lie."""
+    transposed = is_transposed(layer)
+    return weight_blocks(shape, transposed, layer.groups if transposed else 1)  # type: ignore[arg-type]
+
+
+def blocked_weight(layer: nn.Module, weight: Tensor) -> tuple[Tensor, int, tuple[int, ...]]:
+    """A layer's weight as it is blocked: the tensor, its blocked axis, and the axes wholly inside every block."""
+    shape, dim, inner = blocks_of(layer, tuple(weight.shape))
+    return weight.reshape(shape), dim, inner
 
 
 def _quantize_weight(layer: nn.Module, weight: Tensor, fmt: BlockFormat) -> Tensor:

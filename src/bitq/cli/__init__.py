@@ -17,6 +17,7 @@ from bitq.cli.buffer import buffer
 from bitq.cli.devices import devices
 from bitq.cli.evaluate import evaluate
 from bitq.cli.movement import movement
+from bitq.cli.quantize import quantize
 from bitq.cli.report import report
 from bitq.cli.search import search
 from bitq.errors import BitqError
@@ -39,6 +40,7 @@ app.command()(search)
 app.command()(movement)
 app.command()(buffer)
 app.command()(evaluate)
+app.command()(quantize)
 app.command()(report)
 app.command()(devices)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,54 @@ from bitq.numerics import native_packing as native
 from bitq.numerics.quantize import check_bias, quantize
 
 Words = NDArray[np.uint32]
+
+
+class WeightBlocks(NamedTuple):
+    """Where the blocks of a weight lie: along `dim` of the weight seen in `shape`, `inner_dims` inside every block."""
+
+    shape: tuple[int, ...]
+    dim: int
+    inner_dims: tuple[int, ...]
+
+
+def weight_blocks(shape: tuple[int, ...], transposed: bool = False, groups: int = 1) -> WeightBlocks:
+    """Blocks along the input channels of one output channel, kernel window included and groups apart.
+
+    Args:
+        shape: (output channels, input channels of a group, *window) of a convolution, (outputs, inputs) of a linear
+            layer; of a transposed convolution (input channels of all groups, output channels of a group, *window),
+            whose groups are set apart in front.
+        transposed: whether it is a transposed convolution's.
+        groups: of a transposed convolution.
+
+    Raises:
+        BitqError: fewer than two axes, or groups that do not divide the input channels.
+    """
+    if len(shape) < 2:
+        raise BitqError(f"a weight of shape {shape} has no input channels to run blocks along")
+    window = tuple(range(2, len(shape)))
+    if not transposed:
+        return WeightBlocks(shape, 1, window)
+    if shape[0] % groups:
+        raise BitqError(f"a weight of shape {shape} cannot have {groups} groups")
+    return WeightBlocks((groups, shape[0] // groups, *shape[1:]), 1, tuple(axis + 1 for axis in window))
+
+
+def packed_bits(fmt: BlockFormat, shape: tuple[int, ...], dim: int, inner_dims: tuple[int, ...]) -> int:
+    """Bits of a tensor's mantissas and exponent codes: m·numel + SE·blocks."""
+    return fmt.mantissa_bits * prod(shape) + fmt.exponent_bits * prod(_block_shape(fmt, shape, dim, inner_dims))
+
+
+def packed_bytes(fmt: BlockFormat, shape: tuple[int, ...], dim: int, inner_dims: tuple[int, ...]) -> int:
+    """Bytes of a tensor's payload."""
+    return -(-packed_bits(fmt, shape, dim, inner_dims) // 8)
+
+
+def _block_shape(fmt: BlockFormat, shape: tuple[int, ...], dim: int, inner_dims: tuple[int, ...]) -> tuple[int, ...]:
+    """Number of blocks along every axis."""
+    counts = [1 if d in inner_dims else n for d, n in enumerate(shape)]
+    counts[dim] = -(-shape[dim] // fmt.block_size)
+    return tuple(counts) if prod(shape) else (0,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +107,11 @@ class Packed:
     @property
     def num_bits(self) -> int:
         """Size of the payload before the last byte is filled up: m·numel + SE·blocks (bits)."""
-        fmt = self.format
-        return fmt.mantissa_bits * prod(self.shape) + fmt.exponent_bits * prod(self._block_shape)
+        return packed_bits(self.format, self.shape, self.dim, self.inner_dims)
 
     @property
     def _block_shape(self) -> tuple[int, ...]:
-        """Number of blocks along every axis."""
-        counts = [1 if d in self.inner_dims else n for d, n in enumerate(self.shape)]
-        counts[self.dim] = -(-self.shape[self.dim] // self.format.block_size)
-        return tuple(counts) if prod(self.shape) else (0,)
+        return _block_shape(self.format, self.shape, self.dim, self.inner_dims)
 
     def unpack(self) -> Tensor:
         """The quantized tensor, contiguous on the CPU, bit-identical to what `quantize` gives.

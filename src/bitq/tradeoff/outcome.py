@@ -8,7 +8,7 @@ from math import prod
 
 from torch import nn
 
-from bitq.accuracy.quantized import UNKNOWN
+from bitq.accuracy.quantized import UNKNOWN, is_transposed
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.layers import LOOPS, Layer
 from bitq.movement import Widths
@@ -123,6 +123,7 @@ def _layer(run: Run, layer: Layer, formats: TensorFormats, biases: dict[str, int
         module=layer.module,
         loops={loop: getattr(layer, loop) for loop in LOOPS},
         groups=layer.groups,
+        transposed=formats.weight is not None and is_transposed(run.model.get_submodule(layer.module)),
         input=_activation(formats.input, seen.input),
         weight=_entry(formats.weight, biases[layer.module]) if formats.weight else None,
         output=_activation(formats.output, seen.output),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+from math import ldexp
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bitq.accuracy.quantized import MaxAbs
 from bitq.errors import BitqError
+from bitq.files import replacing
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.layers import LOOPS
 from bitq.movement import Tiling
@@ -91,12 +92,16 @@ class PlanLevel(_Entry):
 
 
 class PlanLayer(_Entry):
-    """One layer: its tensors' formats (None: 32-bit float), and per memory, outermost first, what it moves."""
+    """One layer: its tensors' formats (None: 32-bit float), and per memory, outermost first, what it moves.
+
+    `transposed` tells that its weight is stored as a transposed convolution's, input channels first.
+    """
 
     name: str
     module: str
     loops: dict[str, Extent]
     groups: Extent
+    transposed: bool = False
     input: PlanFormat | None
     weight: PlanFormat | None
     output: PlanFormat | None
@@ -162,9 +167,21 @@ class Plan(_Entry):
         """Formats by module path, for `bitq.apply`."""
         return {layer.module: layer.formats for layer in self.layers if layer.formats != TensorFormats()}
 
+    def max_abs(self) -> dict[str, MaxAbs]:
+        """By module path, the largest magnitudes from which calibration derives the plan's exponent biases."""
+        return {
+            layer.module: MaxAbs(_max_abs(layer.input), _max_abs(layer.output))
+            for layer in self.layers
+            if layer.formats != TensorFormats()
+        }
+
     def save(self, path: Path) -> None:
         """Write it as JSON, atomically."""
         write_atomically(path, self.model_dump_json(indent=1).encode() + b"\n")
+
+
+def _max_abs(entry: PlanFormat | None) -> float | None:
+    return None if entry is None else ldexp(1.0, entry.exponent_bias + entry.format.top_code)
 
 
 def load_plan(path: Path) -> Plan:
@@ -187,15 +204,5 @@ def load_plan(path: Path) -> Plan:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old or the new content, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(content)

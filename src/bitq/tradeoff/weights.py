@@ -1,49 +1,27 @@
-"""The quantized network on disk: packed weights, everything else as it is, in one safetensors file.
+"""The quantized network on disk: the weights of a plan packed, everything else as it is, in one safetensors file.
 
-Layout (our choice): a quantized weight "layer.weight" is stored as the uint8 tensor "layer.weight" of its packed
-bits; the header's metadata entry "bitq" is a JSON object with `schema_version` and, under `packed`, for each such
-tensor its format, shape, blocked axis, inner axes and exponent bias. All other tensors are stored as they are.
+`bitq.numerics.packedfile` says how the file is laid out.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from math import ldexp
+from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
-from typing import Annotated, Literal
 
-import safetensors
-import safetensors.torch
-import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor, nn
+from torch import nn
 
-from bitq.accuracy.quantized import MaxAbs, apply, blocked_weight
+from bitq.accuracy.quantized import apply, blocks_of
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
-from bitq.numerics import Packed, pack
-from bitq.tradeoff.plan import Plan, PlanFormat, load_plan, write_atomically
+from bitq.numerics.packedfile import DTYPES, ENTRY, PACKABLE, Stored, opened, read_packed, write_packed
+from bitq.numerics.packing import WeightBlocks, weight_blocks
+from bitq.tradeoff.plan import Plan, PlanLayer, load_plan
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
 """What a run hands over, by file name."""
 
-Axis = Annotated[int, Field(ge=0, le=7)]
-
-
-class _PackedTensor(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    format: str
-    shape: Annotated[list[Annotated[int, Field(ge=0, le=1 << 40)]], Field(max_length=8)]
-    dim: Axis
-    inner_dims: list[Axis]
-    exponent_bias: int
-
-
-class _Header(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    schema_version: Literal[1] = 1
-    packed: dict[str, _PackedTensor]
+load_weights = read_packed
 
 
 def save_weights(path: Path, model: nn.Module, formats: Mapping[str, TensorFormats]) -> dict[str, int]:
@@ -58,60 +36,124 @@ def save_weights(path: Path, model: nn.Module, formats: Mapping[str, TensorForma
         The exponent bias of each packed weight, by module path.
 
     Raises:
-        BitqError: a weight with NaN or infinity.
+        BitqError: a weight with NaN or infinity, or one that is no tensor of the state, as a parametrization's.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    packed: dict[str, _PackedTensor] = {}
-    biases = {}
-    for module, entry in formats.items():
-        name = f"{module}.weight" if module else "weight"
-        if entry.weight is None:
-            continue
-        weight, dim, inner = blocked_weight(model.get_submodule(module), tensors[name])
-        bits = pack(weight, entry.weight, dim, inner)
-        tensors[name], biases[module] = bits.payload, bits.exponent_bias
-        packed[name] = _PackedTensor(
-            format=str(entry.weight),
-            shape=list(weight.shape),
-            dim=dim,
-            inner_dims=list(inner),
-            exponent_bias=bits.exponent_bias,
-        )
-    header = {"bitq": _Header(packed=packed).model_dump_json()}
-    write_atomically(path, safetensors.torch.save({n: t.clone() for n, t in tensors.items()}, header))
-    return biases
+    state = model.state_dict()
+    names = {_weight(module): module for module, entry in formats.items() if entry.weight is not None}
+    types = {dtype: name for name, dtype in DTYPES.items()}
+    entries = []
+    for name, tensor in state.items():
+        if tensor.dtype not in types:
+            raise BitqError(f"{name!r} is of {tensor.dtype}, which a safetensors file does not hold")
+        entry = Stored(name, types[tensor.dtype], tuple(tensor.shape))
+        if name in names:
+            module = names[name]
+            blocks = blocks_of(model.get_submodule(module), entry.shape)
+            entry = _packed(entry, formats[module].weight, blocks)
+        entries.append(entry)
+    for name, module in names.items():
+        if name not in state:
+            raise BitqError(
+                f"the network's state has no {name!r}; a parametrized weight of module {module!r} can be saved after "
+                "torch.nn.utils.parametrize.remove_parametrizations"
+            )
+    biases = write_packed(path, entries, state.__getitem__)
+    return {names[name]: bias for name, bias in biases.items()}
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict with the packed weights unpacked, bit-identical to the quantized ones.
+def quantize_file(
+    source: Path,
+    wanted: Plan | BlockFormat,
+    path: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[tuple[Stored, ...], dict[str, int]]:
+    """Write a checkpoint again with its weights packed; needs no network, and memory for one tensor at a time.
 
-    A transposed convolution's weight comes as [groups, C, K of a group, ...]; `load_into` gives it the shape it has.
+    Every weight gets the exponent bias of its own largest magnitude, as `bitq.apply` gives it.
+
+    Args:
+        source: a safetensors file with the tensors of a network's state.
+        wanted: a plan, whose layers name the weights and tell their shapes; or one format for every tensor
+            "….weight" of two to five axes, taken for that of a linear layer or of a convolution that is not transposed.
+        path: written atomically.
+        progress: called with (bytes of tensors read, all bytes of them).
+
+    Returns:
+        What the file holds, and the exponent bias of each packed tensor.
 
     Raises:
-        BitqError: no such file, or not one that `save_weights` wrote.
+        BitqError: a file that is missing, damaged or packed already; a weight that is missing, of another shape than
+            the plan's, of a type that cannot be packed, or with NaN or infinity; nothing to pack.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        header = _Header.model_validate_json(metadata["bitq"])
-    except (OSError, safetensors.SafetensorError) as error:
-        raise BitqError(f"{path} cannot be read as a safetensors file: {' '.join(str(error).split())}") from None
-    except (KeyError, ValidationError, json.JSONDecodeError):
-        raise BitqError(f"{path} was not written by bitq: its header says nothing of packed weights") from None
-    for name, entry in header.packed.items():
-        if name not in tensors:
-            raise BitqError(f"{path}: its header names {name!r}, which the file has not")
+    if path.exists() and source.exists() and path.samefile(source):
+        raise BitqError(f"{path} is the checkpoint itself; give another name for the packed one")
+    with opened(source) as file:
+        metadata = file.metadata() or {}
+        if ENTRY in metadata:
+            raise BitqError(f"{source} holds packed weights already; give the float checkpoint")
+        tensors = {}
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            view = file.get_slice(name)
+            tensors[name] = Stored(name, view.get_dtype(), tuple(view.get_shape()))
+            if tensors[name].dtype not in DTYPES:
+                raise BitqError(f"{source}: {name!r} is of type {tensors[name].dtype}, which torch does not know")
+        packed = _uniform(tensors, wanted) if isinstance(wanted, BlockFormat) else _planned(tensors, wanted, source)
+        if not packed:
+            raise BitqError(f"{source} has no weight to pack")
+        for entry in packed.values():
+            if entry.dtype not in PACKABLE:
+                raise BitqError(
+                    f"{source}: {entry.name!r} is of type {entry.dtype}; weights of type {', '.join(PACKABLE)} can be "
+                    "packed"
+                )
+        entries = tuple({**tensors, **packed}.values())
         try:
-            tensors[name] = _unpacked(tensors[name], entry)
-        except (BitqError, RuntimeError) as error:  # torch's own, for shapes beyond all memory
-            raise BitqError(f"{path}: {name!r}: {' '.join(str(error).split())}") from None
-    return tensors
+            return entries, write_packed(path, entries, file.get_tensor, metadata, progress)
+        except BitqError as error:
+            raise BitqError(f"{source}: {error}") from None
 
 
-def _unpacked(payload: Tensor, entry: _PackedTensor) -> Tensor:
-    fmt, inner = BlockFormat.parse(entry.format), tuple(entry.inner_dims)
-    return Packed(payload, fmt, tuple(entry.shape), torch.float32, entry.dim, inner, entry.exponent_bias).unpack()
+def _planned(tensors: Mapping[str, Stored], plan: Plan, source: Path) -> dict[str, Stored]:
+    """The tensors that a plan packs."""
+    packed = {}
+    for layer in plan.layers:
+        if layer.formats.weight is None:
+            continue
+        name = _weight(layer.module)
+        if name not in tensors:
+            raise BitqError(f"{source} has no {name!r}, to which the plan gives a format; is it the planned network's?")
+        entry = tensors[name]
+        if not _fits(entry.shape, layer):
+            loops = ", ".join(f"{loop}={layer.loops[loop]}" for loop in "KCRS")
+            raise BitqError(
+                f"{source}: {name!r} of shape {entry.shape} is not the weight of the plan's layer {layer.name!r} "
+                f"({loops}, {layer.groups} groups)"
+            )
+        packed[name] = _packed(entry, layer.formats.weight, weight_blocks(entry.shape, layer.transposed, layer.groups))
+    return packed
+
+
+def _fits(shape: tuple[int, ...], layer: PlanLayer) -> bool:
+    k, c, r, s = (layer.loops[loop] for loop in "KCRS")
+    channels = (c * layer.groups, k // layer.groups) if layer.transposed else (k, c)
+    return shape[:2] == channels and prod(shape[2:]) == r * s
+
+
+def _uniform(tensors: Mapping[str, Stored], fmt: BlockFormat) -> dict[str, Stored]:
+    """All tensors that look like weights of linear layers and convolutions."""
+    return {
+        name: _packed(entry, fmt, weight_blocks(entry.shape))
+        for name, entry in tensors.items()
+        if name.split(".")[-1] == "weight" and 2 <= len(entry.shape) <= 5 and entry.dtype in PACKABLE
+    }
+
+
+def _packed(entry: Stored, fmt: BlockFormat | None, blocks: WeightBlocks) -> Stored:
+    return Stored(entry.name, entry.dtype, entry.shape, fmt, blocks)
+
+
+def _weight(module: str) -> str:
+    return f"{module}.weight" if module else "weight"
 
 
 def load_quantized(model: nn.Module, folder: Path) -> Plan:
@@ -128,20 +170,10 @@ def load_quantized(model: nn.Module, folder: Path) -> Plan:
         BitqError: a file that is missing or damaged, or a run of another network.
     """
     plan = load_plan(folder / PLAN)
-    calibrated = {
-        layer.module: MaxAbs(_max_abs(layer.input), _max_abs(layer.output))
-        for layer in plan.layers
-        if layer.formats != TensorFormats()
-    }
     load_into(model, folder / WEIGHTS)
-    apply(model, plan.formats(), calibrated)
+    apply(model, plan)
     model.eval()
     return plan
-
-
-def _max_abs(entry: PlanFormat | None) -> float | None:
-    """A magnitude from which calibration derives just this exponent bias."""
-    return None if entry is None else ldexp(1.0, entry.exponent_bias + entry.format.top_code)
 
 
 def load_into(model: nn.Module, path: Path) -> None:
@@ -152,14 +184,9 @@ def load_into(model: nn.Module, path: Path) -> None:
     """
     state, tensors = model.state_dict(), load_weights(path)
     for name, tensor in state.items():
-        if name not in tensors or not _fits(tensors[name], tensor):
+        if name not in tensors or tensors[name].shape != tensor.shape:
             raise BitqError(f"{path} is of another network: it has no {name!r} of shape {tuple(tensor.shape)}")
     extra = next((name for name in tensors if name not in state), None)
     if extra is not None:
         raise BitqError(f"{path} is of another network: the network has no {extra!r}")
-    model.load_state_dict({name: tensors[name].reshape(tensor.shape) for name, tensor in state.items()})
-
-
-def _fits(given: Tensor, own: Tensor) -> bool:
-    """Equal shapes, or those of a transposed convolution's weight, whose groups are set apart in front."""
-    return given.shape == own.shape or (given.ndim == own.ndim + 1 and given.flatten(0, 1).shape == own.shape)
+    model.load_state_dict(tensors)

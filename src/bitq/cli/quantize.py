@@ -1,0 +1,90 @@
+"""`bitq quantize`: write a checkpoint's weights packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bitq.cli.output import Json, bytes_text, print_json, ratio_text, show
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat
+
+if TYPE_CHECKING:
+    from bitq.numerics.packedfile import Stored
+
+
+def quantize(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="IN", help="A checkpoint of float weights (.safetensors); its network is not needed."),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
+    plan: Annotated[Path | None, typer.Option(help="A plan.json: which weights to pack, and in which formats.")] = None,
+    uniform: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Instead of a plan: one format, such as 8:e4:b16, for every tensor named weight with 2 to 5 axes. "
+            "Blocks run along its second axis, the input channels; only a plan knows transposed convolutions.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint with its weights packed in block floating point, every other tensor as it is.
+
+    Mantissas and shared exponents stand bit by bit, so the file is as small as the plan says. Every weight's exponents
+    are chosen by its own largest magnitude. The file is a safetensors file with a checksum;
+    `bitq.load_weights("OUT")` in Python gives the state of the network back, packed weights as the numbers that
+    `bitq.quantize` makes of them.
+
+    Examples:
+
+    `bitq quantize resnet20.safetensors --plan runs/resnet20/plan.json resnet20-packed.safetensors`
+
+    `bitq quantize resnet20.safetensors --format 8:e4:b16 resnet20-8bit.safetensors`
+    """
+    if (plan is None) == (uniform is None):
+        raise BitqError("give either --plan, with the plan.json of a search, or --format, such as --format 8:e4:b16")
+    from bitq.progress import Terminal
+    from bitq.tradeoff.plan import load_plan
+    from bitq.tradeoff.weights import quantize_file
+
+    wanted = BlockFormat.parse(uniform) if uniform is not None else load_plan(plan) if plan else None
+    assert wanted is not None
+    with Terminal() as terminal:
+        entries, biases = quantize_file(
+            source, wanted, out, lambda done, total: terminal.step("MiB packed", done >> 20, total >> 20)
+        )
+    told = _summary(source, out, entries, biases)
+    if as_json:
+        print_json(told)
+        return
+    show(
+        f"{out}: {len(told['packed'])} of {len(entries)} tensors packed; "
+        f"{bytes_text(told['tensor_bytes'])} instead of {bytes_text(told['tensor_bytes_before'])} "
+        f"({ratio_text(told['tensor_bytes'], told['tensor_bytes_before'])})"
+    )
+
+
+def _summary(source: Path, out: Path, entries: tuple[Stored, ...], biases: dict[str, int]) -> dict[str, Any]:
+    return {
+        "source": str(source),
+        "out": str(out),
+        "file_bytes": out.stat().st_size,
+        "tensor_bytes": sum(entry.size for entry in entries),
+        "tensor_bytes_before": sum(entry.plain_size for entry in entries),
+        "packed": [
+            {
+                "name": entry.name,
+                "format": str(entry.format),
+                "shape": list(entry.shape),
+                "exponent_bias": biases[entry.name],
+                "bytes": entry.size,
+            }
+            for entry in entries
+            if entry.format
+        ],
+        "kept": [entry.name for entry in entries if not entry.format],
+    }

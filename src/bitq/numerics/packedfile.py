@@ -1,0 +1,269 @@
+"""Packed tensors on disk, with all others as they are, in one safetensors file.
+
+Layout (our choice). A packed tensor is stored under its name as the uint8 tensor of its payload (see `Packed`), every
+other tensor as it is. The header's metadata has two entries of ours:
+
+- "bitq": a JSON object with `schema_version` and, under `packed`, an object for each packed tensor: `format` such as
+  "8:e3:b16", the tensor's `dtype` and `shape`, the `blocked_shape` it has where blocks run through it (left out if that
+  is its shape; a transposed convolution's weight has its groups set apart in front), `dim` and `inner_dims` of the
+  blocks in that shape, and `exponent_bias`;
+- "bitq_sha256": the SHA-256, in hexadecimal, of the data section followed by the first 8 bytes and the header of the
+  file, the 64 digits themselves counted as zeros. It tells damage, it is no signature.
+
+Any safetensors reader opens the file. The header is filled up with spaces to a multiple of 8 bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import safetensors
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from bitq.errors import BitqError
+from bitq.files import replacing
+from bitq.formats import BlockFormat
+from bitq.numerics.packing import Packed, WeightBlocks, pack, packed_bytes
+
+ENTRY, DIGEST = "bitq", "bitq_sha256"
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The types of a safetensors file that torch knows, by the names they have there."""
+
+PACKABLE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Those that can be packed, with the names they have in the header's entry."""
+
+_NO_DIGEST = "0" * 64
+_NO_BIAS = -1000  # no bias takes more digits
+_CHUNK = 1 << 22  # bytes hashed at a time
+
+Axis = Annotated[int, Field(ge=0, le=7)]
+Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 40)], ...], Field(max_length=8)]
+
+
+class _PackedTensor(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: str
+    dtype: Literal["float32", "float16", "bfloat16"]
+    shape: Shape
+    blocked_shape: Shape | None = None
+    dim: Axis
+    inner_dims: tuple[Axis, ...]
+    exponent_bias: int
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    schema_version: Literal[2] = 2
+    packed: dict[str, _PackedTensor]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a file: what it is, and how it is packed, if it is.
+
+    Attributes:
+        name: unique in the file.
+        dtype: a key of `DTYPES`.
+        shape: of the tensor.
+        format, blocks: of a packed one.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    format: BlockFormat | None = None
+    blocks: WeightBlocks | None = None
+
+    @property
+    def plain_size(self) -> int:
+        """Bytes it takes unpacked."""
+        return prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes in the file."""
+        if self.format is None or self.blocks is None:
+            return self.plain_size
+        return packed_bytes(self.format, *self.blocks)
+
+    @property
+    def alignment(self) -> int:
+        """Bytes at whose multiples it has to begin."""
+        return 1 if self.format else DTYPES[self.dtype].itemsize
+
+
+def write_packed(
+    path: Path,
+    tensors: Sequence[Stored],
+    load: Callable[[str], Tensor],
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, int]:
+    """Write a file, atomically, one tensor in memory at a time.
+
+    Args:
+        path: of the file.
+        tensors: what to write, in any order.
+        load: the tensor of a name, float or whatever its `Stored` says.
+        metadata: other entries for the header.
+        progress: called with (bytes of tensors read, all bytes of them).
+
+    Returns:
+        The exponent bias of every packed tensor.
+
+    Raises:
+        BitqError: a tensor that cannot be packed, such as one with NaN (names it).
+    """
+    ordered = sorted(tensors, key=lambda entry: (-entry.alignment, entry.name))
+    biases = {entry.name: _NO_BIAS for entry in ordered if entry.format}
+    start = len(_header(ordered, biases, metadata or {}, _NO_DIGEST, 0))
+    start += -start % 8
+    digest = hashlib.sha256()
+    done, total = 0, sum(entry.plain_size for entry in ordered)
+    with replacing(path) as file:
+        file.seek(start)
+        for entry in ordered:
+            progress(done, total)
+            tensor = load(entry.name)
+            content, bias = _content(tensor, entry)
+            if bias is not None:
+                biases[entry.name] = bias
+            digest.update(content.data)
+            file.write(content.data)
+            done += tensor.nbytes
+        digest.update(_header(ordered, biases, metadata or {}, _NO_DIGEST, start))
+        file.seek(0)
+        file.write(_header(ordered, biases, metadata or {}, digest.hexdigest(), start))
+        progress(total, total)
+    return biases
+
+
+def read_packed(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file that `write_packed` wrote, packed ones bit-identical to the quantized ones.
+
+    Raises:
+        BitqError: no such file, one that is damaged, or another kind of file.
+    """
+    with opened(path) as file:
+        try:
+            header = _Header.model_validate_json((file.metadata() or {})[ENTRY])
+        except KeyError:
+            raise BitqError(f"{path} has no packed tensors: its header has no entry {ENTRY!r}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or ENTRY
+            raise BitqError(
+                f"{path} was not written by this version of bitq: its header says {place}: {first['msg']}"
+            ) from None
+        _check_digest(path, (file.metadata() or {}).get(DIGEST, ""))
+        names = set(file.keys())
+        for name in header.packed:
+            if name not in names:
+                raise BitqError(f"{path}: its header names {name!r}, which the file has not")
+        tensors = {}
+        for name in sorted(names):
+            try:
+                stored = file.get_tensor(name)
+                tensors[name] = _unpacked(stored, header.packed[name]) if name in header.packed else stored
+            except (BitqError, RuntimeError, safetensors.SafetensorError) as error:  # torch's own, for absurd shapes
+                raise BitqError(f"{path}: {name!r}: {' '.join(str(error).split())}") from None
+    return tensors
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, memory mapped, as `safetensors.safe_open` gives it.
+
+    Raises:
+        BitqError: no such file, or another kind of file.
+    """
+    try:
+        file = safetensors.safe_open(path, framework="pt")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise BitqError(f"{path} cannot be read as a safetensors file: {' '.join(str(error).split())}") from None
+    with file as inside:
+        yield inside
+
+
+def _content(tensor: Tensor, entry: Stored) -> tuple[NDArray[np.uint8], int | None]:
+    """A tensor's bytes as they are stored, and its exponent bias if it is packed."""
+    if entry.format is None or entry.blocks is None:
+        return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), None
+    shape, dim, inner = entry.blocks
+    try:
+        packed = pack(tensor.reshape(shape), entry.format, dim, inner)
+    except BitqError as error:
+        raise BitqError(f"{entry.name!r}: {error}") from None
+    return packed.payload.numpy(), packed.exponent_bias
+
+
+def _header(
+    tensors: Iterable[Stored], biases: Mapping[str, int], metadata: Mapping[str, str], digest: str, length: int
+) -> bytes:
+    """The first bytes of a file, filled up with spaces to `length` bytes."""
+    packed, listed, offset = {}, {}, 0
+    for entry in tensors:
+        dtype, shape = entry.dtype, entry.shape
+        if entry.format is not None and entry.blocks is not None:
+            dtype, shape = "U8", (entry.size,)
+            packed[entry.name] = _PackedTensor(
+                format=str(entry.format),
+                dtype=PACKABLE[entry.dtype],  # type: ignore[arg-type]
+                shape=entry.shape,
+                blocked_shape=None if entry.blocks.shape == entry.shape else entry.blocks.shape,
+                dim=entry.blocks.dim,
+                inner_dims=entry.blocks.inner_dims,
+                exponent_bias=biases[entry.name],
+            )
+        listed[entry.name] = {"dtype": dtype, "shape": shape, "data_offsets": (offset, offset + entry.size)}
+        offset += entry.size
+    told = _Header(packed=packed).model_dump_json(exclude_none=True)
+    text = json.dumps({"__metadata__": {**metadata, DIGEST: digest, ENTRY: told}, **listed}, separators=(",", ":"))
+    content = text.encode().ljust(length - 8)
+    return struct.pack("<Q", len(content)) + content
+
+
+def _check_digest(path: Path, told: str) -> None:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        begin = file.read(8)
+        header = file.read(struct.unpack("<Q", begin)[0])
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    digest.update(begin + header.replace(told.encode(), _NO_DIGEST.encode(), 1 if told else 0))
+    if digest.hexdigest() != told:
+        raise BitqError(f"{path} is damaged: its content does not give the checksum in its header; write it anew")
+
+
+def _unpacked(payload: Tensor, entry: _PackedTensor) -> Tensor:
+    shape = entry.shape if entry.blocked_shape is None else entry.blocked_shape
+    if prod(shape) != prod(entry.shape):
+        raise BitqError(f"a tensor of shape {entry.shape} cannot be blocked as {shape}")
+    fmt, dtype = BlockFormat.parse(entry.format), getattr(torch, entry.dtype)
+    packed = Packed(payload, fmt, shape, dtype, entry.dim, entry.inner_dims, entry.exponent_bias)
+    return packed.unpack().reshape(entry.shape)
