@@ -139,7 +139,8 @@ class Packed:
             values = _values(self, _words(bits[:split], fmt.mantissa_bits), codes)
         else:
             values = torch.from_numpy(native.read(payload, codes, fmt, count, at, self.exponent_bias))
-        return values.view(self.shape).to(self.dtype)
+        values = values.view(self.shape)
+        return values if self.dtype == torch.float32 else values.to(self.dtype) + 0.0  # no -0.0 of what underflows
 
 
 def pack(
