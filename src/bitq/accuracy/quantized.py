@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple, Protocol
+from functools import cache, partial
+from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
+from bitq.accuracy import straight
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics import exponent_bias_for, largest_magnitude, quantize
@@ -150,11 +151,20 @@ class _State:
     max_abs: MaxAbs = UNKNOWN
     cached: _CachedWeight | None = None
 
+    def activation(self, tensor: Literal["input", "output"]) -> tuple[BlockFormat | None, int | None]:
+        """Format and exponent bias of an activation."""
+        fmt, largest = getattr(self.formats, tensor), getattr(self.max_abs, tensor)
+        return fmt, None if fmt is None or largest is None else exponent_bias_for(largest, fmt)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "cached": None}
+
 
 class _Quantized(nn.Module):
     """What all quantized layers share; the second base of its subclasses is the layer's own class."""
 
     _bitq: _State
+    _fresh: bool  # what `forward` gives is new memory that no operation saved
 
     @property
     def weight(self) -> Tensor:
@@ -164,38 +174,56 @@ class _Quantized(nn.Module):
         fmt = self._bitq.formats.weight
         if fmt is None:
             return weight
-        if own is None or torch.is_grad_enabled() or own.is_inference() or torch.compiler.is_compiling():
+        if own is None or own.is_inference() or not straight.plain(own):
             return _quantize_weight(self, weight, fmt)
         kept = self._bitq.cached
         if kept is None or not kept.serves(own, fmt):
-            kept = _CachedWeight(own, own.detach(), own._version, fmt, _quantize_weight(self, own, fmt))
+            kept = self._bitq.cached = None  # its memory first
+            with torch.inference_mode(False), torch.no_grad():
+                kept = _CachedWeight(own, own.detach(), own._version, fmt, _quantize_weight(self, own.detach(), fmt))
             self._bitq.cached = kept
-        return kept.quantized
+        return straight.attached(own, kept.quantized) if torch.is_grad_enabled() else kept.quantized
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        return _made, (type(self).__bases__[1],), self.__getstate__()
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's own forward, between quantized activations."""
-        formats, max_abs = self._bitq.formats, self._bitq.max_abs
-        axis = _channel_axis(self)
-        x = _quantize_activation(input, formats.input, max_abs.input, axis)
-        y = super().forward(x, *args, **kwargs)
-        return _quantize_activation(y, formats.output, max_abs.output, axis)
+        state, axis = self._bitq, _channel_axis(self)
+        fmt, bias = state.activation("input")
+        if fmt is None:
+            y = super().forward(input, *args, **kwargs)
+        else:
+            again = partial(quantize, fmt=fmt, dim=axis, exponent_bias=bias)
+            x = again(input)
+            with straight.saving_raw(input, x, again):
+                y = super().forward(x, *args, **kwargs)
+        fmt, bias = state.activation("output")
+        if fmt is None:
+            return y
+        if self._fresh:
+            return straight.quantized_fresh(y, fmt, axis, bias)
+        return quantize(y, fmt, axis, exponent_bias=bias)
 
 
 @cache
 def _quantized_class(layer: type[nn.Module]) -> type[_Quantized]:
-    return type(f"Quantized{layer.__name__}", (_Quantized, layer), {})
+    fresh = any(
+        layer.forward is kind.forward and getattr(layer, "_conv_forward", None) is getattr(kind, "_conv_forward", None)
+        for kind in LAYERS
+    )
+    return type(f"Quantized{layer.__name__}", (_Quantized, layer), {"_fresh": fresh})
+
+
+def _made(layer: type[nn.Module]) -> _Quantized:
+    """An empty module that pickle or copy fills."""
+    kind = _quantized_class(layer)
+    return kind.__new__(kind)
 
 
 def _channel_axis(layer: nn.Module) -> int:
     """The channels' axis counted from the last, so the same with a batch and without."""
     return -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)  # type: ignore[arg-type]
-
-
-def _quantize_activation(x: Tensor, fmt: BlockFormat | None, max_abs: float | None, axis: int) -> Tensor:
-    if fmt is None:
-        return x
-    bias = None if max_abs is None else exponent_bias_for(max_abs, fmt)
-    return quantize(x, fmt, dim=axis, exponent_bias=bias)
 
 
 def is_transposed(layer: nn.Module) -> bool:

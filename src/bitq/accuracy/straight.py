@@ -1,0 +1,107 @@
+"""Quantization within a training step, straight through, that keeps no tensor twice.
+
+A float network keeps for backward what a convolution reads and what the activation function before it gave, one and the
+same tensor. Quantizing it would leave both alive. So where a layer saves its quantized input, the input itself is held
+instead and quantized once more in backward; and what a layer has just computed is quantized where it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import Parameter
+
+from bitq.formats import BlockFormat
+from bitq.numerics import quantize
+
+WORTH_IT = 1 << 14  # elements; the bookkeeping costs more than a smaller tensor
+
+
+def plain(x: Tensor) -> bool:
+    """Whether x is memory that is computed on now, by nobody else's rules: not traced, compiled, mapped or faked."""
+    return (
+        type(x) in (Tensor, Parameter)
+        and not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+def quantized_fresh(y: Tensor, fmt: BlockFormat, axis: int, bias: int | None) -> Tensor:
+    """y quantized in its own memory, for a y that nobody else has, as an operation's result that it does not save."""
+    if not plain(y) or y._is_view():
+        return quantize(y, fmt, axis, (), bias)
+    if y.requires_grad and torch.is_grad_enabled():
+        apply: Callable[..., Tensor] = _InPlace.apply
+        return apply(y, fmt, axis, bias)
+    return quantize(y, fmt, axis, (), bias, out=y)
+
+
+def saving_raw(x: Tensor, quantized: Tensor, again: Callable[[Tensor], Tensor]) -> AbstractContextManager[object]:
+    """Inside, an operation that saves `quantized` for backward saves x, from which it is made `again` when needed."""
+    if (
+        not torch.is_grad_enabled()
+        or x.numel() < WORTH_IT
+        or not (plain(x) and plain(quantized))
+        or not torch._C._autograd._saved_tensors_hooks_is_enabled()
+        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None  # somebody's own, as of checkpointing
+    ):
+        return nullcontext()
+    raw, at, shape = _Saved(x.detach(), x._version, again), quantized.data_ptr(), quantized.shape
+
+    def pack(tensor: Tensor) -> _Saved:
+        same = tensor.data_ptr() == at and tensor.shape == shape
+        return raw if same else _Saved(tensor.detach(), tensor._version)
+
+    return saved_tensors_hooks(pack, _Saved.value)
+
+
+def attached(parameter: Tensor, values: Tensor) -> Tensor:
+    """`values` as the quantized form of a parameter, to which the gradient passes."""
+    apply: Callable[..., Tensor] = _Attached.apply
+    return apply(parameter, values)
+
+
+class _Saved(NamedTuple):
+    tensor: Tensor
+    version: int
+    again: Callable[[Tensor], Tensor] | None = None
+
+    def value(self) -> Tensor:
+        if self.tensor._version != self.version:
+            raise RuntimeError(
+                "a tensor needed for the gradient of a quantized layer, of shape "
+                f"{tuple(self.tensor.shape)}, has been modified by an inplace operation since"
+            )
+        with torch.no_grad():
+            return self.tensor if self.again is None else self.again(self.tensor)
+
+
+class _InPlace(Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, fmt: BlockFormat, axis: int, bias: int | None) -> Tensor:
+        from bitq.numerics.quantize import _quantize
+        _, clipped = _quantize(y, fmt, (axis % y.ndim, ()), bias, "nearest", None, True, out=y)
+        ctx.save_for_backward(clipped)
+        ctx.mark_dirty(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (clipped,) = ctx.saved_tensors
+        return (grad if clipped is None else grad.masked_fill(clipped, 0.0), None, None, None)
+
+
+class _Attached(Function):
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, values: Tensor) -> Tensor:
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return grad, None
