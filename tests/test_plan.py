@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
+from bitq.numerics import exponent_bias_for
 from bitq.tradeoff.plan import MAX_FILE_BYTES, Plan, load_plan, write_atomically
 
 FORMAT = {"bits": 8, "exponent_bits": 3, "block_size": 16, "exponent_bias": -4}
@@ -82,6 +83,17 @@ def test_a_plan_tells_formats_tilings_and_sums(tmp_path):
     assert layer.levels[0].tiling.tiles == LEVEL["tiles"]
     assert layer.movement_bits == 2 * 65.5
     assert layer.energy_pj == 1320.0
+
+
+@given(st.integers(-127, 127), st.sampled_from([2, 3, 6]))
+def test_a_plan_tells_the_magnitudes_that_lead_to_its_biases(largest, exponent_bits):
+    bias = largest - (2**exponent_bits - 1)
+    entry = {**FORMAT, "exponent_bits": exponent_bits, "exponent_bias": bias}
+    plan = Plan.model_validate(changed(changed(PLAN, ("layers", 0, "input"), entry), ("layers", 0, "output"), None))
+    seen = plan.max_abs()
+    assert seen.keys() == {"conv"}
+    assert seen["conv"].output is None
+    assert exponent_bias_for(seen["conv"].input, plan.layers[0].input.format) == bias
 
 
 def changed(document, place, value):

@@ -293,6 +293,25 @@ def test_calibration_follows_every_format():
     assert torch.equal(model(x / 64), y)
 
 
+def test_a_plan_brings_its_calibration():
+    class Plan:
+        def formats(self):
+            return {"0": FORMATS}
+
+        def max_abs(self):
+            return {"0": MaxAbs(0.25, 8.0)}
+
+    models = [nn.Sequential(nn.Linear(10, 7)) for _ in range(3)]
+    for model in models:
+        model.load_state_dict(models[0].state_dict())
+    x = torch.randn(5, 10)
+    apply(models[0], Plan())
+    apply(models[1], {"0": FORMATS}, {"0": MaxAbs(0.25, 8.0)})
+    apply(models[2], Plan(), {"0": MaxAbs(3.0, 3.0)})
+    assert torch.equal(models[0](x), models[1](x))
+    assert not torch.equal(models[2](x), models[1](x))
+
+
 def test_shared_modules_are_one():
     model, x = Net().eval(), torch.randn(2, 3, 8, 8)
     apply(model, {"stem": FORMATS, "again": FORMATS})

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bitq.accuracy.folding import fold
     from bitq.accuracy.quantized import apply, restore
     from bitq.devices import Device, load_device
     from bitq.errors import BitqError
@@ -34,6 +35,7 @@ _HOME = {
     "Settings": "tradeoff.run",
     "TensorFormats": "formats",
     "apply": "accuracy.quantized",
+    "fold": "accuracy.folding",
     "grid": "formats",
     "load_device": "devices",
     "load_plan": "tradeoff.plan",
@@ -58,6 +60,7 @@ __all__ = [
     "Settings",
     "TensorFormats",
     "apply",
+    "fold",
     "grid",
     "load_device",
     "load_plan",

@@ -54,8 +54,10 @@ def apply(
     channel in weights, kernel window included and groups apart. Modules that are quantized already change
     their formats.
 
-    Without gradients the quantized weight is kept until the weight, as its version counter tells, or its
-    format changes; writing to `weight.data` escapes that counter.
+    The quantized weight is kept until the weight or its format changes: as its version counter tells, and, on the
+    CPU, a checksum, for what is written through `weight.data`.
+
+    A training step keeps no more for backward than the float network does: `bitq.accuracy.straight` says how.
 
     Args:
         model: the network; is changed.
@@ -133,6 +135,7 @@ class _CachedWeight(NamedTuple):
     parameter: Tensor
     memory: Tensor  # the parameter's when it was quantized; held, so that nothing else comes to lie there
     version: int
+    checksum: int
     format: BlockFormat
     quantized: Tensor
 
@@ -142,7 +145,18 @@ class _CachedWeight(NamedTuple):
             and self.memory.data_ptr() == parameter.data_ptr()
             and self.version == parameter._version
             and self.format == fmt
+            and self.checksum == _checksum(parameter)
         )
+
+
+def _checksum(x: Tensor) -> int:
+    """The sum of x's bits, read as integers, at a small part of the price of quantizing; 0 on other devices."""
+    if x.device.type != "cpu" or not x.numel():
+        return 0
+    x = x.detach()
+    if x.is_contiguous() and not x.nbytes % 8:
+        return int(x.view(-1).view(torch.int64).sum())
+    return int(x.view({2: torch.int16, 4: torch.int32}[x.element_size()]).sum())
 
 
 @dataclass
@@ -174,25 +188,27 @@ class _Quantized(nn.Module):
         fmt = self._bitq.formats.weight
         if fmt is None:
             return weight
-        if own is None or own.is_inference() or not straight.plain(own):
+        if own is None or not straight.plain(own) or own.is_inference():
             return _quantize_weight(self, weight, fmt)
         kept = self._bitq.cached
         if kept is None or not kept.serves(own, fmt):
             kept = self._bitq.cached = None  # its memory first
             with torch.inference_mode(False), torch.no_grad():
-                kept = _CachedWeight(own, own.detach(), own._version, fmt, _quantize_weight(self, own.detach(), fmt))
+                raw = own.detach()
+                told = (own, raw, own._version, _checksum(own), fmt)
+                kept = _CachedWeight(*told, _quantize_weight(self, raw, fmt))
             self._bitq.cached = kept
         return straight.attached(own, kept.quantized) if torch.is_grad_enabled() else kept.quantized
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        return _made, (type(self).__bases__[1],), self.__getstate__()
+        return _made, (type(self).__bases__[1],), self.__getstate__()  # type: ignore[no-untyped-call]
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's own forward, between quantized activations."""
         state, axis = self._bitq, _channel_axis(self)
         fmt, bias = state.activation("input")
         if fmt is None:
-            y = super().forward(input, *args, **kwargs)
+            y: Tensor = super().forward(input, *args, **kwargs)
         else:
             again = partial(quantize, fmt=fmt, dim=axis, exponent_bias=bias)
             x = again(input)
@@ -206,18 +222,29 @@ class _Quantized(nn.Module):
         return quantize(y, fmt, axis, exponent_bias=bias)
 
 
-@cache
-def _quantized_class(layer: type[nn.Module]) -> type[_Quantized]:
-    fresh = any(
-        layer.forward is kind.forward and getattr(layer, "_conv_forward", None) is getattr(kind, "_conv_forward", None)
+def is_quantized(module: nn.Module) -> bool:
+    """Whether `apply` gave a module formats."""
+    return isinstance(module, _Quantized)
+
+
+def computes_as_torch(layer: type[nn.Module]) -> bool:
+    """Whether a class is one of `LAYERS` or computes just as one does."""
+    return any(
+        issubclass(layer, kind)
+        and layer.forward is kind.forward
+        and getattr(layer, "_conv_forward", None) is getattr(kind, "_conv_forward", None)
         for kind in LAYERS
     )
-    return type(f"Quantized{layer.__name__}", (_Quantized, layer), {"_fresh": fresh})
+
+
+@cache
+def _quantized_class(layer: type[nn.Module]) -> type[_Quantized]:
+    return type(f"Quantized{layer.__name__}", (_Quantized, layer), {"_fresh": computes_as_torch(layer)})
 
 
 def _made(layer: type[nn.Module]) -> _Quantized:
     """An empty module that pickle or copy fills."""
-    kind = _quantized_class(layer)
+    kind = _quantized_class(layer)  # type: ignore[arg-type]  # of a class, whatever mypy thinks of its hash
     return kind.__new__(kind)
 
 

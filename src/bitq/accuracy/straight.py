@@ -26,8 +26,8 @@ WORTH_IT = 1 << 14  # elements; the bookkeeping costs more than a smaller tensor
 def plain(x: Tensor) -> bool:
     """Whether x is memory that is computed on now, by nobody else's rules: not traced, compiled, mapped or faked."""
     return (
-        type(x) in (Tensor, Parameter)
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
+        and type(x) in (Tensor, Parameter)
         and torch._C._functorch.peek_interpreter_stack() is None
     )
 
@@ -45,10 +45,10 @@ def quantized_fresh(y: Tensor, fmt: BlockFormat, axis: int, bias: int | None) ->
 def saving_raw(x: Tensor, quantized: Tensor, again: Callable[[Tensor], Tensor]) -> AbstractContextManager[object]:
     """Inside, an operation that saves `quantized` for backward saves x, from which it is made `again` when needed."""
     if (
-        not torch.is_grad_enabled()
+        not (plain(x) and plain(quantized))
+        or not torch.is_grad_enabled()
         or x.numel() < WORTH_IT
-        or not (plain(x) and plain(quantized))
-        or not torch._C._autograd._saved_tensors_hooks_is_enabled()
+        or not torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
         or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None  # somebody's own, as of checkpointing
     ):
         return nullcontext()
@@ -92,7 +92,7 @@ class _InPlace(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (clipped,) = ctx.saved_tensors
         return (grad if clipped is None else grad.masked_fill(clipped, 0.0), None, None, None)
 
@@ -103,5 +103,5 @@ class _Attached(Function):
         return values
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return grad, None
