@@ -18,7 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
 
 from bitq.formats import BlockFormat
-from bitq.numerics import quantize
+from bitq.numerics import ops, quantize
 
 WORTH_IT = 1 << 14  # elements; the bookkeeping costs more than a smaller tensor
 
@@ -39,7 +39,7 @@ def quantized_fresh(y: Tensor, fmt: BlockFormat, axis: int, bias: int | None) ->
     if y.requires_grad and torch.is_grad_enabled():
         apply: Callable[..., Tensor] = _InPlace.apply
         return apply(y, fmt, axis, bias)
-    return quantize(y, fmt, axis, (), bias, out=y)
+    return quantize(y, fmt, axis, exponent_bias=bias, out=y)
 
 
 def saving_raw(x: Tensor, quantized: Tensor, again: Callable[[Tensor], Tensor]) -> AbstractContextManager[object]:
@@ -85,16 +85,18 @@ class _Saved(NamedTuple):
 class _InPlace(Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, fmt: BlockFormat, axis: int, bias: int | None) -> Tensor:
-        from bitq.numerics.quantize import _quantize
-        _, clipped = _quantize(y, fmt, (axis % y.ndim, ()), bias, "nearest", None, True, out=y)
+        _, clipped = ops._compute(y, fmt, (axis % y.ndim, ()), bias, "nearest", None, True, y)
         ctx.save_for_backward(clipped)
+        ctx.stride = y.stride()
         ctx.mark_dirty(y)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (clipped,) = ctx.saved_tensors
-        return (grad if clipped is None else grad.masked_fill(clipped, 0.0), None, None, None)
+        if clipped is not None:
+            grad = grad.masked_fill(clipped, 0.0) if clipped.dtype == torch.bool else ops._pass(grad, clipped, ctx.stride)
+        return grad, None, None, None
 
 
 class _Attached(Function):
