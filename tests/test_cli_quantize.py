@@ -122,7 +122,7 @@ def test_what_is_written_is_a_safetensors_file_of_anyone(folder):
     model = network()
     planned(model, (1, 3, 9, 9), folder)
     safetensors.torch.save_file(model.state_dict(), "in.safetensors", {"format": "pt"})
-    assert run("in.safetensors", "--plan", "plan.json", "out.safetensors") == 0
+    assert run("in.safetensors", "--plan", ".", "out.safetensors") == 0
     tensors = safetensors.torch.load_file("out.safetensors")
     assert torch.equal(tensors["1.running_var"], model[1].running_var)
     assert tensors["0.weight"].dtype == torch.uint8

@@ -199,7 +199,7 @@ def test_writing_replaces_a_file_or_leaves_it(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(BitqError, match="cannot be written: disk full"):
         write_atomically(path, b"newer")
     assert path.read_bytes() == b"new"
     assert list(Path(tmp_path).iterdir()) == [path]

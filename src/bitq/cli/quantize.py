@@ -13,6 +13,7 @@ from bitq.formats import BlockFormat
 
 if TYPE_CHECKING:
     from bitq.numerics.packedfile import Stored
+    from bitq.tradeoff.plan import Plan
 
 
 def quantize(
@@ -21,7 +22,10 @@ def quantize(
         typer.Argument(metavar="IN", help="A checkpoint of float weights (.safetensors); its network is not needed."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
-    plan: Annotated[Path | None, typer.Option(help="A plan.json: which weights to pack, and in which formats.")] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="The folder of a finished search, or its plan.json: which weights get which formats."),
+    ] = None,
     uniform: Annotated[
         str | None,
         typer.Option(
@@ -51,8 +55,10 @@ def quantize(
     from bitq.tradeoff.plan import load_plan
     from bitq.tradeoff.weights import quantize_file
 
-    wanted = BlockFormat.parse(uniform) if uniform is not None else load_plan(plan) if plan else None
-    assert wanted is not None
+    if plan is not None:
+        wanted: Plan | BlockFormat = load_plan(plan / "plan.json" if plan.is_dir() else plan)
+    else:
+        wanted = BlockFormat.parse(uniform or "")
     with Terminal() as terminal:
         entries, biases = quantize_file(
             source, wanted, out, lambda done, total: terminal.step("MiB packed", done >> 20, total >> 20)

@@ -203,6 +203,10 @@ def load_plan(path: Path) -> Plan:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part."""
+    """Write a file so that a reader sees the old or the new content, never a part.
+
+    Raises:
+        BitqError: the disk is full, or the folder cannot be written.
+    """
     with replacing(path) as file:
         file.write(content)
