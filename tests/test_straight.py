@@ -257,6 +257,16 @@ def test_autocast():
     assert all(grad.isfinite().all() for grad in grads(model))
 
 
+def test_functional_transforms():
+    model = made(training=False)
+    parameters = dict(model.named_parameters())
+    found = torch.func.grad(lambda p: torch.func.functional_call(model, p, (X,)).sum())(parameters)
+    model(X).sum().backward()
+    assert all(torch.equal(found[name], parameter.grad) for name, parameter in model.named_parameters())
+    each = torch.func.vmap(lambda x: model(x[None])[0])(X)
+    assert torch.equal(each, torch.cat([model(x[None]) for x in X]))
+
+
 def test_pickles_and_saves():
     model = made(training=False)
     expected = model(X)

@@ -15,6 +15,7 @@ from bitq.accuracy import straight
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics import exponent_bias_for, largest_magnitude, quantize
+from bitq.numerics.ops import direct
 from bitq.numerics.packing import WeightBlocks, weight_blocks
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
@@ -188,7 +189,7 @@ class _Quantized(nn.Module):
         fmt = self._bitq.formats.weight
         if fmt is None:
             return weight
-        if own is None or not straight.plain(own) or own.is_inference():
+        if own is None or not direct(own) or own.is_inference():
             return _quantize_weight(self, weight, fmt)
         kept = self._bitq.cached
         if kept is None or not kept.serves(own, fmt):

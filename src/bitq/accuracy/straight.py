@@ -15,37 +15,28 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn import Parameter
 
 from bitq.formats import BlockFormat
-from bitq.numerics import ops, quantize
+from bitq.numerics import quantize
+from bitq.numerics.blocks import resolve_axes
+from bitq.numerics.ops import direct, quantize_in_place
+from bitq.numerics.quantize import check_bias
 
 WORTH_IT = 1 << 14  # elements; the bookkeeping costs more than a smaller tensor
 
 
-def plain(x: Tensor) -> bool:
-    """Whether x is memory that is computed on now, by nobody else's rules: not traced, compiled, mapped or faked."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(x) in (Tensor, Parameter)
-        and torch._C._functorch.peek_interpreter_stack() is None
-    )
-
-
 def quantized_fresh(y: Tensor, fmt: BlockFormat, axis: int, bias: int | None) -> Tensor:
     """y quantized in its own memory, for a y that nobody else has, as an operation's result that it does not save."""
-    if not plain(y) or y._is_view():
-        return quantize(y, fmt, axis, (), bias)
-    if y.requires_grad and torch.is_grad_enabled():
-        apply: Callable[..., Tensor] = _InPlace.apply
-        return apply(y, fmt, axis, bias)
-    return quantize(y, fmt, axis, exponent_bias=bias, out=y)
+    if not direct(y) or y._is_view():
+        return quantize(y, fmt, axis, exponent_bias=bias)
+    check_bias(bias, y.dtype)
+    return quantize_in_place(y, fmt, resolve_axes(y, axis, ()), bias)
 
 
 def saving_raw(x: Tensor, quantized: Tensor, again: Callable[[Tensor], Tensor]) -> AbstractContextManager[object]:
     """Inside, an operation that saves `quantized` for backward saves x, from which it is made `again` when needed."""
     if (
-        not (plain(x) and plain(quantized))
+        not (direct(x) and direct(quantized))
         or not torch.is_grad_enabled()
         or x.numel() < WORTH_IT
         or not torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
@@ -80,23 +71,6 @@ class _Saved(NamedTuple):
             )
         with torch.no_grad():
             return self.tensor if self.again is None else self.again(self.tensor)
-
-
-class _InPlace(Function):
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, fmt: BlockFormat, axis: int, bias: int | None) -> Tensor:
-        _, clipped = ops._compute(y, fmt, (axis % y.ndim, ()), bias, "nearest", None, True, y)
-        ctx.save_for_backward(clipped)
-        ctx.stride = y.stride()
-        ctx.mark_dirty(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (clipped,) = ctx.saved_tensors
-        if clipped is not None:
-            grad = grad.masked_fill(clipped, 0.0) if clipped.dtype == torch.bool else ops._pass(grad, clipped, ctx.stride)
-        return grad, None, None, None
 
 
 class _Attached(Function):

@@ -69,17 +69,29 @@ def _arguments(
     return x, fmt.mantissa_bits, fmt.exponent_bits, min(fmt.block_size, 2**31), *axes, exponent_bias, rounding, key
 
 
-def _plain(x: Tensor) -> bool:
-    """Whether x is memory of this process's CPU, and nothing records, transforms or replaces what is done with it."""
+def quantize_in_place(y: Tensor, fmt: BlockFormat, axes: Axes, exponent_bias: int | None) -> Tensor:
+    """y itself, rounded to nearest, with its gradient; for a `direct` y that no operation saved and that is no view."""
+    if y.requires_grad and torch.is_grad_enabled():
+        apply: Callable[..., Tensor] = _InPlace.apply
+        return apply(y, fmt, axes, exponent_bias, "nearest", None)
+    return _local(y, fmt, axes, exponent_bias, "nearest", None, False, y)[0]
+
+
+def direct(x: Tensor) -> bool:
+    """Whether x is memory to compute on now, and nothing records, transforms or replaces what is done with it."""
     return (
-        type(x) in (Tensor, Parameter)
-        and x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
+        and type(x) in (Tensor, Parameter)
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
         and torch._C._get_tracing_state() is None
         and forward_ad._current_level < 0
     )
+
+
+def _plain(x: Tensor) -> bool:
+    """Whether x is `direct` memory of the CPU."""
+    return direct(x) and x.device.type == "cpu"
 
 
 def _alike(x: Tensor, out: Tensor) -> bool:
@@ -151,6 +163,17 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (clipped,) = ctx.saved_tensors
         return grad if clipped is None else _pass(grad, clipped, ctx.stride), None, None, None, None, None
+
+
+class _InPlace(_StraightThrough):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, *settings: Any) -> Tensor:
+        fmt, axes, exponent_bias, rounding, key = settings
+        _, clipped = _local(y, fmt, axes, exponent_bias, rounding, key, True, y)
+        ctx.save_for_backward(clipped)
+        ctx.stride = y.stride()
+        ctx.mark_dirty(y)
+        return y
 
 
 class _Transformed(torch.autograd.Function):
