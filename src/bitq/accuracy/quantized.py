@@ -157,7 +157,7 @@ def _checksum(x: Tensor) -> int:
     x = x.detach()
     if x.is_contiguous() and not x.nbytes % 8:
         return int(x.view(-1).view(torch.int64).sum())
-    return int(x.view({2: torch.int16, 4: torch.int32}[x.element_size()]).sum())
+    return int(x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]).sum())
 
 
 @dataclass
