@@ -163,12 +163,13 @@ def write_packed(
     return biases
 
 
-def read_packed(path: Path) -> dict[str, Tensor]:
+def read_packed(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a file that `write_packed` wrote, packed ones bit-identical to the quantized ones.
 
     Raises:
         BitqError: no such file, one that is damaged, or another kind of file.
     """
+    path = Path(path)
     with opened(path) as file:
         try:
             header = _Header.model_validate_json((file.metadata() or {})[ENTRY])
