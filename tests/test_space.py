@@ -1,14 +1,11 @@
-"""The search space counts what the movement model counts, and the best plan in it is the best of all plans."""
+"""The search space counts what the movement model counts."""
 
-from dataclasses import replace
 from itertools import product
 from random import Random
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 import tiny
@@ -21,9 +18,8 @@ from bitq.movement.levels import movement
 from bitq.movement.widths import widths
 from bitq.numerics import pack
 from bitq.tracing import trace
-from bitq.tradeoff.allocate import allocate, predicted_gains
 from bitq.tradeoff.outcome import stored_bytes
-from bitq.tradeoff.space import Cost, Space, build_space, objective
+from bitq.tradeoff.space import build_space, objective
 
 FORMATS = grid(8)[::7]
 
@@ -171,58 +167,3 @@ def test_what_has_no_space_is_told():
 def test_the_objective_is_the_papers():
     assert objective(0.9, 50.0, 200.0, 0.2) == pytest.approx(0.1 + 0.2 * 0.25)
     assert objective(1.0, 200.0, 200.0, 0.0) == 0
-
-
-# Spaces of random tables: what is best does not depend on where the bits come from.
-
-FEW = tuple(BlockFormat(8, bits, 8) for bits in (2, 3))
-
-
-@st.composite
-def spaces(draw, modules=2):
-    """Two modules of two formats, with ties, zeros and large differences."""
-    bits = st.lists(st.integers(0, 3) | st.floats(0, 1e9), min_size=16, max_size=16)
-    tables = tuple(np.array(draw(bits)).reshape(2, 2, 2, 2) for _ in range(modules))
-    names = tuple(f"module {i}" for i in range(modules))
-    layers = tuple((Layer(name, K=2, C=3, module=name),) for name in names)
-    fixed = np.array(draw(st.tuples(st.floats(1, 1e6), st.floats(0, 1e6))))
-    return Space(tiny.DEVICE, names, layers, (), FEW, tables, fixed, Cost((0.0, 0.0), 0.0, 0), 0)
-
-
-def score_tables(modules=2):
-    value = st.sampled_from([0.0, 0.0, 0.01]) | st.floats(-0.5, 1)
-    table = st.lists(value, min_size=6, max_size=6).map(lambda values: np.array(values).reshape(3, 2))
-    return st.lists(table, min_size=modules, max_size=modules)
-
-
-def predicted(space, scores, alpha, plan):
-    lost = sum(table[tensor, choice[tensor]] for table, choice in zip(scores, plan, strict=True) for tensor in range(3))
-    return lost + alpha * space.cost(plan).movement_bits / space.movement_max
-
-
-PLANS = list(product(list(product(range(2), repeat=3)), repeat=2))
-
-
-@given(space=spaces(), scores=score_tables(), alpha=st.sampled_from([0.0, 0.2, 5.0]))
-def test_no_plan_is_better_than_the_allocated(space, scores, alpha):
-    best = min(predicted(space, scores, alpha, plan) for plan in PLANS)
-    assert predicted(space, scores, alpha, allocate(space, scores, alpha)) == pytest.approx(best, abs=1e-9)
-
-
-@given(space=spaces(), scores=score_tables(), base=st.sampled_from(PLANS), plan=st.sampled_from(PLANS))
-def test_gains_are_those_of_each_move_alone(space, scores, base, plan):
-    gains = predicted_gains(space, scores, 0.2, base, plan)
-    before = predicted(space, scores, 0.2, base)
-    alone = [predicted(space, scores, 0.2, [plan[0], base[1]]), predicted(space, scores, 0.2, [base[0], plan[1]])]
-    assert gains == pytest.approx([before - after for after in alone], abs=1e-9)
-    assert sum(gains) == pytest.approx(before - predicted(space, scores, 0.2, plan), abs=1e-9)
-
-
-@given(space=spaces(), scores=score_tables())
-def test_what_weighs_nothing_does_not_count(space, scores):
-    flat = replace(space, bits=tuple(np.ones_like(table) for table in space.bits))
-    assert allocate(flat, [np.zeros((3, 2))] * 2, 0.2) == ((0, 0, 0), (0, 0, 0))  # the first among equals
-    most_accurate = [tuple(int(index) for index in table.argmin(axis=1)) for table in scores]
-    assert allocate(flat, scores, 0.2) == tuple(most_accurate) or predicted(
-        flat, scores, 0.2, allocate(flat, scores, 0.2)
-    ) == pytest.approx(predicted(flat, scores, 0.2, most_accurate))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -77,10 +78,29 @@ class Space:
     float_cost: Cost
     other_bytes: int
 
-    @property
+    @cached_property
     def movement_max(self) -> float:
         """DM_max: the largest movement of any plan in the space, in bits (paper, Eq. 2)."""
         return float(self.fixed_bits.sum() + sum(table.sum(axis=-1).max() for table in self.bits))
+
+    def movement(self, module: int) -> NDArray[np.float64]:
+        """Array (formats, formats, formats): what a module moves over all boundaries, in bits."""
+        bits: NDArray[np.float64] = self.bits[module].sum(axis=-1)
+        return bits
+
+    def energy(self, module: int) -> NDArray[np.float64]:
+        """Array (formats, formats, formats): energy of what a module moves, in pJ (paper, Eq. 8)."""
+        energy: NDArray[np.float64] = self.bits[module] @ _prices(self.device)
+        return energy
+
+    def weight_bytes(self, module: int) -> NDArray[np.float64]:
+        """Array (formats,): size of a module's weight packed in each format, in bytes."""
+        return np.array([float(packed_bytes(self.layers[module][0], fmt)) for fmt in self.formats])
+
+    @property
+    def fixed_energy_pj(self) -> float:
+        """Energy of the fixed layers' traffic, in pJ."""
+        return energy_pj(self.device, self.fixed_bits)
 
     def cost(self, choices: Sequence[Choice]) -> Cost:
         """Cost of a plan: one choice for each module."""
@@ -114,9 +134,12 @@ def objective(accuracy: float, movement_bits: float, movement_max: float, alpha:
 
 def energy_pj(device: Device, level_bits: Sequence[float] | NDArray[np.float64]) -> float:
     """Energy of traffic at every boundary, outermost first, in pJ (paper, Eq. 8)."""
-    return float(
-        sum(bits * source.energy_pj_per_bit for bits, (_, source) in zip(level_bits, device.boundaries, strict=True))
-    )
+    return float(np.asarray(level_bits) @ _prices(device))
+
+
+def _prices(device: Device) -> NDArray[np.float64]:
+    """Energy of one bit over every boundary, outermost first, in pJ."""
+    return np.array([source.energy_pj_per_bit for _, source in device.boundaries])
 
 
 def packed_bytes(layer: Layer, fmt: BlockFormat) -> int:

@@ -1,0 +1,164 @@
+"""The allocated plans are the best of all plans, for one weight of movement, for all, and under budgets."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tiny
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat
+from bitq.layers import Layer
+from bitq.tradeoff.allocate import allocate, front, non_dominated, predicted_loss
+from bitq.tradeoff.budgets import QUANTITIES, Budgets
+from bitq.tradeoff.space import Cost, Space
+
+FEW = tuple(BlockFormat(8, bits, 8) for bits in (2, 3))
+PLANS = list(product(list(product(range(2), repeat=3)), repeat=2))
+
+
+@st.composite
+def spaces(draw, modules=2):
+    """Two modules of two formats, with ties, zeros and large differences: where the bits come from does not matter."""
+    bits = st.lists(st.integers(0, 3) | st.integers(0, 10**9), min_size=16, max_size=16)
+    tables = tuple(np.array(draw(bits), dtype=float).reshape(2, 2, 2, 2) for _ in range(modules))
+    names = tuple(f"module {i}" for i in range(modules))
+    layers = tuple((Layer(name, K=draw(st.integers(1, 9)), C=3, module=name),) for name in names)
+    fixed = np.array(draw(st.tuples(st.floats(1, 1e6), st.floats(0, 1e6))))
+    return Space(tiny.DEVICE, names, layers, (), FEW, tables, fixed, Cost((0.0, 0.0), 0.0, 0), 100)
+
+
+def score_tables(modules=2):
+    value = st.sampled_from([0.0, 0.0, 0.01]) | st.floats(-0.5, 1)
+    table = st.lists(value, min_size=6, max_size=6).map(lambda values: np.array(values).reshape(3, 2))
+    return st.lists(table, min_size=modules, max_size=modules)
+
+
+def predicted(space, scores, alpha, plan):
+    lost = sum(table[tensor, choice[tensor]] for table, choice in zip(scores, plan, strict=True) for tensor in range(3))
+    return lost + alpha * space.cost(plan).movement_bits / space.movement_max
+
+
+def spent(space, scores, plan):
+    cost = space.cost(plan)
+    return (predicted(space, scores, 0.0, plan), cost.movement_bits, cost.energy_pj, float(cost.model_bytes))
+
+
+alphas = st.sampled_from([0.0, 0.2, 5.0])
+
+
+@given(space=spaces(), scores=score_tables(), alpha=alphas)
+def test_no_plan_is_better_than_the_allocated(space, scores, alpha):
+    best = min(predicted(space, scores, alpha, plan) for plan in PLANS)
+    assert predicted(space, scores, alpha, allocate(space, scores, alpha)) == pytest.approx(best, abs=1e-9)
+
+
+@given(space=spaces(), scores=score_tables())
+def test_what_weighs_nothing_does_not_count(space, scores):
+    flat = replace(space, bits=tuple(np.ones_like(table) for table in space.bits))
+    assert allocate(flat, [np.zeros((3, 2))] * 2, 0.2) == ((0, 0, 0), (0, 0, 0))  # the first among equals
+    most_accurate = [tuple(int(index) for index in table.argmin(axis=1)) for table in scores]
+    assert allocate(flat, scores, 0.2) == tuple(most_accurate) or predicted(
+        flat, scores, 0.2, allocate(flat, scores, 0.2)
+    ) == pytest.approx(predicted(flat, scores, 0.2, most_accurate))
+
+
+@given(space=spaces(), scores=score_tables(), alpha=st.floats(0, 10))
+def test_the_front_holds_the_best_plan_for_every_weight(space, scores, alpha):
+    points = front(space, scores)
+    best = min(predicted(space, scores, alpha, plan) for plan in PLANS)
+    mine = min(point.lost + alpha * point.movement_bits / space.movement_max for point in points)
+    assert mine == pytest.approx(best, abs=1e-6)
+    (chosen,) = [
+        point
+        for point, after in zip(points, (*points[1:], None), strict=True)
+        if point.least_alpha <= alpha and (after is None or alpha < after.least_alpha)
+    ]
+    assert predicted(space, scores, alpha, chosen.choices) == pytest.approx(best, abs=1e-6)
+
+
+@given(space=spaces(), scores=score_tables())
+def test_the_front_falls_and_says_what_its_plans_are(space, scores):
+    points = front(space, scores)
+    for point in points:
+        assert predicted_loss(scores, point.choices) == pytest.approx(point.lost, abs=1e-9)
+        assert space.cost(point.choices).movement_bits == pytest.approx(point.movement_bits, rel=1e-9, abs=1e-6)
+    for more, less in zip(points, points[1:], strict=False):
+        assert more.movement_bits > less.movement_bits
+        assert more.lost <= less.lost
+        assert more.least_alpha < less.least_alpha
+
+
+@settings(max_examples=150)
+@given(
+    space=spaces(),
+    scores=score_tables(),
+    alpha=alphas,
+    limits=st.tuples(*(st.none() | st.floats(0, 1) for _ in QUANTITIES)),
+)
+def test_no_plan_within_the_budgets_is_better(space, scores, alpha, limits):
+    """Limits lie between the least and the most of all plans."""
+    all_spent = np.array([spent(space, scores, plan) for plan in PLANS])
+    least, most = all_spent.min(axis=0), all_spent.max(axis=0)
+    budgets = Budgets(
+        *(
+            None if share is None else max(low + share * (high - low), 0.0)
+            for share, low, high in zip(limits, least, most, strict=True)
+        )
+    )
+    bounds = np.array([np.inf if (limit := budgets.limit(name)) is None else limit for name in QUANTITIES])
+    slack = 1e-8 * (1 + np.abs(most))
+    surely = [predicted(space, scores, alpha, plan) for plan, s in zip(PLANS, all_spent, strict=True) if (s <= bounds).all()]
+    try:
+        plan = allocate(space, scores, alpha, budgets)
+    except BitqError as error:
+        assert not surely, error
+        return
+    assert (np.array(spent(space, scores, plan)) <= bounds + slack).all()
+    if surely:
+        assert predicted(space, scores, alpha, plan) <= min(surely) + 1e-6
+
+
+@given(space=spaces(), scores=score_tables())
+def test_budgets_that_do_not_matter_change_nothing(space, scores):
+    assert allocate(space, scores, 0.2, Budgets(1e3, 1e18, 1e18, 1e18)) == allocate(space, scores, 0.2)
+
+
+def example():
+    bits = np.arange(1.0, 9).reshape(2, 2, 2, 1) * np.array([1.0, 2.0])
+    layers = ((Layer("a", K=4, C=3, module="a"),),)
+    space = Space(tiny.DEVICE, ("a",), layers, (), FEW, (bits,), np.zeros(2), Cost((0.0, 0.0), 0.0, 0), 100)
+    return space, [np.array([[0.3, 0.0], [0.2, 0.0], [0.1, 0.0]])]
+
+
+@pytest.mark.parametrize(
+    ("budgets", "reason"),
+    [
+        (Budgets(movement_bits=2.0), "movement_bits of at most 2: the least of all plans is 3"),
+        (Budgets(model_bytes=1), "model_bytes of at most 1: the least of all plans is 1"),
+        (Budgets(energy_pj=0.0), "energy_pj of at most 0"),
+        (Budgets(accuracy_loss=0.05, movement_bits=5), "no plan keeps accuracy_loss at most 0.05, movement_bits at most 5"),
+    ],
+)
+def test_budgets_that_no_plan_keeps_are_told(budgets, reason):
+    with pytest.raises(BitqError, match=reason):
+        allocate(*example(), 0.2, budgets)
+
+
+@pytest.mark.parametrize("limit", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", QUANTITIES)
+def test_limits_that_are_none_are_refused(name, limit):
+    with pytest.raises(BitqError, match=name):
+        Budgets(**{name: limit})
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=30))
+def test_rows_that_another_beats_are_left_out(rows):
+    costs = np.array(rows, dtype=float)
+    kept = set(non_dominated(costs).tolist())
+    for i, row in enumerate(costs):
+        beaten = [j for j, other in enumerate(costs) if (other <= row).all() and ((other < row).any() or j < i)]
+        assert (i in kept) == (not beaten)
