@@ -20,7 +20,7 @@ from bitq.cli.search import DEMO_DEVICE
 from bitq.cli.sources import load_source
 from bitq.store import Store
 from bitq.tradeoff.api import STORE, search
-from bitq.tradeoff.run import Settings
+from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.space import objective
 
 

@@ -1,7 +1,6 @@
 """Training, measuring and predicting: it learns, it repeats bit by bit, and it disturbs nothing."""
 
 import copy
-import random
 from contextlib import nullcontext
 from itertools import pairwise
 
@@ -10,17 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tiny
+from bitq.accuracy.distance import distance_of, kl_divergence, relative_error
 from bitq.accuracy.evaluate import cross_entropy, score, top1
 from bitq.accuracy.finetune import Training, finetune
-from bitq.accuracy.quantized import MaxAbs, apply, observing
-from bitq.accuracy.sensitivity import PROBED_BLOCKS, TENSORS, _ordered, sensitivities
-from bitq.accuracy.supernet import train_supernet, use_batch_statistics
+from bitq.accuracy.quantized import apply, observing
+from bitq.accuracy.sensitivity import PROBED_BLOCKS, TENSORS, _ordered, distances, float_outputs, probed, scores
 from bitq.errors import BitqError
-from bitq.formats import BLOCK_SIZES, BlockFormat, TensorFormats, grid
+from bitq.formats import BlockFormat, TensorFormats, grid
 
 MODULES = ("0", "3", "8")
 SHORT = Training(steps=12, learning_rate=3e-3)
@@ -214,55 +213,6 @@ def test_divergence_is_told():
         finetune(tiny.network(), tiny.loader(500, 1), Training(steps=40, learning_rate=1e30))
 
 
-# The supernet
-
-
-def test_every_step_meets_formats_of_similar_exponent_widths():
-    model, drawn = tiny.network(), []
-    model.register_forward_pre_hook(lambda *_: drawn.append([model[int(name)]._bitq.formats for name in MODULES]))
-    train_supernet(model, MODULES, grid(8), {}, tiny.loader(500, 1), Training(steps=60))
-    assert len(drawn) == 60
-    per_step = [[fmt for entry in step for fmt in vars(entry).values()] for step in drawn]
-    for formats in per_step:
-        bits = [fmt.exponent_bits for fmt in formats]
-        assert max(bits) - min(bits) <= 2
-    met = {fmt for formats in per_step for fmt in formats}
-    assert {fmt.block_size for fmt in met} == set(BLOCK_SIZES)
-    assert {fmt.exponent_bits for fmt in met} == {2, 3, 4, 5, 6}
-    assert len({tuple(formats) for formats in per_step}) > 50
-
-
-def test_a_supernet_repeats_bit_by_bit_and_predicts_that_coarse_is_worse():
-    states, losses = [], {}
-    for disturbance in range(2):
-        random.seed(disturbance)
-        torch.manual_seed(disturbance)
-        model = tiny.trained()
-        train_supernet(
-            model, MODULES, grid(8), calibrated(copy.deepcopy(model)), tiny.loader(1500, 1, shuffle=True), SHORT
-        )
-        states.append(copy.deepcopy(model.state_dict()))
-    assert states_equal(*states)
-    for fmt in (BlockFormat(8, 2, 4), BlockFormat(8, 6, 48)):
-        apply(model, dict.fromkeys(MODULES, TensorFormats(fmt, fmt, fmt)))
-        losses[fmt] = score(model, tiny.loader(500, 3, 250)).loss
-    fine, coarse = losses.values()
-    assert fine < coarse
-
-
-def test_batch_statistics_are_those_of_the_batch():
-    model = tiny.trained(steps=3)
-    twin = copy.deepcopy(model).train()  # normalizes by the batch too
-    use_batch_statistics(model)
-    assert not any("running" in name or "tracked" in name for name in model.state_dict())
-    model.eval()
-    with torch.no_grad():
-        for seed in (1, 2):
-            inputs = tiny.images(50, seed)[0]
-            assert torch.equal(model(inputs), twin(inputs))
-    assert model(tiny.images(50, 1)[0])[0].tolist() != model(tiny.images(1, 1)[0])[0].tolist()
-
-
 # Sensitivities
 
 
@@ -297,51 +247,77 @@ def test_coarser_formats_never_score_better(case):
     assert _ordered(formats, found).tolist() == pytest.approx(found.tolist())  # what is ordered stays
 
 
-def additive(formats, modules):
-    """A table (modules, 3, formats) of losses that grow with exponent bits and block size, each in its own way."""
-    generator = np.random.default_rng(3)
-    scale = generator.uniform(0.01, 1, (modules, 3, 2))
-    coarse = np.array([[fmt.exponent_bits**2, np.log2(fmt.block_size)] for fmt in formats])
-    return scale @ coarse.T
+# Distances of outputs
 
 
-def test_an_additive_loss_is_recovered():
-    formats, modules = grid(8), 3
-    table, told, asked = additive(formats, modules), [], []
+def test_the_divergence_is_its_definition():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(7, 5, generator=generator), torch.randn(7, 5, generator=generator)
+    p, q = a.double().softmax(1), b.double().softmax(1)
+    assert kl_divergence(a, b) == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-5)
+    assert kl_divergence(a, a) == pytest.approx(0, abs=1e-7)
+    images = a[:, :, None, None].expand(7, 5, 2, 3), b[:, :, None, None].expand(7, 5, 2, 3)
+    assert kl_divergence(*images) == pytest.approx(kl_divergence(a, b), rel=1e-5)  # one label for every position
+    assert kl_divergence(a[0], b[0]) == pytest.approx(kl_divergence(a[:1], b[:1]), rel=1e-5)
 
-    def loss(choices):
-        asked.append(tuple(choices))
-        return 5 + sum(table[m, t, choices[m][t]] for m in range(modules) for t in range(3))
 
-    base = [(7, 20, 33), (0, 39, 12), (1, 2, 3)]
-    scores = sensitivities(base, formats, loss, lambda *step: told.append(step))
-    measured = [i for i, fmt in enumerate(formats) if fmt.block_size in PROBED_BLOCKS]
-    total = modules * len(TENSORS) * len(measured)
-    assert told == [(done + 1, total) for done in range(total)]
-    assert len(asked) == total + 1
-    assert all(
-        sum(a != b for x, y in zip(plan, base, strict=True) for a, b in zip(x, y, strict=True)) < 2 for plan in asked
-    )
-    for m in range(modules):
-        for t in range(3):
-            relative = table[m, t] - table[m, t, base[m][t]]
-            assert scores[m][t, measured] == pytest.approx(relative[measured])
-            for i, fmt in enumerate(formats):
-                if fmt.block_size > min(PROBED_BLOCKS):  # the loss is a line over log2 BS, and so the reading
-                    assert scores[m][t, i] == pytest.approx(relative[i])
-                else:  # blocks smaller than any probed count like the smallest probed
-                    nearest = formats.index(BlockFormat(8, fmt.exponent_bits, min(PROBED_BLOCKS)))
-                    assert scores[m][t, i] == pytest.approx(relative[nearest])
+def test_the_relative_error_is_a_share_of_the_variance():
+    a = torch.tensor([[1.0, 3.0], [5.0, 7.0]])
+    assert relative_error(a, a) == 0
+    assert relative_error(a, torch.full_like(a, 4.0)) == pytest.approx(1)
+    assert relative_error(a, a + 1) == pytest.approx(1 / 5)
+    halves = {"boxes": [a, a], "labels": torch.tensor([1, 2])}
+    assert relative_error(halves, {"boxes": [a, a + 1], "labels": torch.tensor([3, 4])}) == pytest.approx(1 / 10)
+
+
+@pytest.mark.parametrize("output", [torch.zeros(3), torch.tensor([1, 2]), [], "text"])
+def test_outputs_that_cannot_be_compared_are_told(output):
+    with pytest.raises(BitqError, match="distance"):
+        relative_error(torch.zeros(2, 2) if output == [] or isinstance(output, Tensor) else output, output)
+
+
+def test_the_distance_suits_the_loss():
+    assert distance_of(cross_entropy) is kl_divergence
+    assert distance_of(nn.functional.mse_loss) is relative_error
+
+
+def test_coarser_formats_move_the_outputs_farther_and_leave_the_network_as_it_was():
+    model, batches = tiny.trained().eval(), list(tiny.loader(200, 4, 100))
+    references = float_outputs(model, batches)
+    apply(model, dict.fromkeys(MODULES, TensorFormats()), calibrated(copy.deepcopy(model)))
+    formats = [BlockFormat(8, 2, 1), BlockFormat(8, 4, 8), BlockFormat(8, 6, 48)]
+    for module in MODULES:
+        for tensor in TENSORS:
+            found = distances(model, module, tensor, formats, batches, references, kl_divergence)
+            assert 0 <= found[0] < found[1] < found[2]
+    assert all(torch.equal(a, b) for a, b in zip(float_outputs(model, batches), references, strict=True))
+    with pytest.raises(BitqError, match=r"input of '0' in 8:e2:b1 the outputs have distance nan"):
+        distances(model, "0", "input", formats, batches, references, lambda *_: float("nan"))
+
+
+# Scores
+
+
+@pytest.mark.parametrize("extent", [1, 3, 16, 20, 64])
+def test_what_is_probed_stands_for_all_formats(extent):
+    chosen = probed(grid(8), extent)
+    sizes = {min(size, extent) for size in PROBED_BLOCKS}
+    assert {(fmt.exponent_bits, min(fmt.block_size, extent)) for fmt in chosen} == {
+        (bits, size) for bits in (2, 3, 4, 5, 6) for size in sizes
+    }
+    assert len(chosen) == 5 * len(sizes)
+
+
+@pytest.mark.parametrize("extent", [1, 3, 16, 20, 64])
+def test_lines_over_the_logarithm_of_the_block_are_recovered(extent):
+    def truth(fmt):
+        return 0.01 * 2**fmt.exponent_bits * (1 + 0.3 * np.log2(min(fmt.block_size, extent)))
+
+    measured = {fmt: 2 * truth(fmt) ** 2 for fmt in probed(grid(8), extent)}
+    assert scores(grid(8), measured, extent) == pytest.approx([truth(fmt) for fmt in grid(8)])
 
 
 def test_without_the_probed_blocks_every_format_is_measured():
     formats = [fmt for fmt in grid(8) if fmt.block_size in (2, 16)]
-    table = additive(formats, 1)
-    (scores,) = sensitivities([(0, 0, 0)], formats, lambda plan: sum(table[0, t, plan[0][t]] for t in range(3)))
-    assert scores == pytest.approx(table[0] - table[0, :, :1])
-
-
-def test_calibration_that_is_unknown_stays_unknown():
-    model = tiny.network()
-    train_supernet(model, MODULES, grid(8), {"0": MaxAbs(1.0, 2.0)}, tiny.loader(200, 1), Training(steps=1))
-    assert [model[int(name)]._bitq.max_abs for name in MODULES] == [MaxAbs(1.0, 2.0), MaxAbs(), MaxAbs()]
+    assert probed(formats, 64) == tuple(formats)
+    assert probed(formats, 2) == tuple(fmt for fmt in formats if fmt.block_size == 2)

@@ -187,7 +187,10 @@ def test_rows_compare_float_the_best_uniform_and_the_plan(finished):
         totals.movement_bits,
         totals.objective,
     )
-    (entry,) = (each for each in contenders(folder) if each["label"].startswith("uniform"))
+    entry = min(
+        (each for each in contenders(folder) if each["label"].startswith("uniform")),
+        key=lambda each: 1 - each["validation"] + 0.2 * each["movement_bits"] / totals.movement_bits_max,
+    )
     assert uniform.name == f"best {entry['label']}"
     assert (uniform.accuracy, uniform.energy_pj) == (entry["test"], entry["energy_pj"])
     for row in result.rows:
@@ -264,7 +267,7 @@ def test_another_alpha_uses_what_is_known(finished, copied):
     after = rows(copied)
     assert before.items() <= after.items()
     added = {after[key][0] for key in after.keys() - before.keys()}
-    assert added.isdisjoint({"float", "calibration", "supernet"})
+    assert added.isdisjoint({"float", "calibration", "distance"})
     assert heavy.plan.alpha == 2.0
     assert heavy.plan.totals.movement_bits <= finished[1].plan.totals.movement_bits  # it weighs more
     again = search(copied, finished[2])
@@ -273,12 +276,7 @@ def test_another_alpha_uses_what_is_known(finished, copied):
     assert load_run(copied).outcome.rows[-1].objective == again.rows[-1].objective  # the report is of this plan
 
 
-def test_lost_checkpoints_are_told_or_made_again(finished, copied):
-    for path in (copied / "checkpoints").glob("supernet-*"):
-        path.unlink()
-    settings = tiny.settings(alpha=0.7)  # needs new predictions
-    result = search(copied, finished[2], settings=settings)
-    assert result.plan.alpha == 0.7
+def test_lost_checkpoints_are_told(finished, copied):
     for path in (copied / "checkpoints").iterdir():
         path.write_bytes(b"damaged")
     with pytest.raises(BitqError, match="is missing or damaged"):
@@ -400,7 +398,8 @@ def test_mistakes_are_told_and_leave_no_plan(tmp_path, changes, reason):
 @pytest.mark.parametrize(
     "changes",
     [{"alpha": -1}, {"alpha": float("nan")}, {"alpha": float("inf")}]
-    + [{name: 0} for name in ("scored_inputs", "probed_inputs", "rounds", "uniforms", "plans")],
+    + [{name: 0} for name in ("scored_inputs", "rounds", "uniforms", "plans")]
+    + [{"without": "everything"}],
 )
 def test_settings_out_of_range_are_told(changes):
     (name,) = changes
@@ -447,10 +446,10 @@ def test_no_kill_changes_the_outcome(finished, tmp_path):
     weights = tmp_path / "weights.pt"
     torch.save(finished[2].state_dict(), weights)
     known, killed = {}, 0
-    for stage in ("training the predictor", "measuring sensitivities", "fine-tuning plan"):
+    for stage in ("measuring sensitivities", "fine-tuning uniform", "fine-tuning plan"):
         process = start(folder, weights)
         wait_for(process, stage)
-        time.sleep(luck.uniform(0, 0.4))
+        time.sleep(luck.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         killed += process.returncode == -signal.SIGKILL

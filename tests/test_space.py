@@ -3,7 +3,6 @@
 from itertools import product
 from random import Random
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +11,7 @@ import tiny
 from bitq.accuracy.quantized import LAYERS, blocked_weight
 from bitq.devices import Device, Memory
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat, TensorFormats, grid
+from bitq.formats import TensorFormats, grid
 from bitq.layers import Layer
 from bitq.movement.levels import movement
 from bitq.movement.widths import widths

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bitq.accuracy.finetune import Training
 from bitq.devices import Device, Memory
-from bitq.tradeoff.run import Settings
+from bitq.tradeoff.settings import Settings
 
 torch.set_num_threads(1)
 
@@ -72,5 +72,5 @@ def trained(seed=0, steps=60):
 def settings(**changes):
     """Few steps."""
     few = Training(steps=20, learning_rate=3e-3)
-    own = Settings(training=few, supernet=replace(few, steps=30), scored_inputs=250, probed_inputs=250)
+    own = Settings(training=few, scored_inputs=250, plans=2)
     return replace(own, **changes)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bitq.tracing import trace
     from bitq.tradeoff.api import Result, search
     from bitq.tradeoff.plan import Plan, load_plan
-    from bitq.tradeoff.run import Settings
+    from bitq.tradeoff.settings import Settings
     from bitq.tradeoff.weights import load_quantized, load_weights
 
 _HOME = {
@@ -32,7 +32,7 @@ _HOME = {
     "Packed": "numerics",
     "Plan": "tradeoff.plan",
     "Result": "tradeoff.api",
-    "Settings": "tradeoff.run",
+    "Settings": "tradeoff.settings",
     "TensorFormats": "formats",
     "apply": "accuracy.quantized",
     "fold": "accuracy.folding",

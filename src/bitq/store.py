@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +24,61 @@ CREATE TABLE IF NOT EXISTS evaluations (
     config TEXT NOT NULL,      -- JSON: all that the result depends on
     result TEXT NOT NULL,      -- JSON
     seconds REAL NOT NULL,
-    finished REAL NOT NULL     -- Unix time
+    finished REAL NOT NULL,    -- Unix time
+    versions TEXT NOT NULL DEFAULT '{}'  -- JSON: of what computed it
 );
 CREATE TABLE IF NOT EXISTS run (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
+
+_WITHOUT_VERSIONS = 1
+"""The schema before evaluations told versions."""
 
 Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One finished evaluation: what was evaluated, what came out, how long it took (seconds)."""
+    """One finished evaluation: what was evaluated, what came out, how long it took (seconds), with which versions."""
 
     kind: str
     config: Json
     result: Json
     seconds: float
     finished: float
+    versions: Json
 
 
 class Store:
     """The evaluations of one run folder, durable as soon as they are finished.
 
-    Use as a context manager. Raises BitqError if the file is not a results store.
+    Use as a context manager.
+
+    Args:
+        path: of the file; is made with its folder if there is none.
+        alone: hold the folder until the end, so that no two searches do the same work; readers are not kept out.
+
+    Raises:
+        BitqError: the file is not a results store, the disk is full, or another process holds the folder.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, alone: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._held = _hold(path.parent) if alone else None
         try:
             self._db = sqlite3.connect(path, timeout=30)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
+            if self._db.execute("PRAGMA user_version").fetchone() == (_WITHOUT_VERSIONS,):
+                with self._db:
+                    self._db.execute("ALTER TABLE evaluations ADD COLUMN versions TEXT NOT NULL DEFAULT '{}'")
+                    self._db.execute("PRAGMA user_version = 2")
             self._db.executescript(_SCHEMA)
+        except sqlite3.OperationalError as error:
+            if "full" not in str(error):
+                raise BitqError(f"{path} is not a results store ({error}); give another run folder") from None
+            raise self._cannot_write(error) from None
         except sqlite3.Error as error:
             raise BitqError(f"{path} is not a results store ({error}); give another run folder") from None
 
@@ -62,6 +87,8 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
+        if self._held is not None:
+            os.close(self._held)
 
     def bind(self, identity: Json) -> None:
         """Tie the run folder to what it is about (network, data, settings), or check that it is the same.
@@ -76,11 +103,9 @@ class Store:
                     f"run folder {self.path.parent} was made with {name} = {known[name]!r}, not {value!r}; "
                     "give another folder with --run"
                 )
-        with self._db:
-            self._db.executemany(
-                "INSERT OR IGNORE INTO run VALUES (?, ?)",
-                [(name, json.dumps(value)) for name, value in identity.items()],
-            )
+        self._write(
+            "INSERT OR IGNORE INTO run VALUES (?, ?)", [(name, json.dumps(value)) for name, value in identity.items()]
+        )
 
     def identity(self) -> dict[str, Any]:
         """What `bind` tied the run to."""
@@ -99,29 +124,76 @@ class Store:
             return stored
         start = time.perf_counter()
         result = run()
+        self.put(kind, config, result, time.perf_counter() - start)
+        fresh: Json = json.loads(json.dumps(result))  # as it will be read next time
+        return fresh
+
+    def put(self, kind: str, config: Json, result: Json, seconds: float) -> None:
+        """Keep what an evaluation gave; the first result of (kind, config) stays.
+
+        Raises:
+            BitqError: the disk is full or the file cannot be written.
+        """
         row = (
             _key(kind, config),
             kind,
             json.dumps(config),
             json.dumps(result),
-            time.perf_counter() - start,
+            seconds,
             time.time(),
+            json.dumps(versions()),
         )
-        with self._db:
-            self._db.execute("INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?, ?, ?, ?)", row)
-        fresh: Json = json.loads(json.dumps(result))  # as it will be read next time
-        return fresh
+        self._write("INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?)", [row])
+
+    def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        try:
+            with self._db:
+                self._db.executemany(statement, rows)
+        except sqlite3.OperationalError as error:
+            raise self._cannot_write(error) from None
+
+    def _cannot_write(self, error: Exception) -> BitqError:
+        return BitqError(
+            f"{self.path} cannot be written ({error}); all that was finished before is kept: make room, "
+            "and the same command continues"
+        )
 
     def evaluations(self, kind: str | None = None) -> tuple[Evaluation, ...]:
         """All finished evaluations (of one kind), oldest first."""
         rows = self._db.execute(
-            "SELECT kind, config, result, seconds, finished FROM evaluations"
+            "SELECT kind, config, result, seconds, finished, versions FROM evaluations"
             " WHERE ? IS NULL OR kind = ? ORDER BY finished, rowid",
             (kind, kind),
         )
-        return tuple(Evaluation(k, json.loads(c), json.loads(r), s, f) for k, c, r, s, f in rows)
+        return tuple(Evaluation(k, json.loads(c), json.loads(r), s, f, json.loads(v)) for k, c, r, s, f, v in rows)
 
 
 def _key(kind: str, config: Json) -> str:
     content = json.dumps([kind, config], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _hold(folder: Path) -> int | None:
+    """Lock a folder; the system lets it go when the process ends, however it ends. None where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise BitqError(
+            f"another search is at work in {folder}; wait for it, or give another folder with --run"
+        ) from None
+    except OSError:  # a file system without locks
+        os.close(handle)
+        return None
+    return handle
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions that results depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("bitq", "torch", "numpy")}

@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from bitq.cli.output import Json, bits_text, bytes_text, energy_text, print_json, show
+from bitq.cli.quantities import BITS, BYTES, PICOJOULES, amount
 from bitq.cli.sources import (
     BatchSize,
     Channels,
@@ -25,6 +26,7 @@ from bitq.cli.sources import (
     Std,
     load_source,
 )
+from bitq.errors import BitqError
 
 if TYPE_CHECKING:
     from bitq.tradeoff.outcome import Row
@@ -47,12 +49,41 @@ def search(
     alpha: Annotated[
         float, typer.Option(help="Weight of data movement in O = (1 - accuracy) + alpha * movement / largest movement.")
     ] = 0.2,
+    max_accuracy_loss: Annotated[
+        float | None,
+        typer.Option(
+            help="The plan may be so much less accurate than float32, such as 0.003. For the fewest bits moved "
+            "within it, give a large --alpha, too."
+        ),
+    ] = None,
+    max_movement: Annotated[
+        str | None, typer.Option(help="The plan may move so much for one inference: 1.2Mbit, 300kbit, ...")
+    ] = None,
+    max_energy: Annotated[str | None, typer.Option(help="That may take so much energy: 9uJ, 1.5mJ, ...")] = None,
+    max_model_bytes: Annotated[
+        str | None, typer.Option(help="The packed weights and all else that is stored may be so large: 40KiB, ...")
+    ] = None,
+    tied: Annotated[
+        bool, typer.Option(help="One format for a tensor that one layer writes and others read; else each has its own.")
+    ] = False,
     steps: Annotated[int, typer.Option(help="Optimizer steps of every fine-tuning.")] = 1000,
     learning_rate: Annotated[float, typer.Option(help="Of the first step; falls to zero along a half cosine.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of everything random; the same seed finds the same plan.")] = 0,
-    uniforms: Annotated[int, typer.Option(help="Uniform formats to fine-tune and compare with.")] = 1,
-    rounds: Annotated[int, typer.Option(help="How often sensitivities are measured anew around the plan so far.")] = 2,
-    plans: Annotated[int, typer.Option(help="Plans to fine-tune, each corrected by the ones before.")] = 3,
+    rounds: Annotated[
+        int, typer.Option(help="How often plans are proposed, measured and the prediction corrected.")
+    ] = 2,
+    plans: Annotated[int, typer.Option(help="Plans to fine-tune in every round.")] = 3,
+    uniforms: Annotated[int, typer.Option(help="Uniform formats to fine-tune and compare with.")] = 2,
+    without_qat: Annotated[bool, typer.Option("--without-qat", help="Ablation: fine-tune nothing.")] = False,
+    without_movement: Annotated[
+        bool, typer.Option("--without-movement", help="Ablation: accuracy alone decides.")
+    ] = False,
+    without_tradeoff: Annotated[
+        bool, typer.Option("--without-tradeoff", help="Ablation: movement alone decides.")
+    ] = False,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="Search as ever, then without each of these, and compare.")
+    ] = False,
     batch_size: BatchSize = 64,
     image_size: ImageSize = None,
     channels: Channels = 3,
@@ -63,23 +94,46 @@ def search(
 ) -> None:
     """Find the block floating point format of every tensor with the least O, fine-tune, and write plan and report.
 
-    The search measures how sensitive every tensor is to every format, knows exactly what every choice moves
-    through the device's memories, solves for the best plan, fine-tunes it and the best uniform format alike, and
-    reports accuracy measured on test images. Interrupted, it continues where it was: run the same command again.
+    The search scores every tensor in every format by how far the network's outputs move, knows exactly what every
+    choice moves through the device's memories, solves for the best plans, fine-tunes some of them and the best uniform
+    formats alike, corrects its prediction and solves again. What it reports is accuracy measured on test images.
+    Interrupted, it continues where it was: run the same command again.
 
     Examples:
 
     `bitq search demo`
 
+    `bitq search demo --max-accuracy-loss 0.01 --alpha 10` moves as little as one point of accuracy allows
+
     `bitq search my_package.nets:make --checkpoint net.safetensors --data images/ --image-size 64 --device stm32h743`
     """
     from bitq.accuracy.finetune import Training
     from bitq.tradeoff.api import search as search_network
-    from bitq.tradeoff.run import Settings
+    from bitq.tradeoff.budgets import Budgets
+    from bitq.tradeoff.settings import Settings
 
     training = Training(steps=steps, learning_rate=learning_rate, seed=seed)
+    without = [
+        name
+        for name, given in (("qat", without_qat), ("movement", without_movement), ("tradeoff", without_tradeoff))
+        if given
+    ]
+    if len(without) + ablations > 1:
+        raise BitqError("give one of --without-qat, --without-movement, --without-tradeoff and --ablations at a time")
     settings = Settings(
-        alpha=alpha, training=training, supernet=training, rounds=rounds, uniforms=uniforms, plans=plans
+        alpha=alpha,
+        training=training,
+        budgets=Budgets(
+            max_accuracy_loss,
+            amount("--max-movement", max_movement, BITS),
+            amount("--max-energy", max_energy, PICOJOULES),
+            amount("--max-model-bytes", max_model_bytes, BYTES),
+        ),
+        rounds=rounds,
+        plans=plans,
+        uniforms=uniforms,
+        tied=tied,
+        without=without[0] if without else None,  # type: ignore[arg-type]
     )
     source = load_source(network, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
     folder = run or Path("runs") / network.replace(":", ".").replace("/", ".")
@@ -92,6 +146,7 @@ def search(
         run=folder,
         bits=bits,
         settings=settings,
+        ablations=ablations,
         network=network,
         command=shlex.join(["bitq", *sys.argv[1:]]),
     )
@@ -100,11 +155,15 @@ def search(
             {
                 "run": str(folder),
                 "rows": [asdict(row) for row in result.rows],
+                "ablations": [asdict(row) for row in result.ablations],
                 "totals": result.plan.totals.model_dump(),
             }
         )
     else:
-        show(_table(result.rows), f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})")
+        show(
+            _table((*result.rows, *result.ablations)),
+            f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})",
+        )
 
 
 def _table(rows: Sequence[Row]) -> Table:

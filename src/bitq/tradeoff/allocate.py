@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,14 +58,28 @@ def allocate(space: Space, scores: Scores, alpha: float, budgets: Budgets | None
         One choice for each module; without a budget that matters, among equals the first format of the list.
 
     Raises:
-        BitqError: no plan keeps the budgets (says by how much each alone is missed).
+        BitqError: no plan keeps the budgets (says which, and what the least is).
     """
+    (plan,) = allocations(space, scores, [alpha], budgets or Budgets())
+    return plan
+
+
+def allocations(
+    space: Space, scores: Scores, alphas: Sequence[float], budgets: Budgets
+) -> tuple[tuple[Choice, ...], ...]:
+    """What `allocate` finds, for several weights of movement."""
     lost = [_lost(table) for table in scores]
-    objective = [one + alpha * space.movement(module) / space.movement_max for module, one in enumerate(lost)]
-    plan = tuple(_choice(int(np.argmin(table)), len(space.formats)) for table in objective)
-    if budgets is None or _kept(space, lost, budgets, plan):
-        return plan
-    return _within(space, lost, objective, budgets)
+    movement = [space.movement(module) / space.movement_max for module in range(len(scores))]
+    knapsack = None
+    plans = []
+    for alpha in alphas:
+        tables = (one + alpha * moved for one, moved in zip(lost, movement, strict=True))
+        plan = tuple(_choice(int(np.argmin(table)), len(space.formats)) for table in tables)
+        if not _kept(space, lost, budgets, plan):
+            knapsack = knapsack or _Knapsack(space, lost, budgets)
+            plan = knapsack.solved(alpha)
+        plans.append(plan)
+    return tuple(plans)
 
 
 def predicted_loss(scores: Scores, choices: Sequence[Choice]) -> float:
@@ -86,7 +101,7 @@ def front(space: Space, scores: Scores) -> tuple[FrontPoint, ...]:
         hull = _hull(movement, ones)
         plan.append(_choice(hull[0], len(space.formats)))
         lost, moved = lost + ones[hull[0]], moved + movement[hull[0]]
-        for before, after in zip(hull, hull[1:], strict=False):
+        for before, after in pairwise(hull):
             cost, saved = ones[after] - ones[before], movement[before] - movement[after]
             steps.append((cost / (saved / space.movement_max), module, after, cost, saved))
     found = [FrontPoint(tuple(plan), lost, float(space.fixed_bits.sum()) + moved, 0.0)]
@@ -112,54 +127,71 @@ def non_dominated(costs: NDArray[np.float64]) -> NDArray[np.intp]:
     return np.array(kept, dtype=np.intp)
 
 
-def _within(
-    space: Space, lost: Sequence[NDArray[np.float64]], objective: Sequence[NDArray[np.float64]], budgets: Budgets
-) -> tuple[Choice, ...]:
-    """The multiple-choice knapsack: one choice for each module, each quantity that has a budget within it."""
-    limited = [name for name in QUANTITIES if budgets.limit(name) is not None]
-    totals = {name: _quantity(space, lost, name) for name in limited}
-    check_possible(
-        budgets, {name: _fixed(space, name) + sum(float(t.min()) for t in totals[name]) for name in limited}
-    )
-    kept, columns = [], []
-    for module, table in enumerate(objective):
-        criteria = np.stack([table.ravel(), *(totals[name][module].ravel() for name in limited)], axis=1)
-        kept.append(non_dominated(criteria))
-        columns.append(criteria[kept[-1]])
-    costs, owner = np.concatenate(columns), np.repeat(np.arange(len(kept)), [len(rows) for rows in kept])
-    room = np.array([float(budgets.limit(name) or 0.0) - _fixed(space, name) for name in limited])
-    while (taken := _knapsack(costs, owner, room)) is not None:
-        plan = tuple(_choice(int(row), len(space.formats)) for row in np.concatenate(kept)[taken])
-        over = np.maximum(costs[taken, 1:].sum(axis=0) - room, 0.0)
-        if _kept(space, lost, budgets, plan) or not over.any():
-            return plan
-        room -= 2 * over  # which HiGHS takes for rounding
-    raise BitqError(f"no plan keeps {budgets} all at once, though each alone can be kept; loosen one of them")
+class _Knapsack:
+    """Multiple choice: one choice for each module, each quantity that has a budget within it.
+
+    Only choices that no other choice of their module beats in every quantity are considered.
+    """
+
+    def __init__(self, space: Space, lost: Sequence[NDArray[np.float64]], budgets: Budgets) -> None:
+        check(space, budgets)
+        self._space, self._lost, self._budgets = space, lost, budgets
+        names = ["accuracy_loss", "movement_bits"]
+        names += [name for name in ("energy_pj", "model_bytes") if budgets.limit(name) is not None]
+        rows, costs = [], []
+        for module in zip(*(_quantity(space, lost, name) for name in names), strict=True):
+            criteria = np.stack([table.ravel() for table in module], axis=1)
+            rows.append(non_dominated(criteria))
+            costs.append(criteria[rows[-1]])
+        self._rows, self._costs = np.concatenate(rows), np.concatenate(costs)
+        self._owner = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+        limits = [budgets.limit(name) for name in names]
+        fixed = [_fixed(space, name) for name in names]
+        self._room = np.array([np.inf if limit is None else limit - f for limit, f in zip(limits, fixed, strict=True)])
+
+    def solved(self, alpha: float) -> tuple[Choice, ...]:
+        objective = self._costs[:, 0] + alpha * self._costs[:, 1] / self._space.movement_max
+        room = self._room.copy()
+        while (taken := self._taken(objective, room)) is not None:
+            plan = tuple(_choice(int(row), len(self._space.formats)) for row in self._rows[taken])
+            over = np.maximum(self._costs[taken].sum(axis=0) - room, 0.0)
+            if _kept(self._space, self._lost, self._budgets, plan) or not over.any():
+                return plan
+            room -= 2 * over  # which HiGHS takes for rounding
+        raise BitqError(f"no plan keeps {self._budgets} all at once; loosen one of them")
+
+    def _taken(self, objective: NDArray[np.float64], room: NDArray[np.float64]) -> NDArray[np.intp] | None:
+        scale = np.abs(self._costs).max(axis=0) / 1e3  # bits beside shares: all alike, and far above what counts as 0
+        scale[scale == 0] = 1.0
+        count = len(self._owner)
+        solved = milp(
+            objective,
+            integrality=np.ones(count),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(csr_array((np.ones(count), (self._owner, np.arange(count)))), 1, 1),
+                LinearConstraint((self._costs / scale).T, -np.inf, room / scale),
+            ],
+            options={"mip_rel_gap": GAP},
+        )
+        return None if solved.x is None else np.flatnonzero(solved.x > 0.5)
 
 
-def _kept(
-    space: Space, lost: Sequence[NDArray[np.float64]], budgets: Budgets, plan: Sequence[Choice]
-) -> bool:
+def check(space: Space, budgets: Budgets) -> None:
+    """Refuse budgets that no plan of the space keeps, whatever it loses.
+
+    Raises:
+        BitqError: names the first, and the least that any plan comes to.
+    """
+    lost = [np.zeros((1, 1, 1))] * len(space.modules)
+    for name in QUANTITIES:
+        if name != "accuracy_loss" and budgets.limit(name) is not None:
+            least = _fixed(space, name) + sum(float(table.min()) for table in _quantity(space, lost, name))
+            check_possible(budgets, {name: least})
+
+
+def _kept(space: Space, lost: Sequence[NDArray[np.float64]], budgets: Budgets, plan: Sequence[Choice]) -> bool:
     return budgets.kept(space.cost(plan), sum(float(one[choice]) for one, choice in zip(lost, plan, strict=True)))
-
-
-def _knapsack(
-    costs: NDArray[np.float64], owner: NDArray[np.intp], room: NDArray[np.float64]
-) -> NDArray[np.intp] | None:
-    """The rows of `costs`, one for each owner, of least sum in the first column and within `room` in the others."""
-    scale = np.abs(costs[:, 1:]).max(axis=0) / 1e3  # bits beside shares: all alike, and far above what counts as 0
-    scale[scale == 0] = 1.0
-    solved = milp(
-        costs[:, 0],
-        integrality=np.ones(len(costs)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(csr_array((np.ones(len(owner)), (owner, np.arange(len(owner))))), 1, 1),
-            LinearConstraint((costs[:, 1:] / scale).T, -np.inf, room / scale),
-        ],
-        options={"mip_rel_gap": GAP},
-    )
-    return None if solved.x is None else np.flatnonzero(solved.x > 0.5)
 
 
 def _quantity(space: Space, lost: Sequence[NDArray[np.float64]], name: str) -> list[NDArray[np.float64]]:

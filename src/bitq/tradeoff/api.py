@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from bitq.accuracy.distance import Distance
 from bitq.accuracy.evaluate import Batch, Loss, Metric, cross_entropy, top1
 from bitq.accuracy.quantized import LAYERS
 from bitq.devices import Device, load_device
@@ -20,11 +21,15 @@ from bitq.progress import Listener, Terminal
 from bitq.report import write_report
 from bitq.store import Store
 from bitq.tracing import trace
-from bitq.tradeoff.outcome import Row, hand_over, stored_bytes
+from bitq.tradeoff.allocate import check
+from bitq.tradeoff.measure import Data, Task, seeded
+from bitq.tradeoff.outcome import WITHOUT, Row, hand_over, note_ablation, stored_bytes
 from bitq.tradeoff.plan import Plan
-from bitq.tradeoff.run import Data, Run, Settings, Task, seeded
+from bitq.tradeoff.run import Run
 from bitq.tradeoff.search import search as search_run
+from bitq.tradeoff.settings import Settings, Without
 from bitq.tradeoff.space import build_space
+from bitq.tradeoff.workers import Workers
 
 STORE = "results.sqlite"
 
@@ -37,6 +42,7 @@ class Result:
         plan: formats, tilings and totals, as in `folder`/plan.json.
         model: the fine-tuned network in these formats, in evaluation mode.
         rows: float32, the best uniform format and the plan, measured on the test data.
+        ablations: if asked for, the best without fine-tuning, without movement and without the trade-off.
         folder: of the run: plan.json, weights.safetensors, report.html, results.sqlite.
     """
 
@@ -44,6 +50,7 @@ class Result:
     model: nn.Module
     rows: tuple[Row, ...]
     folder: Path
+    ablations: tuple[Row, ...] = ()
 
 
 def search(
@@ -58,6 +65,9 @@ def search(
     settings: Settings | None = None,
     loss: Loss = cross_entropy,
     metric: Metric = top1,
+    distance: Distance | None = None,
+    ablations: bool = False,
+    workers: Workers | None = None,
     network: str | None = None,
     example_input: Any = None,
     listener: Listener | None = None,
@@ -79,6 +89,10 @@ def search(
         settings: alpha, steps, seeds and effort.
         loss: of (output, target), to train with; cross entropy by default.
         metric: (network, batches) to a number in [0, 1], larger is better; top-1 accuracy by default.
+        distance: (output of the float network, output) of a batch to a number, 0 for equal ones, by which tensors are
+            scored; by default the KL divergence for cross entropy, else the squared error as a share of the variance.
+        ablations: search again without fine-tuning, without movement and without the trade-off (paper, Table 4).
+        workers: where plans are fine-tuned; by default in this process, one after the other.
         network: its name in the plan; by default its class's.
         example_input: one input the layers are traced with; by default the first of the validation data.
         listener: is told of progress; by default a bar on the terminal.
@@ -97,24 +111,28 @@ def search(
     folder = Path(run)
     with Terminal() if listener is None else nullcontext(listener) as heard:
         space = build_space(layers, quantizable, stored_bytes(model), target, grid(bits), heard.step)
+        wanted = settings or Settings()
+        check(space, wanted.budgets)
         data = Data(train, validation, validation if test is None else test)
-        with Store(folder / STORE) as store:
-            this = Run(
-                folder,
-                network or type(model).__name__,
-                model,
-                data,
-                Task(loss, metric),
-                space,
-                settings or Settings(),
-                store,
-                heard,
-            )
-            contenders = search_run(this)
-            plan, rows = hand_over(this, contenders, layers, command)
-            best = this.load_finetuned(contenders[0].choices)
+        task = Task(loss, metric, distance)
+        with Store(folder / STORE, alone=True) as store:
+
+            def run_of(without: Without | None) -> Run:
+                name = network or type(model).__name__
+                own = replace(wanted, without=without)
+                return Run(folder, name, model, data, task, space, own, store, heard, workers)
+
+            this = run_of(wanted.without)
+            found = search_run(this)
+            others = []
+            for without in get_args(Without) if ablations else ():
+                heard.note(WITHOUT[without])
+                other = run_of(without)
+                others.append(note_ablation(other, search_run(other)))
+            plan, rows = hand_over(this, found, layers, command)
+            best = this.load_finetuned(found.contenders[0].choices)
         write_report(folder)
-    return Result(plan, best, rows, folder)
+    return Result(plan, best, rows, folder, tuple(others))
 
 
 def _first(batches: Iterable[Batch]) -> Any:

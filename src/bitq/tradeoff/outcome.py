@@ -9,6 +9,7 @@ from math import prod
 from torch import nn
 
 from bitq.accuracy.quantized import UNKNOWN, is_transposed
+from bitq.accuracy.sensitivity import TENSORS
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.layers import LOOPS, Layer
 from bitq.movement import Widths
@@ -17,10 +18,19 @@ from bitq.movement.network import traffic_bits
 from bitq.movement.sweep import by_module, sweep
 from bitq.movement.widths import widths
 from bitq.numerics import exponent_bias_for
+from bitq.store import Json, versions
+from bitq.tradeoff.allocate import predicted_loss
 from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
-from bitq.tradeoff.predict import Contender
-from bitq.tradeoff.run import Run, versions
+from bitq.tradeoff.run import Run
+from bitq.tradeoff.search import Contender, Found
+from bitq.tradeoff.space import objective
 from bitq.tradeoff.weights import PLAN, WEIGHTS, save_weights
+
+ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+"""Weights of movement that the report shows the search's answer to: seven, as in the paper; the values are ours."""
+
+WITHOUT = {"qat": "without fine-tuning", "movement": "without movement", "tradeoff": "without the trade-off"}
+"""The ablations as tables name them."""
 
 
 @dataclass(frozen=True)
@@ -37,48 +47,104 @@ class Row:
     objective: float
 
 
-def hand_over(
-    run: Run, contenders: Sequence[Contender], layers: Sequence[Layer], command: str
-) -> tuple[Plan, tuple[Row, ...]]:
+def hand_over(run: Run, found: Found, layers: Sequence[Layer], command: str) -> tuple[Plan, tuple[Row, ...]]:
     """Write plan.json and weights.safetensors of the best contender and note the outcome in the store.
 
     Args:
         run: the finished run.
-        contenders: all that were fine-tuned, best first.
+        found: by its search.
         layers: the traced network.
         command: that anyone can run to get this.
 
     Returns:
-        The plan, and the rows float32, best uniform format, plan.
+        The plan, and the rows float32, best uniform format (if any was measured), plan.
     """
-    best = contenders[0]
+    best = found.contenders[0]
     model = run.load_finetuned(best.choices)
     formats = run.space.tensor_formats(best.choices)
     biases = save_weights(run.folder / WEIGHTS, model, formats)
     plan = _plan(run, best, layers, formats, biases)
     plan.save(run.folder / PLAN)
 
-    uniform = next(contender for contender in contenders if contender.label.startswith("uniform"))
-    rows = (
-        _float_row(run),
-        _row(run, f"best uniform {uniform.label.removeprefix('uniform ')}", uniform),
-        _row(run, "plan" if best is not uniform else f"plan ({best.label})", best),
-    )
-    config = {"alpha": run.settings.alpha, "plan": [list(choice) for choice in best.choices]}
-    swept = {
-        rows[1].name: by_module(layers, run.space.tensor_formats(uniform.choices)),
-        rows[2].name: by_module(layers, formats),
+    uniform = next((contender for contender in found.contenders if contender.is_uniform), None)
+    rows, swept = [_float_row(run)], {}
+    if uniform is not None:
+        rows.append(_row(run, f"best uniform {uniform.label.removeprefix('uniform ')}", uniform))
+        swept[rows[-1].name] = by_module(layers, run.space.tensor_formats(uniform.choices))
+    rows.append(_row(run, "plan" if best is not uniform else f"plan ({best.label})", best))
+    swept[rows[-1].name] = by_module(layers, formats)
+
+    config = {
+        "alpha": run.settings.alpha,
+        "plan": [list(choice) for choice in best.choices],
+        "without": run.settings.without,
     }
     run.store.get_or_run("sweep", config, lambda: asdict(sweep(layers, swept, run.space.device)))
-    seconds = sum(evaluation.seconds for evaluation in run.store.evaluations())
+    run.store.get_or_run("sensitivity", config, lambda: {"scores": _sensitivity(run, found, best)})
+    run.store.get_or_run("front", config, lambda: _front(run, found))
     outcome = {
         "rows": [asdict(row) for row in rows],
         "command": command,
         "versions": versions(),
-        "seconds": seconds,
+        "seconds": sum(evaluation.seconds for evaluation in run.store.evaluations()),
     }
     run.store.get_or_run("outcome", config, lambda: outcome)
-    return plan, rows
+    return plan, tuple(rows)
+
+
+def note_ablation(run: Run, found: Found) -> Row:
+    """The row of a search that went without something, kept for the report; plan.json stays as it is."""
+    row = _row(run, WITHOUT[run.settings.without or ""], found.contenders[0])
+    config = {"alpha": run.settings.alpha, "without": run.settings.without, "row": asdict(row)}
+    run.store.get_or_run("ablation", config, lambda: asdict(row))
+    return row
+
+
+def _front(run: Run, found: Found) -> Json:
+    """What is predicted for the best plans, and the answer for other weights of movement: predicted, and measured."""
+    points = [
+        {
+            "accuracy": found.accuracy_float - found.curve.lost(candidate.score),
+            "movement_bits": candidate.cost.movement_bits,
+        }
+        for candidate in found.candidates
+    ]
+
+    def best(alpha: float, each: Sequence[tuple[float, float]]) -> int:
+        values = [objective(accuracy, moved, run.space.movement_max, alpha) for accuracy, moved in each]
+        return values.index(min(values))
+
+    measured = [(each.result["validation"], each.result["movement_bits"]) for each in found.contenders]
+    alphas = []
+    for alpha in ALPHAS:
+        predicted = points[best(alpha, [(point["accuracy"], point["movement_bits"]) for point in points])]
+        known = found.contenders[best(alpha, measured)]
+        alphas.append(
+            {
+                "alpha": alpha,
+                "predicted": predicted,
+                "label": known.label,
+                "accuracy": known.result["test"],
+                "movement_bits": known.result["movement_bits"],
+                "objective": objective(
+                    known.result["test"], known.result["movement_bits"], run.space.movement_max, alpha
+                ),
+            }
+        )
+    return {"points": points, "alphas": alphas}
+
+
+def _sensitivity(run: Run, found: Found, best: Contender) -> Json:
+    """By module, tensor and format, the accuracy that the format costs there after fine-tuning, near the plan."""
+    scores = run.scores()
+    slope = found.curve.slope(predicted_loss(scores, best.choices))
+    return {
+        module: {
+            tensor: {str(fmt): slope * float(value) for fmt, value in zip(run.space.formats, row, strict=True)}
+            for tensor, row in zip(TENSORS, table, strict=True)
+        }
+        for module, table in zip(run.space.modules, scores, strict=True)
+    }
 
 
 def _plan(

@@ -1,89 +1,65 @@
-"""What a plan's accuracy will be after fine-tuning, told from the supernet and from the plans measured so far."""
+"""What a plan's accuracy will be after fine-tuning: a curve over the sum of its tensors' scores.
+
+`benchmarks/predictors.py` compares this with other predictors, by rank correlation and by cost.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
+from scipy.optimize import nnls
 
-from bitq.store import Json
-from bitq.tradeoff.run import Run
-from bitq.tradeoff.space import Choice
+PRIOR_LINEAR, PRIOR_BEND = 0.01, 0.004
+"""The curve before anything was measured (our choice, between what the demo and a ResNet-20 lose: a guess that
+measurements replace)."""
 
-Choices = tuple[Choice, ...]
+PRIOR_SPREAD = 1.0
+"""How far the coefficients may be from that guess, as a share of it: one standard deviation."""
 
-PRIOR_LOSS = 0.02
-"""Accuracy that a first guess of `left` = 1 is worth: few and small measured losses say little."""
-
-LEFT = (0.1, 2.0)
-"""Bounds of `left`: a format is never taken to cost nothing, however well one was fine-tuned."""
-
-LOSS_TO_ACCURACY = (0.02, 1.0)
-"""Bounds of the accuracy lost per unit of loss, where the probes are too few or too alike to tell."""
+NOISE, RELATIVE_NOISE = 0.003, 0.1
+"""Standard deviation of a measured loss of accuracy, and its growth with it: far plans tell little of near ones."""
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A plan that was fine-tuned and measured; `objective` is O on validation data."""
+class Curve:
+    """Accuracy lost after fine-tuning = linear · s + bend · s², s being the sum of a plan's scores; neither below 0.
 
-    label: str
-    choices: Choices
-    result: Json
-    objective: float
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """Predicted accuracy = float - left * (best uniform plan on the supernet - this plan on the supernet).
-
-    The best uniform plan stands for float because the supernet, which serves all formats at once, is a little worse
-    than float in the finest of them too.
-
-    Attributes:
-        run: whose supernet it is.
-        accuracy_float: of the float network on validation data.
-        accuracy_best: of the best uniform plan on the supernet.
-        accuracy_per_loss: accuracy that one unit of the supernet's loss costs.
-        left: share of the accuracy lost on the supernet that is still lost after fine-tuning.
+    Fine-tuning recovers nearly all of a small perturbation and less and less of larger ones.
     """
 
-    run: Run
-    accuracy_float: float
-    accuracy_best: float
-    accuracy_per_loss: float
-    left: float = 1.0
+    linear: float = PRIOR_LINEAR
+    bend: float = PRIOR_BEND
+
+    def lost(self, score: float) -> float:
+        """Accuracy lost, as a share in [0, 1], by a plan of this sum of scores."""
+        return min(self.linear * score + self.bend * score * score, 1.0)
+
+    def slope(self, score: float) -> float:
+        """Accuracy that one more unit of score costs a plan of this sum of scores."""
+        return self.linear + 2 * self.bend * score
+
+    def score(self, lost: float) -> float:
+        """The sum of scores that loses so much accuracy."""
+        if lost <= 0:
+            return 0.0
+        if self.linear + self.bend == 0:
+            return float("inf")
+        return 2 * lost / (self.linear + sqrt(self.linear**2 + 4 * self.bend * lost))
 
     @classmethod
-    def of(cls, run: Run) -> Predictor:
-        """Probe every uniform format on the supernet."""
-        total = len(run.space.formats)
-        probes = []
-        for index in range(total):
-            run.listener.step("predicting uniform formats", index, total)
-            probes.append(run.probe(run.space.uniform(index)))
-        accuracy_best = max(float(probe["accuracy"]) for probe in probes)
-        return cls(run, float(run.float_accuracy()["validation"]), accuracy_best, _accuracy_per_loss(probes))
-
-    def objective(self, choices: Sequence[Choice]) -> float:
-        """Predicted O of a plan."""
-        probe = self.run.probe(choices)
-        accuracy = self.accuracy_float - self.left * (self.accuracy_best - probe["accuracy"])
-        return self.run.objective(accuracy, probe["movement_bits"])
-
-    def corrected(self, contenders: Sequence[Contender]) -> Predictor:
-        """The predictor with `left` fitted to all plans measured so far, by their losses in sum."""
-        lost = sum(self.accuracy_best - self.run.probe(contender.choices)["accuracy"] for contender in contenders)
-        still_lost = sum(self.accuracy_float - contender.result["validation"] for contender in contenders)
-        left = (still_lost + PRIOR_LOSS) / (max(lost, 0.0) + PRIOR_LOSS)
-        return replace(self, left=float(np.clip(left, *LEFT)))
-
-
-def _accuracy_per_loss(probes: Sequence[Json]) -> float:
-    """By least squares through the plan of least loss, over the better half: far from it the relation bends."""
-    best = min(probes, key=lambda probe: float(probe["loss"]))
-    gained = np.array([probe["loss"] - best["loss"] for probe in probes])
-    lost = np.array([best["accuracy"] - probe["accuracy"] for probe in probes])
-    near = gained <= np.median(gained)
-    slope = float(gained[near] @ lost[near] / max(float(gained[near] @ gained[near]), 1e-12))
-    return float(np.clip(slope, *LOSS_TO_ACCURACY))
+    def fitted(cls, measured: Sequence[tuple[float, float]]) -> Curve:
+        """The likeliest curve for (sum of scores, accuracy lost) of fine-tuned plans, on top of the first guess."""
+        rows = [
+            [1 / (PRIOR_SPREAD * PRIOR_LINEAR), 0.0],
+            [0.0, 1 / (PRIOR_SPREAD * PRIOR_BEND)],
+        ]
+        values = [1 / PRIOR_SPREAD, 1 / PRIOR_SPREAD]
+        for score, lost in measured:
+            noise = NOISE + RELATIVE_NOISE * max(lost, 0.0)
+            rows.append([score / noise, score * score / noise])
+            values.append(lost / noise)
+        (linear, bend), _ = nnls(np.array(rows), np.array(values))
+        return cls(float(linear), float(bend))

@@ -1,108 +1,169 @@
-"""Find the plan of least objective O: predict, solve exactly for the prediction, fine-tune, correct, solve again.
+"""Find the plan of least objective O: score the tensors, solve exactly, fine-tune, correct the prediction, solve again.
 
-1. A supernet, trained once while formats are drawn at random, predicts any plan's accuracy by one evaluation.
-2. The uniform formats it ranks best are fine-tuned and measured: they are the competition, and they tell which share of
-   the predicted loss of accuracy fine-tuning leaves.
-3. Around a base plan, the sensitivity of every tensor to every format is measured on the supernet. With additive scores
-   the best plan is exact (`allocate`); the supernet tells how far to follow it. The result is the next base.
-4. The plan is fine-tuned and measured as the uniform formats were, the prediction corrected, and the plan near the best
-   measured one that is then predicted best fine-tuned too, a few times.
-The plan with the least O measured on validation data wins; what it reaches is measured on test data.
+1. Every tensor alone is given every format, on the float network: how far the outputs move is its score
+   (`bitq.accuracy.sensitivity`). Scores add up, so the best plans for all weights of movement are known exactly.
+2. A curve says which accuracy a sum of scores loses after fine-tuning (`bitq.tradeoff.predict`). With it, the plans of
+   least O are proposed, some apart from each other, fine-tuned and measured; uniform formats are measured alike.
+3. The curve is fitted to all that was measured, and the next plans proposed.
+The plan of least O on validation data that keeps the budgets wins; what it reaches is measured on test data.
 """
 
 from __future__ import annotations
 
-from bitq.accuracy.sensitivity import TENSORS, sensitivities
-from bitq.tradeoff.allocate import Scores, allocate, predicted_gains
-from bitq.tradeoff.predict import Choices, Contender, Predictor
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bitq.store import Json
+from bitq.tradeoff.allocate import Scores, allocations, front, predicted_loss
+from bitq.tradeoff.budgets import Budgets
+from bitq.tradeoff.predict import Curve
 from bitq.tradeoff.run import Run
+from bitq.tradeoff.space import Choice, Cost
 
-CAUTION = (0.5, 1.0, 2.0, 4.0)
-"""Factors on the scores that are tried."""
+Choices = tuple[Choice, ...]
+
+WEIGHTS = (0.0, *(2.0 ** (power / 2) for power in range(-8, 9)))
+"""Weights of movement that plans are solved for under budgets, as multiples of the likely one."""
+
+MIN_SLOPE = 1e-6
+"""Accuracy per score below which a curve is taken to be flat."""
+
+APART = (0.3, 0.1)
+"""Plans measured differ by this share in the sum of their scores, in the first round, which finds out where the curve
+lies, and in the later ones: nearly equal plans tell nothing new."""
 
 
-def search(run: Run) -> tuple[Contender, ...]:
-    """All fine-tuned contenders, the best (least O on validation data) first.
+@dataclass(frozen=True)
+class Candidate:
+    """A plan with its sum of scores and its cost."""
 
-    Every evaluation is kept in the run's store; calling it again continues where it was interrupted.
+    choices: Choices
+    score: float
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A plan that was measured; `objective` is O on validation data, `excess` by how much it misses the budgets."""
+
+    label: str
+    choices: Choices
+    result: Json
+    objective: float
+    excess: float
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether it was measured as a uniform format."""
+        return self.label.startswith("uniform")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        contenders: all that were measured, the best first: within the budgets, and of least O on validation data.
+        candidates: the best plans for all weights of movement (those that the budgets leave), most movement first.
+        curve: what a sum of scores loses.
+        accuracy_float: of the float network on validation data.
     """
-    space, note = run.space, run.listener.note
-    note(f"float32: accuracy {run.float_accuracy()['validation']:.4f} (validation)")
 
-    predictor = Predictor.of(run)
-    uniforms = sorted(map(space.uniform, range(len(space.formats))), key=predictor.objective)
-    contenders = [_measured(run, f"uniform {_format(run, plan)}", plan) for plan in uniforms[: run.settings.uniforms]]
-    predictor = predictor.corrected(contenders)
-    base = min(uniforms, key=predictor.objective)
-    scores: Scores = []
-    for number in range(run.settings.rounds):
-        scores = _scores(run, base, predictor, number)
-        plan = min(_proposals(run, base, scores), key=predictor.objective)
-        note(f"round {number + 1}: O {predictor.objective(plan):.4f} predicted, {predictor.objective(base):.4f} before")
-        if plan == base:
-            break
-        base = plan
-
-    for number in range(run.settings.plans):
-        measured = {contender.choices for contender in contenders}
-        unmeasured = [plan for plan in _proposals(run, base, scores) if plan not in measured]
-        if not unmeasured:
-            break
-        contenders.append(_measured(run, f"plan {number + 1}", min(unmeasured, key=predictor.objective)))
-        before, predictor = predictor, predictor.corrected(contenders)
-        scores = [predictor.left / before.left * table for table in scores]
-        base = min(contenders, key=lambda contender: contender.objective).choices
-    return tuple(sorted(contenders, key=lambda contender: contender.objective))
+    contenders: tuple[Contender, ...]
+    candidates: tuple[Candidate, ...]
+    curve: Curve
+    accuracy_float: float
 
 
-def _proposals(run: Run, base: Choices, scores: Scores) -> list[Choices]:
-    """The base, the best plans for the scores, more and less cautious, and only the most promising moves to each.
+def search(run: Run) -> Found:
+    """Propose, measure, correct; everything is kept in the run's store, and calling it again continues.
 
-    Many tensors changed at once cost more than the sum of each alone; the supernet tells how far to go.
+    Raises:
+        BitqError: budgets that no plan keeps.
     """
-    proposals = [base]
-    for caution in CAUTION:
-        weighed = [caution * table for table in scores]
-        plan = allocate(run.space, weighed, run.settings.alpha)
-        gains = predicted_gains(run.space, weighed, run.settings.alpha, base, plan)
-        moved = sorted((module for module in range(len(plan)) if gains[module] > 0), key=lambda m: -gains[m])
-        for count in sorted({len(moved) >> shift for shift in range(len(moved).bit_length())}):
-            far = set(moved[:count])
-            proposals.append(tuple(plan[m] if m in far else base[m] for m in range(len(plan))))
-    return proposals
+    settings, note = run.settings, run.listener.note
+    accuracy_float = float(run.float_accuracy()["validation"])
+    note(f"float32: accuracy {accuracy_float:.4f} (validation)")
+    scores, curve = run.scores(), Curve()
+    uniforms = [_candidate(run, scores, run.space.uniform(index)) for index in range(len(run.space.formats))]
+    candidates = _candidates(run, scores, curve)
+    contenders: list[Contender] = []
+    for number in range(1, (1 if settings.alone else settings.rounds) + 1):
+        plans = _proposals(run, curve, uniforms, candidates, contenders, number)
+        for label, result in run.measured(plans).items():
+            contenders.append(_contender(run, label, plans[label], result, accuracy_float))
+            note(_line(run, contenders[-1]))
+        contenders.sort(key=lambda each: (each.excess, each.objective))
+        losses = [accuracy_float - float(each.result["validation"]) for each in contenders]
+        curve = Curve.fitted(
+            [(predicted_loss(scores, each.choices), lost) for each, lost in zip(contenders, losses, strict=True)]
+        )
+        candidates = _candidates(run, scores, curve)
+    return Found(tuple(contenders), candidates, curve, accuracy_float)
 
 
-def _measured(run: Run, label: str, choices: Choices) -> Contender:
-    result = run.finetuned(choices, label)
-    contender = Contender(label, choices, result, run.objective(result["validation"], result["movement_bits"]))
-    run.listener.note(
-        f"{label}: accuracy {result['validation']:.4f} (validation), "
+def _candidates(run: Run, scores: Scores, curve: Curve) -> tuple[Candidate, ...]:
+    """The best plans for all weights of movement, from the most movement on; under budgets those for some weights."""
+    settings, space = run.settings, run.space
+    budgets = settings.budgets
+    if budgets.accuracy_loss is not None:
+        budgets = replace(budgets, accuracy_loss=curve.score(budgets.accuracy_loss))
+    if budgets == Budgets():
+        plans = [point.choices for point in front(space, scores)]
+    else:
+        likely = settings.alpha / max(curve.slope(1.0), MIN_SLOPE)
+        plans = list(dict.fromkeys(allocations(space, scores, [likely * weight for weight in WEIGHTS], budgets)))
+    found = sorted((_candidate(run, scores, plan) for plan in plans), key=lambda each: -each.cost.movement_bits)
+    if settings.without == "movement":
+        return tuple(found[:1])
+    return tuple(found[-1:] if settings.without == "tradeoff" else found)
+
+
+def _proposals(
+    run: Run,
+    curve: Curve,
+    uniforms: Sequence[Candidate],
+    candidates: Sequence[Candidate],
+    contenders: Sequence[Contender],
+    number: int,
+) -> dict[str, Choices]:
+    """By label: the uniform formats and the plans that a round measures."""
+    settings = run.settings
+    measured = {contender.choices for contender in contenders}
+
+    def ranked(plans: Sequence[Candidate]) -> list[Candidate]:
+        def promise(plan: Candidate) -> tuple[float, float]:
+            lost = curve.lost(plan.score)
+            return settings.budgets.excess(plan.cost, lost), run.objective(1 - lost, plan.cost.movement_bits)
+
+        return sorted((plan for plan in plans if plan.choices not in measured), key=promise)
+
+    compared = sum(contender.is_uniform for contender in contenders)
+    count = 0 if settings.alone else 1 if number < settings.rounds else settings.uniforms - compared
+    chosen = {f"uniform {run.space.formats[each.choices[0][0]]}": each.choices for each in ranked(uniforms)[:count]}
+    known = [each.score for each in candidates if each.choices in measured]
+    proposed: list[Candidate] = []
+    apart = APART[min(number, len(APART)) - 1]
+    for plan in ranked(candidates):
+        if len(proposed) < settings.plans and all(abs(plan.score - score) > apart * score for score in known):
+            proposed.append(plan)
+            known.append(plan.score)
+    return chosen | {f"plan {number}.{place}": each.choices for place, each in enumerate(proposed, 1)}
+
+
+def _candidate(run: Run, scores: Scores, choices: Choices) -> Candidate:
+    return Candidate(choices, predicted_loss(scores, choices), run.space.cost(choices))
+
+
+def _contender(run: Run, label: str, choices: Choices, result: Json, accuracy_float: float) -> Contender:
+    excess = run.settings.budgets.excess(run.space.cost(choices), accuracy_float - float(result["validation"]))
+    return Contender(label, choices, result, run.objective(result["validation"], result["movement_bits"]), excess)
+
+
+def _line(run: Run, contender: Contender) -> str:
+    result = contender.result
+    return (
+        f"{contender.label}: accuracy {result['validation']:.4f} (validation), "
         f"{result['movement_bits'] / run.space.movement_max:.1%} of the largest movement, O {contender.objective:.4f}"
+        + (" (misses a budget)" if contender.excess else "")
     )
-    return contender
-
-
-def _scores(run: Run, base: Choices, predictor: Predictor, number: int) -> Scores:
-    """Accuracy lost by every tensor in every format, estimated around a plan, and kept for the report."""
-    what = f"measuring sensitivities, round {number + 1}"
-    found = sensitivities(
-        base,
-        run.space.formats,
-        run.loss,
-        lambda done, total: run.listener.step(what, done, total),
-    )
-    slope = predictor.left * predictor.accuracy_per_loss
-    scores = [slope * table for table in found]
-    named = {
-        module: {
-            tensor: {str(fmt): float(value) for fmt, value in zip(run.space.formats, row, strict=True)}
-            for tensor, row in zip(TENSORS, table, strict=True)
-        }
-        for module, table in zip(run.space.modules, scores, strict=True)
-    }
-    run.store.get_or_run("sensitivity", {"base": [list(c) for c in base], "slope": slope}, lambda: {"scores": named})
-    return scores
-
-
-def _format(run: Run, uniform: Choices) -> str:
-    return str(run.space.formats[uniform[0][0]])

@@ -97,6 +97,11 @@ class Space:
         """Array (formats,): size of a module's weight packed in each format, in bytes."""
         return np.array([float(packed_bytes(self.layers[module][0], fmt)) for fmt in self.formats])
 
+    def extents(self, module: int) -> dict[str, int]:
+        """Elements of a module's "input", "weight" and "output" along their blocks, to which larger blocks are cut."""
+        layer = self.layers[module][0]
+        return {"input": layer.C * layer.groups, "weight": layer.C, "output": layer.K}
+
     @property
     def fixed_energy_pj(self) -> float:
         """Energy of the fixed layers' traffic, in pJ."""

@@ -1,0 +1,115 @@
+"""Measuring one plan: fine-tuned from the float weights, and evaluated. It needs no run and no store."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from bitq.accuracy.distance import Distance, distance_of
+from bitq.accuracy.evaluate import Batch, Loss, Metric, Score, cross_entropy, score, top1
+from bitq.accuracy.finetune import Training, finetune
+from bitq.accuracy.quantized import MaxAbs, apply
+from bitq.formats import TensorFormats
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a network learns from, what plans are chosen by, and what the result is measured on.
+
+    Each is walked as often as needed and yields batches of (input, target).
+    """
+
+    train: Iterable[Batch]
+    validation: Iterable[Batch]
+    test: Iterable[Batch]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is for: the loss it is trained with, the metric in [0, 1] that counts, and how outputs differ.
+
+    `distance` compares two outputs; by default it is `bitq.accuracy.distance.distance_of` the loss.
+    """
+
+    loss: Loss = cross_entropy
+    metric: Metric = top1
+    distance: Distance | None = None
+
+    @property
+    def output_distance(self) -> Distance:
+        """The distance in force."""
+        return self.distance or distance_of(self.loss)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every plan of a run is measured with.
+
+    Attributes:
+        model: the float network; never changed.
+        data, task: see their classes.
+        training: None measures plans as they are, without fine-tuning.
+        max_abs: calibration of the activations.
+        threads: of PyTorch, None to leave them: sums, and so results, depend on their number.
+    """
+
+    model: nn.Module
+    data: Data
+    task: Task
+    training: Training | None
+    max_abs: Mapping[str, MaxAbs]
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measured plan: loss and metric on validation and test data, and its weights as a safetensors file."""
+
+    loss: float
+    validation: float
+    test: float
+    weights: bytes
+
+
+def measure(
+    bench: Bench,
+    formats: Mapping[str, TensorFormats],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Measured:
+    """Fine-tune a copy of the network in these formats and evaluate it.
+
+    Args:
+        bench: network, data, training.
+        formats: by module path.
+        progress: called with (steps done, steps).
+    """
+    if bench.threads is not None and torch.get_num_threads() != bench.threads:
+        torch.set_num_threads(bench.threads)
+    model = copy.deepcopy(bench.model).eval()
+    apply(model, formats, bench.max_abs)
+    if bench.training is not None:
+        finetune(model, bench.data.train, bench.training, bench.task.loss, progress=progress)
+    validation = evaluate(model, bench.data.validation, bench.task)
+    test = evaluate(model, bench.data.test, bench.task)
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    return Measured(validation.loss, validation.accuracy, test.accuracy, safetensors.torch.save(tensors))
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch], task: Task) -> Score:
+    """Loss and metric on some data, which are walked in the same order every time."""
+    with seeded():
+        return score(model, batches, task.loss, task.metric)
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Whatever draws from torch's global generators inside repeats, and the caller's go on as if nothing was drawn."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

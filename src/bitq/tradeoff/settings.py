@@ -1,0 +1,59 @@
+"""How a search spends its time, and what it looks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal, get_args
+
+from bitq.accuracy.finetune import Training
+from bitq.errors import BitqError
+from bitq.tradeoff.budgets import Budgets
+
+Without = Literal["qat", "movement", "tradeoff"]
+"""What an ablation leaves out (paper, Table 4): fine-tuning; movement, so that accuracy alone decides; or the weighing
+of the two, so that movement alone decides (our reading: the paper names them and says no more)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a search spends its time, and what it looks for.
+
+    Attributes:
+        alpha: weight of movement in the objective (paper, Eq. 2).
+        training: fine-tuning of every contender.
+        budgets: limits that the plan has to keep.
+        scored_inputs: validation inputs, without their targets, that every tensor's score is measured on.
+        rounds: how often plans are proposed, measured, and the prediction corrected by them.
+        plans: plans that are proposed, fine-tuned and measured in every round.
+        uniforms: uniform formats that are fine-tuned and measured besides, one in every round and the rest in the last.
+        tied: a tensor that one layer writes and others read has one format.
+        without: an ablation, or None.
+
+    Raises:
+        BitqError: a value out of range (names it).
+    """
+
+    alpha: float = 0.2
+    training: Training = field(default_factory=Training)
+    budgets: Budgets = field(default_factory=Budgets)
+    scored_inputs: int = 500
+    rounds: int = 2
+    plans: int = 3
+    uniforms: int = 2
+    tied: bool = False
+    without: Without | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < inf:
+            raise BitqError(f"alpha is {self.alpha!r}; it must be a finite number of at least 0")
+        for name in ("scored_inputs", "rounds", "plans", "uniforms"):
+            if getattr(self, name) < 1:
+                raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more")
+        if self.without is not None and self.without not in get_args(Without):
+            raise BitqError(f"without is {self.without!r}; it must be one of {', '.join(get_args(Without))}, or None")
+
+    @property
+    def alone(self) -> bool:
+        """Whether one plan is all there is to find: nothing is weighed."""
+        return self.without in ("movement", "tradeoff")
