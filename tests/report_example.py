@@ -43,7 +43,7 @@ def make_run(
     network: str = "demo",
     device: str = "stm32h743",
     bits: int = 8,
-    probes: int = 300,
+    predicted: int = 300,
     only: Sequence[str] | None = None,
 ) -> Plan:
     """Fill `folder` as a search would, with these kinds of evaluations only (all by default)."""
@@ -107,9 +107,10 @@ def make_run(
                 store.get_or_run(kind, config, lambda: result)
 
         put("float", {}, {"validation": 0.913, "test": plain["accuracy"]})
-        for index in range(probes):
-            width = random_.uniform(2.2, 8)
-            put("probe", {"index": index}, _probe(width, random_, plain))
+        points = [_predicted(random_.uniform(2.2, 8), random_, plain) for _ in range(predicted)]
+        put("front", {}, {"points": points, "alphas": _answers(points)})
+        for name in ("without fine-tuning", "without movement", "without the trade-off"):
+            put("ablation", {"alpha": plan.alpha, "without": name}, {**rows[-1], "name": name})
         put("sensitivity", {}, {"scores": _scores(layers, bits, random_)})
         for fmt in grid(bits)[4::6]:
             put(
@@ -203,12 +204,18 @@ def _row(
     }
 
 
-def _probe(width: float, random_: random.Random, plain: Mapping[str, Any]) -> dict[str, float]:
+def _answers(points: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Answers for seven weights of movement, or none where nothing was predicted."""
+    known = {"label": "plan 2.1", "accuracy": 0.9, "movement_bits": 1e6, "objective": 0.2}
+    return [{"alpha": alpha, "predicted": points[0], **known} for alpha in (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1) if points]
+
+
+def _predicted(width: float, random_: random.Random, plain: Mapping[str, Any]) -> dict[str, float]:
     accuracy = max(
         0.1, 0.91 - 2.6 * 2 ** (-width * random_.uniform(0.75, 1.05)) - abs(random_.gauss(0, 0.01))
     )
     share = 0.5 * width / 32 * random_.uniform(0.95, 1.25)
-    return {"loss": 1.5 - accuracy, "accuracy": accuracy, **_costs(share, plain)}
+    return {"accuracy": accuracy, **_costs(share, plain)}
 
 
 def _tuned(

@@ -51,7 +51,7 @@ HOSTILE = (
     "__proto__",
     "constructor",
 )
-KINDS = ("float", "probe", "sensitivity", "finetune", "sweep", "outcome")
+KINDS = ("float", "front", "sensitivity", "finetune", "sweep", "outcome", "ablation")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
     folder = tmp_path_factory.mktemp("run")
-    plan = make_run(folder, demo_layers(), probes=200)
+    plan = make_run(folder, demo_layers(), predicted=200)
     write_report(folder)
     return folder, plan
 
@@ -157,7 +157,7 @@ def test_the_numbers_stand_in_the_page(browser: webdriver.Chrome, run: tuple[Pat
 def test_the_best_of_every_column_is_marked(browser: webdriver.Chrome, run: tuple[Path, Plan]) -> None:
     ask = opened(browser, run[0] / "report.html")
     table = ask(
-        "return [...document.querySelectorAll('table.compare tbody tr')].map("
+        "return [...document.querySelectorAll('table.compare:not(#ablations) tbody tr')].map("
         "r => [...r.querySelectorAll('td')].map(c => [c.innerText, c.classList.contains('best')]))"
     )
     assert len(table) == 3
@@ -255,7 +255,7 @@ def test_hostile_names_stay_names(browser: webdriver.Chrome, tmp_path: Path) -> 
     layers = [
         replace(layer, name=name, module=name) for layer, name in zip(demo_layers(), HOSTILE, strict=True)
     ]
-    plan = make_run(tmp_path, layers, network=HOSTILE[0], probes=20)
+    plan = make_run(tmp_path, layers, network=HOSTILE[0], predicted=20)
     ask = opened(browser, write_report(tmp_path))
     assert complaints(browser) == []
     assert ask("return [window.pwned, document.scripts.length, document.images.length]") == [None, 2, 0]
@@ -288,26 +288,29 @@ def test_the_page_may_not_reach_out(browser: webdriver.Chrome, run: tuple[Path, 
 @pytest.mark.parametrize("missing", [*KINDS, "all"])
 def test_an_interrupted_search_has_a_report(browser: webdriver.Chrome, tmp_path: Path, missing: str) -> None:
     only = () if missing == "all" else tuple(kind for kind in KINDS if kind != missing)
-    make_run(tmp_path, demo_layers(), probes=5, only=only)
+    make_run(tmp_path, demo_layers(), predicted=5, only=only)
     ask = opened(browser, write_report(tmp_path))
     assert complaints(browser) == []
     content = ask("return document.body.innerText")
     for kind, sentence in {
-        "probe": "No combination was probed",
+        "front": "The front of all plans was not predicted",
         "sensitivity": "The sensitivity of the tensors was not estimated",
         "finetune": "Nothing was fine-tuned",
         "outcome": "The search did not finish",
         "sweep": "Other sizes of the memory were not tried",
     }.items():
-        nothing_at_all = missing == "all" and kind in ("probe", "finetune")
-        no_outcome = kind == "sweep" and missing == "outcome"  # which would tell whether it is of this plan
+        nothing_at_all = missing == "all" and kind in ("front", "finetune")
+        no_outcome = kind in ("sweep", "front") and missing == "outcome"  # which would tell if it is of this plan
         assert (sentence in content) == ((missing in (kind, "all") or no_outcome) and not nothing_at_all)
     assert ("Nothing was evaluated" in content) == (missing == "all")
+    ablated, answered = missing not in ("ablation", "all"), missing not in ("front", "outcome", "all")
+    assert ask("return document.querySelectorAll('#ablations tbody tr').length") == 4 * ablated
+    assert ask("return document.querySelectorAll('#alphas tbody tr').length") == 7 * answered
     assert ("the dashed line float32" in content) == (missing not in ("float", "all"))
 
 
 def test_a_plan_alone_has_a_report_and_no_results_are_made_up(tmp_path: Path) -> None:
-    make_run(tmp_path, demo_layers(), probes=0, only=())
+    make_run(tmp_path, demo_layers(), predicted=0, only=())
     for file in tmp_path.glob("results.sqlite*"):
         file.unlink()
     page = write_report(tmp_path).read_text(encoding="utf-8")
@@ -316,12 +319,10 @@ def test_a_plan_alone_has_a_report_and_no_results_are_made_up(tmp_path: Path) ->
 
 
 def test_what_is_not_a_number_is_left_out(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    make_run(tmp_path, demo_layers(), probes=5, only=("float", "probe"))
+    make_run(tmp_path, demo_layers(), only=("float", "outcome"))
     with Store(tmp_path / "results.sqlite") as store:
-        for index, accuracy in enumerate((math.nan, math.inf)):
-            store.get_or_run(
-                "probe", {"bad": index}, lambda a=accuracy: {"accuracy": a, "movement_bits": 1e6}
-            )
+        points = [{"accuracy": a, "movement_bits": 1e6} for a in (0.8, math.nan, math.inf, 0.9)]
+        store.get_or_run("front", {}, lambda: {"points": points})
         diverged = {
             "label": "plan",
             "validation": math.nan,
@@ -334,12 +335,12 @@ def test_what_is_not_a_number_is_left_out(browser: webdriver.Chrome, tmp_path: P
         )
     ask = opened(browser, write_report(tmp_path))
     assert complaints(browser) == []
-    assert marks(ask, "landscape", "symbol") == 5
+    assert marks(ask, "landscape", "symbol") == 2
     assert marks(ask, "sensitivity", "rect") == 1
 
 
 def test_a_tensor_left_as_float_says_so(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    plan = make_run(tmp_path, demo_layers(), probes=0, only=())
+    plan = make_run(tmp_path, demo_layers(), predicted=0, only=())
     first = plan.layers[0].model_copy(update={"input": None, "output": None})
     plan.model_copy(update={"layers": (first, *plan.layers[1:])}).save(tmp_path / "plan.json")
     ask = opened(browser, write_report(tmp_path))
@@ -352,7 +353,7 @@ def test_a_tensor_left_as_float_says_so(browser: webdriver.Chrome, tmp_path: Pat
 
 
 def test_a_large_run_stays_small_and_whole(tmp_path: Path) -> None:
-    make_run(tmp_path, many_layers(150), device="i7-10700f", bits=16, probes=1000)
+    make_run(tmp_path, many_layers(150), device="i7-10700f", bits=16, predicted=1000)
     page = write_report(tmp_path)
     assert page.stat().st_size < 3 << 20
     assert page.read_text(encoding="utf-8").count('<th scope="rowgroup"') == 150
@@ -361,7 +362,7 @@ def test_a_large_run_stays_small_and_whole(tmp_path: Path) -> None:
 def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(BitqError, match="no plan"):
         write_report(tmp_path)
-    make_run(tmp_path, demo_layers(), probes=0, only=("float",))
+    make_run(tmp_path, demo_layers(), predicted=0, only=("float",))
     with Store(tmp_path / "results.sqlite") as store:
         store.get_or_run("outcome", {}, lambda: {"rows": [{"name": "plan"}]})
     with pytest.raises(BitqError, match=r"kind 'outcome'.*rows\.0\.accuracy"):
@@ -376,7 +377,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
 
 
 def test_the_last_outcome_that_led_to_the_plan_counts(tmp_path: Path) -> None:
-    plan = make_run(tmp_path, demo_layers(), probes=0)
+    plan = make_run(tmp_path, demo_layers(), predicted=0)
     row = load_run(tmp_path).outcome.rows[-1].model_dump()
     assert row["objective"] == plan.totals.objective
     with Store(tmp_path / "results.sqlite") as store:

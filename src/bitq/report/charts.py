@@ -18,7 +18,7 @@ TENSORS = ("input", "weight", "output")
 ORANGE, BLUE, GREEN, GREY = "#d1701f", "#2f6fa8", "#1b9e77", "#8b9097"
 ONCHIP = ("#235b8c", "#4d8fc0", "#8bbbdc", "#bdd7ea", "#9aa7b5", "#6f7f8f", "#4e5a66")
 KINDS = {
-    "probe": ("not fine-tuned", GREY, "circle"),
+    "predicted": ("predicted best", GREY, "circle"),
     "uniform": ("uniform", BLUE, "square"),
     "plan": ("plan", ORANGE, "diamond"),
     "other": ("other fine-tuned", GREEN, "triangle-up"),
@@ -185,7 +185,7 @@ def landscape(
         accuracy_float: of the float32 network, in %, on the same data.
         closer: show only where the fine-tuned points lie.
     """
-    tuned = [point for point in points if point["kind"] != "probe"]
+    tuned = [point for point in points if point["kind"] != "predicted"]
     shown = tuned if closer else points
     heights = [point["accuracy"] for point in shown] + ([] if accuracy_float is None else [accuracy_float])
     kinds = [kind for kind in KINDS if any(point["kind"] == kind for point in points)]
@@ -203,11 +203,11 @@ def landscape(
             "series:N", title=None, scale=alt.Scale(domain=list(names), range=list(shapes)), legend=legend
         ),
     )
-    dots = base.transform_filter("datum.kind == 'probe'").mark_point(
+    dots = base.transform_filter("datum.kind == 'predicted'").mark_point(
         filled=True, size=14, opacity=0.28, clip=True, aria=False
     )
     strong = (
-        base.transform_filter("datum.kind != 'probe'")
+        base.transform_filter("datum.kind != 'predicted'")
         .mark_point(filled=True, size=90, opacity=1, clip=True)
         .encode(
             tooltip=[

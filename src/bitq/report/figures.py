@@ -116,18 +116,18 @@ def _parts_text(level: PlanLevel) -> str:
 
 
 def _points(run: Run) -> tuple[list[charts.Row], list[charts.Row]]:
-    """All evaluated combinations whose accuracy is a number, and the fine-tuned ones among them."""
-    probes: list[charts.Row] = [
+    """All predicted and measured plans whose accuracy is a number, and the measured ones among them."""
+    predicted: list[charts.Row] = [
         {
-            "kind": "probe",
-            "movement": float(f"{probe.movement_bits / text.BITS_PER_MBIT:.5g}"),
-            "accuracy": round(100 * probe.accuracy, 3),
+            "kind": "predicted",
+            "movement": float(f"{point.movement_bits / text.BITS_PER_MBIT:.5g}"),
+            "accuracy": round(100 * point.accuracy, 3),
         }
-        for probe in run.probes
-        if _drawable(probe.movement_bits, probe.accuracy)
+        for point in (run.front.points if run.front else ())
+        if _drawable(point.movement_bits, point.accuracy)
     ]
     tuned = [_tuned(each) for each in run.fine_tuned if _drawable(each.movement_bits, each.validation)]
-    return probes + tuned, tuned
+    return predicted + tuned, tuned
 
 
 def _around(tuned: Sequence[charts.Row], points: Sequence[charts.Row]) -> list[charts.Row]:

@@ -57,6 +57,7 @@ def render(run: Run) -> str:
     script = _script()
     rows = tables.comparison(run)
     float32, planned = tables.totals_as_rows(run.plan)
+    compared = (rows[-1], *run.ablations) if run.ablations else ()
     return environment.from_string(_resource("template.html")).render(
         run=run,
         plan=run.plan,
@@ -65,6 +66,7 @@ def render(run: Run) -> str:
         uniform=next((row for row in rows if row.name.startswith("best uniform")), None),
         columns=tables.COLUMNS,
         lines=tuple(zip(rows, tables.cells(rows), strict=True)),
+        ablations=tuple(zip(compared, tables.cells(compared), strict=True)),
         specs=figures(run),
         verdicts=verdicts(run.sweep) if run.sweep else [],
         device=_device(run.plan),

@@ -31,11 +31,32 @@ class Float(_Record):
     test: float
 
 
-class Probe(_Record):
-    """A combination of formats without fine-tuning: validation accuracy in [0, 1], movement in bits."""
+class Predicted(_Record):
+    """What is predicted of a plan after fine-tuning: validation accuracy in [0, 1], movement in bits."""
 
     accuracy: float
     movement_bits: float
+
+
+class Answer(_Record):
+    """The answer for one weight of movement: what is predicted best, and of what was measured the best.
+
+    `accuracy` (on the test data, in [0, 1]), `movement_bits` and the objective O are those of the measured plan `label`.
+    """
+
+    alpha: float
+    predicted: Predicted
+    label: str
+    accuracy: float
+    movement_bits: float
+    objective: float
+
+
+class Front(_Record):
+    """The best plans for all weights of movement, as predicted, and the answers for some weights."""
+
+    points: tuple[Predicted, ...]
+    alphas: tuple[Answer, ...] = ()
 
 
 class FineTuned(_Record):
@@ -93,6 +114,8 @@ class Run:
     Attributes:
         identity: what the run was about: network, device, seed, ...
         sensitivity: by module, tensor and format text, as in `Sensitivity`.
+        front: stored under the configuration of the outcome, like `sweep`.
+        ablations: the best that was found without something, for the same weight of movement.
         sweep: float32, the best uniform format and the plan by the size of the outermost memory on the chip; stored
             under the configuration of the outcome.
         finished: Unix time of the last evaluation.
@@ -101,10 +124,11 @@ class Run:
     plan: Plan
     identity: Mapping[str, Any]
     float32: Float | None
-    probes: tuple[Probe, ...]
+    front: Front | None
     fine_tuned: tuple[FineTuned, ...]
     sensitivity: Mapping[str, Mapping[Tensor, Mapping[str, float]]]
     outcome: Outcome | None
+    ablations: tuple[OutcomeRow, ...]
     sweep: Sweep | None
     efforts: tuple[Effort, ...]
     finished: float | None
@@ -127,16 +151,21 @@ def load_run(folder: Path) -> Run:
     configs = [each.config for each in evaluations if each.kind == "outcome"]
     outcomes = list(zip(_read(Outcome, "outcome", evaluations, results), configs, strict=True))
     outcome, config = next((each for each in reversed(outcomes) if _led_to(each[0], plan)), (None, None))
-    sweeps = _read(Sweep, "sweep", tuple(each for each in evaluations if each.config == config), results)
-    sensitivities = _read(Sensitivity, "sensitivity", evaluations, results)
+    of_plan = tuple(each for each in evaluations if each.config == config)
+    sweeps = _read(Sweep, "sweep", of_plan, results)
+    fronts = _read(Front, "front", of_plan, results)
+    sensitivities = _read(Sensitivity, "sensitivity", (*evaluations, *of_plan), results)
+    weighed = tuple(each for each in evaluations if each.config.get("alpha") == plan.alpha)
+    ablations = {row.name: row for row in _read(OutcomeRow, "ablation", weighed, results)}
     return Run(
         plan=plan,
         identity=identity,
         float32=floats[-1] if floats else None,
-        probes=_read(Probe, "probe", evaluations, results),
+        front=fronts[-1] if fronts else None,
         fine_tuned=_read(FineTuned, "finetune", evaluations, results),
         sensitivity={module: scores for each in sensitivities for module, scores in each.scores.items()},
         outcome=outcome,
+        ablations=tuple(ablations.values()),
         sweep=sweeps[-1] if sweeps else None,
         efforts=_efforts(evaluations),
         finished=max((evaluation.finished for evaluation in evaluations), default=None),

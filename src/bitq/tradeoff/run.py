@@ -28,6 +28,7 @@ from bitq.tradeoff.allocate import Scores
 from bitq.tradeoff.identity import digest, fingerprint, first_batches, first_shapes, formats_text, leaves, name_of
 from bitq.tradeoff.measure import Bench, Data, Measured, Task, evaluate, seeded
 from bitq.tradeoff.plan import write_atomically
+from bitq.tradeoff.predict import RECOVERED
 from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.space import Choice, Space, objective
 from bitq.tradeoff.workers import InProcess, Workers
@@ -123,7 +124,8 @@ class Run:
             for tensor, extent in self.space.extents(module).items():
                 self.listener.step("measuring sensitivities", len(found) * len(TENSORS) + len(rows), total)
                 measured = self._distances(name, tensor, probed(self.space.formats, extent))
-                rows.append(scores_of(self.space.formats, measured, extent))
+                share = 1.0 if self.training is None else RECOVERED[tensor]
+                rows.append(share * scores_of(self.space.formats, measured, extent))
             found.append(np.stack(rows))
         return found
 
