@@ -207,7 +207,8 @@ def _row(
 def _answers(points: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
     """Answers for seven weights of movement, or none where nothing was predicted."""
     known = {"label": "plan 2.1", "accuracy": 0.9, "movement_bits": 1e6, "objective": 0.2}
-    return [{"alpha": alpha, "predicted": points[0], **known} for alpha in (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1) if points]
+    alphas = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1) if points else ()
+    return [{"alpha": alpha, "predicted": points[0], **known} for alpha in alphas]
 
 
 def _predicted(width: float, random_: random.Random, plain: Mapping[str, Any]) -> dict[str, float]:

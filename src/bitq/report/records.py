@@ -41,7 +41,7 @@ class Predicted(_Record):
 class Answer(_Record):
     """The answer for one weight of movement: what is predicted best, and of what was measured the best.
 
-    `accuracy` (on the test data, in [0, 1]), `movement_bits` and the objective O are those of the measured plan `label`.
+    `accuracy` (test data, in [0, 1]), `movement_bits` and the objective O are those of the measured plan `label`.
     """
 
     alpha: float

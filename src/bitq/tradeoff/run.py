@@ -163,7 +163,7 @@ class Run:
 
         What is not in the store is measured by the workers and stored as soon as it is finished.
         """
-        configs = {label: self._config(choices) for label, choices in plans.items()}
+        configs = {label: self.config(choices) for label, choices in plans.items()}
         missing = {
             label: self.space.tensor_formats(plans[label])
             for label, config in configs.items()
@@ -206,7 +206,8 @@ class Run:
         """Where the fine-tuned weights of a plan are kept."""
         return self.folder / "checkpoints" / f"{digest((formats_text(formats), self.training))}.safetensors"
 
-    def _config(self, choices: Sequence[Choice]) -> Json:
+    def config(self, choices: Sequence[Choice]) -> Json:
+        """What the measuring of a plan depends on, beside the run."""
         training = None if self.training is None else asdict(self.training)
         return {"formats": formats_text(self.space.tensor_formats(choices)), "training": training}
 

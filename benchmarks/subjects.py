@@ -1,0 +1,83 @@
+"""What the benchmarks measure: networks with trained weights, and images to train, choose and judge by."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitq.cli.sources import load_source
+from bitq.errors import BitqError
+from bitq.images import ArrayImages, Batches, Scaling
+from bitq.sources import load_checkpoint
+from bitq.tradeoff.measure import Data
+from cifar_resnet import resnet20
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+EVALUATION_BATCH = 500
+CHOSEN_BY = 2000
+"""CIFAR-10 test images that plans are chosen by: the published network was trained on all 50,000 others."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A float network, its data, and one input to trace it with."""
+
+    name: str
+    model: nn.Module
+    data: Data
+    example: Tensor
+
+
+class MissingError(BitqError):
+    """Files that a benchmark needs are not there; says which were looked for."""
+
+
+def demo(seed: int) -> Subject:
+    """The package's own ResNet-8 on Fashion-MNIST."""
+    source = load_source("demo", None, None, 64, None, 1, "0", "1", None, seed)
+    return Subject("demo", source.model, Data(source.train, source.validation, source.test), torch.empty(1, 1, 28, 28))
+
+
+def cifar_resnet20(seed: int) -> Subject:
+    """ResNet-20 on CIFAR-10: fine-tuned on the 50,000 training images, chosen by 2,000 of the 10,000 test images (drawn
+    with seed 0, whatever `seed`), judged by the other 8,000.
+
+    Raises:
+        MissingError: the images or the weights.
+    """
+    images = _file("BITQ_CIFAR10", "CIFAR-10 as an .npz of x_train, y_train, x_test, y_test")
+    weights = _file("BITQ_RESNET20", "the weights of a CIFAR-10 ResNet-20 (option A) as .safetensors")
+    model = resnet20()
+    load_checkpoint(model, weights)
+    with np.load(images) as arrays:
+        x_train, y_train, x_test, y_test = (arrays[name] for name in ("x_train", "y_train", "x_test", "y_test"))
+    order = np.random.default_rng(0).permutation(len(x_test))
+    chosen, judged = order[:CHOSEN_BY], order[CHOSEN_BY:]
+    scaling = Scaling(*IMAGENET)
+
+    def batches(x: np.ndarray, y: np.ndarray, size: int, shuffle: bool = False) -> Batches:
+        pixels = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
+        return Batches(ArrayImages(pixels, torch.from_numpy(y.astype(np.int64)), scaling), size, shuffle=shuffle)
+
+    data = Data(
+        batches(x_train, y_train, 64, shuffle=True),
+        batches(x_test[chosen], y_test[chosen], EVALUATION_BATCH),
+        batches(x_test[judged], y_test[judged], EVALUATION_BATCH),
+    )
+    return Subject("resnet20", model.eval(), data, torch.empty(1, 3, 32, 32))
+
+
+SUBJECTS: dict[str, Callable[[int], Subject]] = {"demo": demo, "resnet20": cifar_resnet20}
+
+
+def _file(variable: str, what: str) -> Path:
+    path = os.environ.get(variable)
+    if not path or not Path(path).is_file():
+        raise MissingError(f"looked for {what} at {path or 'no path'}: set {variable} to where it is")
+    return Path(path)
