@@ -214,6 +214,94 @@ def test_an_interrupted_search_says_how_it_goes_on_and_does(bitq, folder):
     assert plan_of(folder / "other") == plan_of(folder / "run")
 
 
+# Budgets and ablations
+
+
+def totals_of(folder):
+    return plan_of(folder)["totals"]
+
+
+@pytest.mark.parametrize(
+    ("option", "total", "unit", "factor"),
+    [
+        ("--max-movement", "movement_bits", "bit", 0.9),
+        ("--max-energy", "energy_pj", "pJ", 0.9),
+        ("--max-model-bytes", "model_bytes", "B", 0.97),
+    ],
+)
+def test_a_plan_keeps_its_budget(bitq, folder, option, total, unit, factor):
+    limit = int(factor * totals_of(folder / "run")[total])
+    code, out, err = bitq(*COMPLETE, "--run", "run", option, f"{limit}{unit}", "--json")
+    assert code == 0, err
+    assert json.loads(out)["totals"][total] <= limit
+    assert totals_of(folder / "run")[total] <= limit
+
+
+def test_the_fewest_bits_within_a_loss_of_accuracy(bitq, folder):
+    for loss in (0.5, 0.0):
+        code, _, err = bitq(*COMPLETE, "--run", "run", "--alpha", 50, "--max-accuracy-loss", loss)
+        assert code == 0, err
+        if loss == 0.5:
+            loosest = totals_of(folder / "run")
+    assert totals_of(folder / "run")["movement_bits"] > loosest["movement_bits"]
+
+
+def test_the_ablations_are_compared_and_the_plan_stays(bitq, folder):
+    plan = plan_of(folder / "run")
+    code, out, err = bitq(*COMPLETE, "--run", "run", "--ablations", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    rows = {row["name"]: row for row in document["ablations"]}
+    assert rows.keys() == {"without fine-tuning", "without movement", "without the trade-off"}
+    assert plan_of(folder / "run") == plan
+    moved = {name: row["movement_bits"] for name, row in rows.items()}
+    assert moved["without the trade-off"] < plan["totals"]["movement_bits"] < moved["without movement"]
+    page = (folder / "run" / "report.html").read_text()
+    assert all(name in page for name in rows)
+    assert bitq(*COMPLETE, "--run", "run", "--without-movement")[0] == 0
+    assert totals_of(folder / "run")["movement_bits"] == moved["without movement"]
+    assert bitq(*COMPLETE, "--run", "run")[0] == 0
+    assert plan_of(folder / "run") == plan
+
+
+def test_one_ablation_at_a_time(mistake):
+    assert "at a time" in mistake(*COMPLETE, "--run", "new", "--without-qat", "--ablations")
+
+
+# What happens to machines
+
+
+def test_two_searches_of_one_folder_do_not_do_the_same_work(bitq, folder):
+    first = process(folder, *COMPLETE, "--run", "other", "--steps", 400)
+    for line in first.stderr:
+        if line.startswith("float32"):
+            break
+    code, out, err = bitq(*COMPLETE, "--run", "other", "--steps", 400)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert (code, out) == (2, "")
+    assert "another search is at work in other; wait for it" in err
+
+
+def test_a_disk_that_takes_no_more_is_told_and_loses_nothing(folder):
+    limit = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    limit += " resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY));"
+    script = f"{limit} from bitq.cli import main; main(sys.argv[1:])"
+    words = [*map(str, COMPLETE), "--run", "other"]
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "BITQ_CACHE_DIR": ""}
+    full = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=folder, env=paths)
+    assert full.returncode == 2
+    assert "cannot be written" in full.stderr.splitlines()[-1]
+    assert "Traceback" not in full.stderr
+    known = evaluations(folder / "other")
+    assert known
+    freed = process(folder, *COMPLETE, "--run", "other")
+    freed.communicate()
+    assert freed.returncode == 0
+    assert known <= evaluations(folder / "other")
+    assert plan_of(folder / "other") == plan_of(folder / "run")
+
+
 # Mistakes
 
 
@@ -242,6 +330,11 @@ def changed(**options):
         ({"bits": 4}, "8 or 16 bits per element, not 4"),
         ({"bits": "many"}, "--bits"),
         ({"alpha": -0.1}, "alpha is"),
+        ({"max_accuracy_loss": -0.1}, "the limit of accuracy_loss is -0.1"),
+        ({"max_movement": "many"}, "--max-movement is 'many'; it must be a number, with or without one of the units"),
+        ({"max_movement": "1bit"}, "no plan has movement_bits of at most 1: the least of all plans is"),
+        ({"max_energy": "3 J"}, "--max-energy is '3 J'"),
+        ({"max_model_bytes": 1}, "no plan has model_bytes of at most 1"),
         ({"alpha": "nan"}, "alpha is"),
         ({"alpha": "inf"}, "alpha is"),
         ({"steps": 0}, "steps is 0; it must be 1 or more"),

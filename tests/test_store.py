@@ -136,6 +136,60 @@ def test_what_was_finished_survives_a_kill(path):
         assert store.get_or_run("probe", {"i": -1}, lambda: {"square": 1}) == {"square": 1}
 
 
+def test_a_full_disk_is_told_and_loses_nothing(path):
+    with Store(path) as store:
+        store.get_or_run("probe", {"i": 1}, lambda: {"square": 1})
+        store._db.execute(f"PRAGMA max_page_count = {store._db.execute('PRAGMA page_count').fetchone()[0]}")
+        with pytest.raises(BitqError, match=r"results.sqlite cannot be written \(database or disk is full\); all that"):
+            store.get_or_run("probe", {"i": 2}, lambda: {"padding": "x" * 10**5})
+        assert store.get("probe", {"i": 1}) == {"square": 1}
+        assert store.get("probe", {"i": 2}) is None
+    with Store(path) as store:
+        assert store.get_or_run("probe", {"i": 2}, lambda: {"square": 4}) == {"square": 4}
+        assert [one.config["i"] for one in store.evaluations()] == [1, 2]
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from bitq.store import Store
+with Store(Path(sys.argv[1]), alone=True):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_search_holds_the_folder_until_it_ends_however_it_ends(path):
+    process = subprocess.Popen([sys.executable, "-c", HOLDING, path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(BitqError, match=r"another search is at work in .*folder; wait for it"):
+        Store(path, alone=True)
+    with Store(path) as reader:  # as a report while the search goes on
+        assert reader.evaluations() == ()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with Store(path, alone=True) as store:
+        store.get_or_run("probe", {}, lambda: {})
+    with Store(path, alone=True) as store:
+        assert len(store.evaluations()) == 1
+
+
+def test_evaluations_tell_versions_and_stores_of_before_are_read(path):
+    path.parent.mkdir(parents=True)
+    with sqlite3.connect(path) as db:
+        db.executescript(
+            "CREATE TABLE evaluations (key TEXT PRIMARY KEY, kind TEXT NOT NULL, config TEXT NOT NULL,"
+            " result TEXT NOT NULL, seconds REAL NOT NULL, finished REAL NOT NULL);"
+            "CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT NOT NULL);"
+            "INSERT INTO evaluations VALUES ('k', 'old', '{}', '{\"a\": 1}', 1.0, 2.0); PRAGMA user_version = 1;"
+        )
+    with Store(path) as store:
+        store.get_or_run("new", {}, lambda: {"a": 2})
+        old, new = store.evaluations()
+        assert (old.result, old.versions) == ({"a": 1}, {})
+        assert new.versions.keys() == {"python", "bitq", "torch", "numpy"}
+
+
 def test_several_writers_share_a_store(path):
     def work(worker):
         with Store(path) as store:

@@ -31,6 +31,9 @@ CREATE TABLE IF NOT EXISTS run (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 PRAGMA user_version = 2;
 """
 
+_UNWRITABLE = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY")
+"""What SQLite calls a disk that is full or fails."""
+
 _WITHOUT_VERSIONS = 1
 """The schema before evaluations told versions."""
 
@@ -75,11 +78,9 @@ class Store:
                     self._db.execute("ALTER TABLE evaluations ADD COLUMN versions TEXT NOT NULL DEFAULT '{}'")
                     self._db.execute("PRAGMA user_version = 2")
             self._db.executescript(_SCHEMA)
-        except sqlite3.OperationalError as error:
-            if "full" not in str(error):
-                raise BitqError(f"{path} is not a results store ({error}); give another run folder") from None
-            raise self._cannot_write(error) from None
         except sqlite3.Error as error:
+            if error.sqlite_errorname.startswith(_UNWRITABLE):
+                raise self._cannot_write(error) from None
             raise BitqError(f"{path} is not a results store ({error}); give another run folder") from None
 
     def __enter__(self) -> Store:

@@ -11,10 +11,12 @@ The plan of least O on validation data that keeps the budgets wins; what it reac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from bitq.errors import BitqError
 from bitq.store import Json
-from bitq.tradeoff.allocate import Scores, allocations, front, predicted_loss
+from bitq.tradeoff.allocate import Scores, allocate, allocations, front, predicted_loss
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.predict import Curve
 from bitq.tradeoff.run import Run
@@ -105,14 +107,17 @@ def search(run: Run) -> Found:
 def _candidates(run: Run, scores: Scores, curve: Curve) -> tuple[Candidate, ...]:
     """The best plans for all weights of movement, from the most movement on; under budgets those for some weights."""
     settings, space = run.settings, run.space
-    budgets = settings.budgets
-    if budgets.accuracy_loss is not None:
-        budgets = replace(budgets, accuracy_loss=curve.score(budgets.accuracy_loss))
-    if budgets == Budgets():
+    likely = settings.alpha / max(curve.slope(1.0), MIN_SLOPE)
+    costs = replace(settings.budgets, accuracy_loss=None)
+    if costs == Budgets():
         plans = [point.choices for point in front(space, scores)]
     else:
-        likely = settings.alpha / max(curve.slope(1.0), MIN_SLOPE)
-        plans = list(dict.fromkeys(allocations(space, scores, [likely * weight for weight in WEIGHTS], budgets)))
+        plans = list(allocations(space, scores, [likely * weight for weight in WEIGHTS], costs))
+    if settings.budgets.accuracy_loss is not None:
+        bound = replace(costs, accuracy_loss=curve.score(settings.budgets.accuracy_loss))
+        with suppress(BitqError):  # the prediction may be wrong: plans that lose the least are measured then
+            plans.append(allocate(space, scores, likely, bound))
+    plans = list(dict.fromkeys(plans))
     found = sorted((_candidate(run, scores, plan) for plan in plans), key=lambda each: -each.cost.movement_bits)
     if settings.without == "movement":
         return tuple(found[:1])
