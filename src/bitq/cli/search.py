@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +31,7 @@ from bitq.errors import BitqError
 
 if TYPE_CHECKING:
     from bitq.tradeoff.outcome import Row
+    from bitq.tradeoff.ray_workers import RayWorkers
 
 DEMO_DEVICE = "stm32f103c8"
 
@@ -84,6 +86,12 @@ def search(
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Search as ever, then without each of these, and compare.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Fine-tune on so many Ray workers of this machine at once (bitq\\[ray]).")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Fine-tune on a running Ray cluster: auto, or ray://host:10001.")
+    ] = None,
     batch_size: BatchSize = 64,
     image_size: ImageSize = None,
     channels: Channels = 3,
@@ -137,19 +145,23 @@ def search(
     )
     source = load_source(network, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
     folder = run or Path("runs") / network.replace(":", ".").replace("/", ".")
-    result = search_network(
-        source.model,
-        source.train,
-        source.validation,
-        source.test,
-        device=device,
-        run=folder,
-        bits=bits,
-        settings=settings,
-        ablations=ablations,
-        network=network,
-        command=shlex.join(["bitq", *sys.argv[1:]]),
-    )
+    if workers is not None and ray is not None:
+        raise BitqError("give --workers for a cluster of this machine or --ray for a running one, not both")
+    with nullcontext() if workers is None and ray is None else _ray_workers(ray, workers) as measuring:
+        result = search_network(
+            source.model,
+            source.train,
+            source.validation,
+            source.test,
+            device=device,
+            run=folder,
+            bits=bits,
+            settings=settings,
+            ablations=ablations,
+            workers=measuring,
+            network=network,
+            command=shlex.join(["bitq", *sys.argv[1:]]),
+        )
     if as_json:
         print_json(
             {
@@ -164,6 +176,12 @@ def search(
             _table((*result.rows, *result.ablations)),
             f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})",
         )
+
+
+def _ray_workers(address: str | None, count: int | None) -> RayWorkers:
+    from bitq.tradeoff.ray_workers import RayWorkers
+
+    return RayWorkers(address, count)
 
 
 def _table(rows: Sequence[Row]) -> Table:

@@ -1,0 +1,96 @@
+"""Plans measured on Ray workers are what this process measures, whatever happens to a worker."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+import bitq
+import tiny
+from bitq.accuracy.evaluate import top1
+from bitq.accuracy.finetune import Training
+from bitq.errors import BitqError
+from bitq.progress import Silent
+
+pytest.importorskip("ray", reason="needs Ray: pip install 'bitq[ray]'")
+
+
+class Listening(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.steps = []
+
+    def step(self, what, done, total):
+        self.steps.append((what, done, total))
+
+
+def killing_once(folder):
+    """A metric that kills the worker which first takes it, after it has fine-tuned; the driver is no worker."""
+    driver, marker = os.getpid(), str(folder / "killed")
+
+    def metric(model, batches):
+        if os.getpid() != driver:
+            try:
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return top1(model, batches)
+
+    return metric
+
+
+@pytest.fixture(scope="module")
+def workers():
+    from bitq.tradeoff.ray_workers import RayWorkers
+
+    with RayWorkers(count=2) as found:
+        yield found
+
+
+def search(folder, metric, workers=None, listener=None, **settings):
+    return bitq.search(
+        tiny.trained(),
+        *tiny.loaders(),
+        device=tiny.DEVICE,
+        run=folder,
+        metric=metric,
+        settings=tiny.settings(**settings),
+        listener=listener or Silent(),
+        workers=workers,
+    )
+
+
+def test_a_killed_worker_changes_nothing(workers, tmp_path):
+    here = search(tmp_path / "here", killing_once(tmp_path))
+    listener = Listening()
+    there = search(tmp_path / "there", killing_once(tmp_path), workers, listener)
+    assert (tmp_path / "killed").exists()
+    assert there.plan == here.plan
+    for name in ("plan.json", "weights.safetensors"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    inputs = tiny.images(100, 9)[0]
+    with torch.no_grad():
+        assert torch.equal(there.model(inputs), here.model(inputs))
+    assert any(what == "fine-tuning on Ray" and done == total > 0 for what, done, total in listener.steps)
+
+
+def test_what_a_worker_refuses_is_told(workers, tmp_path):
+    with pytest.raises(BitqError, match="diverged"):
+        search(tmp_path, top1, workers, training=Training(steps=20, learning_rate=1e30))
+
+
+def test_a_worker_that_always_crashes_is_told(workers, tmp_path, monkeypatch):
+    driver = os.getpid()
+    monkeypatch.setattr("bitq.tradeoff.ray_workers.RETRIES", 1)
+
+    def metric(model, batches):
+        if os.getpid() != driver:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return top1(model, batches)
+
+    with pytest.raises(BitqError, match=r"a worker failed 2 times .*; all that was finished is kept"):
+        search(tmp_path, metric, workers)
