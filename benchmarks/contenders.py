@@ -95,6 +95,13 @@ def drawn(run: Run, count: int, seed: int) -> Proposal:
 
 def gradient(run: Run, count: int, seed: int) -> Proposal:
     """Squared gradient times squared error."""
+    scores = gradient_scores(run, seed)
+    plans = tuple(allocate(run.space, scores, 0.0, Budgets(movement_bits=limit)) for limit in limits(run, count))
+    return Proposal(plans, 2 * BATCHES)
+
+
+def gradient_scores(run: Run, seed: int) -> list[NDArray[np.float64]]:
+    """For each module an array (3, formats) of squared gradients times squared errors, summed over training batches."""
     scores = [np.zeros((3, len(run.space.formats))) for _ in run.space.modules]
     for tensors in _tensors_with_gradients(run, seed):
         for module, (name, kept) in enumerate(zip(run.space.modules, tensors, strict=True)):
@@ -102,8 +109,7 @@ def gradient(run: Run, count: int, seed: int) -> Proposal:
                 for index, fmt in enumerate(run.space.formats):
                     error = _quantized(run.model.get_submodule(name), number, tensor.detach(), fmt) - tensor.detach()
                     scores[module][number, index] += float((error * error * tensor.grad**2).sum())
-    plans = tuple(allocate(run.space, scores, 0.0, Budgets(movement_bits=limit)) for limit in limits(run, count))
-    return Proposal(plans, 2 * BATCHES)
+    return scores
 
 
 def greedy(run: Run, count: int, seed: int) -> Proposal:

@@ -1,7 +1,7 @@
 """One network that has learned to live with every format: trained while formats are drawn anew at every step.
 
 A plan evaluated on it, without further training, predicts how that plan does after fine-tuning of its own, at the
-price of one forward pass (our choice; in the manner of one-shot architecture search, Guo et al., ECCV 2020).
+price of one forward pass (in the manner of one-shot architecture search, Guo et al., ECCV 2020).
 """
 
 from __future__ import annotations
