@@ -6,8 +6,8 @@
 Held-out plans are drawn near the front: solved for random scores, so that no predictor chose them. Each is fine-tuned
 and measured. Prints for every predictor Spearman's rank correlation with the accuracy lost (validation and test images
 together), what a curve a·x + b·x² through the predictions leaves unexplained (standard deviation, in points of
-accuracy), the rank correlation of O predicted by that curve with O, and the seconds that it took. Everything measured is
-kept under `--run`.
+accuracy), the rank correlation of O predicted by that curve with O, and the seconds that it took. Everything measured
+is kept under `--run`.
 """
 
 from __future__ import annotations

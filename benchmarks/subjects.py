@@ -51,8 +51,8 @@ def cifar_resnet20(seed: int) -> Subject:
     Raises:
         MissingError: the images or the weights.
     """
-    images = _file("BITQ_CIFAR10", "CIFAR-10 as an .npz of x_train, y_train, x_test, y_test")
-    weights = _file("BITQ_RESNET20", "the weights of a CIFAR-10 ResNet-20 (option A) as .safetensors")
+    images = needed_file("BITQ_CIFAR10", "CIFAR-10 as an .npz of x_train, y_train, x_test, y_test")
+    weights = needed_file("BITQ_RESNET20", "the weights of a CIFAR-10 ResNet-20 (option A) as .safetensors")
     model = resnet20()
     load_checkpoint(model, weights)
     with np.load(images) as arrays:
@@ -76,7 +76,12 @@ def cifar_resnet20(seed: int) -> Subject:
 SUBJECTS: dict[str, Callable[[int], Subject]] = {"demo": demo, "resnet20": cifar_resnet20}
 
 
-def _file(variable: str, what: str) -> Path:
+def needed_file(variable: str, what: str) -> Path:
+    """The file that an environment variable names.
+
+    Raises:
+        MissingError: what was looked for, and where.
+    """
     path = os.environ.get(variable)
     if not path or not Path(path).is_file():
         raise MissingError(f"looked for {what} at {path or 'no path'}: set {variable} to where it is")
