@@ -73,7 +73,8 @@ def main() -> int:
         space = build_space(layers, elements, stored_bytes(model), device, grid(8), listener.step)
         run = Run(folder, options.network, model, subject.data, Task(), space, settings, store, listener)
         plans = held_out(run, options.plans, options.draw)
-        measured = list(run.measured({f"plan {number}": plan for number, plan in enumerate(plans, 1)}).values())
+        results = dict(run.measured({f"plan {number}": plan for number, plan in enumerate(plans, 1)}))
+        measured = [results[f"plan {number}"] for number in range(1, len(plans) + 1)]
         lost = np.array([lost_of(run, each) for each in measured])
         moved = np.array([each["movement_bits"] for each in measured]) / space.movement_max
         print(

@@ -117,7 +117,7 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
             if name == "bitq-within":
                 own = replace(settings, alpha=HEAVY, budgets=Budgets(accuracy_loss=options.within))
             plans, passes, seconds = proposed(run_of(own), name, options.plans, seed)
-            measured = list(run.measured(plans).values())
+            measured = [result for _, result in run.measured(plans)]
             spent = seconds + sum(seconds_of(store, run, choices) for choices in plans.values())
             enough = [each for each in measured if each["validation"] >= most_accurate - options.within]
             fewest[name] = min(enough, key=lambda each: each["movement_bits"]) if enough else None

@@ -58,3 +58,21 @@ def test_without_a_terminal_a_line_now_and_then_tells_the_time_left(capsys, monk
     assert lines[-1] == "[found] something"
     assert lines[:-1]
     assert all(line.startswith("working: ") and line.endswith(" s left") for line in lines[:-1])
+
+
+def test_the_outlook_is_told_once_every_kind_of_stage_was_met(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "")
+    monkeypatch.setattr("bitq.progress.LINE_SECONDS", 0.05)
+    with Terminal() as listener:
+        listener.outlook({"looking": 2, "working": 6}, "")
+        for stage in ("looking around", "working on one", "working on two"):
+            for done in range(3):
+                listener.step(stage, done, 2)
+                time.sleep(0.1)
+            listener.outlook({"working": {"looking around": 6, "working on one": 4, "working on two": 2}[stage]}, stage)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first.endswith(" s left")
+    assert "in all" not in first
+    assert "best so far" not in first
+    assert "; in all about " in last
+    assert last.endswith("best so far working on one")

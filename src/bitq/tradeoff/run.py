@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
@@ -158,10 +158,10 @@ class Run:
         apply(model, {name: TensorFormats() for name in self.space.modules}, self.max_abs)
         return model, batches, references
 
-    def measured(self, plans: Mapping[str, Sequence[Choice]]) -> dict[str, Json]:
+    def measured(self, plans: Mapping[str, Sequence[Choice]]) -> Iterator[tuple[str, Json]]:
         """Cost and, after fine-tuning from the float weights, metric on validation and test data of plans, by label.
 
-        What is not in the store is measured by the workers and stored as soon as it is finished.
+        What is not in the store is measured by the workers, stored, and given as soon as it is finished, in any order.
         """
         configs = {label: self.config(choices) for label, choices in plans.items()}
         missing = {
@@ -169,12 +169,15 @@ class Run:
             for label, config in configs.items()
             if self.store.get("finetune", config) is None
         }
+        for label, config in configs.items():
+            if label not in missing:
+                yield label, self.store.get("finetune", config) or {}
         if missing:
             bench = Bench(self.model, self.data, self.task, self.training, self.max_abs, torch.get_num_threads())
             for label, found, seconds in self.workers.measure(bench, missing, self.listener):
                 write_atomically(self.checkpoint(missing[label]), found.weights)
                 self.store.put("finetune", configs[label], self._result(label, plans[label], found), seconds)
-        return {label: self.store.get("finetune", config) or {} for label, config in configs.items()}
+                yield label, self.store.get("finetune", configs[label]) or {}
 
     @property
     def training(self) -> Training | None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from bitq.accuracy.sensitivity import TENSORS
 from bitq.errors import BitqError
 from bitq.store import Json
 from bitq.tradeoff.allocate import Scores, allocate, allocations, front, predicted_loss
@@ -86,22 +87,40 @@ def search(run: Run) -> Found:
     settings, note = run.settings, run.listener.note
     accuracy_float = float(run.float_accuracy()["validation"])
     note(f"float32: accuracy {accuracy_float:.4f} (validation)")
+    _outlook(run, [], len(run.space.modules) * len(TENSORS))
     scores, curve = run.scores(), Curve()
     uniforms = [_candidate(run, scores, run.space.uniform(index)) for index in range(len(run.space.formats))]
     candidates = _candidates(run, scores, curve)
     contenders: list[Contender] = []
     for number in range(1, (1 if settings.alone else settings.rounds) + 1):
         plans = _proposals(run, curve, uniforms, candidates, contenders, number)
-        for label, result in run.measured(plans).items():
+        _outlook(run, contenders)
+        for label, result in run.measured(plans):
             contenders.append(_contender(run, label, plans[label], result, accuracy_float))
             note(_line(run, contenders[-1]))
-        contenders.sort(key=lambda each: (each.excess, each.objective))
+            _outlook(run, contenders)
+        contenders.sort(key=_rank)
         losses = [accuracy_float - float(each.result["validation"]) for each in contenders]
         curve = Curve.fitted(
             [(predicted_loss(scores, each.choices), lost) for each, lost in zip(contenders, losses, strict=True)]
         )
         candidates = _candidates(run, scores, curve)
     return Found(tuple(contenders), candidates, curve, accuracy_float)
+
+
+def _rank(contender: Contender) -> tuple[float, float, str]:
+    """The best first, whatever order they were measured in."""
+    return contender.excess, contender.objective, contender.label
+
+
+def _outlook(run: Run, contenders: Sequence[Contender], scored: int = 0) -> None:
+    """Tell the listener what is to come, and the best so far."""
+    settings = run.settings
+    count = settings.plans if settings.alone else settings.uniforms + settings.rounds * settings.plans
+    steps = 0 if run.training is None else run.training.steps * max(count - len(contenders), 0)
+    best = min(contenders, key=_rank, default=None)
+    told = f"O {best.objective:.4f} ({best.label})" if best else ""
+    run.listener.outlook({"measuring sensitivities": scored, "fine-tuning": steps}, told)
 
 
 def _candidates(run: Run, scores: Scores, curve: Curve) -> tuple[Candidate, ...]:
