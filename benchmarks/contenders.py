@@ -32,8 +32,9 @@ from bitq.accuracy.quantized import apply, blocked_weight, set_formats
 from bitq.accuracy.sensitivity import TENSORS
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics import quantize
-from bitq.tradeoff.allocate import allocate, non_dominated, predicted_loss
+from bitq.tradeoff.allocate import allocate, predicted_loss
 from bitq.tradeoff.budgets import Budgets
+from bitq.tradeoff.knapsack import non_dominated
 from bitq.tradeoff.measure import evaluate, seeded
 from bitq.tradeoff.predict import Curve
 from bitq.tradeoff.run import Run

@@ -12,8 +12,9 @@ import tiny
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat
 from bitq.layers import Layer
-from bitq.tradeoff.allocate import allocate, front, non_dominated, predicted_loss
+from bitq.tradeoff.allocate import allocate, front, predicted_loss
 from bitq.tradeoff.budgets import QUANTITIES, Budgets
+from bitq.tradeoff.knapsack import non_dominated
 from bitq.tradeoff.space import Cost, Space
 
 FEW = tuple(BlockFormat(8, bits, 8) for bits in (2, 3))
@@ -127,6 +128,29 @@ def test_no_plan_within_the_budgets_is_better(space, scores, alpha, limits):
 @given(space=spaces(), scores=score_tables())
 def test_budgets_that_do_not_matter_change_nothing(space, scores):
     assert allocate(space, scores, 0.2, Budgets(1e3, 1e18, 1e18, 1e18)) == allocate(space, scores, 0.2)
+
+
+TIES = [
+    (((0, 2), (1, 0)),),
+    (((0, 0), (1, 0)),),
+    (((0, 2), (1, 0), (1, 2)),),
+    (((0, 0), (0, 2)), ((1, 0), (1, 2))),
+]
+
+
+@settings(max_examples=150)
+@given(spaces(), score_tables(), alphas, st.sampled_from(TIES), st.none() | st.floats(0, 1))
+def test_no_plan_with_tied_tensors_is_better(space, scores, alpha, ties, share):
+    tied = replace(space, ties=ties)
+    allowed = [plan for plan in PLANS if all(len({plan[m][t] for m, t in group}) == 1 for group in ties)]
+    moved = [space.cost(plan).movement_bits for plan in allowed]
+    limit = None if share is None else min(moved) + share * (max(moved) - min(moved))
+    plan = allocate(tied, scores, alpha, Budgets(movement_bits=limit))
+    assert plan in allowed
+    within = [each for each, bits in zip(allowed, moved, strict=True) if limit is None or bits <= limit]
+    assert space.cost(plan).movement_bits <= (limit or np.inf) * (1 + 1e-8) + 1e-8
+    best = min(predicted(space, scores, alpha, each) for each in within)
+    assert predicted(space, scores, alpha, plan) <= best + 1e-6
 
 
 def example():

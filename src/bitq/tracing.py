@@ -44,6 +44,19 @@ _PRODUCTS = {
     "aten::_scaled_mm": ("self", "mat2"),
 }
 _CONVOLUTIONS = ("aten::convolution", "aten::_convolution", "aten::convolution_overrideable")
+# Operators that a device computes on the way out, although PyTorch does not call them elementwise.
+_FUSED = {
+    f"aten::{name}"
+    for name in (
+        "batch_norm",
+        "cudnn_batch_norm",
+        "native_batch_norm",
+        "_native_batch_norm_legit_no_training",
+        "hardswish",
+        "hardswish_",
+        "_prelu_kernel",
+    )
+}
 # Operators that multiply inside and stand in neither list: none of them may be missed in silence.
 _UNKNOWN_PRODUCT = re.compile(
     r"(::|_)(mm|bmm|gemm|matmul|conv[123]?d?|convolution|linear|trilinear|rnn|attention|transformer)(_|$)"
@@ -78,6 +91,35 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
         BitqError: the network cannot run on the input, decides by values, or holds a product that is not
             modelled (3-D convolutions, quantized or otherwise fused operators).
     """
+    return tuple(_recorded(model, example_input).layers)
+
+
+def stored_tensors(model: nn.Module, example_input: Any) -> tuple[tuple[tuple[str, str], ...], ...]:
+    """Which layers write and read the same stored tensor.
+
+    A layer's result and what elementwise operators (activations, batch norms in evaluation, sums) make of it in its
+    shape is one stored tensor: a device computes them on the way out. A sum of two tensors is stored in place of the
+    one that was computed last. All else (pooling, padding, reshaping, concatenation) makes a new tensor, which no
+    layer writes: in doubt, tensors are taken for two.
+
+    Args:
+        model, example_input: as for `trace`.
+
+    Returns:
+        For every stored tensor that meets two layers or more the pairs (module path, "output" or "input"), in order of
+        execution; a module that is called several times joins the tensors of all its calls.
+
+    Raises:
+        BitqError: as `trace` does.
+    """
+    groups: list[dict[tuple[str, str], None]] = []
+    for flow in _recorded(model, example_input).stored.values():
+        joined = {end: None for group in groups if group.keys() & flow.keys() for end in group}
+        groups = [group for group in groups if not group.keys() & flow.keys()] + [joined | flow]
+    return tuple(tuple(group) for group in groups if len(group) > 1)
+
+
+def _recorded(model: nn.Module, example_input: Any) -> _Recorder:
     if not isinstance(model, nn.Module):
         raise BitqError(f"the network to trace is a {type(model).__name__}; it must be a torch.nn.Module")
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
@@ -96,7 +138,7 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
     except Exception as error:
         shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in _tensors(inputs)) or "no tensor"
         raise BitqError(f"the network cannot run on an input of {shapes}: {_first_line(error)}") from error
-    return tuple(recorder.layers)
+    return recorder
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -107,6 +149,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, network: nn.Module, inputs: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.layers: list[Layer] = []
+        # Ends (module, "input" or "output") of every stored tensor, by its number; and the numbers by storage.
+        self.stored: dict[int, dict[tuple[str, str], None]] = {}
+        self._numbers: dict[int, int] = {}
+        self._made: list[Tensor] = []
         self._names: set[str] = set()
         self._running: list[tuple[str, nn.Module]] = [("", network)]
         # Storages (which views share) whose values depend on the input; held, so that no identity returns.
@@ -137,9 +183,42 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             ) from error
         named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
         self._record(func._schema.name, named, result)
-        if any(self._is_activation(t) for t in _tensors((args, kwargs))):
+        operands = [t for t in _tensors((args, kwargs)) if self._is_activation(t)]
+        if operands:
             self._activations |= {_storage(t): t for t in _tensors(result)}
+            self._store(func, operands, result)
         return result
+
+    def _store(self, func: Any, operands: Sequence[Tensor], result: Any) -> None:
+        """Number the stored tensor that a result lies in, and note which layer reads and writes it."""
+        results = list(_tensors(result))
+        if not results:
+            return
+        name, path = func._schema.name, self._running[-1][0]
+        if name in _CONVOLUTIONS or name in _PRODUCTS:
+            self.stored.setdefault(self._number(operands[0]), {})[path, "input"] = None
+            self.stored[self._renumbered(results[0])] = {(path, "output"): None}
+        elif torch.Tag.pointwise in func.tags or name in _FUSED:
+            known = [self._number(t) for t in operands if t.shape == results[0].shape]
+            if known:
+                self._numbers[_storage(results[0])] = max(known)
+            else:
+                self._renumbered(results[0])
+        else:
+            for each in results:
+                if _storage(each) not in self._numbers or each.shape != operands[0].shape:
+                    self._renumbered(each)
+
+    def _number(self, tensor: Tensor) -> int:
+        number = self._numbers.get(_storage(tensor))
+        return self._renumbered(tensor) if number is None else number
+
+    def _renumbered(self, tensor: Tensor) -> int:
+        """A number of its own for a tensor that was just made."""
+        number = len(self._made)
+        self._made.append(tensor)
+        self._numbers[_storage(tensor)] = number
+        return number
 
     def _record(self, operator: str, args: dict[str, Any], result: Any) -> None:
         if operator in _CONVOLUTIONS:

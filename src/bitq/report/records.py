@@ -98,6 +98,19 @@ class Outcome(_Record):
     seconds: float
 
 
+class Stored(_Record):
+    """Tensors that several layers meet: how many, how many of them with unlike formats, what re-encoding would move.
+
+    `independent` and `tied`: the least O predicted if every layer takes its own formats, and if every tensor has one.
+    """
+
+    tensors: int
+    unlike: int
+    bits: float
+    independent: float
+    tied: float
+
+
 @dataclass(frozen=True)
 class Effort:
     """How often one kind of evaluation was run, and the seconds that took."""
@@ -114,7 +127,7 @@ class Run:
     Attributes:
         identity: what the run was about: network, device, seed, ...
         sensitivity: by module, tensor and format text, as in `Sensitivity`.
-        front: stored under the configuration of the outcome, like `sweep`.
+        front, stored: kept under the configuration of the outcome, like `sweep`.
         ablations: the best that was found without something, for the same weight of movement.
         sweep: float32, the best uniform format and the plan by the size of the outermost memory on the chip; stored
             under the configuration of the outcome.
@@ -125,6 +138,7 @@ class Run:
     identity: Mapping[str, Any]
     float32: Float | None
     front: Front | None
+    stored: Stored | None
     fine_tuned: tuple[FineTuned, ...]
     sensitivity: Mapping[str, Mapping[Tensor, Mapping[str, float]]]
     outcome: Outcome | None
@@ -162,6 +176,7 @@ def load_run(folder: Path) -> Run:
         identity=identity,
         float32=floats[-1] if floats else None,
         front=fronts[-1] if fronts else None,
+        stored=next(iter(_read(Stored, "stored", of_plan, results)), None),
         fine_tuned=_read(FineTuned, "finetune", evaluations, results),
         sensitivity={module: scores for each in sensitivities for module, scores in each.scores.items()},
         outcome=outcome,

@@ -20,8 +20,8 @@ from bitq.formats import grid
 from bitq.progress import Listener, Terminal
 from bitq.report import write_report
 from bitq.store import Store
-from bitq.tracing import trace
-from bitq.tradeoff.allocate import check
+from bitq.tracing import stored_tensors, trace
+from bitq.tradeoff.knapsack import check
 from bitq.tradeoff.measure import Data, Task, seeded
 from bitq.tradeoff.outcome import WITHOUT, Row, hand_over, note_ablation, stored_bytes
 from bitq.tradeoff.plan import Plan
@@ -29,6 +29,7 @@ from bitq.tradeoff.run import Run
 from bitq.tradeoff.search import search as search_run
 from bitq.tradeoff.settings import Settings, Without
 from bitq.tradeoff.space import build_space
+from bitq.tradeoff.stored import ties
 from bitq.tradeoff.workers import Workers
 
 STORE = "results.sqlite"
@@ -112,6 +113,8 @@ def search(
     with Terminal() if listener is None else nullcontext(listener) as heard:
         space = build_space(layers, quantizable, stored_bytes(model), target, grid(bits), heard.step)
         wanted = settings or Settings()
+        shared = ties(space, stored_tensors(model, example))
+        space = replace(space, ties=shared) if wanted.tied else space
         check(space, wanted.budgets)
         data = Data(train, validation, validation if test is None else test)
         task = Task(loss, metric, distance)
@@ -129,7 +132,7 @@ def search(
                 heard.note(WITHOUT[without])
                 other = run_of(without)
                 others.append(note_ablation(other, search_run(other)))
-            plan, rows = hand_over(this, found, layers, command)
+            plan, rows = hand_over(this, found, layers, shared, command)
             best = this.load_finetuned(found.contenders[0].choices)
         write_report(folder)
     return Result(plan, best, rows, folder, tuple(others))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 
 from torch import nn
@@ -19,11 +19,12 @@ from bitq.movement.sweep import by_module, sweep
 from bitq.movement.widths import widths
 from bitq.numerics import exponent_bias_for
 from bitq.store import Json, versions
-from bitq.tradeoff.allocate import predicted_loss
+from bitq.tradeoff.allocate import allocate, predicted_loss
 from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
 from bitq.tradeoff.run import Run
-from bitq.tradeoff.search import Contender, Found
-from bitq.tradeoff.space import objective
+from bitq.tradeoff.search import MIN_SLOPE, Contender, Found
+from bitq.tradeoff.space import Choice, objective
+from bitq.tradeoff.stored import Ties, reencoding
 from bitq.tradeoff.weights import PLAN, WEIGHTS, save_weights
 
 ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
@@ -47,13 +48,16 @@ class Row:
     objective: float
 
 
-def hand_over(run: Run, found: Found, layers: Sequence[Layer], command: str) -> tuple[Plan, tuple[Row, ...]]:
+def hand_over(
+    run: Run, found: Found, layers: Sequence[Layer], shared: Ties, command: str
+) -> tuple[Plan, tuple[Row, ...]]:
     """Write plan.json and weights.safetensors of the best contender and note the outcome in the store.
 
     Args:
         run: the finished run.
         found: by its search.
         layers: the traced network.
+        shared: its tensors that several layers meet.
         command: that anyone can run to get this.
 
     Returns:
@@ -78,10 +82,12 @@ def hand_over(run: Run, found: Found, layers: Sequence[Layer], command: str) -> 
         "alpha": run.settings.alpha,
         "plan": [list(choice) for choice in best.choices],
         "without": run.settings.without,
+        "tied": run.settings.tied,
     }
     run.store.get_or_run("sweep", config, lambda: asdict(sweep(layers, swept, run.space.device)))
     run.store.get_or_run("sensitivity", config, lambda: {"scores": _sensitivity(run, found, best)})
     run.store.get_or_run("front", config, lambda: _front(run, found))
+    run.store.get_or_run("stored", config, lambda: _stored(run, found, best, shared))
     outcome = {
         "rows": [asdict(row) for row in rows],
         "command": command,
@@ -132,6 +138,26 @@ def _front(run: Run, found: Found) -> Json:
             }
         )
     return {"points": points, "alphas": alphas}
+
+
+def _stored(run: Run, found: Found, best: Contender, shared: Ties) -> Json:
+    """What re-encoding shared tensors would move, and what is predicted to change if they have one format each.
+
+    `independent` and `tied` are the least predicted O of either kind of plan.
+    """
+    scores, curve, space = run.scores(), found.curve, replace(run.space, ties=())
+    weight = run.settings.alpha / max(curve.slope(predicted_loss(scores, best.choices)), MIN_SLOPE)
+
+    def least(choices: Sequence[Choice]) -> float:
+        accuracy = found.accuracy_float - curve.lost(predicted_loss(scores, choices))
+        return run.objective(accuracy, space.cost(choices).movement_bits)
+
+    tied = allocate(replace(space, ties=shared), scores, weight) if shared else allocate(space, scores, weight)
+    return {
+        **reencoding(space, shared, best.choices),
+        "independent": least(allocate(space, scores, weight)),
+        "tied": least(tied),
+    }
 
 
 def _sensitivity(run: Run, found: Found, best: Contender) -> Json:

@@ -11,8 +11,8 @@ The plan of least O on validation data that keeps the budgets wins; what it reac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from bitq.accuracy.sensitivity import TENSORS
 from bitq.errors import BitqError
@@ -90,10 +90,10 @@ def search(run: Run) -> Found:
     _outlook(run, [], len(run.space.modules) * len(TENSORS))
     scores, curve = run.scores(), Curve()
     uniforms = [_candidate(run, scores, run.space.uniform(index)) for index in range(len(run.space.formats))]
-    candidates = _candidates(run, scores, curve)
+    candidates = _candidates(run, scores)
     contenders: list[Contender] = []
     for number in range(1, (1 if settings.alone else settings.rounds) + 1):
-        plans = _proposals(run, curve, uniforms, candidates, contenders, number)
+        plans = _proposals(run, curve, uniforms, (*candidates, *_bounded(run, scores, curve)), contenders, number)
         _outlook(run, contenders)
         for label, result in run.measured(plans):
             contenders.append(_contender(run, label, plans[label], result, accuracy_float))
@@ -104,7 +104,6 @@ def search(run: Run) -> Found:
         curve = Curve.fitted(
             [(predicted_loss(scores, each.choices), lost) for each, lost in zip(contenders, losses, strict=True)]
         )
-        candidates = _candidates(run, scores, curve)
     return Found(tuple(contenders), candidates, curve, accuracy_float)
 
 
@@ -123,24 +122,38 @@ def _outlook(run: Run, contenders: Sequence[Contender], scored: int = 0) -> None
     run.listener.outlook({"measuring sensitivities": scored, "fine-tuning": steps}, told)
 
 
-def _candidates(run: Run, scores: Scores, curve: Curve) -> tuple[Candidate, ...]:
-    """The best plans for all weights of movement, from the most movement on; under budgets those for some weights."""
+def _candidates(run: Run, scores: Scores) -> tuple[Candidate, ...]:
+    """The best plans for all weights of movement, from the most movement on; under budgets, or with tied tensors, those
+    for some weights."""
     settings, space = run.settings, run.space
-    likely = settings.alpha / max(curve.slope(1.0), MIN_SLOPE)
     costs = replace(settings.budgets, accuracy_loss=None)
-    if costs == Budgets():
-        plans = [point.choices for point in front(space, scores)]
+    if costs == Budgets() and not space.ties:
+        plans = tuple(point.choices for point in front(space, scores))
     else:
-        plans = list(allocations(space, scores, [likely * weight for weight in WEIGHTS], costs))
-    if settings.budgets.accuracy_loss is not None:
-        bound = replace(costs, accuracy_loss=curve.score(settings.budgets.accuracy_loss))
-        with suppress(BitqError):  # the prediction may be wrong: plans that lose the least are measured then
-            plans.append(allocate(space, scores, likely, bound))
-    plans = list(dict.fromkeys(plans))
-    found = sorted((_candidate(run, scores, plan) for plan in plans), key=lambda each: -each.cost.movement_bits)
+        weights = [_likely(run, Curve()) * factor for factor in WEIGHTS]
+        plans = allocations(space, scores, weights, costs, partial(run.listener.step, "solving for the best plans"))
+    found = (_candidate(run, scores, plan) for plan in dict.fromkeys(plans))
+    ordered = sorted(found, key=lambda each: -each.cost.movement_bits)
     if settings.without == "movement":
-        return tuple(found[:1])
-    return tuple(found[-1:] if settings.without == "tradeoff" else found)
+        return tuple(ordered[:1])
+    return tuple(ordered[-1:] if settings.without == "tradeoff" else ordered)
+
+
+def _bounded(run: Run, scores: Scores, curve: Curve) -> tuple[Candidate, ...]:
+    """The best plan of all whose predicted loss of accuracy keeps its budget, if there is such a budget and plan."""
+    budgets = run.settings.budgets
+    if budgets.accuracy_loss is None or run.settings.alone:
+        return ()
+    bound = replace(budgets, accuracy_loss=curve.score(budgets.accuracy_loss))
+    try:
+        return (_candidate(run, scores, allocate(run.space, scores, _likely(run, curve), bound)),)
+    except BitqError:  # the prediction may be wrong: plans that lose the least are measured then
+        return ()
+
+
+def _likely(run: Run, curve: Curve) -> float:
+    """Weight of movement beside scores that comes to the run's alpha beside accuracy."""
+    return run.settings.alpha / max(curve.slope(1.0), MIN_SLOPE)
 
 
 def _proposals(

@@ -66,6 +66,7 @@ class Space:
         fixed_bits: array (boundaries,): traffic of the fixed layers.
         float_cost: cost of the network in 32-bit floats ("Original" in the paper).
         other_bytes: parameters and buffers that no plan changes, in bytes.
+        ties: groups of tensors that have one format, each as (index of its module, 0 for input, 2 for output).
     """
 
     device: Device
@@ -77,6 +78,7 @@ class Space:
     fixed_bits: NDArray[np.float64]
     float_cost: Cost
     other_bytes: int
+    ties: tuple[tuple[tuple[int, int], ...], ...] = ()
 
     @cached_property
     def movement_max(self) -> float:

@@ -1,0 +1,54 @@
+"""Tensors that one layer writes and others read: tied to one format, or what re-encoding them would move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from bitq.formats import TensorFormats
+from bitq.movement.widths import widths
+from bitq.tradeoff.space import Choice, Space
+
+Ends = Sequence[Sequence[tuple[str, str]]]
+"""Stored tensors as `bitq.tracing.stored_tensors` gives them: (module, "input" or "output") of all that meet it."""
+
+Ties = tuple[tuple[tuple[int, int], ...], ...]
+"""The same by index: (module, 0 for input, 2 for output)."""
+
+
+def ties(space: Space, stored: Ends) -> Ties:
+    """The stored tensors that two or more of a space's modules meet."""
+    index = {module: number for number, module in enumerate(space.modules)}
+    groups = (
+        tuple((index[module], 0 if end == "input" else 2) for module, end in group if module in index)
+        for group in stored
+    )
+    return tuple(group for group in groups if len(group) > 1)
+
+
+def reencoding(space: Space, stored: Ties, choices: Sequence[Choice]) -> dict[str, float]:
+    """What it would move to store every tensor once, in its writer's format, and re-encode it for its readers.
+
+    For each other format that readers take, the tensor is read once in the stored format and written once in theirs,
+    over the outermost boundary (our choice). A tensor without a writer is stored as its first reader takes it.
+
+    Returns:
+        `tensors`: stored tensors that several layers meet; `unlike`: those among them with several formats; `bits`.
+    """
+    unlike, bits = 0, 0.0
+    for group in stored:
+        writer_first = sorted(group, key=lambda end: -end[1])
+        taken = {choices[module][end]: (module, end) for module, end in reversed(writer_first)}
+        module, end = writer_first[0]
+        own = choices[module][end]
+        unlike += len(taken) > 1
+        others = [(reader, fmt) for fmt, reader in taken.items() if fmt != own]
+        bits += sum(_bits(space, *reader, own) + _bits(space, *reader, fmt) for reader, fmt in others)
+    return {"tensors": len(stored), "unlike": unlike, "bits": bits}
+
+
+def _bits(space: Space, module: int, end: int, index: int) -> float:
+    """Size of a module's input (0) or output (2) in a format."""
+    fmt, layer = space.formats[index], space.layers[module][0]
+    found = widths(layer, TensorFormats(fmt, fmt, fmt))
+    return prod(layer.input_shape) * found.input if end == 0 else prod(layer.output_shape) * found.output

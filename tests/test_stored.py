@@ -1,0 +1,136 @@
+"""Which layers meet the same stored tensor, and what unlike formats of it would move."""
+
+from math import prod
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import bitq
+import tiny
+from bitq.accuracy.quantized import LAYERS
+from bitq.formats import grid
+from bitq.numerics import pack
+from bitq.progress import Silent
+from bitq.report.records import load_run
+from bitq.tracing import stored_tensors, trace
+from bitq.tradeoff.space import build_space
+from bitq.tradeoff.stored import reencoding, ties
+
+
+class Block(nn.Module):
+    """A residual block between two convolutions."""
+
+    def __init__(self, project=False, after=lambda x: x):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.a, self.b = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.bn = nn.BatchNorm2d(8)
+        self.project = nn.Conv2d(8, 8, 1) if project else None
+        self.after = after
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        y = self.bn(self.b(functional.relu_(self.a(x))))
+        y = y + (x if self.project is None else self.project(x))
+        return self.last(self.after(functional.hardswish(y)))
+
+
+def groups(model, *shape):
+    return {frozenset(group) for group in stored_tensors(model, torch.empty(shape, device="meta"))}
+
+
+def ends(*pairs):
+    return frozenset((module, "output" if end == "out" else "input") for module, end in pairs)
+
+
+def test_what_is_elementwise_is_stored_in_place():
+    assert groups(tiny.network(), 1, 1, 8, 8) == {ends(("0", "out"), ("3", "in"))}  # the pool makes a new tensor
+
+
+def test_a_sum_is_stored_in_place_of_what_was_computed_last():
+    inner = {ends(("first", "out"), ("a", "in")), ends(("a", "out"), ("b", "in"))}
+    assert groups(Block(), 1, 3, 6, 6) == inner | {ends(("b", "out"), ("last", "in"))}
+    projected = {
+        ends(("first", "out"), ("a", "in"), ("project", "in")),
+        ends(("a", "out"), ("b", "in")),
+        ends(("project", "out"), ("last", "in")),
+    }
+    assert groups(Block(project=True), 1, 3, 6, 6) == projected
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda x: functional.max_pool2d(x, 3, 1, 1),
+        lambda x: functional.avg_pool2d(x, 2),
+        lambda x: functional.pad(x, (1, 1)),
+        lambda x: torch.cat([x[:, 4:], x[:, :4]], 1),
+        lambda x: x.softmax(1),
+    ],
+)
+def test_all_else_makes_a_new_tensor(after):
+    found = groups(Block(after=after), 1, 3, 6, 6)
+    assert found == {ends(("first", "out"), ("a", "in")), ends(("a", "out"), ("b", "in"))}
+
+
+def test_the_calls_of_one_module_join_their_tensors():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.b(torch.tanh(self.a(torch.tanh(self.b(x)))))
+
+    both = ends(("b", "out"), ("a", "in")), ends(("a", "out"), ("b", "in"))
+    assert groups(Twice(), 2, 8) == set(both)
+
+
+def test_two_readers_of_the_networks_input_share_it():
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 3), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.a(x) * self.b(x).sigmoid()
+
+    assert groups(Fork(), 2, 8) == {ends(("a", "in"), ("b", "in"))}
+
+
+def test_reencoding_moves_the_tensor_once_in_either_format():
+    model, example = Block(project=True), torch.empty(1, 3, 6, 6, device="meta")
+    layers = trace(model, example)
+    elements = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    space = build_space(layers, elements, 0, tiny.DEVICE, grid(8)[::7])
+    shared = ties(space, stored_tensors(model, example))
+    assert len(shared) == 3
+    same = [(2, 0, 2)] * len(space.modules)
+    assert reencoding(space, shared, same) == {"tensors": 3, "unlike": 0, "bits": 0}
+    unlike = dict(zip(space.modules, same, strict=True)) | {"a": (4, 0, 2), "project": (4, 1, 2)}
+    found = reencoding(space, shared, [unlike[module] for module in space.modules])
+    tensor = torch.ones(1, 8, 6, 6)
+    bits = sum(pack(tensor, space.formats[index]).num_bits for index in (2, 4))
+    assert found == {"tensors": 3, "unlike": 1, "bits": pytest.approx(bits)}
+    assert bits > prod(tensor.shape)
+
+
+def test_a_tied_search_gives_every_tensor_one_format(tmp_path):
+    def search(**settings):
+        data = tiny.loaders()
+        options = {"device": tiny.DEVICE, "run": tmp_path, "listener": Silent()}
+        return bitq.search(tiny.trained(), *data, settings=tiny.settings(rounds=1, **settings), **options).plan
+
+    free = search()
+    found = load_run(tmp_path).stored
+    assert found.tensors == 1
+    assert found.independent <= found.tied + 1e-9
+    tied = search(tied=True)
+    by_module = {layer.module: layer for layer in tied.layers}
+    assert by_module["0"].output.format == by_module["3"].input.format
+    assert load_run(tmp_path).stored.unlike == 0
+    assert load_run(tmp_path).stored.bits == 0
+    assert "id=\"stored\"" in (tmp_path / "report.html").read_text()
+    assert search() == free
