@@ -75,7 +75,7 @@ def test_a_killed_worker_changes_nothing(workers, tmp_path):
     inputs = tiny.images(100, 9)[0]
     with torch.no_grad():
         assert torch.equal(there.model(inputs), here.model(inputs))
-    assert any(what == "fine-tuning on Ray" and done == total > 0 for what, done, total in listener.steps)
+    assert any(what == "measuring plans on Ray" and done == total > 0 for what, done, total in listener.steps)
 
 
 def test_what_a_worker_refuses_is_told(workers, tmp_path):

@@ -66,7 +66,10 @@ def search(
         str | None, typer.Option(help="The packed weights and all else that is stored may be so large: 40KiB, ...")
     ] = None,
     tied: Annotated[
-        bool, typer.Option(help="One format for a tensor that one layer writes and others read; else each has its own.")
+        bool,
+        typer.Option(
+            "--tied", help="One format for a tensor that one layer writes and others read; else each has its own."
+        ),
     ] = False,
     steps: Annotated[int, typer.Option(help="Optimizer steps of every fine-tuning.")] = 1000,
     learning_rate: Annotated[float, typer.Option(help="Of the first step; falls to zero along a half cosine.")] = 1e-3,
@@ -90,7 +93,8 @@ def search(
         int | None, typer.Option(min=1, help="Fine-tune on so many Ray workers of this machine at once (bitq\\[ray]).")
     ] = None,
     ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Fine-tune on a running Ray cluster: auto, or ray://host:10001.")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Fine-tune on a running Ray cluster: auto, or ray://host:10001."),
     ] = None,
     batch_size: BatchSize = 64,
     image_size: ImageSize = None,
@@ -168,6 +172,7 @@ def search(
                 "run": str(folder),
                 "rows": [asdict(row) for row in result.rows],
                 "ablations": [asdict(row) for row in result.ablations],
+                "within_budgets": result.within_budgets,
                 "totals": result.plan.totals.model_dump(),
             }
         )

@@ -44,6 +44,7 @@ class Result:
         model: the fine-tuned network in these formats, in evaluation mode.
         rows: float32, the best uniform format and the plan, measured on the test data.
         ablations: if asked for, the best without fine-tuning, without movement and without the trade-off.
+        within_budgets: whether the plan, as measured on validation data, keeps the budgets of the settings.
         folder: of the run: plan.json, weights.safetensors, report.html, results.sqlite.
     """
 
@@ -52,6 +53,7 @@ class Result:
     rows: tuple[Row, ...]
     folder: Path
     ablations: tuple[Row, ...] = ()
+    within_budgets: bool = True
 
 
 def search(
@@ -135,7 +137,7 @@ def search(
             plan, rows = hand_over(this, found, layers, shared, command)
             best = this.load_finetuned(found.contenders[0].choices)
         write_report(folder)
-    return Result(plan, best, rows, folder, tuple(others))
+    return Result(plan, best, rows, folder, tuple(others), found.contenders[0].excess == 0)
 
 
 def _first(batches: Iterable[Batch]) -> Any:

@@ -59,7 +59,7 @@ class RayWorkers:
         shared = ray.put(bench)
         labels = {task.remote(shared, formats): label for label, formats in jobs.items()}
         waiting = list(labels)
-        what = "fine-tuning on Ray"
+        what = "measuring plans on Ray"
         try:
             while waiting:
                 listener.step(what, len(labels) - len(waiting), len(labels))

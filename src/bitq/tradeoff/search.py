@@ -104,6 +104,8 @@ def search(run: Run) -> Found:
         curve = Curve.fitted(
             [(predicted_loss(scores, each.choices), lost) for each, lost in zip(contenders, losses, strict=True)]
         )
+    if contenders[0].excess:
+        note(f"no measured plan keeps the budgets ({settings.budgets}); more rounds or plans may find one")
     return Found(tuple(contenders), candidates, curve, accuracy_float)
 
 
