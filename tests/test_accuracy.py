@@ -9,17 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tiny
-from bitq.accuracy.distance import distance_of, kl_divergence, relative_error
 from bitq.accuracy.evaluate import cross_entropy, score, top1
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import apply, observing
-from bitq.accuracy.sensitivity import PROBED_BLOCKS, TENSORS, _ordered, distances, float_outputs, probed, scores
+from bitq.accuracy.sensitivity import POWER, PROBED_BLOCKS, TENSORS, _ordered, perturbations, probed, scores
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats, grid
+from bitq.numerics import quantize
 
 MODULES = ("0", "3", "8")
 SHORT = Training(steps=12, learning_rate=3e-3)
@@ -247,52 +247,97 @@ def test_coarser_formats_never_score_better(case):
     assert _ordered(formats, found).tolist() == pytest.approx(found.tolist())  # what is ordered stays
 
 
-# Distances of outputs
+# Perturbations
 
 
-def test_the_divergence_is_its_definition():
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(7, 5, generator=generator), torch.randn(7, 5, generator=generator)
-    p, q = a.double().softmax(1), b.double().softmax(1)
-    assert kl_divergence(a, b) == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-5)
-    assert kl_divergence(a, a) == pytest.approx(0, abs=1e-7)
-    images = a[:, :, None, None].expand(7, 5, 2, 3), b[:, :, None, None].expand(7, 5, 2, 3)
-    assert kl_divergence(*images) == pytest.approx(kl_divergence(a, b), rel=1e-5)  # one label for every position
-    assert kl_divergence(a[0], b[0]) == pytest.approx(kl_divergence(a[:1], b[:1]), rel=1e-5)
+def all_formats(name, tensor):
+    return grid(8)[::9]
 
 
-def test_the_relative_error_is_a_share_of_the_variance():
-    a = torch.tensor([[1.0, 3.0], [5.0, 7.0]])
-    assert relative_error(a, a) == 0
-    assert relative_error(a, torch.full_like(a, 4.0)) == pytest.approx(1)
-    assert relative_error(a, a + 1) == pytest.approx(1 / 5)
-    halves = {"boxes": [a, a], "labels": torch.tensor([1, 2])}
-    assert relative_error(halves, {"boxes": [a, a + 1], "labels": torch.tensor([3, 4])}) == pytest.approx(1 / 10)
+def slow_perturbation(model, module, tensor, fmt, batches):
+    """The definition, by autograd functions of the network's own tensors."""
+    total, inputs = 0.0, 0
+    for images, labels in batches:
+        layer, kept = model.get_submodule(module), {}
+
+        def forward(x, layer=layer, kept=kept):
+            kept["input"] = x.detach().clone().requires_grad_()
+            y = type(layer).forward(layer, kept["input"])
+            kept["output"] = y.detach().clone().requires_grad_()
+            kept["link"] = y
+            return kept["output"]
+
+        layer.forward = forward
+        loss = cross_entropy(model(images), labels) * len(labels)
+        (at_output,) = torch.autograd.grad(loss, kept["output"])
+        at_input, at_weight = torch.autograd.grad(kept["link"], (kept["input"], layer.weight), at_output)
+        del layer.forward
+        value = {"input": kept["input"], "weight": layer.weight, "output": kept["output"]}[tensor].detach()
+        gradient = {"input": at_input, "weight": at_weight, "output": at_output}[tensor]
+        inner = (2, 3) if tensor == "weight" and value.dim() == 4 else ()
+        axis = 1 if value.dim() == 4 or tensor == "weight" else -1
+        error = quantize(value, fmt, axis, inner) - value
+        total, inputs = total + float((gradient * error).square().sum()), inputs + len(labels)
+    return total / inputs
 
 
-@pytest.mark.parametrize("output", [torch.zeros(3), torch.tensor([1, 2]), [], "text"])
-def test_outputs_that_cannot_be_compared_are_told(output):
-    with pytest.raises(BitqError, match="distance"):
-        relative_error(torch.zeros(2, 2) if output == [] or isinstance(output, Tensor) else output, output)
-
-
-def test_the_distance_suits_the_loss():
-    assert distance_of(cross_entropy) is kl_divergence
-    assert distance_of(nn.functional.mse_loss) is relative_error
-
-
-def test_coarser_formats_move_the_outputs_farther_and_leave_the_network_as_it_was():
-    model, batches = tiny.trained().eval(), list(tiny.loader(200, 4, 100))
-    references = float_outputs(model, batches)
-    apply(model, dict.fromkeys(MODULES, TensorFormats()), calibrated(copy.deepcopy(model)))
-    formats = [BlockFormat(8, 2, 1), BlockFormat(8, 4, 8), BlockFormat(8, 6, 48)]
+def test_a_perturbation_is_the_squared_gradient_times_the_squared_error():
+    model, batches = tiny.trained().eval(), list(tiny.loader(120, 4, 60))
+    model.zero_grad(set_to_none=True)
+    state, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
+    told = []
+    found = perturbations(model, MODULES, all_formats, {}, batches, cross_entropy, lambda *step: told.append(step))
+    assert told == [(0, 2), (1, 2), (2, 2)]
+    assert states_equal(state, model.state_dict())
+    assert modes == [module.training for module in model.modules()]
+    assert all(parameter.grad is None for parameter in model.parameters())
     for module in MODULES:
         for tensor in TENSORS:
-            found = distances(model, module, tensor, formats, batches, references, kl_divergence)
-            assert 0 <= found[0] < found[1] < found[2]
-    assert all(torch.equal(a, b) for a, b in zip(float_outputs(model, batches), references, strict=True))
-    with pytest.raises(BitqError, match=r"input of '0' in 8:e2:b1 the outputs have distance nan"):
-        distances(model, "0", "input", formats, batches, references, lambda *_: float("nan"))
+            assert tuple(found[module][tensor]) == all_formats(module, tensor)
+            for fmt in all_formats(module, tensor)[:2]:
+                expected = slow_perturbation(copy.deepcopy(model), module, tensor, fmt, batches)
+                assert found[module][tensor][fmt] == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_is_done_in_place_and_what_is_frozen_changes_no_perturbation():
+    batches = list(tiny.loader(60, 4, 60))
+    plain = tiny.trained().eval()
+    changed = copy.deepcopy(plain).requires_grad_(False)
+    changed[2] = nn.ReLU(inplace=True)
+    changed[5] = nn.ReLU(inplace=True)
+    found = [perturbations(net, MODULES, all_formats, {}, batches, cross_entropy) for net in (plain, changed)]
+    assert found[0] == found[1]
+
+
+def test_a_module_that_is_called_twice_perturbs_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x, again=True):
+            x = torch.tanh(self.layer(input=x))
+            return self.head(torch.tanh(self.layer(x)))
+
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(20, 6, generator=generator), torch.randint(3, (20,), generator=generator)
+    (found,) = [perturbations(Twice(), ("layer",), all_formats, {}, [batch], cross_entropy)["layer"]]
+    assert all(value > 0 for row in found.values() for value in list(row.values())[1:])
+
+
+def test_what_the_loss_does_not_depend_on_perturbs_nothing():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x):
+            self.idle(x)
+            return self.used(x)
+
+    batch = torch.ones(4, 6), torch.zeros(4, dtype=torch.int64)
+    found = perturbations(Idle(), ("used", "idle"), all_formats, {}, [batch], cross_entropy)
+    assert {value for tensor in ("weight", "output") for value in found["idle"][tensor].values()} == {0.0}
 
 
 # Scores
@@ -313,7 +358,7 @@ def test_lines_over_the_logarithm_of_the_block_are_recovered(extent):
     def truth(fmt):
         return 0.01 * 2**fmt.exponent_bits * (1 + 0.3 * np.log2(min(fmt.block_size, extent)))
 
-    measured = {fmt: 2 * truth(fmt) ** 2 for fmt in probed(grid(8), extent)}
+    measured = {fmt: 2 * truth(fmt) ** (1 / POWER) for fmt in probed(grid(8), extent)}
     assert scores(grid(8), measured, extent) == pytest.approx([truth(fmt) for fmt in grid(8)])
 
 

@@ -267,7 +267,7 @@ def test_another_alpha_uses_what_is_known(finished, copied):
     after = rows(copied)
     assert before.items() <= after.items()
     added = {after[key][0] for key in after.keys() - before.keys()}
-    assert added.isdisjoint({"float", "calibration", "distance"})
+    assert added.isdisjoint({"float", "calibration", "perturbation"})
     assert heavy.plan.alpha == 2.0
     assert heavy.plan.totals.movement_bits <= finished[1].plan.totals.movement_bits  # it weighs more
     again = search(copied, finished[2])
@@ -446,7 +446,7 @@ def test_no_kill_changes_the_outcome(finished, tmp_path):
     weights = tmp_path / "weights.pt"
     torch.save(finished[2].state_dict(), weights)
     known, killed = {}, 0
-    for stage in ("measuring sensitivities", "fine-tuning uniform", "fine-tuning plan"):
+    for stage in ("scoring formats", "fine-tuning uniform", "fine-tuning plan"):
         process = start(folder, weights)
         wait_for(process, stage)
         time.sleep(luck.uniform(0, 0.1))

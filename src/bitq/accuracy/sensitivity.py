@@ -1,32 +1,37 @@
-"""How far the network's outputs move when one tensor alone takes a format, and what that says of accuracy.
+"""What each tensor's format perturbs, to second order: the squared gradient of the loss times the squared error.
 
-Measured on the float network, without labels and without training. The score of a tensor is the square root of half
-the KL divergence of the outputs: by Pinsker's inequality no event's probability, so no share of right answers, can
-differ by more. Scores of tensors add up; what fine-tuning leaves of their sum is for `bitq.tradeoff.predict`.
+Around trained weights the loss grows by about half of sum g² e², the gradients g standing for the Hessian as in the
+empirical Fisher information. It takes one backward pass per batch for all formats of all tensors. What is left of it
+after fine-tuning grows slower: `POWER` is our finding, and the scores of tensors add up (`benchmarks/predictors.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from math import isfinite, log2, sqrt
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import log2
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from bitq.accuracy.distance import Distance
-from bitq.accuracy.evaluate import Batch, device_of, forward, to_device
-from bitq.accuracy.quantized import set_formats
-from bitq.errors import BitqError
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.accuracy.evaluate import Batch, Loss, device_of, forward, loss_of, to_device
+from bitq.accuracy.quantized import UNKNOWN, MaxAbs, blocked_weight
+from bitq.formats import BlockFormat
+from bitq.numerics import exponent_bias_for, quantize
 
 TENSORS = ("input", "weight", "output")
 """The order of a module's three formats in a choice."""
 
 PROBED_BLOCKS = (1, 4, 16, 48)
 """Block sizes measured for every exponent width; the others are read off lines through them over log2 BS."""
+
+POWER = 0.6
+"""Of the perturbation, in a tensor's score."""
 
 
 def probed(formats: Sequence[BlockFormat], extent: int) -> tuple[BlockFormat, ...]:
@@ -44,63 +49,131 @@ def probed(formats: Sequence[BlockFormat], extent: int) -> tuple[BlockFormat, ..
     return tuple((chosen if complete else found).values())
 
 
-def float_outputs(model: nn.Module, batches: Sequence[Batch]) -> list[object]:
-    """The network's outputs, batch by batch, in evaluation mode."""
-    device = device_of(model)
-    with torch.inference_mode():
-        return [forward(model, to_device(inputs, device)) for inputs, _ in batches]
-
-
-def distances(
+def perturbations(
     model: nn.Module,
-    module: str,
-    tensor: str,
-    formats: Sequence[BlockFormat],
+    modules: Sequence[str],
+    formats: Callable[[str, str], Sequence[BlockFormat]],
+    max_abs: Mapping[str, MaxAbs],
     batches: Sequence[Batch],
-    references: Sequence[object],
-    distance: Distance,
-) -> list[float]:
-    """Mean distance of the outputs from the float ones when one tensor alone takes a format.
+    loss: Loss,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, dict[str, dict[BlockFormat, float]]]:
+    """Mean over the inputs of g² e², summed over a tensor's elements, for every module, tensor and format.
 
     Args:
-        model: quantized by `apply`, in evaluation mode; every other module is set to float.
-        module, tensor: which tensor: a module's path and one of `TENSORS`.
-        formats: that it takes one after the other.
-        batches: inputs; their targets do not matter.
-        references: what `float_outputs` gave for them.
-        distance: of two outputs.
+        model: float network; is not changed.
+        modules: paths.
+        formats: those to measure, by path and one of `TENSORS`.
+        max_abs: calibration, from which activations get their exponent bias.
+        batches: to take gradients from.
+        loss: a mean over a batch's inputs.
+        progress: called with (batches done, batches) before each.
 
-    Raises:
-        BitqError: a distance that is no number of at least 0.
+    Returns:
+        By path, tensor and format. A tensor that the loss does not depend on has 0.
     """
-    found = []
-    for fmt in formats:
-        set_formats(model, {module: replace(TensorFormats(), **{tensor: fmt})})
-        each = [distance(a, b) for a, b in zip(references, float_outputs(model, batches), strict=True)]
-        found.append(float(np.mean(each)))
-        if not (isfinite(found[-1]) and found[-1] > -1e-6):
-            raise BitqError(
-                f"with the {tensor} of {module!r} in {fmt} the outputs have distance {found[-1]!r} from float ones; "
-                "it must be a finite number of at least 0"
-            )
-    set_formats(model, {module: TensorFormats()})
-    return [max(value, 0.0) for value in found]
+    own = copy.deepcopy(model).eval().requires_grad_()
+    found = {
+        name: {tensor: dict.fromkeys(formats(name, tensor), 0.0) for tensor in TENSORS} for name in modules
+    }
+    inputs = 0
+    for done, (batch, target) in enumerate(batches):
+        progress(done, len(batches))
+        count = _count(target)
+        inputs += count
+        device = device_of(own)
+        own.zero_grad(set_to_none=True)
+        with _kept(own, modules) as kept, torch.enable_grad(), parametrize.cached():
+            value = loss_of(forward(own, to_device(batch, device)), to_device(target, device), loss)
+            (value * count).backward()  # type: ignore[no-untyped-call]
+            for name, tensor, x in kept:
+                for fmt in found[name][tensor]:
+                    found[name][tensor][fmt] += _perturbation(own.get_submodule(name), name, tensor, x, fmt, max_abs)
+    progress(len(batches), len(batches))
+    return {
+        name: {tensor: {fmt: value / max(inputs, 1) for fmt, value in each.items()} for tensor, each in row.items()}
+        for name, row in found.items()
+    }
 
 
-def scores(formats: Sequence[BlockFormat], measured: Mapping[BlockFormat, float], extent: int) -> NDArray[np.float64]:
-    """Scores of one tensor in every format, from the distances of those that were measured.
+@contextmanager
+def _kept(model: nn.Module, modules: Sequence[str]) -> Iterator[list[tuple[str, str, Tensor]]]:
+    """(module, tensor's name, tensor) of all calls inside, tensors that keep their gradients.
+
+    Layers compute on copies, so that what others do in place to an input or output changes none of them.
+    """
+    kept: list[tuple[str, str, Tensor]] = []
+
+    def keep(name: str, tensor: str, x: Tensor) -> Tensor:
+        if not x.requires_grad:
+            x.requires_grad_()
+        if not x.is_leaf:
+            x.retain_grad()
+        kept.append((name, tensor, x))
+        return x
+
+    def before(name: str, layer: nn.Module, args: Any, kwargs: Any) -> Any:
+        if not any(name == known for known, tensor, _ in kept if tensor == "weight"):
+            keep(name, "weight", layer.weight)  # type: ignore[arg-type]
+        if args:
+            return (keep(name, "input", args[0].clone()), *args[1:]), kwargs
+        return args, {**kwargs, "input": keep(name, "input", kwargs["input"].clone())}
+
+    def after(name: str, output: Tensor) -> Tensor:
+        return keep(name, "output", output).clone()
+
+    handles = []
+    for name in modules:
+        layer = model.get_submodule(name)
+        handles.append(layer.register_forward_pre_hook(lambda *call, n=name: before(n, *call), with_kwargs=True))
+        handles.append(layer.register_forward_hook(lambda _, args, y, n=name: after(n, y)))
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _perturbation(
+    layer: nn.Module, name: str, tensor: str, x: Tensor, fmt: BlockFormat, max_abs: Mapping[str, MaxAbs]
+) -> float:
+    if x.grad is None:
+        return 0.0
+    value = x.detach()
+    if tensor == "weight":
+        blocked, axis, inner = blocked_weight(layer, value)
+        rounded = quantize(blocked, fmt, axis, inner).reshape(value.shape)
+    else:
+        axis = -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)  # type: ignore[arg-type]
+        largest = getattr(max_abs.get(name, UNKNOWN), tensor)
+        bias = None if largest is None else exponent_bias_for(largest, fmt)
+        rounded = quantize(value, fmt, axis, exponent_bias=bias)
+    return float(((rounded - value) * x.grad).square().sum())
+
+
+def _count(target: Any) -> int:
+    """Inputs of a batch, by its target."""
+    while isinstance(target, tuple | list):
+        target = target[0]
+    return len(target) if isinstance(target, Tensor) and target.dim() else 1
+
+
+def scores(
+    formats: Sequence[BlockFormat], measured: Mapping[BlockFormat, float], extent: int
+) -> NDArray[np.float64]:
+    """Scores of one tensor in every format, from the perturbations of those that were measured.
 
     Args:
         formats: all formats.
-        measured: distances by format, of what `probed` chose.
+        measured: perturbations by format, of what `probed` chose.
         extent: elements of the tensor along its blocks; larger blocks are cut to it.
 
     Returns:
-        Array (formats,), sqrt(distance / 2); interpolated for block sizes that were not measured, and never less for
-        a coarser format (fewer mantissa bits or larger blocks) than for a finer one.
+        Array (formats,), (perturbation / 2)^POWER; interpolated for block sizes that were not measured, and never less
+        for a coarser format (fewer mantissa bits or larger blocks) than for a finer one.
     """
-    roots = {(fmt.exponent_bits, min(fmt.block_size, extent)): sqrt(value / 2) for fmt, value in measured.items()}
-    return _ordered(formats, [_interpolated(fmt, roots, extent) for fmt in formats])
+    powers = {(fmt.exponent_bits, min(fmt.block_size, extent)): (value / 2) ** POWER for fmt, value in measured.items()}
+    return _ordered(formats, [_interpolated(fmt, powers, extent) for fmt in formats])
 
 
 def _ordered(formats: Sequence[BlockFormat], values: Sequence[float]) -> NDArray[np.float64]:
@@ -117,7 +190,7 @@ def _ordered(formats: Sequence[BlockFormat], values: Sequence[float]) -> NDArray
     return np.array([(above[place] + below[place]) / 2 for place in places])
 
 
-def _interpolated(fmt: BlockFormat, roots: Mapping[tuple[int, int], float], extent: int) -> float:
-    sizes = sorted(size for width, size in roots if width == fmt.exponent_bits)
-    values = [roots[fmt.exponent_bits, size] for size in sizes]
+def _interpolated(fmt: BlockFormat, powers: Mapping[tuple[int, int], float], extent: int) -> float:
+    sizes = sorted(size for width, size in powers if width == fmt.exponent_bits)
+    values = [powers[fmt.exponent_bits, size] for size in sizes]
     return float(np.interp(log2(min(fmt.block_size, extent)), [log2(size) for size in sizes], values))

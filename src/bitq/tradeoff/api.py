@@ -11,7 +11,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from bitq.accuracy.distance import Distance
 from bitq.accuracy.evaluate import Batch, Loss, Metric, cross_entropy, top1
 from bitq.accuracy.quantized import LAYERS
 from bitq.devices import Device, load_device
@@ -68,7 +67,6 @@ def search(
     settings: Settings | None = None,
     loss: Loss = cross_entropy,
     metric: Metric = top1,
-    distance: Distance | None = None,
     ablations: bool = False,
     workers: Workers | None = None,
     network: str | None = None,
@@ -92,8 +90,6 @@ def search(
         settings: alpha, steps, seeds and effort.
         loss: of (output, target), to train with; cross entropy by default.
         metric: (network, batches) to a number in [0, 1], larger is better; top-1 accuracy by default.
-        distance: (output of the float network, output) of a batch to a number, 0 for equal ones, by which tensors are
-            scored; by default the KL divergence for cross entropy, else the squared error as a share of the variance.
         ablations: search again without fine-tuning, without movement and without the trade-off (paper, Table 4).
         workers: where plans are fine-tuned; by default in this process, one after the other.
         network: its name in the plan; by default its class's.
@@ -119,7 +115,7 @@ def search(
         space = replace(space, ties=shared) if wanted.tied else space
         check(space, wanted.budgets)
         data = Data(train, validation, validation if test is None else test)
-        task = Task(loss, metric, distance)
+        task = Task(loss, metric)
         with Store(folder / STORE, alone=True) as store:
 
             def run_of(without: Without | None) -> Run:

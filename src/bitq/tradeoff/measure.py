@@ -11,7 +11,6 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from bitq.accuracy.distance import Distance, distance_of
 from bitq.accuracy.evaluate import Batch, Loss, Metric, Score, cross_entropy, score, top1
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import MaxAbs, apply
@@ -32,19 +31,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Task:
-    """What a network is for: the loss it is trained with, the metric in [0, 1] that counts, and how outputs differ.
-
-    `distance` compares two outputs; by default it is `bitq.accuracy.distance.distance_of` the loss.
-    """
+    """What a network is for: the loss it is trained with and the metric, in [0, 1], that counts."""
 
     loss: Loss = cross_entropy
     metric: Metric = top1
-    distance: Distance | None = None
-
-    @property
-    def output_distance(self) -> Distance:
-        """The distance in force."""
-        return self.distance or distance_of(self.loss)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from math import sqrt
 import numpy as np
 from scipy.optimize import nnls
 
-PRIOR_LINEAR, PRIOR_BEND = 0.01, 0.004
+PRIOR_LINEAR, PRIOR_BEND = 0.02, 0.04
 """The curve before anything was measured (our choice, between what the demo and a ResNet-20 lose: a guess that
 measurements replace)."""
 

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from bitq.accuracy.evaluate import Batch, device_of, forward, to_device
 from bitq.accuracy.finetune import Training
 from bitq.accuracy.quantized import MaxAbs, apply, observing
-from bitq.accuracy.sensitivity import TENSORS, distances, float_outputs, probed
+from bitq.accuracy.sensitivity import TENSORS, perturbations, probed
 from bitq.accuracy.sensitivity import scores as scores_of
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
@@ -74,7 +73,6 @@ class Run:
                 "training batch": first_shapes(data.train),
                 "loss": name_of(task.loss),
                 "metric": name_of(task.metric),
-                "distance": name_of(task.output_distance),
                 "device": space.device.name,
                 "memories": [[m.name, m.capacity_bits, m.energy_pj_per_bit] for m in space.device.memories[:-1]],
                 **({"partial sum bits": sums} if (sums := space.device.partial_sum_bits) else {}),
@@ -117,46 +115,48 @@ class Run:
 
     def scores(self) -> Scores:
         """For each module the scores of its tensors in every format; see `bitq.accuracy.sensitivity`."""
-        total = len(self.space.modules) * len(TENSORS)
-        found: list[NDArray[np.float64]] = []
-        for module, name in enumerate(self.space.modules):
-            rows: list[NDArray[np.float64]] = []
-            for tensor, extent in self.space.extents(module).items():
-                self.listener.step("measuring sensitivities", len(found) * len(TENSORS) + len(rows), total)
-                measured = self._distances(name, tensor, probed(self.space.formats, extent))
-                share = 1.0 if self.training is None else RECOVERED[tensor]
-                rows.append(share * scores_of(self.space.formats, measured, extent))
-            found.append(np.stack(rows))
-        return found
+        space, settings = self.space, self.settings
+        extents = {name: space.extents(module) for module, name in enumerate(space.modules)}
 
-    def _distances(self, module: str, tensor: str, formats: Sequence[BlockFormat]) -> dict[BlockFormat, float]:
         def measure() -> Json:
-            model, batches, references = self._compared
-            values = distances(model, module, tensor, formats, batches, references, self.task.output_distance)
-            return {str(fmt): value for fmt, value in zip(formats, values, strict=True)}
+            found = perturbations(
+                self.model,
+                space.modules,
+                lambda name, tensor: probed(space.formats, extents[name][tensor]),
+                self.max_abs,
+                self._some_training(),
+                self.task.loss,
+                lambda done, total: self.listener.step("scoring formats", done, total),
+            )
+            return {
+                name: {tensor: {str(fmt): value for fmt, value in each.items()} for tensor, each in row.items()}
+                for name, row in found.items()
+            }
 
-        config = {"module": module, "tensor": tensor, "inputs": self.settings.scored_inputs}
-        config |= {"formats": [str(fmt) for fmt in formats], "seed": self.settings.training.seed}
-        found = self.store.get_or_run("distance", config, measure)
-        return {fmt: float(found[str(fmt)]) for fmt in formats}
+        config = {"inputs": settings.scored_inputs, "seed": settings.training.seed}
+        found = self.store.get_or_run("perturbation", config, measure)
+        share = {tensor: 1.0 if self.training is None else RECOVERED[tensor] for tensor in TENSORS}
+        return [
+            np.stack(
+                [
+                    share[tensor] * scores_of(space.formats, _by_format(found[name][tensor]), extents[name][tensor])
+                    for tensor in TENSORS
+                ]
+            )
+            for name in space.modules
+        ]
 
-    @cached_property
-    def _compared(self) -> tuple[nn.Module, list[Batch], list[object]]:
-        """A network to change formats of, the first validation batches, and the float outputs for them."""
+    def _some_training(self) -> list[Batch]:
+        """The first training batches, in the order that fine-tuning's seed gives, of as many inputs as are scored."""
         batches: list[Batch] = []
         inputs = 0
-        with seeded():
-            for batch in self.data.validation:
+        with seeded(self.settings.training.seed):
+            for batch in self.data.train:
                 batches.append(batch)
                 inputs += _count(batch)
                 if inputs >= self.settings.scored_inputs:
                     break
-        if not batches:
-            raise BitqError("the validation data has no batch; give at least one batch of (input, target)")
-        model = copy.deepcopy(self.model).eval()
-        references = float_outputs(model, batches)
-        apply(model, {name: TensorFormats() for name in self.space.modules}, self.max_abs)
-        return model, batches, references
+        return batches
 
     def measured(self, plans: Mapping[str, Sequence[Choice]]) -> Iterator[tuple[str, Json]]:
         """Cost and, after fine-tuning from the float weights, metric on validation and test data of plans, by label.
@@ -227,6 +227,10 @@ class Run:
             "energy_pj": cost.energy_pj,
             "model_bytes": cost.model_bytes,
         }
+
+
+def _by_format(values: Mapping[str, float]) -> dict[BlockFormat, float]:
+    return {BlockFormat.parse(text): float(value) for text, value in values.items()}
 
 
 def _count(batch: Batch) -> int:

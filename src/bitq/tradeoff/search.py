@@ -1,7 +1,7 @@
 """Find the plan of least objective O: score the tensors, solve exactly, fine-tune, correct the prediction, solve again.
 
-1. Every tensor alone is given every format, on the float network: how far the outputs move is its score
-   (`bitq.accuracy.sensitivity`). Scores add up, so the best plans for all weights of movement are known exactly.
+1. Every tensor gets a score in every format: how much it perturbs the loss, by the squared gradient and the squared
+   error (`bitq.accuracy.sensitivity`). Scores add up, so the best plans for all weights of movement are known exactly.
 2. A curve says which accuracy a sum of scores loses after fine-tuning (`bitq.tradeoff.predict`). With it, the plans of
    least O are proposed, some apart from each other, fine-tuned and measured; uniform formats are measured alike.
 3. The curve is fitted to all that was measured, and the next plans proposed.
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from bitq.accuracy.sensitivity import TENSORS
 from bitq.errors import BitqError
 from bitq.store import Json
 from bitq.tradeoff.allocate import Scores, allocate, allocations, front, predicted_loss
@@ -27,6 +26,9 @@ Choices = tuple[Choice, ...]
 
 WEIGHTS = (0.0, *(2.0 ** (power / 2) for power in range(-8, 9)))
 """Weights of movement that plans are solved for under budgets, as multiples of the likely one."""
+
+LIKELY_SCORE = 0.5
+"""Sum of scores around which the best plans lie, roughly."""
 
 MIN_SLOPE = 1e-6
 """Accuracy per score below which a curve is taken to be flat."""
@@ -87,7 +89,7 @@ def search(run: Run) -> Found:
     settings, note = run.settings, run.listener.note
     accuracy_float = float(run.float_accuracy()["validation"])
     note(f"float32: accuracy {accuracy_float:.4f} (validation)")
-    _outlook(run, [], len(run.space.modules) * len(TENSORS))
+    _outlook(run, [])
     scores, curve = run.scores(), Curve()
     uniforms = [_candidate(run, scores, run.space.uniform(index)) for index in range(len(run.space.formats))]
     candidates = _candidates(run, scores)
@@ -114,14 +116,14 @@ def _rank(contender: Contender) -> tuple[float, float, str]:
     return contender.excess, contender.objective, contender.label
 
 
-def _outlook(run: Run, contenders: Sequence[Contender], scored: int = 0) -> None:
+def _outlook(run: Run, contenders: Sequence[Contender]) -> None:
     """Tell the listener what is to come, and the best so far."""
     settings = run.settings
     count = settings.plans if settings.alone else settings.uniforms + settings.rounds * settings.plans
     steps = 0 if run.training is None else run.training.steps * max(count - len(contenders), 0)
     best = min(contenders, key=_rank, default=None)
     told = f"O {best.objective:.4f} ({best.label})" if best else ""
-    run.listener.outlook({"measuring sensitivities": scored, "fine-tuning": steps}, told)
+    run.listener.outlook({"fine-tuning": steps}, told)
 
 
 def _candidates(run: Run, scores: Scores) -> tuple[Candidate, ...]:
@@ -155,7 +157,7 @@ def _bounded(run: Run, scores: Scores, curve: Curve) -> tuple[Candidate, ...]:
 
 def _likely(run: Run, curve: Curve) -> float:
     """Weight of movement beside scores that comes to the run's alpha beside accuracy."""
-    return run.settings.alpha / max(curve.slope(1.0), MIN_SLOPE)
+    return run.settings.alpha / max(curve.slope(LIKELY_SCORE), MIN_SLOPE)
 
 
 def _proposals(

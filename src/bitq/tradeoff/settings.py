@@ -23,7 +23,7 @@ class Settings:
         alpha: weight of movement in the objective (paper, Eq. 2).
         training: fine-tuning of every contender.
         budgets: limits that the plan has to keep.
-        scored_inputs: validation inputs, without their targets, that every tensor's score is measured on.
+        scored_inputs: training inputs that every tensor's score is measured on.
         rounds: how often plans are proposed, measured, and the prediction corrected by them.
         plans: plans that are proposed, fine-tuned and measured in every round.
         uniforms: uniform formats that are fine-tuned and measured besides, one in every round and the rest in the last.
@@ -37,7 +37,7 @@ class Settings:
     alpha: float = 0.2
     training: Training = field(default_factory=Training)
     budgets: Budgets = field(default_factory=Budgets)
-    scored_inputs: int = 500
+    scored_inputs: int = 256
     rounds: int = 2
     plans: int = 3
     uniforms: int = 2
