@@ -28,7 +28,7 @@ def main() -> int:
     """Search with each seed, print the contenders, compare; 1 if a uniform format has a lower O."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--uniforms", type=int, default=5, help="uniform formats to fine-tune (default: 5)")
-    parser.add_argument("--plans", type=int, default=3, help="plans to fine-tune (default: 3)")
+    parser.add_argument("--plans", type=int, default=3, help="plans to fine-tune in each of two rounds (default: 3)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of data split and training (default: 0)")
     parser.add_argument("--steps", type=int, default=1000, help="of every fine-tuning (default: 1000)")
     parser.add_argument("--alpha", type=float, default=0.2, help="weight of movement in O (default: 0.2)")
@@ -59,7 +59,6 @@ def compare(options: argparse.Namespace, seed: int) -> float:
         settings=Settings(
             alpha=options.alpha,
             training=training,
-            supernet=training,
             uniforms=options.uniforms,
             plans=options.plans,
         ),

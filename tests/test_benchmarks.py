@@ -38,6 +38,12 @@ def test_contenders_are_compared_and_nothing_is_measured_twice(tmp_path):
         assert store.evaluations() == known
 
 
+def test_the_demo_is_compared_with_uniform_formats(tmp_path):
+    told = benchmark("demo.py", "--uniforms", 1, "--plans", 1, "--steps", 1, "--run", tmp_path)
+    assert "chosen by validation" in told.stdout, told.stderr
+    assert told.returncode == (0 if told.stdout.strip().endswith("yes") else 1)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
