@@ -106,9 +106,9 @@ def search(
 ) -> None:
     """Find the block floating point format of every tensor with the least O, fine-tune, and write plan and report.
 
-    The search scores every tensor in every format by how far the network's outputs move, knows exactly what every
-    choice moves through the device's memories, solves for the best plans, fine-tunes some of them and the best uniform
-    formats alike, corrects its prediction and solves again. What it reports is accuracy measured on test images.
+    The search scores every tensor in every format by how much it perturbs the loss, knows exactly what every choice
+    moves through the device's memories, solves for the best plans, fine-tunes some of them and the best uniform formats
+    alike, corrects its prediction and solves again. What it reports is accuracy measured on test images.
     Interrupted, it continues where it was: run the same command again.
 
     Examples:
