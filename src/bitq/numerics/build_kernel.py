@@ -29,17 +29,17 @@ def openmp() -> list[str]:
 
 
 OPENMP = openmp()
+HERE = Path("src/bitq/numerics")  # setuptools runs this from the project's root and wants relative sources
+HEADER = (HERE / "kernel.h").read_text(encoding="utf-8")
 
 ffi = FFI()
-ffi.cdef("""
-int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_t outer, int64_t channels,
-                      int64_t inner, int64_t block, int mantissa_bits, int top_code, int has_bias, int bias,
-                      int rounding, uint64_t key, int fresh, int threads);
-void bitq_pass(const void *from, void *to, const uint8_t *clipped, int64_t count, int bytes, int threads);
-""")
+ffi.cdef(HEADER)
 ffi.set_source(
     "bitq.numerics._kernel",
-    Path(__file__).with_name("kernel.c").read_text(encoding="utf-8"),
+    f"#include <stdint.h>\n{HEADER}",
+    sources=[str(HERE / "kernel.c")],
+    include_dirs=[str(HERE)],
+    depends=[str(path) for path in sorted(HERE.glob("*.h"))],
     extra_compile_args=FLAGS + OPENMP,
     extra_link_args=OPENMP,
 )
