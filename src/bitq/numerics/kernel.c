@@ -13,7 +13,7 @@ enum {
     L1 = 24 << 10,    /* bytes of x that a tile should not exceed */
     GRAIN = 1 << 15,  /* elements worth a thread, as in torch */
     GROUPS = 128,     /* parts of a tensor of which each is quantized with one guess of the bias */
-    SAMPLED = 16,     /* of so many groups one is looked at for a first guess */
+    SAMPLED = 32,     /* of so many groups one is looked at for a first guess */
     WORTH_A_GUESS = 1 << 17, /* elements; a smaller tensor is simply read twice */
     STREAMED = 24 << 20, /* bytes read and written from which on the output bypasses the caches */
 };
@@ -123,7 +123,7 @@ static void guess_bias(const job *j, int32_t top_code, int threads) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         summary so_far = sample;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (int64_t g = 0; g < groups; g++) {
             guessed[g] = within(j, default_bias(so_far.top, top_code), highest);
             parts[g] = (summary)NOTHING;

@@ -50,7 +50,7 @@ def quantize(
     fused = torch.compiler.is_compiling() and x.device.type != "cpu"
     if out is not None:
         if _alike(x, out):
-            _compute(x, fmt, axes, exponent_bias, rounding, key, False, out)
+            _local(x, fmt, axes, exponent_bias, rounding, key, False, out)
         else:
             torch.ops.bitq.quantize_into(*_arguments(x, fmt, axes, exponent_bias, rounding, key), out)
         return out
@@ -109,14 +109,13 @@ def _compute(
     rounding: str,
     key: Tensor | None,
     with_clipped: bool,
-    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Values, and what was clipped: None, bits (uint8) in order of memory, or the torch path's mask (bool).
 
     The kernel does what is plain, `torch.compile` fuses the torch path for other devices, the operator does the rest.
     """
     if _plain(x) or (torch.compiler.is_compiling() and x.device.type != "cpu"):
-        return _local(x, fmt, axes, exponent_bias, rounding, key, with_clipped, out)
+        return _local(x, fmt, axes, exponent_bias, rounding, key, with_clipped)
     found: tuple[Tensor, Tensor] = torch.ops.bitq.quantize(
         *_arguments(x, fmt, axes, exponent_bias, rounding, key), with_clipped
     )
