@@ -13,8 +13,9 @@ Peers come from a folder that pip filled without their dependencies, for torch m
 rounds in which all candidates take turns; the quartiles of `copy_` tell how quiet the machine was. Formats have 8 bits
 and 3 of exponent; activations have a calibrated exponent bias, weights the default. Peers quantize as near to this as
 they can: their own 8-bit format, the same block (torchao only along the last axis, so it gets the channels there;
-amd-quark only blocks of 8). Returns 1 if an aim is missed. With a CUDA device, quantization of 1 GiB fused by
-torch.compile is held against a copy.
+amd-quark only blocks of 8). None of them writes to a given tensor, so the aim holds their fresh results against ours;
+`out=` is shown beside. Returns 1 if an aim is missed. With a CUDA device, quantization of 1 GiB fused by torch.compile
+is held against a copy.
 """
 
 from __future__ import annotations
@@ -136,11 +137,15 @@ def measure(case: Case, block: int, peers: dict[str, Callable[[int], Peer]], sec
         theirs = {name: make(block) for name, make in peers.items()}
         last = x.movedim(1, -1).contiguous()
         candidates = {n: lambda n=n: theirs[n](last if n == "torchao" else x) for n in theirs}
+        candidates["fresh"] = lambda: quantize(x, fmt, **arguments)
+        candidates["out"] = lambda: quantize(x, fmt, **arguments, out=out)
         with torch.no_grad():
-            their = medians(take_turns({**candidates, "bitq": lambda: quantize(x, fmt, **arguments)}, seconds))
-        mine = their.pop("bitq")
-        text += "; " + ", ".join(f"{name} {t * 1e3:.1f} ms = {t / mine:.0f}x" for name, t in their.items())
-        met &= min(their.values()) / mine >= TIMES_PEERS
+            their = medians(take_turns(candidates, seconds))
+        fresh, into = their.pop("fresh"), their.pop("out")
+        text += "; " + ", ".join(
+            f"{name} {t * 1e3:.1f} ms = {t / fresh:.0f}x fresh, {t / into:.0f}x out=" for name, t in their.items()
+        )
+        met &= min(their.values()) / fresh >= TIMES_PEERS
     print(text + ("" if met else "  MISSED"), flush=True)
     return met
 

@@ -3,6 +3,10 @@
  * Memory is read as [outer, channels, inner]; a block is `block` consecutive channels at one inner position, the last one
  * of a row of channels perhaps short. Work is cut into tiles (tiles.h), which threads share. */
 
+#ifdef __linux__
+#define _DEFAULT_SOURCE /* madvise */
+#include <sys/mman.h>
+#endif
 #include "tiles.h"
 #include "kernel.h" /* knows no includes: Python reads it, too */
 #ifdef _OPENMP
@@ -15,6 +19,8 @@ enum {
     GROUPS = 128,     /* parts of a tensor of which each is quantized with one guess of the bias */
     SAMPLED = 32,     /* of so many groups one is looked at for a first guess */
     WORTH_A_GUESS = 1 << 17, /* elements; a smaller tensor is simply read twice */
+    UNTOUCHED = 32 << 20, /* bytes from which malloc takes memory from the system and returns it, whatever its settings */
+    LARGE_PAGE = 2 << 20,
     STREAMED = 24 << 20, /* bytes read and written from which on the output bypasses the caches */
 };
 
@@ -143,11 +149,24 @@ static void guess_bias(const job *j, int32_t top_code, int threads) {
     }
 }
 
+/* Asks for large pages behind a fresh result: clearing small ones on first touch costs four times what quantizing does. */
+static int in_large_pages(void *y, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t first = ((uintptr_t)y + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+    const uintptr_t end = ((uintptr_t)y + (uintptr_t)bytes) / LARGE_PAGE * LARGE_PAGE;
+    return bytes >= UNTOUCHED && !madvise((void *)first, end - first, MADV_HUGEPAGE);
+#else
+    (void)y, (void)bytes;
+    return 0;
+#endif
+}
+
 int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_t outer, int64_t channels,
                       int64_t inner, int64_t block, int mantissa_bits, int top_code, int has_bias, int bias,
                       int rounding, uint64_t key, int fresh, int threads) {
     const int64_t elements = outer * channels * inner;
-    const int64_t most = elements / GRAIN + 1;
+    const int64_t most = elements / GRAIN + 1, bytes = elements * (kind == FLOAT32 ? 4 : 2);
+    if (fresh && in_large_pages(y, bytes)) fresh = 0; /* large ones are too large for the caches */
     job j = {
         .x = x,
         .y = y,
@@ -160,8 +179,8 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
         .rounding = rounding,
         .to_step = (2 - mantissa_bits) * (1 << 23),
         .floor = -126 + mantissa_bits - 2,
-        /* pages that the system clears when they are first written are in the caches then */
-        .stream = !fresh && x != y && elements * (kind == FLOAT32 ? 8 : 4) >= STREAMED ? fastest().stream : NULL,
+        /* small pages that the system clears when they are first written are in the caches then */
+        .stream = !fresh && x != y && 2 * bytes >= STREAMED ? fastest().stream : NULL,
         .limit = (float)((1 << (mantissa_bits - 1)) - 1),
         .key = {(uint32_t)key, (uint32_t)(key >> 32)},
     };
