@@ -37,8 +37,13 @@ typedef void tiles_function(const job *, reach, int64_t, int64_t, summary *);
 
 CLONE(, anywhere)
 #ifdef X86
+#ifdef __clang__
+#define WIDE "" /* clang knows no such attribute, and would ignore the others with it */
+#else
+#define WIDE ",prefer-vector-width=512"
+#endif
 CLONE(__attribute__((target("avx2"))), avx2)
-CLONE(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))), avx512)
+CLONE(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl" WIDE))), avx512)
 #endif
 
 typedef struct {
