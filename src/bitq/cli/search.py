@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bitq.tradeoff.ray_workers import RayWorkers
 
 DEMO_DEVICE = "stm32f103c8"
+BUDGETS, TUNING, ABLATIONS, WORKERS = "Budgets", "Fine-tuning", "Ablations", "Several processes or machines"
 
 
 def search(
@@ -55,15 +56,24 @@ def search(
         float | None,
         typer.Option(
             help="The plan may be so much less accurate than float32, such as 0.003. For the fewest bits moved "
-            "within it, give a large --alpha, too."
+            "within it, give a large --alpha, too.",
+            rich_help_panel=BUDGETS,
         ),
     ] = None,
     max_movement: Annotated[
-        str | None, typer.Option(help="The plan may move so much for one inference: 1.2Mbit, 300kbit, ...")
+        str | None,
+        typer.Option(
+            help="The plan may move so much for one inference: 1.2Mbit, 300kbit, ...", rich_help_panel=BUDGETS
+        ),
     ] = None,
-    max_energy: Annotated[str | None, typer.Option(help="That may take so much energy: 9uJ, 1.5mJ, ...")] = None,
+    max_energy: Annotated[
+        str | None, typer.Option(help="That may take so much energy: 9uJ, 1.5mJ, ...", rich_help_panel=BUDGETS)
+    ] = None,
     max_model_bytes: Annotated[
-        str | None, typer.Option(help="The packed weights and all else that is stored may be so large: 40KiB, ...")
+        str | None,
+        typer.Option(
+            help="The packed weights and all else that is stored may be so large: 40KiB, ...", rich_help_panel=BUDGETS
+        ),
     ] = None,
     tied: Annotated[
         bool,
@@ -71,30 +81,53 @@ def search(
             "--tied", help="One format for a tensor that one layer writes and others read; else each has its own."
         ),
     ] = False,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of every fine-tuning.")] = 1000,
-    learning_rate: Annotated[float, typer.Option(help="Of the first step; falls to zero along a half cosine.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of everything random; the same seed finds the same plan.")] = 0,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of every fine-tuning.", rich_help_panel=TUNING)] = 1000,
+    learning_rate: Annotated[
+        float, typer.Option(help="Of the first step; falls to zero along a half cosine.", rich_help_panel=TUNING)
+    ] = 1e-3,
+    seed: Annotated[
+        int, typer.Option(help="Of everything random; the same seed finds the same plan.", rich_help_panel=TUNING)
+    ] = 0,
     rounds: Annotated[
-        int, typer.Option(help="How often plans are proposed, measured and the prediction corrected.")
+        int,
+        typer.Option(
+            help="How often plans are proposed, measured and the prediction corrected.", rich_help_panel=TUNING
+        ),
     ] = 2,
-    plans: Annotated[int, typer.Option(help="Plans to fine-tune in every round.")] = 3,
-    uniforms: Annotated[int, typer.Option(help="Uniform formats to fine-tune and compare with.")] = 2,
-    without_qat: Annotated[bool, typer.Option("--without-qat", help="Ablation: fine-tune nothing.")] = False,
+    plans: Annotated[int, typer.Option(help="Plans to fine-tune in every round.", rich_help_panel=TUNING)] = 3,
+    uniforms: Annotated[
+        int, typer.Option(help="Uniform formats to fine-tune and compare with.", rich_help_panel=TUNING)
+    ] = 2,
+    without_qat: Annotated[
+        bool, typer.Option("--without-qat", help="Fine-tune nothing.", rich_help_panel=ABLATIONS)
+    ] = False,
     without_movement: Annotated[
-        bool, typer.Option("--without-movement", help="Ablation: accuracy alone decides.")
+        bool, typer.Option("--without-movement", help="Accuracy alone decides.", rich_help_panel=ABLATIONS)
     ] = False,
     without_tradeoff: Annotated[
-        bool, typer.Option("--without-tradeoff", help="Ablation: movement alone decides.")
+        bool, typer.Option("--without-tradeoff", help="Movement alone decides.", rich_help_panel=ABLATIONS)
     ] = False,
     ablations: Annotated[
-        bool, typer.Option("--ablations", help="Search as ever, then without each of these, and compare.")
+        bool,
+        typer.Option(
+            "--ablations", help="Search as ever, then without each of these, and compare.", rich_help_panel=ABLATIONS
+        ),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Fine-tune on so many Ray workers of this machine at once (bitq\\[ray]).")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Fine-tune on so many Ray workers of this machine at once (bitq\\[ray]).",
+            rich_help_panel=WORKERS,
+        ),
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Fine-tune on a running Ray cluster: auto, or ray://host:10001."),
+        typer.Option(
+            metavar="ADDRESS",
+            help="Fine-tune on a running Ray cluster: auto, or ray://host:10001.",
+            rich_help_panel=WORKERS,
+        ),
     ] = None,
     batch_size: BatchSize = 64,
     image_size: ImageSize = None,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bitq.accuracy.evaluate import Batch
 
 DEMO = "demo"
+IMAGES = "Images"
 EVALUATION_BATCH = 500
 
 Network = Annotated[
@@ -38,16 +39,26 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option(help="Float weights: a .safetensors file or what torch.save wrote (read with weights_only)."),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Inputs per training step.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Inputs per training step.", rich_help_panel=IMAGES)]
 ImageSize = Annotated[
-    int | None, typer.Option(help="Resize and crop the images of a folder to this height and width, in pixels.")
+    int | None,
+    typer.Option(
+        help="Resize and crop the images of a folder to this height and width, in pixels.", rich_help_panel=IMAGES
+    ),
 ]
-Channels = Annotated[int, typer.Option(help="Channels that the images of a folder are read with: 3 or 1.")]
+Channels = Annotated[
+    int, typer.Option(help="Channels that the images of a folder are read with: 3 or 1.", rich_help_panel=IMAGES)
+]
 Mean = Annotated[
-    str, typer.Option(help="Subtracted from pixels in 0..1: one number, or one per channel as 0.5,0.4,0.4.")
+    str,
+    typer.Option(
+        help="Subtracted from pixels in 0..1: one number, or one per channel as 0.5,0.4,0.4.", rich_help_panel=IMAGES
+    ),
 ]
-Std = Annotated[str, typer.Option(help="Divides pixels after that: one number, or one per channel.")]
-Limit = Annotated[int | None, typer.Option(help="Use at most this many images of every part.")]
+Std = Annotated[
+    str, typer.Option(help="Divides pixels after that: one number, or one per channel.", rich_help_panel=IMAGES)
+]
+Limit = Annotated[int | None, typer.Option(help="Use at most this many images of every part.", rich_help_panel=IMAGES)]
 
 
 @dataclass(frozen=True)
