@@ -154,8 +154,8 @@ def test_formats_change_between_passes_and_leave_no_trace():
 
 def test_kept_weights_follow_the_weight(monkeypatch):
     calls = []
-    real = quantized._quantize_weight
-    monkeypatch.setattr(quantized, "_quantize_weight", lambda *a: calls.append(1) or real(*a))
+    real = quantized.quantized_weight
+    monkeypatch.setattr(quantized, "quantized_weight", lambda *a: calls.append(1) or real(*a))
     model, x = nn.Sequential(nn.Linear(10, 7)), torch.randn(3, 10)
     layer = model[0]
     apply(model, {"0": TensorFormats(weight=FORMATS.weight)})

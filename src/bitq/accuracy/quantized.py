@@ -190,14 +190,14 @@ class _Quantized(nn.Module):
         if fmt is None:
             return weight
         if own is None or not direct(own) or own.is_inference():
-            return _quantize_weight(self, weight, fmt)
+            return quantized_weight(self, weight, fmt)
         kept = self._bitq.cached
         if kept is None or not kept.serves(own, fmt):
             kept = self._bitq.cached = None  # its memory first
             with torch.inference_mode(False), torch.no_grad():
                 raw = own.detach()
                 told = (own, raw, own._version, _checksum(own), fmt)
-                kept = _CachedWeight(*told, _quantize_weight(self, raw, fmt))
+                kept = _CachedWeight(*told, quantized_weight(self, raw, fmt))
             self._bitq.cached = kept
         return straight.attached(own, kept.quantized) if torch.is_grad_enabled() else kept.quantized
 
@@ -206,7 +206,7 @@ class _Quantized(nn.Module):
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's own forward, between quantized activations."""
-        state, axis = self._bitq, _channel_axis(self)
+        state, axis = self._bitq, channel_axis(self)
         fmt, bias = state.activation("input")
         if fmt is None:
             y: Tensor = super().forward(input, *args, **kwargs)
@@ -249,7 +249,7 @@ def _made(layer: type[nn.Module]) -> _Quantized:
     return kind.__new__(kind)
 
 
-def _channel_axis(layer: nn.Module) -> int:
+def channel_axis(layer: nn.Module) -> int:
     """The channels' axis counted from the last, so the same with a batch and without."""
     return -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)  # type: ignore[arg-type]
 
@@ -271,7 +271,8 @@ def blocked_weight(layer: nn.Module, weight: Tensor) -> tuple[Tensor, int, tuple
     return weight.reshape(shape), dim, inner
 
 
-def _quantize_weight(layer: nn.Module, weight: Tensor, fmt: BlockFormat) -> Tensor:
+def quantized_weight(layer: nn.Module, weight: Tensor, fmt: BlockFormat) -> Tensor:
+    """A layer's weight in a format, blocked as the layer has it; of the weight's shape."""
     seen, dim, inner = blocked_weight(layer, weight)
     return quantize(seen, fmt, dim=dim, inner_dims=inner).reshape(weight.shape)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bitq.accuracy.evaluate import Batch, Loss, device_of, forward, loss_of, to_device
-from bitq.accuracy.quantized import UNKNOWN, MaxAbs, blocked_weight
+from bitq.accuracy.quantized import UNKNOWN, MaxAbs, channel_axis, quantized_weight
 from bitq.formats import BlockFormat
 from bitq.numerics import exponent_bias_for, quantize
 
@@ -141,13 +141,11 @@ def _perturbation(
         return 0.0
     value = x.detach()
     if tensor == "weight":
-        blocked, axis, inner = blocked_weight(layer, value)
-        rounded = quantize(blocked, fmt, axis, inner).reshape(value.shape)
+        rounded = quantized_weight(layer, value, fmt)
     else:
-        axis = -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)  # type: ignore[arg-type]
         largest = getattr(max_abs.get(name, UNKNOWN), tensor)
         bias = None if largest is None else exponent_bias_for(largest, fmt)
-        rounded = quantize(value, fmt, axis, exponent_bias=bias)
+        rounded = quantize(value, fmt, channel_axis(layer), exponent_bias=bias)
     return float(((rounded - value) * x.grad).square().sum())
 
 
