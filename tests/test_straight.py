@@ -315,6 +315,11 @@ def test_inference_mode_leaves_nothing_that_training_cannot_use():
 
 
 def _worker(rank, folder):
+    # Threads of gloo that outlive Python abort the process: the last work they let go of holds objects of Python. They
+    # end with the process group, so nothing may keep it: DistributedDataParallel imports torch.distributed.nn, whose
+    # default arguments are the group that there is by then.
+    import torch.distributed.nn
+
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/together", rank=rank, world_size=2
     )
@@ -330,7 +335,7 @@ def _worker(rank, folder):
         parallel(X[2 * rank : 2 * rank + 2]).pow(2).mean().backward()
         optimizer.step()
     torch.save(model.state_dict(), f"{folder}/{rank}.pt")
-    torch.distributed.barrier()  # neither leaves while the other still talks to it
+    del parallel
     torch.distributed.destroy_process_group()
 
 
