@@ -27,11 +27,11 @@ def resolve_axes(x: Tensor, dim: int, inner_dims: tuple[int, ...]) -> Axes:
         )
     n = x.ndim
     axes = (dim, *inner_dims)
-    if not all(-n <= d < n for d in axes):
+    if min(axes) < -n or max(axes) >= n:
         raise BitqError(
             f"dim={dim}, inner_dims={tuple(inner_dims)} do not fit a tensor of shape {tuple(x.shape)}"
         )
-    resolved = tuple(d % n for d in axes)
+    resolved = tuple([d % n for d in axes])
     if len(set(resolved)) != len(resolved):
         raise BitqError(f"dim={dim}, inner_dims={tuple(inner_dims)} name an axis twice")
     return resolved[0], resolved[1:]

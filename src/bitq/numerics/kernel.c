@@ -17,7 +17,8 @@ enum {
     L1 = 24 << 10,    /* bytes of x that a tile should not exceed */
     GRAIN = 1 << 15,  /* elements worth a thread, as in torch */
     GROUPS = 128,     /* parts of a tensor of which each is quantized with one guess of the bias */
-    SAMPLED = 32,     /* of so many groups one is looked at for a first guess */
+    SAMPLES = 8,      /* looked at for a first guess, each a tile divided by SMALLER */
+    SMALLER = 16,
     WORTH_A_GUESS = 1 << 17, /* elements; a smaller tensor is simply read twice */
     UNTOUCHED = 32 << 20, /* bytes from which malloc takes memory from the system and returns it, whatever its settings */
     LARGE_PAGE = 2 << 20,
@@ -63,16 +64,18 @@ static path fastest(void) {
     return (path){tiles_anywhere, plain_anywhere, stream_anywhere};
 }
 
-static void cut(job *j) {
+/* Into tiles of the best size, divided by `smaller`. */
+static void cut(job *j, int64_t smaller) {
     const int64_t block = j->block;
     if (j->inner > 1) {
         const int64_t bytes = (block < j->channels ? block : j->channels) * (j->kind == FLOAT32 ? 4 : 2);
-        const int64_t fit = L1 / bytes / DRAWS * DRAWS;
+        const int64_t fit = L1 / smaller / bytes / DRAWS * DRAWS;
         j->width = fit < DRAWS ? DRAWS : fit > TILE ? TILE : fit;
         j->stacks = (j->channels + block - 1) / block;
         j->strips = (j->inner + j->width - 1) / j->width;
     } else {
-        j->width = block < LONG ? LONG / block * block : block;
+        const int64_t length = LONG / smaller;
+        j->width = block < length ? length / block * block : block;
         j->stacks = 1;
         j->strips = (j->channels + j->width - 1) / j->width;
     }
@@ -117,23 +120,24 @@ static int agree(reach a, reach b, summary s) {
     return !s.top || (shared(s.least, a) == shared(s.least, b) && shared(s.top, a) == shared(s.top, b));
 }
 
-/* The default bias leaves no code too large, and E depends on it only in blocks below its reach. So it is guessed, from a
- * sample and from what was read so far, and groups of tiles that a guess did not suit are done again. */
+/* The default bias leaves no code too large, and E depends on it only in blocks below its reach. So each thread guesses
+ * it, from a sample and from what it read so far, and groups of tiles that a guess did not suit are done again. */
 static void guess_bias(const job *j, int32_t top_code, int threads) {
     tiles_function *const quantize = fastest().tiles;
     const int64_t groups = j->tiles < GROUPS ? j->tiles : GROUPS;
     const int32_t simplest = ((MOST_SHIFTED - j->to_step) >> 23) - 127, highest = simplest < 127 ? simplest : 127;
     reach guessed[GROUPS];
-    summary parts[GROUPS], sample = NOTHING, all = NOTHING;
+    summary parts[GROUPS], all = NOTHING;
     job peaks = *j;
     peaks.y = NULL, peaks.plain = NULL;
-    for (int64_t g = 0; g < groups; g += SAMPLED) {
-        const int64_t first = j->tiles * g / groups;
-        quantize(&peaks, (reach){0, 0}, first, first + 1, &sample);
-    }
+    cut(&peaks, SMALLER);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        summary so_far = sample;
+        summary so_far = NOTHING;
+        for (int64_t k = 0; k < SAMPLES; k++) {
+            const int64_t tile = peaks.tiles * (2 * k + 1) / (2 * SAMPLES);
+            quantize(&peaks, (reach){0, 0}, tile, tile + 1, &so_far);
+        }
 #pragma omp for schedule(static) nowait
         for (int64_t g = 0; g < groups; g++) {
             guessed[g] = within(j, default_bias(so_far.top, top_code), highest);
@@ -191,7 +195,7 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
     };
     if (kind == FLOAT32 && rounding == NEAREST && !clipped && !j.stream) j.plain = fastest().plain;
     threads = threads < most ? threads : (int)most;
-    cut(&j);
+    cut(&j, 1);
     if (has_bias) return all_tiles(&j, within(&j, bias, bias + top_code), threads).clipped;
     if (x != y && elements >= WORTH_A_GUESS) {
         guess_bias(&j, top_code, threads);

@@ -51,7 +51,7 @@ def quantize(
         None where the torch path has to do it: the kernel is not built, x is not in CPU memory, its blocks lie
         scattered, its draws have another order than its memory, or mantissas have more than 23 bits.
     """
-    if _kernel is None or x.device.type != "cpu" or fmt.mantissa_bits > MANTISSA_BITS:
+    if _kernel is None or not x.is_cpu or fmt.mantissa_bits > MANTISSA_BITS:
         return None
     layout = _layout(x.shape, x.stride(), axes, fmt.block_size)
     if layout is None or (key is not None and not layout.in_order):
@@ -84,7 +84,7 @@ def quantize(
 
 def pass_gradient(grad: Tensor, clipped: Tensor) -> Tensor | None:
     """`grad`, laid out as the bits `clipped` were, with zeros where they are set; None if the kernel is not built."""
-    if _kernel is None or grad.device.type != "cpu" or grad.element_size() not in (2, 4):
+    if _kernel is None or not grad.is_cpu or grad.element_size() not in (2, 4):
         return None
     passed, ffi = torch.empty_like(grad), _kernel.ffi
     _kernel.lib.bitq_pass(

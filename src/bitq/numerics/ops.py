@@ -45,15 +45,15 @@ def quantize(
 
     `key` holds the 64 bits that stochastic rounding draws from; `out` is written to, and needs no gradient of x.
     """
-    trained = x.requires_grad and torch.is_grad_enabled()
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    fused = torch.compiler.is_compiling() and x.device.type != "cpu"
     if out is not None:
         if _alike(x, out):
             _local(x, fmt, axes, exponent_bias, rounding, key, False, out)
         else:
             torch.ops.bitq.quantize_into(*_arguments(x, fmt, axes, exponent_bias, rounding, key), out)
         return out
+    trained = x.requires_grad and torch.is_grad_enabled()
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    fused = torch.compiler.is_compiling() and x.device.type != "cpu"
     if transformed or (trained and (fused or _plain(x))):
         apply: Callable[..., Any] = _Transformed.apply if transformed else _StraightThrough.apply
         found = apply(x, fmt, axes, exponent_bias, rounding, key)
@@ -91,12 +91,12 @@ def direct(x: Tensor) -> bool:
 
 def _plain(x: Tensor) -> bool:
     """Whether x is `direct` memory of the CPU."""
-    return direct(x) and x.device.type == "cpu"
+    return direct(x) and x.is_cpu
 
 
 def _alike(x: Tensor, out: Tensor) -> bool:
     """Whether the kernel can write to `out`: it lies as x does, in x's memory or apart from it."""
-    if not (_plain(x) and _plain(out)) or out.stride() != x.stride():
+    if not (_plain(x) and type(out) in (Tensor, Parameter) and out.is_cpu) or out.stride() != x.stride():
         return False
     return out.data_ptr() == x.data_ptr() or out.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
 
