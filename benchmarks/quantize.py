@@ -3,19 +3,24 @@
     python benchmarks/quantize.py                          # activations, weights; blocks of 16, 32; 1 and 2 threads
     python benchmarks/quantize.py --peers SITE_PACKAGES    # beside brevitas, torchao, amd-quark, those that are there
     python benchmarks/quantize.py --small                  # what one call costs beside its work, too
+    python benchmarks/quantize.py --cases weights --threads 2    # a part of it
 
-Peers come from a folder that pip filled without their dependencies, for torch must not move:
+Peers come from a folder that pip filled without their dependencies, for torch must not move; what else they need is in
+the environment of `make env`. The last two lines are what amd-quark imports; it compiles its kernel on first use, with
+a C++ compiler and the command ninja:
 
     python -m venv --without-pip /tmp/peers
-    pip --python /tmp/peers/bin/python install --no-deps brevitas torchao amd-quark dependencies==2.0.1 unfoldNd tqdm
+    pip --python /tmp/peers/bin/python install --no-deps brevitas torchao dependencies==2.0.1 unfoldNd tqdm \\
+        amd-quark onnxslim psutil transformers tokenizers sentencepiece regex \\
+        huggingface_hub httpx2 httpcore2 truststore
 
 `out=` is held against `copy_` into the same tensor, a fresh result against `clone()`. Every number is the median of
 rounds in which all candidates take turns; the quartiles of `copy_` tell how quiet the machine was. Formats have 8 bits
-and 3 of exponent; activations have a calibrated exponent bias, weights the default. Peers quantize as near to this as
-they can: their own 8-bit format, the same block (torchao only along the last axis, so it gets the channels there;
-amd-quark only blocks of 8). None of them writes to a given tensor, so the aim holds their fresh results against ours;
-`out=` is shown beside. Returns 1 if an aim is missed. With a CUDA device, quantization of 1 GiB fused by torch.compile
-is held against a copy.
+and 3 of exponent; each tensor is quantized with a given exponent bias, as calibration gives it to activations, and with
+the default one, which weights have. Peers quantize as near to this as they can: their own 8-bit format, the same block
+(torchao only along the last axis, so it gets the channels there; amd-quark only blocks of 8). None of them writes to a
+given tensor, so the aim holds their fresh results against ours; `out=` is shown beside. Returns 1 if an aim is missed.
+With a CUDA device, quantization of 1 GiB fused by torch.compile is held against a copy.
 """
 
 from __future__ import annotations
@@ -46,7 +51,11 @@ class Case:
     exponent_bias: int | None
 
 
-CASES = (Case("activations", (64, 64, 56, 56), (), -5), Case("weights", (512, 512, 3, 3), (2, 3), None))
+CASES = tuple(
+    Case(name, shape, inner_dims, bias)
+    for name, shape, inner_dims in (("activations", (64, 64, 56, 56), ()), ("weights", (512, 512, 3, 3), (2, 3)))
+    for bias in (-5, None)
+)
 Peer = Callable[[Tensor], object]
 
 
@@ -127,7 +136,8 @@ def measure(case: Case, block: int, peers: dict[str, Callable[[int], Peer]], sec
     of_copy, of_clone = ours["copy"] / ours["out"], ours["clone"] / ours["fresh"]
     quarter = statistics.quantiles(given["copy"])
     text = (
-        f"{case.name:11} block {block} {torch.get_num_threads()} threads: copy_ {ours['copy'] * 1e3:7.3f} ms "
+        f"{case.name:11} {'default' if case.exponent_bias is None else 'given'} bias, block {block}, "
+        f"{torch.get_num_threads()} threads: copy_ {ours['copy'] * 1e3:7.3f} ms "
         f"(quartiles {quarter[0] * 1e3:.3f}..{quarter[2] * 1e3:.3f}), "
         f"out= {ours['out'] * 1e3:7.3f} = {of_copy:.2f} of it (least {min(given['copy']) / min(given['out']):.2f}); "
         f"clone {ours['clone'] * 1e3:7.3f}, fresh {ours['fresh'] * 1e3:7.3f} = {of_clone:.2f} of it"
@@ -196,6 +206,8 @@ def main() -> int:
     """Measures and tells; 1 if an aim is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", metavar="SITE_PACKAGES", help="folder that holds the other libraries")
+    parser.add_argument("--cases", nargs="+", choices=sorted({case.name for case in CASES}), metavar="TENSORS")
+    parser.add_argument("--blocks", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=2.0, help="for each comparison of a row")
     parser.add_argument("--small", action="store_true", help="one call on a small tensor, too")
@@ -206,7 +218,7 @@ def main() -> int:
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for case in CASES:
-            for block in (16, 32):
+            for block in arguments.blocks if not arguments.cases or case.name in arguments.cases else []:
                 met &= measure(case, block, peers, arguments.seconds)
     if arguments.small:
         small()
