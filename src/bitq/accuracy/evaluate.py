@@ -47,6 +47,13 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
+def inputs_in(batch: Any) -> int:
+    """Inputs in a batch, or in its target alone, by its first tensor."""
+    while isinstance(batch, tuple | list) and batch:
+        batch = batch[0]
+    return len(batch) if isinstance(batch, Tensor) and batch.dim() else 1
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where a network's parameters are."""
     return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bitq.accuracy.evaluate import Batch, Loss, device_of, forward, loss_of, to_device
+from bitq.accuracy.evaluate import Batch, Loss, device_of, forward, inputs_in, loss_of, to_device
 from bitq.accuracy.quantized import UNKNOWN, MaxAbs, channel_axis, quantized_weight
 from bitq.formats import BlockFormat
 from bitq.numerics import exponent_bias_for, quantize
@@ -79,7 +79,7 @@ def perturbations(
     inputs = 0
     for done, (batch, target) in enumerate(batches):
         progress(done, len(batches))
-        count = _count(target)
+        count = inputs_in(target)
         inputs += count
         device = device_of(own)
         own.zero_grad(set_to_none=True)
@@ -147,13 +147,6 @@ def _perturbation(
         bias = None if largest is None else exponent_bias_for(largest, fmt)
         rounded = quantize(value, fmt, channel_axis(layer), exponent_bias=bias)
     return float(((rounded - value) * x.grad).square().sum())
-
-
-def _count(target: Any) -> int:
-    """Inputs of a batch, by its target."""
-    while isinstance(target, tuple | list):
-        target = target[0]
-    return len(target) if isinstance(target, Tensor) and target.dim() else 1
 
 
 def scores(

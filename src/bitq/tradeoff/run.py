@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import Batch, device_of, forward, to_device
+from bitq.accuracy.evaluate import Batch, device_of, forward, inputs_in, to_device
 from bitq.accuracy.finetune import Training
 from bitq.accuracy.quantized import MaxAbs, apply, observing
 from bitq.accuracy.sensitivity import TENSORS, perturbations, probed
@@ -24,7 +24,7 @@ from bitq.formats import BlockFormat, TensorFormats
 from bitq.progress import Listener, Silent
 from bitq.store import Json, Store
 from bitq.tradeoff.allocate import Scores
-from bitq.tradeoff.identity import digest, fingerprint, first_batches, first_shapes, formats_text, leaves, name_of
+from bitq.tradeoff.identity import digest, fingerprint, first_batches, first_shapes, formats_text, name_of
 from bitq.tradeoff.measure import Bench, Data, Measured, Task, evaluate, seeded
 from bitq.tradeoff.plan import write_atomically
 from bitq.tradeoff.predict import RECOVERED
@@ -153,7 +153,7 @@ class Run:
         with seeded(self.settings.training.seed):
             for batch in self.data.train:
                 batches.append(batch)
-                inputs += _count(batch)
+                inputs += inputs_in(batch)
                 if inputs >= self.settings.scored_inputs:
                     break
         return batches
@@ -231,8 +231,3 @@ class Run:
 
 def _by_format(values: Mapping[str, float]) -> dict[BlockFormat, float]:
     return {BlockFormat.parse(text): float(value) for text, value in values.items()}
-
-
-def _count(batch: Batch) -> int:
-    tensors = leaves(batch)
-    return len(tensors[0]) if tensors else 1
