@@ -6,7 +6,8 @@
 
 A step is forward, backward and an update by SGD with momentum. In the quantized network the inputs, the weight and the
 outputs of every convolution and linear layer are quantized, activations with calibrated exponent biases. Times are
-taken of steps of both networks in turns, in one process. Memory is the peak of a process of its own for either one,
+taken of steps of both networks in turns, in one process, in which freed memory is kept, as `bitq.search` does: page
+faults cost the float network as much as the quantized one. Memory is the peak of a process of its own for either one,
 beyond what it has before the network is built.
 """
 
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitq.accuracy.quantized import LAYERS, apply, observing
+from bitq.allocator import keeping_freed_memory
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.networks import resnet18
 from bitq.networks.resnet import BasicBlock
@@ -117,11 +119,12 @@ def times(name: str, fmt: BlockFormat, steps: int) -> dict[str, list[float]]:
     """Seconds of steps of either network, in turns."""
     trainers = {"float": Trainer(name, None), "quantized": Trainer(name, fmt)}
     seconds: dict[str, list[float]] = {kind: [] for kind in trainers}
-    for _ in range(steps + 2):
-        for kind, trainer in trainers.items():
-            start = time.perf_counter()
-            trainer.step()
-            seconds[kind].append(time.perf_counter() - start)
+    with keeping_freed_memory():
+        for _ in range(steps + 2):
+            for kind, trainer in trainers.items():
+                start = time.perf_counter()
+                trainer.step()
+                seconds[kind].append(time.perf_counter() - start)
     return {kind: values[2:] for kind, values in seconds.items()}
 
 
@@ -136,9 +139,10 @@ def peak_bytes(name: str, fmt: BlockFormat | None) -> int:
     """Peak memory of training, in bytes beyond what the process has before."""
     before = _resident("VmRSS:")
     trainer = Trainer(name, fmt)
-    for _ in range(STEPS):
-        trainer.step()
-    return _resident("VmHWM:") - before
+    with keeping_freed_memory():
+        for _ in range(STEPS):
+            trainer.step()
+        return _resident("VmHWM:") - before
 
 
 def _resident(key: str) -> int:

@@ -131,6 +131,26 @@ def test_equal_seeds_give_equal_bits():
     assert not states_equal(states[0], states[2])  # another order of the batches
 
 
+def test_mixed_precision_trains_in_bfloat16_and_measures_in_float():
+    model, test, types = quantized(), tiny.loader(500, 3, 250), []
+    before = score(model, test)
+    model[0].register_forward_hook(lambda _, args, y: types.append(y.dtype))
+    finetune(model, tiny.loader(1500, 1, shuffle=True), Training(steps=60, learning_rate=1e-2, amp=True))
+    assert set(types) == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    types.clear()
+    after = score(model, test)
+    assert set(types) == {torch.float32}
+    assert after.accuracy > 0.65 > 0.5 > before.accuracy
+
+
+@pytest.mark.parametrize("fmt", grid(8), ids=str)
+def test_bfloat16_holds_every_number_of_an_8_bit_format(fmt):
+    x = torch.randn(64, 48, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 30, 64)[:, None]
+    y = quantize(x, fmt, 1)
+    assert torch.equal(y.bfloat16().float(), y)
+
+
 class Dropping(nn.Module):
     def __init__(self):
         super().__init__()

@@ -85,6 +85,14 @@ def search(
     learning_rate: Annotated[
         float, typer.Option(help="Of the first step; falls to zero along a half cosine.", rich_help_panel=TUNING)
     ] = 1e-3,
+    amp: Annotated[
+        bool,
+        typer.Option(
+            "--amp",
+            help="Train in bfloat16 (automatic mixed precision), about twice as fast where the processor has it.",
+            rich_help_panel=TUNING,
+        ),
+    ] = False,
     seed: Annotated[
         int, typer.Option(help="Of everything random; the same seed finds the same plan.", rich_help_panel=TUNING)
     ] = 0,
@@ -157,7 +165,7 @@ def search(
     from bitq.tradeoff.budgets import Budgets
     from bitq.tradeoff.settings import Settings
 
-    training = Training(steps=steps, learning_rate=learning_rate, seed=seed)
+    training = Training(steps=steps, learning_rate=learning_rate, amp=amp, seed=seed)
     without = [
         name
         for name, given in (("qat", without_qat), ("movement", without_movement), ("tradeoff", without_tradeoff))

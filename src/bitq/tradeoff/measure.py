@@ -14,6 +14,7 @@ from torch import nn
 from bitq.accuracy.evaluate import Batch, Loss, Metric, Score, cross_entropy, score, top1
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import MaxAbs, apply
+from bitq.allocator import keeping_freed_memory
 from bitq.formats import TensorFormats
 
 
@@ -83,10 +84,11 @@ def measure(
         torch.set_num_threads(bench.threads)
     model = copy.deepcopy(bench.model).eval()
     apply(model, formats, bench.max_abs)
-    if bench.training is not None:
-        finetune(model, bench.data.train, bench.training, bench.task.loss, progress=progress)
-    validation = evaluate(model, bench.data.validation, bench.task)
-    test = evaluate(model, bench.data.test, bench.task)
+    with keeping_freed_memory():
+        if bench.training is not None:
+            finetune(model, bench.data.train, bench.training, bench.task.loss, progress=progress)
+        validation = evaluate(model, bench.data.validation, bench.task)
+        test = evaluate(model, bench.data.test, bench.task)
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
     return Measured(validation.loss, validation.accuracy, test.accuracy, safetensors.torch.save(tensors))
 
