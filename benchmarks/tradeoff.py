@@ -7,13 +7,15 @@
 Every contender may fine-tune as many plans; the one of least O on validation data counts, and is judged on test data.
 Prints for every contender the mean and the spread over the seeds of O, accuracy, movement, energy, number of
 fine-tunings and of other passes over data, and wall time; then the fewest bits moved within `--within` of the float
-accuracy. All evaluations are kept under `--run`: killed and started again, it continues. ResNet-20 needs CIFAR-10 and
-its weights, at the paths in BITQ_CIFAR10 and BITQ_RESNET20. benchmarks/contenders.py says how each rule is read.
+accuracy. All evaluations are kept under `--run`, with a report for every seed: killed and started again, it continues.
+ResNet-20 needs CIFAR-10 and its weights, at the paths in BITQ_CIFAR10 and BITQ_RESNET20. benchmarks/contenders.py says
+how each rule is read.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
 import sys
 import time
@@ -28,16 +30,18 @@ from bitq.accuracy.quantized import LAYERS
 from bitq.devices import load_device
 from bitq.formats import grid
 from bitq.progress import Terminal
+from bitq.report import write_report
 from bitq.store import Json, Store
-from bitq.tracing import trace
+from bitq.tracing import stored_tensors, trace
 from bitq.tradeoff.api import STORE
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.measure import Task
-from bitq.tradeoff.outcome import stored_bytes
+from bitq.tradeoff.outcome import hand_over, note_baseline, stored_bytes
 from bitq.tradeoff.run import Run
 from bitq.tradeoff.search import search
 from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.space import build_space
+from bitq.tradeoff.stored import ties
 from contenders import CONTENDERS
 from subjects import SUBJECTS, MissingError
 
@@ -74,6 +78,8 @@ def main() -> int:
     parser.add_argument("--contenders", nargs="+", choices=every, default=every)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1000, help="of every fine-tuning (default: 1000)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the first step (default: 0.001)")
+    parser.add_argument("--amp", action="store_true", help="train in bfloat16, faster where a processor has it")
     parser.add_argument("--plans", type=int, default=7, help="fine-tunings of every contender (default: 7)")
     parser.add_argument("--scored", type=int, default=256, help="inputs that tensors are scored on (default: 256)")
     parser.add_argument("--alpha", type=float, default=0.2, help="weight of movement in O (default: 0.2)")
@@ -99,7 +105,7 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
     folder = options.run / f"{network}-{Path(options.device).stem}-{options.steps}" / f"seed-{seed}"
     settings = Settings(
         alpha=options.alpha,
-        training=Training(steps=options.steps, seed=seed),
+        training=Training(options.steps, options.learning_rate, amp=options.amp, seed=seed),
         scored_inputs=options.scored,
         plans=max((options.plans - 1) // 2, 1),
         uniforms=1,
@@ -120,11 +126,14 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
             if name == "bitq-within":
                 own = replace(settings, alpha=HEAVY, budgets=Budgets(accuracy_loss=options.within))
             plans, passes, seconds = proposed(run_of(own), name, options.plans, seed)
+            listener.outlook({"fine-tuning": options.steps * len(plans)}, "")
             measured = [result for _, result in run.measured(plans)]
             spent = seconds + sum(seconds_of(store, run, choices) for choices in plans.values())
             enough = [each for each in measured if each["validation"] >= most_accurate - options.within]
             fewest[name] = min(enough, key=lambda each: each["movement_bits"]) if enough else None
             best = min(measured, key=lambda each: run.objective(each["validation"], each["movement_bits"]))
+            if name != OWN[0]:
+                note_baseline(run, f"{name}, the best of {len(plans)}", best)
             results.append(
                 Result(
                     name,
@@ -138,6 +147,10 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
                     spent,
                 )
             )
+        if OWN[0] in options.contenders:
+            shared = ties(space, stored_tensors(subject.model, subject.example))
+            hand_over(run, search(run), layers, shared, shlex.join(["python", *sys.argv]))
+            listener.note(f"{write_report(folder)} shows bitq's plan beside the others")
     return results, fewest
 
 
@@ -171,7 +184,8 @@ def seconds_of(store: Store, run: Run, choices: Sequence) -> float:
 def table(network: str, results: dict[int, tuple[list[Result], Json]], options: argparse.Namespace) -> None:
     """Mean and spread over the seeds."""
     seeds = list(results)
-    print(f"\n{network} on {options.device}, {options.steps} steps, alpha {options.alpha}, seeds {seeds}, test data")
+    training = f"{options.steps} steps from {options.learning_rate:g}" + (", bfloat16" if options.amp else "")
+    print(f"\n{network} on {options.device}, {training}, alpha {options.alpha}, seeds {seeds}, test data")
     print(f"{torch.get_num_threads()} threads; each contender's best of {options.plans} fine-tuned plans by validation")
     print(
         f"{'contender':12} {'O':>16} {'accuracy %':>14} {'movement %':>14} {'uJ':>8}"

@@ -111,6 +111,8 @@ def make_run(
         put("front", {}, {"points": points, "alphas": _answers(points)})
         for name in ("without fine-tuning", "without movement", "without the trade-off"):
             put("ablation", {"alpha": plan.alpha, "without": name}, {**rows[-1], "name": name})
+        for name in ("random, 5 plans", "greedy, 5 plans"):
+            put("baseline", {"alpha": plan.alpha, "name": name}, {**rows[-1], "name": name})
         put("sensitivity", {}, {"scores": _scores(layers, bits, random_)})
         for fmt in grid(bits)[4::6]:
             put(

@@ -51,7 +51,7 @@ HOSTILE = (
     "__proto__",
     "constructor",
 )
-KINDS = ("float", "front", "sensitivity", "finetune", "sweep", "outcome", "ablation")
+KINDS = ("float", "front", "sensitivity", "finetune", "sweep", "outcome", "ablation", "baseline")
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_the_numbers_stand_in_the_page(browser: webdriver.Chrome, run: tuple[Pat
 def test_the_best_of_every_column_is_marked(browser: webdriver.Chrome, run: tuple[Path, Plan]) -> None:
     ask = opened(browser, run[0] / "report.html")
     table = ask(
-        "return [...document.querySelectorAll('table.compare:not(#ablations) tbody tr')].map("
+        "return [...document.querySelectorAll('#all tbody tr')].map("
         "r => [...r.querySelectorAll('td')].map(c => [c.innerText, c.classList.contains('best')]))"
     )
     assert len(table) == 3
@@ -305,6 +305,8 @@ def test_an_interrupted_search_has_a_report(browser: webdriver.Chrome, tmp_path:
     assert ("Nothing was evaluated" in content) == (missing == "all")
     ablated, answered = missing not in ("ablation", "all"), missing not in ("front", "outcome", "all")
     assert ask("return document.querySelectorAll('#ablations tbody tr').length") == 4 * ablated
+    other_rules = missing not in ("baseline", "all")
+    assert ask("return document.querySelectorAll('#baselines tbody tr').length") == 3 * other_rules
     assert ask("return document.querySelectorAll('#alphas tbody tr').length") == 7 * answered
     assert ("the dashed line float32" in content) == (missing not in ("float", "all"))
 

@@ -57,7 +57,11 @@ def render(run: Run) -> str:
     script = _script()
     rows = tables.comparison(run)
     float32, planned = tables.totals_as_rows(run.plan)
-    compared = (rows[-1], *run.ablations) if run.ablations else ()
+    compared = {
+        kind: tuple(zip(table, tables.cells(table), strict=True))
+        for kind, others in (("ablations", run.ablations), ("baselines", run.baselines))
+        for table in [(rows[-1], *others) if others else ()]
+    }
     return environment.from_string(_resource("template.html")).render(
         run=run,
         plan=run.plan,
@@ -66,7 +70,7 @@ def render(run: Run) -> str:
         uniform=next((row for row in rows if row.name.startswith("best uniform")), None),
         columns=tables.COLUMNS,
         lines=tuple(zip(rows, tables.cells(rows), strict=True)),
-        ablations=tuple(zip(compared, tables.cells(compared), strict=True)),
+        compared=compared,
         specs=figures(run),
         verdicts=verdicts(run.sweep) if run.sweep else [],
         device=_device(run.plan),

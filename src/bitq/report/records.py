@@ -129,6 +129,7 @@ class Run:
         sensitivity: by module, tensor and format text, as in `Sensitivity`.
         front, stored: kept under the configuration of the outcome, like `sweep`.
         ablations: the best that was found without something, for the same weight of movement.
+        baselines: the best that other rules found, for the same weight of movement.
         sweep: float32, the best uniform format and the plan by the size of the outermost memory on the chip; stored
             under the configuration of the outcome.
         finished: Unix time of the last evaluation.
@@ -143,6 +144,7 @@ class Run:
     sensitivity: Mapping[str, Mapping[Tensor, Mapping[str, float]]]
     outcome: Outcome | None
     ablations: tuple[OutcomeRow, ...]
+    baselines: tuple[OutcomeRow, ...]
     sweep: Sweep | None
     efforts: tuple[Effort, ...]
     finished: float | None
@@ -170,7 +172,10 @@ def load_run(folder: Path) -> Run:
     fronts = _read(Front, "front", of_plan, results)
     sensitivities = _read(Sensitivity, "sensitivity", (*evaluations, *of_plan), results)
     weighed = tuple(each for each in evaluations if each.config.get("alpha") == plan.alpha)
-    ablations = {row.name: row for row in _read(OutcomeRow, "ablation", weighed, results)}
+    ablations, baselines = (
+        tuple({row.name: row for row in _read(OutcomeRow, kind, weighed, results)}.values())
+        for kind in ("ablation", "baseline")
+    )
     return Run(
         plan=plan,
         identity=identity,
@@ -180,7 +185,8 @@ def load_run(folder: Path) -> Run:
         fine_tuned=_read(FineTuned, "finetune", evaluations, results),
         sensitivity={module: scores for each in sensitivities for module, scores in each.scores.items()},
         outcome=outcome,
-        ablations=tuple(ablations.values()),
+        ablations=ablations,
+        baselines=baselines,
         sweep=sweeps[-1] if sweeps else None,
         efforts=_efforts(evaluations),
         finished=max((evaluation.finished for evaluation in evaluations), default=None),

@@ -73,9 +73,9 @@ def hand_over(
     uniform = next((contender for contender in found.contenders if contender.is_uniform), None)
     rows, swept = [_float_row(run)], {}
     if uniform is not None:
-        rows.append(_row(run, f"best uniform {uniform.label.removeprefix('uniform ')}", uniform))
+        rows.append(_row(run, f"best uniform {uniform.label.removeprefix('uniform ')}", uniform.result))
         swept[rows[-1].name] = by_module(layers, run.space.tensor_formats(uniform.choices))
-    rows.append(_row(run, "plan" if best is not uniform else f"plan ({best.label})", best))
+    rows.append(_row(run, "plan" if best is not uniform else f"plan ({best.label})", best.result))
     swept[rows[-1].name] = by_module(layers, formats)
 
     config = {
@@ -100,9 +100,17 @@ def hand_over(
 
 def note_ablation(run: Run, found: Found) -> Row:
     """The row of a search that went without something, kept for the report; plan.json stays as it is."""
-    row = _row(run, WITHOUT[run.settings.without or ""], found.contenders[0])
+    return _noted(run, "ablation", _row(run, WITHOUT[run.settings.without or ""], found.contenders[0].result))
+
+
+def note_baseline(run: Run, name: str, result: Json) -> Row:
+    """The row of a measured plan that another rule chose, kept for the report; plan.json stays as it is."""
+    return _noted(run, "baseline", _row(run, name, result))
+
+
+def _noted(run: Run, kind: str, row: Row) -> Row:
     config = {"alpha": run.settings.alpha, "without": run.settings.without, "row": asdict(row)}
-    run.store.get_or_run("ablation", config, lambda: asdict(row))
+    run.store.get_or_run(kind, config, lambda: asdict(row))
     return row
 
 
@@ -180,7 +188,7 @@ def _plan(
     formats: dict[str, TensorFormats],
     biases: dict[str, int],
 ) -> Plan:
-    space, rows = run.space, (_float_row(run), _row(run, "plan", best))
+    space, rows = run.space, (_float_row(run), _row(run, "plan", best.result))
     totals = Totals(
         accuracy=rows[1].accuracy,
         accuracy_float=rows[0].accuracy,
@@ -257,8 +265,7 @@ def _float_row(run: Run) -> Row:
     )
 
 
-def _row(run: Run, name: str, contender: Contender) -> Row:
-    result = contender.result
+def _row(run: Run, name: str, result: Json) -> Row:
     return Row(
         name,
         result["test"],
