@@ -187,7 +187,7 @@ def test_images_in_folders(bitq, folder):
             levels = (pixels[0] * 50 + 100).clamp(0, 255).to(torch.uint8)
             Image.fromarray(levels.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy()).save(path)
     images = ["--data", "images", "--channels", 1, "--image-size", 8, "--mean", "0.4", "--std", "0.2", "--limit", 200]
-    code, out, _ = bitq("search", NETWORK, *images, *OPTIONS, "--steps", 3, "--bits", 16, "--json")
+    code, out, _ = bitq("search", NETWORK, *images, *OPTIONS, "--steps", 3, "--bits", 16, "--amp", "--json")
     assert code == 0
     document = json.loads(out)
     assert document["run"] == "runs/tiny_networks.network"  # where none was named
