@@ -5,6 +5,7 @@ benchmark fine-tunes all of them and takes the one of least O. All are our own i
 
 - uniform: one format for every tensor; those that no other beats in both the sum of scores and movement, nearest to
   the least predicted O.
+- uniform-within: the one of least movement that keeps the budget of accuracy without fine-tuning, and coarser ones.
 - random: every tensor's format drawn by itself.
 - gradient: squared gradient times squared error of every tensor, and the plan of least sum within a limit of the cost,
   as NVIDIA ModelOpt's `auto_quantize` (which solves a linear program).
@@ -48,6 +49,9 @@ BATCHES = 8
 GREEDY_BLOCK = 16
 """Block size of the formats that the greedy rule chooses from, one for every mantissa width."""
 
+STEP = 0.03
+"""Share of movement by which the uniform formats within a loss of accuracy differ at least."""
+
 PROBES = 4
 """Random vectors that the trace of a Hessian is estimated with (Hutchinson)."""
 
@@ -74,13 +78,35 @@ def limits(run: Run, count: int) -> list[float]:
 
 def uniform(run: Run, count: int, seed: int) -> Proposal:
     """The uniform formats worth considering."""
+    curve = Curve()
+    order = sorted(_worth(run), key=lambda each: run.objective(1 - curve.lost(each[1]), each[2]))
+    return Proposal(tuple(plan for plan, *_ in order[:count]), 0)
+
+
+def uniform_within(run: Run, count: int, seed: int) -> Proposal:
+    """The uniform formats that may move the least within the budget of accuracy."""
+    least = float(run.float_accuracy()["validation"]) - (run.settings.budgets.accuracy_loss or 0.0)
+    finest_first = sorted(_worth(run), key=lambda each: -each[2])
+    model = copy.deepcopy(run.model).eval()
+    apply(model, {name: TensorFormats() for name in run.space.modules}, run.max_abs)
+    enough = 0
+    for place, (plan, *_) in enumerate(finest_first):
+        set_formats(model, run.space.tensor_formats(plan))
+        if evaluate(model, run.data.validation, run.task).accuracy >= least:
+            enough = place
+    chosen = [finest_first[enough]]
+    for each in finest_first[enough + 1 :]:
+        if len(chosen) < count and each[2] <= (1 - STEP) * chosen[-1][2]:
+            chosen.append(each)
+    return Proposal(tuple(plan for plan, *_ in chosen), len(finest_first) * len(list(run.data.validation)))
+
+
+def _worth(run: Run) -> list[tuple[Choices, float, float]]:
+    """Uniform plans that no other beats in both, with their sum of scores and what they move, in bits."""
     plans = [run.space.uniform(index) for index in range(len(run.space.formats))]
     scores = run.scores()
     costs = np.array([[predicted_loss(scores, plan), run.space.cost(plan).movement_bits] for plan in plans])
-    worth = non_dominated(costs)
-    curve = Curve()
-    order = sorted(worth, key=lambda i: run.objective(1 - curve.lost(costs[i, 0]), costs[i, 1]))
-    return Proposal(tuple(plans[i] for i in order[:count]), 0)
+    return [(plans[i], *costs[i]) for i in non_dominated(costs)]
 
 
 def drawn(run: Run, count: int, seed: int) -> Proposal:
@@ -165,6 +191,7 @@ def hessian(run: Run, count: int, seed: int) -> Proposal:
 
 CONTENDERS: dict[str, Callable[[Run, int, int], Proposal]] = {
     "uniform": uniform,
+    "uniform-within": uniform_within,
     "random": drawn,
     "gradient": gradient,
     "greedy": greedy,

@@ -123,7 +123,7 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
         for name in options.contenders:
             listener.note(f"{network}, seed {seed}: {name}")
             own = settings
-            if name == "bitq-within":
+            if name.endswith("-within"):
                 own = replace(settings, alpha=HEAVY, budgets=Budgets(accuracy_loss=options.within))
             plans, passes, seconds = proposed(run_of(own), name, options.plans, seed)
             listener.outlook({"fine-tuning": options.steps * len(plans)}, "")
@@ -189,21 +189,28 @@ def table(network: str, results: dict[int, tuple[list[Result], Json]], options: 
     print(f"{torch.get_num_threads()} threads; each contender's best of {options.plans} fine-tuned plans by validation")
     print(
         f"{'contender':12} {'O':>16} {'accuracy %':>14} {'movement %':>14} {'uJ':>8}"
-        f" {'tuned':>6} {'passes':>7} {'minutes':>8} {'fewest Mbit':>16}"
+        f" {'tuned':>6} {'passes':>7} {'minutes':>8} {'fewest Mbit, accuracy %':>30}"
     )
     for place, first in enumerate(results[seeds[0]][0]):
         each = [results[seed][0][place] for seed in seeds]
         fewest = [results[seed][1][first.contender] for seed in seeds]
-        share = [one["movement_bits"] for one in fewest if one]
+        within = [one for one in fewest if one]
+        told = f"{len(within)} of {len(seeds)}"
+        if len(within) == len(seeds):
+            told = spread([one["movement_bits"] / 1e6 for one in within], 2)
+            told += ", " + spread([100 * one["test"] for one in within], 2)
         print(
             f"{first.contender:12} {spread([r.objective for r in each], 4):>16}"
             f" {spread([100 * r.accuracy for r in each], 2):>14} {spread([100 * r.movement for r in each], 1):>14}"
             f" {statistics.mean(r.energy_pj for r in each) / 1e6:8.2f} {each[0].tuned:6d} {each[0].passes:7d}"
             f" {statistics.mean(r.seconds for r in each) / 60:8.1f}"
-            f" {spread([one / 1e6 for one in share], 3) if len(share) == len(seeds) else 'not all':>16}",
+            f" {told:>30}",
             flush=True,
         )
-    print(f"fewest bits: Mbit, of its plans within {options.within} of the float accuracy on validation data")
+    print(
+        f"fewest: of a contender's plans within {options.within} of the float accuracy on validation data the one that "
+        "moves the least, and its accuracy on test data; or how many seeds have one"
+    )
 
 
 def spread(values: Sequence[float], digits: int) -> str:
