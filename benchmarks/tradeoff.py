@@ -81,7 +81,7 @@ def main() -> int:
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the first step (default: 0.001)")
     parser.add_argument("--amp", action="store_true", help="train in bfloat16, faster where a processor has it")
     parser.add_argument("--plans", type=int, default=7, help="fine-tunings of every contender (default: 7)")
-    parser.add_argument("--scored", type=int, default=256, help="inputs that tensors are scored on (default: 256)")
+    parser.add_argument("--scored", type=int, default=1024, help="inputs that tensors are scored on (default: 1024)")
     parser.add_argument("--alpha", type=float, default=0.2, help="weight of movement in O (default: 0.2)")
     parser.add_argument("--within", type=float, default=0.003, help="share of accuracy lost (default: 0.003)")
     parser.add_argument("--device", default="stm32f103c8", help="name or file (default: stm32f103c8)")
@@ -107,7 +107,8 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
         alpha=options.alpha,
         training=Training(options.steps, options.learning_rate, amp=options.amp, seed=seed),
         scored_inputs=options.scored,
-        plans=max((options.plans - 1) // 2, 1),
+        rounds=max(options.plans - 1, 1),
+        plans=1,
         uniforms=1,
     )
     with Terminal() as listener, Store(folder / STORE, alone=True) as store:

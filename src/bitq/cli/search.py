@@ -101,8 +101,8 @@ def search(
         typer.Option(
             help="How often plans are proposed, measured and the prediction corrected.", rich_help_panel=TUNING
         ),
-    ] = 2,
-    plans: Annotated[int, typer.Option(help="Plans to fine-tune in every round.", rich_help_panel=TUNING)] = 3,
+    ] = 3,
+    plans: Annotated[int, typer.Option(help="Plans to fine-tune in every round.", rich_help_panel=TUNING)] = 2,
     uniforms: Annotated[
         int, typer.Option(help="Uniform formats to fine-tune and compare with.", rich_help_panel=TUNING)
     ] = 2,

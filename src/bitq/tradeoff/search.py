@@ -179,8 +179,8 @@ def _proposals(
 
         return sorted((plan for plan in plans if plan.choices not in measured), key=promise)
 
-    compared = sum(contender.is_uniform for contender in contenders)
-    count = 0 if settings.alone else 1 if number < settings.rounds else settings.uniforms - compared
+    wanted = 0 if settings.alone else settings.uniforms if number == settings.rounds else 1
+    count = wanted - sum(contender.is_uniform for contender in contenders)
     chosen = {f"uniform {run.space.formats[each.choices[0][0]]}": each.choices for each in ranked(uniforms)[:count]}
     known = [each.score for each in candidates if each.choices in measured]
     proposed: list[Candidate] = []

@@ -23,10 +23,11 @@ class Settings:
         alpha: weight of movement in the objective (paper, Eq. 2).
         training: fine-tuning of every contender.
         budgets: limits that the plan has to keep.
-        scored_inputs: training inputs that every tensor's score is measured on.
+        scored_inputs: training inputs that every tensor's score is measured on: a few of them, that the network gets
+            wrong, decide over the size of all scores.
         rounds: how often plans are proposed, measured, and the prediction corrected by them.
         plans: plans that are proposed, fine-tuned and measured in every round.
-        uniforms: uniform formats that are fine-tuned and measured besides, one in every round and the rest in the last.
+        uniforms: uniform formats that are fine-tuned and measured besides: one in the first round, others in the last.
         tied: a tensor that one layer writes and others read has one format.
         without: an ablation, or None.
 
@@ -37,9 +38,9 @@ class Settings:
     alpha: float = 0.2
     training: Training = field(default_factory=Training)
     budgets: Budgets = field(default_factory=Budgets)
-    scored_inputs: int = 256
-    rounds: int = 2
-    plans: int = 3
+    scored_inputs: int = 1024
+    rounds: int = 3
+    plans: int = 2
     uniforms: int = 2
     tied: bool = False
     without: Without | None = None
