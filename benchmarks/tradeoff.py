@@ -80,6 +80,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1000, help="of every fine-tuning (default: 1000)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the first step (default: 0.001)")
     parser.add_argument("--amp", action="store_true", help="train in bfloat16, faster where a processor has it")
+    parser.add_argument("--without-qat", action="store_true", help="fine-tune nothing")
     parser.add_argument("--plans", type=int, default=7, help="fine-tunings of every contender (default: 7)")
     parser.add_argument("--scored", type=int, default=1024, help="inputs that tensors are scored on (default: 1024)")
     parser.add_argument("--alpha", type=float, default=0.2, help="weight of movement in O (default: 0.2)")
@@ -102,7 +103,8 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
     subject = SUBJECTS[network](seed)
     layers = trace(subject.model, subject.example)
     elements = {n: m.weight.numel() for n, m in subject.model.named_modules() if isinstance(m, LAYERS)}
-    folder = options.run / f"{network}-{Path(options.device).stem}-{options.steps}" / f"seed-{seed}"
+    steps = 0 if options.without_qat else options.steps
+    folder = options.run / f"{network}-{Path(options.device).stem}-{steps}" / f"seed-{seed}"
     settings = Settings(
         alpha=options.alpha,
         training=Training(options.steps, options.learning_rate, amp=options.amp, seed=seed),
@@ -110,6 +112,7 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
         rounds=max(options.plans - 1, 1),
         plans=1,
         uniforms=1,
+        without="qat" if options.without_qat else None,
     )
     with Terminal() as listener, Store(folder / STORE, alone=True) as store:
         device = load_device(options.device)
@@ -127,7 +130,7 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
             if name.endswith("-within"):
                 own = replace(settings, alpha=HEAVY, budgets=Budgets(accuracy_loss=options.within))
             plans, passes, seconds = proposed(run_of(own), name, options.plans, seed)
-            listener.outlook({"fine-tuning": options.steps * len(plans)}, "")
+            listener.outlook({"fine-tuning": steps * len(plans)}, "")
             measured = [result for _, result in run.measured(plans)]
             spent = seconds + sum(seconds_of(store, run, choices) for choices in plans.values())
             enough = [each for each in measured if each["validation"] >= most_accurate - options.within]
@@ -185,9 +188,10 @@ def seconds_of(store: Store, run: Run, choices: Sequence) -> float:
 def table(network: str, results: dict[int, tuple[list[Result], Json]], options: argparse.Namespace) -> None:
     """Mean and spread over the seeds."""
     seeds = list(results)
-    training = f"{options.steps} steps from {options.learning_rate:g}" + (", bfloat16" if options.amp else "")
+    training = f"{options.steps} steps from {options.learning_rate:g}" + ", bfloat16" * options.amp
+    training = "no fine-tuning" if options.without_qat else training
     print(f"\n{network} on {options.device}, {training}, alpha {options.alpha}, seeds {seeds}, test data")
-    print(f"{torch.get_num_threads()} threads; each contender's best of {options.plans} fine-tuned plans by validation")
+    print(f"{torch.get_num_threads()} threads; each contender's best of {options.plans} measured plans by validation")
     print(
         f"{'contender':12} {'O':>16} {'accuracy %':>14} {'movement %':>14} {'uJ':>8}"
         f" {'tuned':>6} {'passes':>7} {'minutes':>8} {'fewest Mbit, accuracy %':>30}"
