@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -13,6 +17,16 @@ INFINITE = 0x7F800000  # bit pattern of a float32 infinity; those above it are N
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 Axes = tuple[int, tuple[int, ...]]
+
+
+class Layout(NamedTuple):
+    """Memory read as [outer, channels, inner], of which `block` channels at one inner position make a block."""
+
+    outer: int
+    channels: int
+    inner: int
+    block: int
+    in_order: bool  # memory has the elements in the order of their indices
 
 
 def resolve_axes(x: Tensor, dim: int, inner_dims: tuple[int, ...]) -> Axes:
@@ -35,6 +49,33 @@ def resolve_axes(x: Tensor, dim: int, inner_dims: tuple[int, ...]) -> Axes:
     if len(set(resolved)) != len(resolved):
         raise BitqError(f"dim={dim}, inner_dims={tuple(inner_dims)} name an axis twice")
     return resolved[0], resolved[1:]
+
+
+@lru_cache(4096)
+def layout(shape: torch.Size, stride: tuple[int, ...], axes: Axes, block_size: int) -> Layout | None:
+    """How a dense tensor's blocks lie in memory; None if memory has gaps, or its blocks are scattered over it."""
+    dim, inside = axes
+    order = sorted((d for d, n in enumerate(shape) if n != 1), key=lambda d: -stride[d])  # outermost first
+    window = [d for d in order if d in inside]
+    if shape[dim] == 1:
+        order.insert(len(order) - len(window), dim)
+    expected = 1
+    for d in reversed(order):
+        if shape[d] != 1 and stride[d] != expected:
+            return None
+        expected *= shape[d]
+    size = prod(shape)
+    block = min(block_size, shape[dim])
+    at, in_order = order.index(dim), order == sorted(order)
+    if size and set(window) == set(order[at + 1 :]):
+        inner = prod(shape[d] for d in window)
+        row, block = shape[dim] * inner, block * inner
+        row = row if row % block else size  # rows of whole blocks are one long row
+        return Layout(size // row, row, 1, block, in_order)
+    if size and not window:
+        outer, inner = (prod(shape[d] for d in part) for part in (order[:at], order[at + 1 :]))
+        return Layout(outer, shape[dim], inner, block, in_order)
+    return None
 
 
 def peaks(x: Tensor, block_size: int, axes: Axes) -> Tensor:

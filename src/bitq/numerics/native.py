@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from math import prod
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from bitq.formats import BlockFormat
+from bitq.numerics import blocks
 from bitq.numerics.blocks import Axes
 from bitq.numerics.torch_path import ROUNDINGS
 
@@ -21,16 +18,6 @@ except ImportError:  # a source tree that was not built: the torch path does eve
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 ROUNDING = {name: number for number, name in enumerate(ROUNDINGS)}
 MANTISSA_BITS = 23  # the most for which the kernel's roundings are exact
-
-
-class _Layout(NamedTuple):
-    """Memory read as [outer, channels, inner], of which `block` channels at one inner position make a block."""
-
-    outer: int
-    channels: int
-    inner: int
-    block: int
-    in_order: bool  # memory has the elements in the order of their indices
 
 
 def quantize(
@@ -53,7 +40,7 @@ def quantize(
     """
     if _kernel is None or not x.is_cpu or fmt.mantissa_bits > MANTISSA_BITS:
         return None
-    layout = _layout(x.shape, x.stride(), axes, fmt.block_size)
+    layout = blocks.layout(x.shape, x.stride(), axes, fmt.block_size)
     if layout is None or (key is not None and not layout.in_order):
         return None
     y = torch.empty_like(x) if out is None else out
@@ -96,29 +83,3 @@ def pass_gradient(grad: Tensor, clipped: Tensor) -> Tensor | None:
         torch.get_num_threads(),
     )
     return passed
-
-
-@lru_cache(4096)
-def _layout(shape: torch.Size, stride: tuple[int, ...], axes: Axes, block_size: int) -> _Layout | None:
-    dim, inside = axes
-    order = sorted((d for d, n in enumerate(shape) if n != 1), key=lambda d: -stride[d])  # outermost first
-    window = [d for d in order if d in inside]
-    if shape[dim] == 1:
-        order.insert(len(order) - len(window), dim)
-    expected = 1
-    for d in reversed(order):
-        if shape[d] != 1 and stride[d] != expected:
-            return None
-        expected *= shape[d]
-    size = prod(shape)
-    block = min(block_size, shape[dim])
-    at, in_order = order.index(dim), order == sorted(order)
-    if size and set(window) == set(order[at + 1 :]):
-        inner = prod(shape[d] for d in window)
-        row, block = shape[dim] * inner, block * inner
-        row = row if row % block else size  # rows of whole blocks are one long row
-        return _Layout(size // row, row, 1, block, in_order)
-    if size and not window:
-        outer, inner = (prod(shape[d] for d in part) for part in (order[:at], order[at + 1 :]))
-        return _Layout(outer, shape[dim], inner, block, in_order)
-    return None

@@ -6,8 +6,10 @@ What `quantize` calls directly on plain tensors goes through an operator whereve
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -90,13 +92,36 @@ def direct(x: Tensor) -> bool:
 
 
 def _plain(x: Tensor) -> bool:
-    """Whether x is `direct` memory of the CPU."""
-    return direct(x) and x.is_cpu
+    """Whether x is `direct` memory for which there are kernels."""
+    return direct(x) and _kernels(x) is not None
+
+
+def _kernels(x: Tensor) -> ModuleType | None:
+    """What quantizes in one pass where x is: native.py, triton_path.py, or nothing."""
+    return native if x.is_cpu else _gpu_kernels(x.device) if x.is_cuda else None
+
+
+@cache
+def _gpu_kernels(device: torch.device) -> ModuleType | None:
+    """triton_path.py, where PyTorch's build brings Triton and its kernels give the torch path's bits on this device."""
+    try:
+        from bitq.numerics import triton_path
+
+        same = triton_path.agrees(device)
+    except ImportError:
+        return None
+    except Exception as error:  # whatever Triton misses: a C compiler, a newer device, a driver
+        same, reason = False, str(error).strip().partition("\n")[0]
+    else:
+        reason = "its bits are not those of PyTorch"
+    if not same:
+        warnings.warn(f"Triton does not work on {device} ({reason}): quantization there is slower", stacklevel=2)
+    return triton_path if same else None
 
 
 def _alike(x: Tensor, out: Tensor) -> bool:
-    """Whether the kernel can write to `out`: it lies as x does, in x's memory or apart from it."""
-    if not (_plain(x) and type(out) in (Tensor, Parameter) and out.is_cpu) or out.stride() != x.stride():
+    """Whether the kernels can write to `out`: it lies as x does, in x's memory or apart from it."""
+    if not (_plain(x) and type(out) in (Tensor, Parameter) and out.device == x.device) or out.stride() != x.stride():
         return False
     return out.data_ptr() == x.data_ptr() or out.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
 
@@ -112,7 +137,7 @@ def _compute(
 ) -> tuple[Tensor, Tensor | None]:
     """Values, and what was clipped: None, bits (uint8) in order of memory, or the torch path's mask (bool).
 
-    The kernel does what is plain, `torch.compile` fuses the torch path for other devices, the operator does the rest.
+    The kernels do what is plain, `torch.compile` fuses the torch path for other devices, the operator does the rest.
     """
     if _plain(x) or (torch.compiler.is_compiling() and x.device.type != "cpu"):
         return _local(x, fmt, axes, exponent_bias, rounding, key, with_clipped)
@@ -132,8 +157,11 @@ def _local(
     with_clipped: bool,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    if not torch.compiler.is_compiling():
-        fast = native.quantize(x, fmt, axes, exponent_bias, rounding, key, with_clipped, out)
+    kernels = None if torch.compiler.is_compiling() else _kernels(x)
+    if kernels is not None:
+        fast: tuple[Tensor, Tensor | None] | None = kernels.quantize(
+            x, fmt, axes, exponent_bias, rounding, key, with_clipped, out
+        )
         if fast is not None:
             return fast
     y, clipped = torch_path.quantize(x, fmt, axes, exponent_bias, rounding, key, with_clipped)
@@ -252,8 +280,9 @@ def _quantize_into(
 
 def _pass_gradient(grad: Tensor, clipped: Tensor, stride: list[int] | tuple[int, ...]) -> Tensor:
     """`grad`, with zeros where the bits of a tensor with these strides are set."""
-    if grad.stride() == tuple(stride):
-        fast = native.pass_gradient(grad, clipped)
+    kernels = _kernels(grad)
+    if kernels is not None and grad.stride() == tuple(stride):
+        fast: Tensor | None = kernels.pass_gradient(grad, clipped)
         if fast is not None:
             return fast
     return grad.clone().masked_fill_(_from_bits(clipped, grad.shape, tuple(stride)), 0.0)
