@@ -1,0 +1,121 @@
+"""What a machine without a GPU can prove of the Triton kernels: their bits, interpreted, and what they compile to."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="Triton is not installed: pip install --no-deps triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from bitq.numerics import blocks, triton_path  # noqa: E402
+from bitq.numerics.torch_path import ROUNDINGS  # noqa: E402
+
+POINTERS = {torch.float32: "*i32", torch.bfloat16: "*i16", torch.float16: "*i16"}
+PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+
+
+def test_interpreted_kernels_have_the_bits_of_their_twins():
+    tests = Path(__file__).with_name("interpreted_triton.py")
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", tests],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+    )
+    assert told.returncode == 0, told.stdout[-5000:] + told.stderr
+    assert "[100%]" in told.stdout
+
+
+def compiled(kernel, pointers, constants, architecture, aligned=()):
+    """A kernel with these arguments for a GPU, its other arguments whole numbers."""
+    names = kernel.arg_names
+    signature = {n: "constexpr" if n in constants else pointers.get(n, "i32") for n in names}
+    known = {(names.index(n),): [["tt.divisibility", 16]] for n in (*(p for p in pointers if p in names), *aligned)}
+    source = ASTSource(
+        kernel,
+        signature,
+        {(names.index(n),): value for n, value in constants.items()},
+        {at: attribute for at, attribute in known.items() if names[at[0]] not in constants},
+    )
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32))
+
+
+def resources(kernel, architecture, folder):
+    """Registers and bytes spilt, as the assembler tells."""
+    (folder / "kernel.ptx").write_text(kernel.asm["ptx"])
+    suffix = "a" if architecture == 90 else ""
+    told = subprocess.run(
+        [PTXAS, "-v", f"-arch=sm_{architecture}{suffix}", folder / "kernel.ptx", "-o", folder / "kernel.cubin"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    spilt = sum(map(int, re.findall(r"(\d+) bytes spill", told)))
+    return int(re.search(r"Used (\d+) registers", told)[1]), spilt
+
+
+ACTIVATIONS, LAST, WEIGHT = (64, 64, 56, 56), (64, 56, 56, 64), (512, 512, 3, 3)
+NEAREST, AWAY, ZERO, STOCHASTIC = ROUNDINGS
+CASES = [  # shape, axes, block size, dtype, rounding, marks clipped elements, derives the bias
+    (ACTIVATIONS, (1, ()), 16, torch.float32, NEAREST, False, False),
+    (ACTIVATIONS, (1, ()), 16, torch.bfloat16, NEAREST, True, False),
+    (ACTIVATIONS, (1, ()), 24, torch.float16, AWAY, True, False),
+    (ACTIVATIONS, (1, ()), 48, torch.float32, STOCHASTIC, True, False),
+    (LAST, (3, ()), 16, torch.bfloat16, NEAREST, False, False),
+    (LAST, (3, ()), 24, torch.float32, NEAREST, True, False),
+    (LAST, (3, ()), 4, torch.float32, ZERO, False, True),
+    (LAST, (3, ()), 1, torch.float16, NEAREST, False, False),
+    (LAST, (3, ()), 8, torch.bfloat16, STOCHASTIC, False, True),
+    (WEIGHT, (1, (2, 3)), 16, torch.float32, NEAREST, False, True),
+    (WEIGHT, (1, (2, 3)), 48, torch.bfloat16, NEAREST, False, True),
+]
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize(("shape", "axes", "block_size", "dtype", "rounding", "marked", "derived"), CASES)
+def test_kernels_compile_to_wide_moves_and_exact_operations(
+    monkeypatch, tmp_path, architecture, shape, axes, block_size, dtype, rounding, marked, derived
+):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    x = torch.empty(shape, device="meta")
+    drawn = rounding == STOCHASTIC
+    layout = blocks.layout(x.shape, x.stride(), axes, block_size)
+    cut = triton_path.job(layout, triton_path.tile_size(marked, drawn)).cut
+    pointers = {"x": POINTERS[dtype], "y": POINTERS[dtype], "marks": "*i32", "top": "*i32", "key": "*i64"}
+    absent = {"marks": not marked, "top": not derived, "key": not drawn}
+    constants = {**cut._asdict(), "KIND": triton_path.KINDS[dtype], "ROUNDING": ROUNDINGS.index(rounding)}
+    constants |= {name: None for name, missing in absent.items() if missing}
+    kernel = compiled(triton_path._round, pointers, constants, architecture)
+    check(kernel, architecture, tmp_path)
+    if derived:
+        del constants["ROUNDING"]
+        constants = {n: value for n, value in constants.items() if n in triton_path._largest.arg_names and n != "top"}
+        check(compiled(triton_path._largest, pointers, constants, architecture), architecture, tmp_path)
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("pointer", ["*i32", "*i16"])
+def test_gradient_kernel_compiles_to_wide_moves(monkeypatch, tmp_path, architecture, pointer):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    pointers = {"grad": pointer, "passed": pointer, "clipped": "*u8"}
+    octets = {"OCTETS": triton_path.TILE // 8}
+    check(compiled(triton_path._pass, pointers, octets, architecture, ["count"]), architecture, tmp_path)
+
+
+def check(kernel, architecture, folder):
+    """Elements are moved four words at a time, nothing flushes subnormal numbers or rounds by an approximation, next
+    to nothing spills, and five such programs find registers on a processor at a time."""
+    text = kernel.asm["ptx"]
+    assert "ld.global.v4.b32" in text
+    assert "st.global.v4.b32" in text or "st.global" not in text
+    assert not re.search(r"\.ftz|\.approx|\.rz\b|\.sat|fma\.|(div|sqrt|ex2|lg2)\.\w+\.?f", text)
+    registers, spilt = resources(kernel, architecture, folder)
+    assert spilt <= 32
+    assert registers <= 96
