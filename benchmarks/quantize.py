@@ -4,6 +4,7 @@
     python benchmarks/quantize.py --peers SITE_PACKAGES    # beside brevitas, torchao, amd-quark, those that are there
     python benchmarks/quantize.py --small                  # what one call costs beside its work, too
     python benchmarks/quantize.py --cases weights --threads 2    # a part of it
+    python benchmarks/quantize.py --device cuda            # a GPU alone
 
 Peers come from a folder that pip filled without their dependencies, for torch must not move; what else they need is in
 the environment of `make env`. The last two lines are what amd-quark imports; it compiles its kernel on first use, with
@@ -20,7 +21,8 @@ and 3 of exponent; each tensor is quantized with a given exponent bias, as calib
 the default one, which weights have. Peers quantize as near to this as they can: their own 8-bit format, the same block
 (torchao only along the last axis, so it gets the channels there; amd-quark only blocks of 8). None of them writes to a
 given tensor, so the aim holds their fresh results against ours; `out=` is shown beside. Returns 1 if an aim is missed.
-With a CUDA device, quantization of 1 GiB fused by torch.compile is held against a copy.
+On a CUDA device, quantization of 1 GiB, by the Triton kernels with `out=` and fused by torch.compile into a fresh tensor,
+is held against a copy there: the better has to reach the aim.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ import torch
 from torch import Tensor
 
 from bitq import BlockFormat, quantize
+from bitq.numerics import ops
 
 OF_COPY, OF_CLONE, TIMES_PEERS, OF_DEVICE_COPY = 0.8, 0.8, 15.0, 0.7
 
@@ -184,22 +187,55 @@ def small() -> None:
 
 def on_device() -> bool:
     """Prints quantization of 1 GiB on a CUDA device beside a copy; whether the aim is met."""
-    x = torch.randn(64, 64, 256, 256, device="cuda")
-    copy, fmt = torch.empty_like(x), BlockFormat(8, 3, 16)
-    fused = torch.compile(lambda t: quantize(t, fmt, exponent_bias=-5))
+    if not torch.cuda.is_available():
+        print("no CUDA device: nothing measured there")
+        return True
+    device, fmt, met = torch.device("cuda", torch.cuda.current_device()), BlockFormat(8, 3, 16), True
+    print(f"{torch.cuda.get_device_name(device)}, Triton kernels: {'yes' if ops._kernels(device) else 'no'}")
+    for dtype, layout, bias, rounding in (
+        (torch.float32, torch.contiguous_format, -5, "nearest"),
+        (torch.float32, torch.channels_last, -5, "nearest"),
+        (torch.bfloat16, torch.contiguous_format, -5, "nearest"),
+        (torch.bfloat16, torch.channels_last, -5, "nearest"),
+        (torch.float32, torch.contiguous_format, None, "nearest"),  # reads twice
+        (torch.float32, torch.contiguous_format, -5, "stochastic"),
+    ):
+        batch = 2**30 // (64 * 256 * 256 * dtype.itemsize)
+        x = torch.randn(batch, 64, 256, 256, dtype=dtype, device=device).to(memory_format=layout)
+        out = torch.empty_like(x)
 
-    def finish(run: Callable[[], object]) -> Callable[[], None]:
-        def finished() -> None:
-            run()
-            torch.cuda.synchronize()
+        def eager(x: Tensor = x, out: Tensor = out, bias: int | None = bias, rounding: str = rounding) -> Tensor:
+            return quantize(x, fmt, exponent_bias=bias, rounding=rounding, out=out)
 
-        return finished
+        def plain(t: Tensor, bias: int | None = bias, rounding: str = rounding) -> Tensor:
+            return quantize(t, fmt, exponent_bias=bias, rounding=rounding)
 
-    times = medians(take_turns({"copy": finish(lambda: copy.copy_(x)), "fused": finish(lambda: fused(x))}, 3))
-    share = times["copy"] / times["fused"]
-    name = torch.cuda.get_device_name()
-    print(f"{name}: copy {times['copy'] * 1e3:.3f} ms, fused {times['fused'] * 1e3:.3f} ms = {share:.2f} of it")
-    return share >= OF_DEVICE_COPY
+        torch.compiler.reset()
+        fused = torch.compile(plain)
+        candidates: dict[str, Callable[[], object]] = {"copy": lambda out=out, x=x: out.copy_(x)}
+        candidates |= {"fused": lambda fused=fused, x=x: fused(x)} if rounding == "nearest" else {}
+        candidates |= {"kernels" if ops._kernels(device) else "torch path": eager}
+        times = medians(take_turns({name: finished(run) for name, run in candidates.items()}, 3))
+        copy = times.pop("copy")
+        best = min(times, key=times.__getitem__)
+        met &= copy / times[best] >= OF_DEVICE_COPY or bias is None or rounding != "nearest"
+        print(
+            f"{str(dtype)[6:]:8} {str(layout)[6:]:17} bias {bias!s:4} {rounding:10} copy {copy * 1e3:.3f} ms, "
+            + ", ".join(f"{name} {t * 1e3:.3f} ms = {copy / t:.2f} of it" for name, t in times.items())
+            + f"; better: {best}",
+            flush=True,
+        )
+    return met
+
+
+def finished(run: Callable[[], object]) -> Callable[[], None]:
+    """`run`, until the device has done it."""
+
+    def wait() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return wait
 
 
 def main() -> int:
@@ -211,7 +247,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=2.0, help="for each comparison of a row")
     parser.add_argument("--small", action="store_true", help="one call on a small tensor, too")
+    parser.add_argument("--device", choices=["cuda"], help="measure only there")
     arguments = parser.parse_args()
+    if arguments.device:
+        return 0 if on_device() else 1
     peers = available(arguments.peers)
     print(f"torch {torch.__version__}, peers: {', '.join(peers) or 'none'}")
     met = True
@@ -222,11 +261,7 @@ def main() -> int:
                 met &= measure(case, block, peers, arguments.seconds)
     if arguments.small:
         small()
-    if torch.cuda.is_available():
-        met &= on_device()
-    else:
-        print("no CUDA device: nothing measured there")
-    return 0 if met else 1
+    return 0 if met & on_device() else 1
 
 
 if __name__ == "__main__":

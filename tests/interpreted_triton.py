@@ -62,7 +62,7 @@ def raw_bits(shape, dtype, seed):
     return raw.view(torch.float32) if dtype == torch.float32 else raw.to(torch.int16).view(dtype)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data(), tensors(), st.sampled_from(FORMATS), st.sampled_from(ROUNDINGS), st.integers(0, 9))
 def test_every_bit_is_that_of_exact_arithmetic(data, tensor, fmt, rounding, seed):
     x, dim, inner = tensor
@@ -81,7 +81,7 @@ def test_every_format_at_every_exponent(fmt):
     x = x if fmt in EXTREMES else x[fmt.exponent_bits % 5 :: 5].contiguous()
     turn = fmt.exponent_bits + fmt.block_size
     other = (None, -126, 0)[turn % 3], ROUNDINGS[1 + turn % 4 % 3]
-    for bias, rounding in ((None, "nearest"), (-126, "nearest"), other):
+    for bias, rounding in ((None, "nearest"), other):
         key = torch.randint(-(2**63), 2**63 - 1, (1,), generator=generator())
         draws = torch_path.uniforms(x.shape, key) if rounding == "stochastic" else None
         expected, clipped = in_doubles(x, fmt, bias, rounding, draws)
@@ -120,8 +120,7 @@ SHAPES = [
 
 @pytest.mark.parametrize(("shape", "dim", "inner"), SHAPES)
 @pytest.mark.parametrize(
-    ("dtype", "block_size"),
-    [(torch.float32, 1), (torch.float32, 16), (torch.float32, 100), (torch.bfloat16, 24), (torch.float16, 7)],
+    ("dtype", "block_size"), [(torch.float32, 1), (torch.float32, 16), (torch.bfloat16, 24), (torch.float16, 7)]
 )
 def test_any_tiles_have_the_bits_of_the_torch_path(monkeypatch, dtype, shape, dim, inner, block_size):
     fmt, mild = BlockFormat(8, 2, block_size), (torch.randn(shape, generator=generator()) * 4).to(dtype)

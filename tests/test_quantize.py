@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, grid
-from bitq.numerics import exponent_bias_for, native, quantize, reference, torch_path
+from bitq.numerics import exponent_bias_for, native, ops, quantize, reference, torch_path
 
 EXTREMES = (
     BlockFormat(3, 1, 2),
@@ -388,7 +389,18 @@ def test_gradient_is_that_of_the_identity_by_default(path):
         assert not quantize(x, BlockFormat(8, 2, 16)).requires_grad
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.fixture(params=["kernels", "torch"])
+def gpu_path(request, monkeypatch):
+    """Runs a test on each path of a GPU."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if request.param == "torch":
+        monkeypatch.setattr(ops, "_kernels", lambda device: native if device.type == "cpu" else None)
+    elif ops._kernels(torch.device("cuda", torch.cuda.current_device())) is None:
+        pytest.skip("Triton is missing or does not work here")
+
+
+@pytest.mark.usefixtures("gpu_path")
 def test_cuda_equals_cpu():
     raw = torch.randint(-(2**31), 2**31, (4, 50, 31)).to(torch.int32).view(torch.float32)
     for x in (raw, torch.randn(4, 50, 31) * 4):
@@ -397,6 +409,27 @@ def test_cuda_equals_cpu():
                 here, there = (with_gradient(t, fmt, exponent_bias=bias) for t in (x, x.cuda()))
                 assert same(here[0], there[0].cpu())
                 assert torch.equal(here[1], there[1].cpu())
+
+
+@pytest.mark.usefixtures("gpu_path")
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_cuda_equals_cpu_in_every_layout(dtype, rounding):
+    generator = torch.Generator().manual_seed(8)
+    for shape, dim, inner in [*SHAPES, ((4, 48, 16, 16), 1, ()), ((3, 64, 9, 5), 1, ())]:
+        raw = torch.randint(-(2**31), 2**31, shape, generator=generator).to(torch.int32)
+        raw = raw.view(torch.float32) if dtype == torch.float32 else raw.to(torch.int16).view(dtype)
+        mild = (torch.randn(shape, generator=generator) * 4).to(dtype)
+        layouts = [raw, mild, mild.transpose(0, -1)]
+        layouts += [mild.to(memory_format=torch.channels_last)] if mild.ndim == 4 else []
+        for x, block_size, bias in product(layouts, (1, 2, 16, 24, 100), (None, -2)):
+            arguments = BlockFormat(8, 2, block_size), dim, inner, bias, rounding
+            there = x.cuda()
+            here, found = (with_gradient(t, *arguments, torch.Generator().manual_seed(4)) for t in (x, there))
+            assert same(here[0], found[0].cpu())
+            assert torch.equal(here[1], found[1].cpu())
+            quantize(there, *arguments, torch.Generator().manual_seed(4), out=there)
+            assert same(here[0], there.cpu())
 
 
 @pytest.mark.parametrize(

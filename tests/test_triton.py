@@ -21,6 +21,7 @@ POINTERS = {torch.float32: "*i32", torch.bfloat16: "*i16", torch.float16: "*i16"
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
 
 
+@pytest.mark.timeout(900)  # some twenty seconds on a machine that has nothing else to do
 def test_interpreted_kernels_have_the_bits_of_their_twins():
     tests = Path(__file__).with_name("interpreted_triton.py")
     told = subprocess.run(

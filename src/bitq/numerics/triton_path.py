@@ -139,7 +139,7 @@ def numbers(fmt: BlockFormat, exponent_bias: int | None, dtype: torch.dtype) -> 
 
 
 def pass_gradient(grad: Tensor, clipped: Tensor) -> Tensor | None:
-    """`grad`, dense and laid out as the bits `clipped` were, with zeros where they are set; None if it is no such thing."""
+    """`grad`, dense and laid out as the bits `clipped` were, with zeros where they are set; None for others."""
     if grad.element_size() not in (2, 4) or not grad.numel():
         return None
     passed, pattern = torch.empty_like(grad), torch.int32 if grad.element_size() == 4 else torch.int16
