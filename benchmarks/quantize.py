@@ -21,8 +21,8 @@ and 3 of exponent; each tensor is quantized with a given exponent bias, as calib
 the default one, which weights have. Peers quantize as near to this as they can: their own 8-bit format, the same block
 (torchao only along the last axis, so it gets the channels there; amd-quark only blocks of 8). None of them writes to a
 given tensor, so the aim holds their fresh results against ours; `out=` is shown beside. Returns 1 if an aim is missed.
-On a CUDA device, quantization of 1 GiB, by the Triton kernels with `out=` and fused by torch.compile into a fresh tensor,
-is held against a copy there: the better has to reach the aim.
+On a CUDA device, quantization of 1 GiB, by the Triton kernels with `out=` and fused by torch.compile into a fresh
+tensor, is held against a copy there: the better has to reach the aim.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def proposed(run: Run, name: str, count: int, seed: int) -> tuple[dict[str, tupl
     if name in OWN:
         found = search(run)
         plans = {f"{name} {each.label}": each.choices for each in found.contenders}
-        (scored,) = run.store.evaluations("perturbation")
+        *_, scored = run.store.evaluations("perturbation")
         return plans, run.settings.scored_inputs // BATCH, scored.seconds
 
     def propose() -> Json:
