@@ -19,6 +19,8 @@ from PIL import Image
 import tiny
 
 NETWORKS = f"""
+import os
+
 import torch
 from torch import nn
 
@@ -28,6 +30,10 @@ CLASSES = {tiny.CLASSES}
 
 def other():
     return nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(108, CLASSES))
+
+def talkative():
+    os.write(1, b"as printf of a library")
+    return network()
 
 def nothing_to_quantize():
     return nn.Flatten()
@@ -194,6 +200,14 @@ def test_images_in_folders(bitq, folder):
     assert plan_of(folder / document["run"])["bits"] == 16
     measured = json.loads(bitq("evaluate", document["run"], *images, "--json")[1])
     assert measured["accuracy"] == document["totals"]["accuracy"]
+
+
+def test_stdout_is_for_the_result_alone_whoever_prints(folder):
+    short = ["--steps", 1, "--rounds", 1, "--uniforms", 1]
+    run = process(folder, "search", "tiny_networks:talkative", *COMPLETE[2:], *short, "--run", "loud", "--json")
+    out, err = run.communicate()
+    assert (run.returncode, json.loads(out)["run"]) == (0, "loud")
+    assert "as printf of a library" in err
 
 
 def test_an_interrupted_search_says_how_it_goes_on_and_does(bitq, folder):

@@ -7,6 +7,7 @@ answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -47,6 +48,8 @@ app.command()(devices)
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command, of `sys.argv` by default, and exit; no command at all asks for help."""
+    if args is None:
+        _own_stdout()
     words = sys.argv[1:] if args is None else args
     try:
         code = app(words or ["--help"], prog_name="bitq", standalone_mode=False) or 0
@@ -57,6 +60,16 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     if code == INTERRUPTED:
         print("Error: interrupted before the end" + CONTINUED.get("".join(words[:1]), ""), file=sys.stderr)
     sys.exit(code)
+
+
+def _own_stdout() -> None:
+    """Leave what libraries print from C, as a solver does, to stderr: stdout is for results alone."""
+    if not sys.stdout:  # closed
+        return
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(own, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 def _mistake(message: str) -> int:
