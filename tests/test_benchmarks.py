@@ -23,13 +23,14 @@ def benchmark(name, *args):
 
 
 def test_contenders_are_compared_and_nothing_is_measured_twice(tmp_path):
-    words = ["tradeoff.py", "--contenders", "uniform", "hessian", "--plans", 1, "--seeds", 0, "--steps", 1]
+    words = ["tradeoff.py", "--contenders", "uniform", "hessian", "bitq", "--plans", 1, "--seeds", 0, "--steps", 1]
     first = benchmark(*words, "--run", tmp_path)
     assert first.returncode == 0, first.stderr
-    rows = [line.split() for line in first.stdout.splitlines() if line.startswith(("uniform", "hessian"))]
-    assert [row[0] for row in rows] == ["uniform", "hessian"]
+    rows = [line.split() for line in first.stdout.splitlines() if line.startswith(("uniform", "hessian", "bitq "))]
+    assert [row[0] for row in rows] == ["uniform", "hessian", "bitq"]
     assert all(0 < float(row[1]) < 1.1 and 0 < float(row[2]) < 100 for row in rows)
     (folder,) = (path.parent for path in tmp_path.rglob("results.sqlite"))
+    assert "hessian, the best of 1" in (folder / "report.html").read_text()
     with Store(folder / "results.sqlite") as store:
         known = store.evaluations()
     again = benchmark(*words, "--run", tmp_path)
