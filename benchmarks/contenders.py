@@ -28,15 +28,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bitq.accuracy.evaluate import Batch, forward
-from bitq.accuracy.quantized import apply, blocked_weight, set_formats
+from bitq.accuracy.evaluate import forward
+from bitq.accuracy.quantized import apply, channel_axis, quantized_weight, set_formats
 from bitq.accuracy.sensitivity import TENSORS
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics import quantize
 from bitq.tradeoff.allocate import allocate, predicted_loss
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.knapsack import non_dominated
-from bitq.tradeoff.measure import evaluate, seeded
+from bitq.tradeoff.measure import evaluate, first_inputs, seeded
 from bitq.tradeoff.predict import Curve
 from bitq.tradeoff.run import Run
 from bitq.tradeoff.space import Choice
@@ -98,7 +98,7 @@ def uniform_within(run: Run, count: int, seed: int) -> Proposal:
     for each in finest_first[enough + 1 :]:
         if len(chosen) < count and each[2] <= (1 - STEP) * chosen[-1][2]:
             chosen.append(each)
-    return Proposal(tuple(plan for plan, *_ in chosen), len(finest_first) * len(list(run.data.validation)))
+    return Proposal(tuple(plan for plan, *_ in chosen), len(finest_first) * len(run.data.validation))
 
 
 def _worth(run: Run) -> list[tuple[Choices, float, float]]:
@@ -149,7 +149,7 @@ def greedy(run: Run, count: int, seed: int) -> Proposal:
     start = [[column[finest]] * 3 for _ in space.modules]
     model = copy.deepcopy(run.model).eval()
     apply(model, {name: TensorFormats() for name in space.modules}, run.max_abs)
-    batches = _some(run)
+    batches = first_inputs(run.data.validation, run.settings.scored_inputs)
     moves = []
     for module, name in enumerate(space.modules):
         for number, tensor in enumerate(TENSORS):
@@ -265,20 +265,8 @@ def _traces(run: Run, seed: int) -> list[float]:
 def _quantized(layer: nn.Module, number: int, tensor: Tensor, fmt: BlockFormat) -> Tensor:
     """An input (0), weight (1) or output (2) of a layer in a format."""
     if number == 1:
-        weight, dim, inner = blocked_weight(layer, tensor)
-        return quantize(weight, fmt, dim, inner).reshape(tensor.shape)
-    return quantize(tensor, fmt, -1 if isinstance(layer, nn.Linear) else 1)
-
-
-def _some(run: Run) -> list[Batch]:
-    """Validation batches of as many inputs as bitq scores tensors with."""
-    batches: list[Batch] = []
-    with seeded():
-        for batch in run.data.validation:
-            batches.append(batch)
-            if sum(len(target) for _, target in batches) >= run.settings.scored_inputs:
-                break
-    return batches
+        return quantized_weight(layer, tensor, fmt)
+    return quantize(tensor, fmt, channel_axis(layer))
 
 
 def _choices(plan: Sequence[Sequence[int]]) -> Choices:

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import Batch, Loss, Metric, Score, cross_entropy, score, top1
+from bitq.accuracy.evaluate import Batch, Loss, Metric, Score, cross_entropy, inputs_in, score, top1
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import MaxAbs, apply
 from bitq.allocator import keeping_freed_memory
@@ -97,6 +97,19 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], task: Task) -> Score:
     """Loss and metric on some data, which are walked in the same order every time."""
     with seeded():
         return score(model, batches, task.loss, task.metric)
+
+
+def first_inputs(batches: Iterable[Batch], count: int, seed: int = 0) -> list[Batch]:
+    """The first batches, in the order that a seed gives, of at least `count` inputs, or all there are."""
+    found: list[Batch] = []
+    inputs = 0
+    with seeded(seed):
+        for batch in batches:
+            found.append(batch)
+            inputs += inputs_in(batch)
+            if inputs >= count:
+                break
+    return found
 
 
 @contextmanager

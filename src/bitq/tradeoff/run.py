@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import Batch, device_of, forward, inputs_in, to_device
+from bitq.accuracy.evaluate import device_of, forward, to_device
 from bitq.accuracy.finetune import Training
 from bitq.accuracy.quantized import MaxAbs, apply, observing
 from bitq.accuracy.sensitivity import TENSORS, perturbations, probed
@@ -25,7 +25,7 @@ from bitq.progress import Listener, Silent
 from bitq.store import Json, Store
 from bitq.tradeoff.allocate import Scores
 from bitq.tradeoff.identity import digest, fingerprint, first_batches, first_shapes, formats_text, name_of
-from bitq.tradeoff.measure import Bench, Data, Measured, Task, evaluate, seeded
+from bitq.tradeoff.measure import Bench, Data, Measured, Task, evaluate, first_inputs, seeded
 from bitq.tradeoff.plan import write_atomically
 from bitq.tradeoff.predict import RECOVERED
 from bitq.tradeoff.settings import Settings
@@ -124,7 +124,7 @@ class Run:
                 space.modules,
                 lambda name, tensor: probed(space.formats, extents[name][tensor]),
                 self.max_abs,
-                self._some_training(),
+                first_inputs(self.data.train, settings.scored_inputs, settings.training.seed),
                 self.task.loss,
                 lambda done, total: self.listener.step("scoring formats", done, total),
             )
@@ -145,18 +145,6 @@ class Run:
             )
             for name in space.modules
         ]
-
-    def _some_training(self) -> list[Batch]:
-        """The first training batches, in the order that fine-tuning's seed gives, of as many inputs as are scored."""
-        batches: list[Batch] = []
-        inputs = 0
-        with seeded(self.settings.training.seed):
-            for batch in self.data.train:
-                batches.append(batch)
-                inputs += inputs_in(batch)
-                if inputs >= self.settings.scored_inputs:
-                    break
-        return batches
 
     def measured(self, plans: Mapping[str, Sequence[Choice]]) -> Iterator[tuple[str, Json]]:
         """Cost and, after fine-tuning from the float weights, metric on validation and test data of plans, by label.
