@@ -6,24 +6,12 @@ import signal
 import pytest
 import torch
 
-import bitq
 import tiny
 from bitq.accuracy.evaluate import top1
 from bitq.accuracy.finetune import Training
 from bitq.errors import BitqError
-from bitq.progress import Silent
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'bitq[ray]'")
-
-
-class Listening(Silent):
-    """Keeps what it is told."""
-
-    def __init__(self):
-        self.steps = []
-
-    def step(self, what, done, total):
-        self.steps.append((what, done, total))
 
 
 def killing_once(folder):
@@ -51,23 +39,10 @@ def workers():
         yield found
 
 
-def search(folder, metric, workers=None, listener=None, **settings):
-    return bitq.search(
-        tiny.trained(),
-        *tiny.loaders(),
-        device=tiny.DEVICE,
-        run=folder,
-        metric=metric,
-        settings=tiny.settings(**settings),
-        listener=listener or Silent(),
-        workers=workers,
-    )
-
-
 def test_a_killed_worker_changes_nothing(workers, tmp_path):
-    here = search(tmp_path / "here", killing_once(tmp_path))
-    listener = Listening()
-    there = search(tmp_path / "there", killing_once(tmp_path), workers, listener)
+    here = tiny.search(tmp_path / "here", killing_once(tmp_path))
+    listener = tiny.Listening()
+    there = tiny.search(tmp_path / "there", killing_once(tmp_path), workers, listener)
     assert (tmp_path / "killed").exists()
     assert there.plan == here.plan
     for name in ("plan.json", "weights.safetensors"):
@@ -75,12 +50,12 @@ def test_a_killed_worker_changes_nothing(workers, tmp_path):
     inputs = tiny.images(100, 9)[0]
     with torch.no_grad():
         assert torch.equal(there.model(inputs), here.model(inputs))
-    assert any(what == "measuring plans on Ray" and done == total > 0 for what, done, total in listener.steps)
+    assert any(what == "fine-tuning on Ray" and done == total > 0 for what, done, total in listener.steps)
 
 
 def test_what_a_worker_refuses_is_told(workers, tmp_path):
     with pytest.raises(BitqError, match="diverged"):
-        search(tmp_path, top1, workers, training=Training(steps=20, learning_rate=1e30))
+        tiny.search(tmp_path, top1, workers, training=Training(steps=20, learning_rate=1e30))
 
 
 def test_a_worker_that_always_crashes_is_told(workers, tmp_path, monkeypatch):
@@ -93,4 +68,4 @@ def test_a_worker_that_always_crashes_is_told(workers, tmp_path, monkeypatch):
         return top1(model, batches)
 
     with pytest.raises(BitqError, match=r"a worker failed 2 times .*; all that was finished is kept"):
-        search(tmp_path, metric, workers)
+        tiny.search(tmp_path, metric, workers)

@@ -29,6 +29,7 @@ from bitq.movement import Widths, simulate
 from bitq.progress import Silent
 from bitq.report.records import load_run
 from bitq.tracing import trace
+from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.space import build_space
 
 FILES = {"plan.json", "weights.safetensors", "report.html", "results.sqlite"}
@@ -39,6 +40,16 @@ def search(folder, model=None, data=None, settings=None, **options):
     options = {"device": tiny.DEVICE, "listener": Silent(), **options}
     model = tiny.trained() if model is None else model
     return bitq.search(model, *(data or tiny.loaders()), run=folder, settings=settings or tiny.settings(), **options)
+
+
+class Noted(Silent):
+    """Keeps the notes."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
 
 
 def rows(folder):
@@ -197,6 +208,33 @@ def test_rows_compare_float_the_best_uniform_and_the_plan(finished):
         assert row.movement_bits == pytest.approx(row.dram_bits + row.on_chip_bits)
         share = row.movement_bits / totals.movement_bits_max
         assert row.objective == pytest.approx(1 - row.accuracy + 0.2 * share)
+
+
+def test_no_plan_is_tried_that_could_not_be_better_than_the_best(tmp_path):
+    alpha, room = 10.0, 0.05
+    search(tmp_path, settings=tiny.settings(alpha=alpha, budgets=Budgets(accuracy_loss=room), rounds=4, plans=1))
+    least = load_run(tmp_path).float32.validation - room
+    most = bitq.load_plan(tmp_path / "plan.json").totals.movement_bits_max
+    best, tried = float("inf"), 0
+    for each in contenders(tmp_path):
+        if each["label"].startswith("plan"):
+            assert alpha * each["movement_bits"] / most < best
+            tried += 1
+        if each["validation"] >= least:
+            best = min(best, 1 - each["validation"] + alpha * each["movement_bits"] / most)
+    assert best < float("inf")
+    assert tried > 1
+
+
+def test_fine_tuning_that_loses_is_undone(tmp_path):
+    noted = Noted()
+    few = tiny.settings(rounds=1, plans=1, training=Training(steps=20, learning_rate=3.0))
+    tuned = search(tmp_path / "tuned", settings=few, listener=noted)
+    untuned = search(tmp_path / "untuned", settings=replace(few, without="qat"))
+    assert tuned.plan.totals.accuracy == untuned.plan.totals.accuracy > 0.5
+    assert not any(each["tuned"] for each in contenders(tmp_path / "tuned"))
+    assert all("was undone" in note for note in noted.notes if note.startswith(("plan", "uniform")))
+    assert "not fine-tuned" in (tmp_path / "tuned" / "report.html").read_text()
 
 
 def test_load_quantized_computes_the_same_bits(finished):

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import bitq
 from bitq.accuracy.finetune import Training
 from bitq.devices import Device, Memory
+from bitq.progress import Silent
 from bitq.tradeoff.settings import Settings
 
 torch.set_num_threads(1)
@@ -74,3 +76,27 @@ def settings(**changes):
     few = Training(steps=20, learning_rate=3e-3)
     own = Settings(training=few, scored_inputs=250, plans=2)
     return replace(own, **changes)
+
+
+class Listening(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.steps = []
+
+    def step(self, what, done, total):
+        self.steps.append((what, done, total))
+
+
+def search(folder, metric, workers=None, listener=None, **changes):
+    """A search of the network with these settings, in silence unless there is a listener."""
+    return bitq.search(
+        trained(),
+        *loaders(),
+        device=DEVICE,
+        run=folder,
+        metric=metric,
+        settings=settings(**changes),
+        listener=listener or Silent(),
+        workers=workers,
+    )

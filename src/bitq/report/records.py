@@ -60,11 +60,12 @@ class Front(_Record):
 
 
 class FineTuned(_Record):
-    """A combination of formats after fine-tuning: accuracies in [0, 1], bits, pJ, bytes."""
+    """A combination of formats, measured: accuracies in [0, 1], whether its weights are fine-tuned, bits, pJ, bytes."""
 
     label: str
     validation: float
     test: float
+    tuned: bool = True
     movement_bits: float
     energy_pj: float
     model_bytes: float
@@ -207,9 +208,7 @@ def _read(record: type[_R], kind: str, evaluations: tuple[Evaluation, ...], wher
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise BitqError(
-            f"{where}: a result of kind {kind!r} is not one of bitq: {place}: {first['msg']}"
-        ) from None
+        raise BitqError(f"{where}: a result of kind {kind!r} is not one of bitq: {place}: {first['msg']}") from None
 
 
 def _efforts(evaluations: tuple[Evaluation, ...]) -> tuple[Effort, ...]:

@@ -60,11 +60,19 @@ class Bench:
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured plan: loss and metric on validation and test data, and its weights as a safetensors file."""
+    """A measured plan.
+
+    Attributes:
+        loss: on validation data.
+        validation, test: the metric there.
+        tuned: whether its weights are the fine-tuned ones.
+        weights: as a safetensors file.
+    """
 
     loss: float
     validation: float
     test: float
+    tuned: bool
     weights: bytes
 
 
@@ -75,6 +83,9 @@ def measure(
 ) -> Measured:
     """Fine-tune a copy of the network in these formats and evaluate it.
 
+    Fine-tuning can lose more than fine formats do: of the network before and after it, the one with the better metric
+    on validation data counts.
+
     Args:
         bench: network, data, training.
         formats: by module path.
@@ -82,15 +93,25 @@ def measure(
     """
     if bench.threads is not None and torch.get_num_threads() != bench.threads:
         torch.set_num_threads(bench.threads)
+    untuned = kept = _in_formats(bench, formats)
+    with keeping_freed_memory():
+        validation = evaluate(untuned, bench.data.validation, bench.task)
+        if bench.training is not None:
+            tuned = _in_formats(bench, formats)
+            finetune(tuned, bench.data.train, bench.training, bench.task.loss, progress=progress)
+            after = evaluate(tuned, bench.data.validation, bench.task)
+            if after.accuracy >= validation.accuracy:
+                kept, validation = tuned, after
+        test = evaluate(kept, bench.data.test, bench.task)
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in kept.state_dict().items()}
+    weights = safetensors.torch.save(tensors)
+    return Measured(validation.loss, validation.accuracy, test.accuracy, kept is not untuned, weights)
+
+
+def _in_formats(bench: Bench, formats: Mapping[str, TensorFormats]) -> nn.Module:
     model = copy.deepcopy(bench.model).eval()
     apply(model, formats, bench.max_abs)
-    with keeping_freed_memory():
-        if bench.training is not None:
-            finetune(model, bench.data.train, bench.training, bench.task.loss, progress=progress)
-        validation = evaluate(model, bench.data.validation, bench.task)
-        test = evaluate(model, bench.data.test, bench.task)
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
-    return Measured(validation.loss, validation.accuracy, test.accuracy, safetensors.torch.save(tensors))
+    return model
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], task: Task) -> Score:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Self
 
+from bitq.accuracy.evaluate import device_of
 from bitq.errors import BitqError
 from bitq.progress import Listener
 from bitq.tradeoff.measure import Bench, Measured, measure
@@ -18,6 +20,9 @@ from bitq.tradeoff.workers import Jobs
 
 RETRIES = 3
 """How often a plan is measured anew because the worker crashed."""
+
+TELL_SECONDS = 1.0
+"""So often workers tell how far they are."""
 
 
 class RayWorkers:
@@ -54,20 +59,27 @@ class RayWorkers:
 
     def measure(self, bench: Bench, jobs: Jobs, listener: Listener) -> Iterator[tuple[str, Measured, float]]:
         """See `bitq.tradeoff.workers.Workers`."""
+        from ray.util.queue import Queue
+
         ray = self._ray
-        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_timed)
+        gpus = int(device_of(bench.model).type == "cuda")
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_timed)
+        told = Queue(actor_options={"num_cpus": 0})
         shared = ray.put(bench)
-        labels = {task.remote(shared, formats): label for label, formats in jobs.items()}
+        labels = {task.remote(shared, label, formats, told): label for label, formats in jobs.items()}
         waiting = list(labels)
-        what = "measuring plans on Ray"
+        steps = 1 if bench.training is None else bench.training.steps
+        done = dict.fromkeys(jobs, 0)
         try:
             while waiting:
-                listener.step(what, len(labels) - len(waiting), len(labels))
-                finished, waiting = ray.wait(waiting)
+                listener.step("fine-tuning on Ray", sum(done.values()), steps * len(jobs))
+                finished, waiting = ray.wait(waiting, timeout=TELL_SECONDS)
+                done |= _received(told)
                 for reference in finished:
                     found, seconds = ray.get(reference)
+                    done[labels[reference]] = steps
                     yield labels[reference], found, seconds
-            listener.step(what, len(labels), len(labels))
+            listener.step("fine-tuning on Ray", steps * len(jobs), steps * len(jobs))
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
@@ -79,9 +91,37 @@ class RayWorkers:
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
+            told.shutdown(force=True)
 
 
-def _timed(bench: Bench, formats: Any) -> tuple[Measured, float]:
+def _received(told: Any) -> dict[str, int]:
+    """Steps done by the labels of plans, as far as workers told; nothing if the queue was on a lost machine."""
+    from ray.exceptions import RayError
+
+    steps: dict[str, int] = {}
+    with suppress(RayError):
+        while waiting := told.qsize():
+            steps.update(told.get_nowait_batch(waiting))
+    return steps
+
+
+def _timed(bench: Bench, label: str, formats: Any, told: Any) -> tuple[Measured, float]:
     start = time.perf_counter()
-    found = measure(bench, formats)
+    found = measure(bench, formats, _telling(told, label))
     return found, time.perf_counter() - start
+
+
+def _telling(told: Any, label: str) -> Callable[[int, int], None]:
+    """Progress of a plan, put into a queue now and then."""
+    from ray.exceptions import RayError
+
+    spoke = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal spoke
+        if time.monotonic() - spoke > TELL_SECONDS:
+            spoke = time.monotonic()
+            with suppress(RayError):
+                told.put_nowait((label, done))
+
+    return progress

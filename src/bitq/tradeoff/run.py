@@ -209,6 +209,7 @@ class Run:
             "loss": found.loss,
             "validation": found.validation,
             "test": found.test,
+            "tuned": found.tuned,
             "movement_bits": cost.movement_bits,
             "dram_bits": cost.dram_bits,
             "on_chip_bits": cost.on_chip_bits,

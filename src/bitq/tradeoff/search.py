@@ -4,7 +4,8 @@
    error (`bitq.accuracy.sensitivity`). Scores add up, so the best plans for all weights of movement are known exactly.
 2. A curve says which accuracy a sum of scores loses after fine-tuning (`bitq.tradeoff.predict`). With it, the plans of
    least O are proposed, some apart from each other, fine-tuned and measured; uniform formats are measured alike.
-3. The curve is fitted to all that was measured, and the next plans proposed.
+3. The curve is fitted to all that was measured, and the next plans proposed, until no plan is left that could be better
+   or the rounds are done.
 The plan of least O on validation data that keeps the budgets wins; what it reaches is measured on test data.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 
 from bitq.errors import BitqError
 from bitq.store import Json
@@ -169,8 +171,10 @@ def _proposals(
     number: int,
 ) -> dict[str, Choices]:
     """By label: the uniform formats and the plans that a round measures."""
-    settings = run.settings
+    settings, accuracy_float = run.settings, float(run.float_accuracy()["validation"])
     measured = {contender.choices for contender in contenders}
+    best = min(contenders, key=_rank, default=None)
+    within = best.objective if best and not best.excess else inf
 
     def ranked(plans: Sequence[Candidate]) -> list[Candidate]:
         def promise(plan: Candidate) -> tuple[float, float]:
@@ -186,6 +190,8 @@ def _proposals(
     proposed: list[Candidate] = []
     apart = APART[min(number, len(APART)) - 1]
     for plan in ranked(candidates):
+        if run.objective(accuracy_float, plan.cost.movement_bits) >= within:
+            continue  # not better than the best, even if it lost no accuracy
         if len(proposed) < settings.plans and all(abs(plan.score - score) > apart * score for score in known):
             proposed.append(plan)
             known.append(plan.score)
@@ -203,8 +209,10 @@ def _contender(run: Run, label: str, choices: Choices, result: Json, accuracy_fl
 
 def _line(run: Run, contender: Contender) -> str:
     result = contender.result
+    untuned = run.training is not None and not result.get("tuned", True)
     return (
         f"{contender.label}: accuracy {result['validation']:.4f} (validation), "
         f"{result['movement_bits'] / run.space.movement_max:.1%} of the largest movement, O {contender.objective:.4f}"
+        + (" (fine-tuning made it worse and was undone)" if untuned else "")
         + (" (misses a budget)" if contender.excess else "")
     )
