@@ -108,7 +108,7 @@ def make_run(
 
         put("float", {}, {"validation": 0.913, "test": plain["accuracy"]})
         points = [_predicted(random_.uniform(2.2, 8), random_, plain) for _ in range(predicted)]
-        put("front", {}, {"points": points, "alphas": _answers(points)})
+        put("front", {}, {"points": points})
         for name in ("without fine-tuning", "without movement", "without the trade-off"):
             put("ablation", {"alpha": plan.alpha, "without": name}, {**rows[-1], "name": name})
         for name in ("random, 5 plans", "greedy, 5 plans"):
@@ -204,13 +204,6 @@ def _row(
         "energy_pj": sum(entry.energy_pj for entry in entries),
         "model_bytes": round(weights * weight_bits / 8),
     }
-
-
-def _answers(points: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Answers for seven weights of movement, or none where nothing was predicted."""
-    known = {"label": "plan 2.1", "accuracy": 0.9, "movement_bits": 1e6, "objective": 0.2}
-    alphas = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1) if points else ()
-    return [{"alpha": alpha, "predicted": points[0], **known} for alpha in alphas]
 
 
 def _predicted(width: float, random_: random.Random, plain: Mapping[str, Any]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -170,6 +171,9 @@ def test_report_writes_the_page_again(bitq, folder):
     assert "report.html" in out
     assert page.read_text().startswith("<!DOCTYPE html>")
     assert json.loads(bitq("report", "run", "--json")[1]) == {"report": str(page.relative_to(folder))}
+    assert bitq("report", "run", "--alpha", "0.37", "--alpha", "4.25")[0] == 0
+    table = page.read_text().partition('id="alphas"')[2].partition("</table>")[0]
+    assert re.findall(r"<tr[^>]*><td>([^<]+)</td>", table) == ["0.2", "0.37", "4.25"]
 
 
 def test_movement_agrees_with_the_plan(bitq, folder):

@@ -21,6 +21,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from bitq.errors import BitqError
 from bitq.formats import grid
 from bitq.report import text, write_report
+from bitq.report.alphas import answers
 from bitq.report.figures import front
 from bitq.report.records import load_run
 from bitq.report.sweep import verdicts
@@ -303,7 +304,7 @@ def test_an_interrupted_search_has_a_report(browser: webdriver.Chrome, tmp_path:
         no_outcome = kind in ("sweep", "front") and missing == "outcome"  # which would tell if it is of this plan
         assert (sentence in content) == ((missing in (kind, "all") or no_outcome) and not nothing_at_all)
     assert ("Nothing was evaluated" in content) == (missing == "all")
-    ablated, answered = missing not in ("ablation", "all"), missing not in ("front", "outcome", "all")
+    ablated, answered = missing not in ("ablation", "all"), missing not in ("front", "finetune", "outcome", "all")
     assert ask("return document.querySelectorAll('#ablations tbody tr').length") == 4 * ablated
     other_rules = missing not in ("baseline", "all")
     assert ask("return document.querySelectorAll('#baselines tbody tr').length") == 3 * other_rules
@@ -390,6 +391,30 @@ def test_the_last_outcome_that_led_to_the_plan_counts(tmp_path: Path) -> None:
     assert run.outcome is not None
     assert run.outcome.command == "bitq search again"
     assert "bitq search again" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+@given(st.lists(st.floats(0, 5), min_size=1, max_size=4))
+def test_no_plan_is_better_than_the_answer_for_a_weight(run: tuple[Path, Plan], alphas: list[float]) -> None:
+    stored, most = load_run(run[0]), run[1].totals.movement_bits_max
+    found = answers(stored, alphas)
+    assert [each.alpha for each in found] == sorted({*alphas, run[1].alpha})
+    for each in found:
+        assert each.measured in stored.fine_tuned
+        best = 1 - each.measured.validation + each.alpha * each.measured.movement_bits / most
+        assert all(1 - one.validation + each.alpha * one.movement_bits / most >= best for one in stored.fine_tuned)
+        likely = 1 - each.predicted.accuracy + each.alpha * each.predicted.movement_bits / most
+        assert all(
+            1 - one.accuracy + each.alpha * one.movement_bits / most >= likely for one in stored.front.points
+        )
+        assert each.objective == pytest.approx(best + each.measured.validation - each.measured.test)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, math.inf, math.nan])
+def test_weights_out_of_range_are_told(run: tuple[Path, Plan], alpha: float) -> None:
+    before = (run[0] / "report.html").read_bytes()
+    with pytest.raises(BitqError, match=r"alpha is .*at least 0"):
+        write_report(run[0], [0.1, alpha])
+    assert (run[0] / "report.html").read_bytes() == before
 
 
 points_ = st.tuples(st.integers(0, 6), st.integers(0, 6))

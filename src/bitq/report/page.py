@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -18,15 +19,17 @@ from bitq.devices import Device, load_device
 from bitq.errors import BitqError
 from bitq.layers import LOOPS
 from bitq.report import tables, text
+from bitq.report.alphas import answers
 from bitq.report.figures import figures
 from bitq.report.records import Run, load_run
 from bitq.report.sweep import verdicts
 from bitq.tradeoff.plan import Plan, PlanLayer, PlanLevel, write_atomically
+from bitq.tradeoff.settings import ALPHAS
 
 REPORT_FILE = "report.html"
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, alphas: Sequence[float] = ALPHAS) -> Path:
     """Write the report of a run folder (plan.json, results.sqlite) as `report.html` beside them.
 
     One self-contained page: it needs no network, and its own policy forbids it any. Sections whose
@@ -34,20 +37,21 @@ def write_report(run: Path) -> Path:
 
     Args:
         run: the folder.
+        alphas: weights of movement that the page tells the best plan for.
 
     Returns:
         Path of the page.
 
     Raises:
-        BitqError: no plan in the folder, or a file there that is not what it should be.
+        BitqError: no plan in the folder, or a file there that is not what it should be, or a weight below 0.
     """
-    page = render(load_run(run))
+    page = render(load_run(run), alphas)
     path = run / REPORT_FILE
     write_atomically(path, page.encode("utf-8", errors="replace"))
     return path
 
 
-def render(run: Run) -> str:
+def render(run: Run, alphas: Sequence[float] = ALPHAS) -> str:
     """The page as HTML."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -68,6 +72,7 @@ def render(run: Run) -> str:
         float32=float32,
         planned=planned,
         uniform=next((row for row in rows if row.name.startswith("best uniform")), None),
+        answers=answers(run, alphas),
         columns=tables.COLUMNS,
         lines=tuple(zip(rows, tables.cells(rows), strict=True)),
         compared=compared,

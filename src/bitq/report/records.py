@@ -38,25 +38,10 @@ class Predicted(_Record):
     movement_bits: float
 
 
-class Answer(_Record):
-    """The answer for one weight of movement: what is predicted best, and of what was measured the best.
-
-    `accuracy` (test data, in [0, 1]), `movement_bits` and the objective O are those of the measured plan `label`.
-    """
-
-    alpha: float
-    predicted: Predicted
-    label: str
-    accuracy: float
-    movement_bits: float
-    objective: float
-
-
 class Front(_Record):
-    """The best plans for all weights of movement, as predicted, and the answers for some weights."""
+    """The best plans for all weights of movement, as predicted."""
 
     points: tuple[Predicted, ...]
-    alphas: tuple[Answer, ...] = ()
 
 
 class FineTuned(_Record):

@@ -23,12 +23,9 @@ from bitq.tradeoff.allocate import allocate, predicted_loss
 from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
 from bitq.tradeoff.run import Run
 from bitq.tradeoff.search import MIN_SLOPE, Contender, Found
-from bitq.tradeoff.space import Choice, objective
+from bitq.tradeoff.space import Choice
 from bitq.tradeoff.stored import Ties, reencoding
 from bitq.tradeoff.weights import PLAN, WEIGHTS, save_weights
-
-ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
-"""Weights of movement that the report shows the search's answer to: seven, as in the paper; the values are ours."""
 
 WITHOUT = {"qat": "without fine-tuning", "movement": "without movement", "tradeoff": "without the trade-off"}
 """The ablations as tables name them."""
@@ -86,7 +83,7 @@ def hand_over(
     }
     run.store.get_or_run("sweep", config, lambda: asdict(sweep(layers, swept, run.space.device)))
     run.store.get_or_run("sensitivity", config, lambda: {"scores": _sensitivity(run, found, best)})
-    run.store.get_or_run("front", config, lambda: _front(run, found))
+    run.store.get_or_run("front", config, lambda: _front(found))
     run.store.get_or_run("stored", config, lambda: _stored(run, found, best, shared))
     outcome = {
         "rows": [asdict(row) for row in rows],
@@ -114,8 +111,8 @@ def _noted(run: Run, kind: str, row: Row) -> Row:
     return row
 
 
-def _front(run: Run, found: Found) -> Json:
-    """What is predicted for the best plans, and the answer for other weights of movement: predicted, and measured."""
+def _front(found: Found) -> Json:
+    """What is predicted for the best plans."""
     points = [
         {
             "accuracy": found.accuracy_float - found.curve.lost(candidate.score),
@@ -123,29 +120,7 @@ def _front(run: Run, found: Found) -> Json:
         }
         for candidate in found.candidates
     ]
-
-    def best(alpha: float, each: Sequence[tuple[float, float]]) -> int:
-        values = [objective(accuracy, moved, run.space.movement_max, alpha) for accuracy, moved in each]
-        return values.index(min(values))
-
-    measured = [(each.result["validation"], each.result["movement_bits"]) for each in found.contenders]
-    alphas = []
-    for alpha in ALPHAS:
-        predicted = points[best(alpha, [(point["accuracy"], point["movement_bits"]) for point in points])]
-        known = found.contenders[best(alpha, measured)]
-        alphas.append(
-            {
-                "alpha": alpha,
-                "predicted": predicted,
-                "label": known.label,
-                "accuracy": known.result["test"],
-                "movement_bits": known.result["movement_bits"],
-                "objective": objective(
-                    known.result["test"], known.result["movement_bits"], run.space.movement_max, alpha
-                ),
-            }
-        )
-    return {"points": points, "alphas": alphas}
+    return {"points": points}
 
 
 def _stored(run: Run, found: Found, best: Contender, shared: Ties) -> Json:

@@ -1,0 +1,55 @@
+"""What the answer would be if movement weighed less or more: from what is stored, without searching again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from bitq.errors import BitqError
+from bitq.report.records import FineTuned, Predicted, Run
+from bitq.tradeoff.settings import ALPHAS
+from bitq.tradeoff.space import objective
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer for one weight of movement.
+
+    Attributes:
+        alpha: that weight.
+        predicted: the plan of least predicted O.
+        measured: of the plans that were measured, the one of least O on validation data.
+        objective: O of that plan on test data.
+    """
+
+    alpha: float
+    predicted: Predicted
+    measured: FineTuned
+    objective: float
+
+
+def answers(run: Run, alphas: Sequence[float] = ALPHAS) -> tuple[Answer, ...]:
+    """The answers for these weights and the plan's own, smallest first; none if nothing was predicted or measured.
+
+    Raises:
+        BitqError: a weight that is negative or not finite.
+    """
+    for alpha in alphas:
+        if not 0 <= alpha < inf:
+            raise BitqError(f"alpha is {alpha!r}; it must be a finite number of at least 0")
+    if run.front is None or not run.front.points or not run.fine_tuned:
+        return ()
+    points, measured, most = run.front.points, run.fine_tuned, run.plan.totals.movement_bits_max
+    found = []
+    for alpha in sorted({*alphas, run.plan.alpha}):
+        best = min(measured, key=lambda each: objective(each.validation, each.movement_bits, most, alpha))
+        found.append(
+            Answer(
+                alpha,
+                min(points, key=lambda point: objective(point.accuracy, point.movement_bits, most, alpha)),
+                best,
+                objective(best.test, best.movement_bits, most, alpha),
+            )
+        )
+    return tuple(found)
