@@ -2,12 +2,13 @@
 
     python benchmarks/predictors.py                          # the demo network, 32 held-out plans
     python benchmarks/predictors.py --network resnet20 --plans 12 --steps 300
+    python benchmarks/predictors.py --network resnet20 --measured runs/benchmark-tradeoff/.../seed-0
 
 Held-out plans are drawn near the front: solved for random scores, so that no predictor chose them. Each is fine-tuned
-and measured. Prints for every predictor Spearman's rank correlation with the accuracy lost (validation and test images
-together), what a curve a·x + b·x² through the predictions leaves unexplained (standard deviation, in points of
-accuracy), the rank correlation of O predicted by that curve with O, and the seconds that it took. Everything measured
-is kept under `--run`.
+and measured. With `--measured` they are those that the contenders of `benchmarks/tradeoff.py` had fine-tuned. Prints
+for every predictor Spearman's rank correlation with the accuracy lost (validation and test images together), what a
+curve a·x + b·x² through the predictions leaves unexplained (standard deviation, in points of accuracy), the rank
+correlation of O predicted by that curve with O, and the seconds it took. Everything measured is kept under `--run`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from bitq.accuracy.sensitivity import TENSORS
 from bitq.devices import load_device
 from bitq.formats import TensorFormats, grid
 from bitq.progress import Terminal
-from bitq.store import Store
+from bitq.store import Json, Store
 from bitq.tracing import trace
 from bitq.tradeoff.allocate import Scores, allocate, predicted_loss
 from bitq.tradeoff.api import STORE
@@ -59,6 +60,7 @@ def main() -> int:
     parser.add_argument("--draw", type=int, default=7, help="seed of the plans (default: 7)")
     parser.add_argument("--alpha", type=float, default=0.2, help="weight of movement in O (default: 0.2)")
     parser.add_argument("--device", default="stm32f103c8", help="name or file (default: stm32f103c8)")
+    parser.add_argument("--measured", type=Path, help="folder of a seed of benchmarks/tradeoff.py, to take plans from")
     parser.add_argument("--run", type=Path, default=Path("runs/benchmark-predictors"), help="folder for the run")
     options = parser.parse_args()
     try:
@@ -69,18 +71,21 @@ def main() -> int:
     layers = trace(subject.model, subject.example)
     elements = {n: m.weight.numel() for n, m in subject.model.named_modules() if isinstance(m, LAYERS)}
     settings = Settings(alpha=options.alpha, training=Training(steps=options.steps, seed=options.seed))
-    folder = options.run / f"{options.network}-{options.steps}"
+    folder = options.measured or options.run / f"{options.network}-{options.steps}"
     with Terminal() as listener, Store(folder / STORE, alone=True) as store:
         device, model = load_device(options.device), subject.model
         space = build_space(layers, elements, stored_bytes(model), device, grid(8), listener.step)
         run = Run(folder, options.network, model, subject.data, Task(), space, settings, store, listener)
-        plans = held_out(run, options.plans, options.draw)
-        results = dict(run.measured({f"plan {number}": plan for number, plan in enumerate(plans, 1)}))
-        measured = [results[f"plan {number}"] for number in range(1, len(plans) + 1)]
+        if options.measured:
+            plans, measured = known(run)
+        else:
+            plans = held_out(run, options.plans, options.draw)
+            results = dict(run.measured({f"plan {number}": plan for number, plan in enumerate(plans, 1)}))
+            measured = [results[f"plan {number}"] for number in range(1, len(plans) + 1)]
         lost = np.array([lost_of(run, each) for each in measured])
         moved = np.array([each["movement_bits"] for each in measured]) / space.movement_max
         print(
-            f"{options.network}: {len(plans)} plans after {options.steps} steps, {100 * lost.min():.1f} to "
+            f"{options.network}: {len(plans)} plans after fine-tuning, {100 * lost.min():.1f} to "
             f"{100 * lost.max():.1f} points lost, {moved.min():.2f} to {moved.max():.2f} of the largest movement"
         )
         print(f"{'predictor':34} {'rank':>7} {'unexplained':>12} {'rank of O':>10} {'seconds':>8}")
@@ -105,6 +110,15 @@ def held_out(run: Run, count: int, seed: int) -> list[tuple[Choice, ...]]:
         scores = [scale * np.exp(draw.normal(0, 1.2, (3, 1))) * noise for _ in range(modules)]
         found[allocate(run.space, scores, 0.2)] = None
     return list(found)
+
+
+def known(run: Run) -> tuple[list[tuple[Choice, ...]], list[Json]]:
+    """What the run's store holds of fine-tuned plans, and what was measured of them."""
+    index = {str(fmt): place for place, fmt in enumerate(run.space.formats)}
+    rows = [each for each in run.store.evaluations("finetune") if each.config["training"]]
+    formats = [each.config["formats"] for each in rows]
+    plans = [tuple(tuple(index[text] for text in each[name]) for name in run.space.modules) for each in formats]
+    return plans, [each.result for each in rows]
 
 
 def lost_of(run: Run, measured: dict[str, float]) -> float:
