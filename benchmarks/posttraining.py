@@ -1,13 +1,17 @@
 """What formats cost trained networks without any fine-tuning: accuracy, and agreement with the float network.
 
     python benchmarks/posttraining.py
-    python benchmarks/posttraining.py --networks mobilenet_v2 --formats 8:e3:b8 16:e5:b16 --limit 100
+    python benchmarks/posttraining.py --networks mobilenet_v2 --formats 8:e3:b8 16:e5:b16 --within --limit 100
+
+Every format of `--formats` is taken by all tensors. For every format of `--within` bitq looks for the most accurate
+plan that moves no more bits than it on `--device`.
 
 MobileNetV2 (ImageNet weights) on a labelled subset of the ImageNet validation images, given as a folder and a CSV file
 of `file,label`; ResNet-18 (Tiny-ImageNet, 64x64) on an .npz of `x` and `y`. Their places are read from
 BITQ_MOBILENET_V2, BITQ_IMAGENET_SUBSET (the CSV file; its images in the folder of its name beside it),
-BITQ_RESNET18_TINY and BITQ_TINY_IMAGENET. Activations are calibrated on the first images, whose labels do not matter.
-Agreement is the share of images that both networks put into the same class.
+BITQ_RESNET18_TINY and BITQ_TINY_IMAGENET. Activations are calibrated, and bitq's scores taken, on the first images: not
+with their labels, but with the classes that the float network puts them into. Agreement is the share of images that
+both networks put into the same class.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import argparse
 import copy
 import csv
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,15 +30,26 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bitq.accuracy.quantized import LAYERS, apply, observing
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.devices import Device, load_device
+from bitq.formats import BlockFormat, TensorFormats, grid
 from bitq.images import Scaling
 from bitq.networks import eca_mobilenet_v2, resnet18
+from bitq.progress import Terminal
 from bitq.sources import load_checkpoint
+from bitq.tracing import trace
+from bitq.tradeoff.api import search
+from bitq.tradeoff.budgets import Budgets
+from bitq.tradeoff.outcome import stored_bytes
+from bitq.tradeoff.settings import Settings
+from bitq.tradeoff.space import build_space
 from subjects import IMAGENET, MissingError, needed_file
 
+WITHIN = ("8:e2:b16", "8:e3:b16", "8:e4:b16")
 FORMATS = ("16:e2:b16", "16:e5:b16", "16:e7:b16", "8:e2:b16", "8:e3:b1", "8:e3:b8", "8:e3:b16", "8:e4:b16", "8:e5:b16")
 BATCH = 50
 CALIBRATED = 100
+SCORED_BATCH = 10
+"""Images that are scored at once: all activations of a batch are kept with their gradients."""
 CROP = 224
 
 
@@ -42,6 +58,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), help="bits:eEXPONENT:bBLOCK")
+    parser.add_argument("--within", nargs="*", default=list(WITHIN), help="formats that plans move no more than")
+    parser.add_argument("--device", default="stm32h743", help="name or file (default: stm32h743)")
     parser.add_argument("--limit", type=int, default=None, help="images (default: all)")
     options = parser.parse_args()
     for network in options.networks:
@@ -51,24 +69,66 @@ def main() -> int:
             print(f"{network}: skipped: {error}")
             continue
         images, labels = images[: options.limit], labels[: options.limit]
-        compare(network, model.eval(), images, labels, [BlockFormat.parse(text) for text in options.formats])
+        model, bounds = model.eval(), [BlockFormat.parse(text) for text in options.within]
+        reference = compare(network, model, images, labels, [BlockFormat.parse(text) for text in options.formats])
+        plans(network, model, images, labels, reference, bounds, load_device(options.device))
     return 0
 
 
-def compare(network: str, model: nn.Module, images: Tensor, labels: Tensor, formats: list[BlockFormat]) -> None:
-    """Print accuracy and agreement of float32 and of every format for all tensors."""
+def compare(network: str, model: nn.Module, images: Tensor, labels: Tensor, formats: list[BlockFormat]) -> Tensor:
+    """Print accuracy and agreement of float32 and of every format for all tensors; the classes of float32."""
     names = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
     with observing(model, names) as seen:
         reference = classes(model, images[:CALIBRATED])
     reference = torch.cat([reference, classes(model, images[CALIBRATED:])])
     print(f"{network}: {len(images)} images, {len(names)} layers, not fine-tuned")
-    print(f"{'format':12} {'accuracy %':>11} {'agreement %':>12}")
-    print(f"{'float32':12} {share(reference, labels):11.2f} {100:12.2f}", flush=True)
+    print(f"{'format':20} {'accuracy %':>11} {'agreement %':>12}")
+    line("float32", reference, labels, reference)
     for fmt in formats:
         quantized = copy.deepcopy(model)
         apply(quantized, dict.fromkeys(names, TensorFormats(fmt, fmt, fmt)), seen)
         found = classes(quantized, images)
-        print(f"{fmt!s:12} {share(found, labels):11.2f} {share(found, reference):12.2f}", flush=True)
+        line(str(fmt), found, labels, reference)
+    return reference
+
+
+def plans(
+    network: str,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    reference: Tensor,
+    bounds: list[BlockFormat],
+    device: Device,
+) -> None:
+    """Print the same of bitq's plans, each of which moves no more than one of these formats."""
+    elements = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    layers = trace(model, images[:1])
+    told = list(zip(*(each[:CALIBRATED].split(SCORED_BATCH) for each in (images, reference)), strict=True))
+    judged = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
+    for fmt in bounds:
+        formats = grid(fmt.bits)
+        with Terminal() as listener, tempfile.TemporaryDirectory() as folder:
+            space = build_space(layers, elements, stored_bytes(model), device, formats, listener.step)
+            bound = space.cost(space.uniform(formats.index(fmt))).movement_bits
+            settings = Settings(
+                alpha=0.0,
+                budgets=Budgets(movement_bits=bound),
+                scored_inputs=CALIBRATED,
+                rounds=1,
+                plans=1,
+                uniforms=1,
+                without="qat",
+            )
+            found = search(
+                model, told, told, judged, device=device, run=folder, settings=settings, network=network, bits=fmt.bits
+            )
+            line(f"bitq as {fmt}", classes(found.model, images), labels, reference)
+
+
+def line(name: str, found: Tensor, labels: Tensor, reference: Tensor) -> None:
+    """A row of the table."""
+    print(f"{name:20} {share(found, labels):11.2f} {share(found, reference):12.2f}", flush=True)
 
 
 def classes(model: nn.Module, images: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from bitq.accuracy.finetune import Training
 from bitq.accuracy.quantized import MaxAbs, apply, observing
 from bitq.accuracy.sensitivity import TENSORS, perturbations, probed
 from bitq.accuracy.sensitivity import scores as scores_of
+from bitq.allocator import keeping_freed_memory
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.progress import Listener, Silent
@@ -119,15 +120,16 @@ class Run:
         extents = {name: space.extents(module) for module, name in enumerate(space.modules)}
 
         def measure() -> Json:
-            found = perturbations(
-                self.model,
-                space.modules,
-                lambda name, tensor: probed(space.formats, extents[name][tensor]),
-                self.max_abs,
-                first_inputs(self.data.train, settings.scored_inputs, settings.training.seed),
-                self.task.loss,
-                lambda done, total: self.listener.step("scoring formats", done, total),
-            )
+            with keeping_freed_memory():
+                found = perturbations(
+                    self.model,
+                    space.modules,
+                    lambda name, tensor: probed(space.formats, extents[name][tensor]),
+                    self.max_abs,
+                    first_inputs(self.data.train, settings.scored_inputs, settings.training.seed),
+                    self.task.loss,
+                    lambda done, total: self.listener.step("scoring formats", done, total),
+                )
             return {
                 name: {tensor: {str(fmt): value for fmt, value in each.items()} for tensor, each in row.items()}
                 for name, row in found.items()
