@@ -91,6 +91,7 @@ def uniform_within(run: Run, count: int, seed: int) -> Proposal:
     apply(model, {name: TensorFormats() for name in run.space.modules}, run.max_abs)
     enough = 0
     for place, (plan, *_) in enumerate(finest_first):
+        run.listener.step("measuring uniform formats", place, len(finest_first))
         set_formats(model, run.space.tensor_formats(plan))
         if evaluate(model, run.data.validation, run.task).accuracy >= least:
             enough = place
@@ -152,6 +153,7 @@ def greedy(run: Run, count: int, seed: int) -> Proposal:
     batches = first_inputs(run.data.validation, run.settings.scored_inputs)
     moves = []
     for module, name in enumerate(space.modules):
+        run.listener.step("measuring tensors alone", module, len(space.modules))
         for number, tensor in enumerate(TENSORS):
             for width in widths[1:]:
                 entry = replace(TensorFormats(), **{tensor: space.formats[column[width]]})
@@ -238,7 +240,8 @@ def _tensors_with_gradients(run: Run, seed: int) -> Iterator[list[tuple[Tensor, 
         layer = model.get_submodule(name)
         layer.register_forward_hook(lambda layer, args, output, name=name: keep(name, layer, args, output))
     with seeded(seed):
-        for inputs, target in islice(run.data.train, BATCHES):
+        for done, (inputs, target) in enumerate(islice(run.data.train, BATCHES)):
+            run.listener.step("taking gradients", done, BATCHES)
             model.zero_grad(set_to_none=True)
             loss = run.task.loss(forward(model, inputs.clone().requires_grad_()), target) * len(target)
             loss.backward()
@@ -252,7 +255,8 @@ def _traces(run: Run, seed: int) -> list[float]:
     traces = np.zeros(len(weights))
     with seeded(seed):
         batches = list(islice(run.data.train, BATCHES))
-        for inputs, target in batches:
+        for done, (inputs, target) in enumerate(batches):
+            run.listener.step("taking traces", done, BATCHES)
             loss = run.task.loss(forward(model, inputs), target)
             gradients = torch.autograd.grad(loss, weights, create_graph=True)
             for probe in range(PROBES):
