@@ -106,9 +106,9 @@ def plans(
     layers = trace(model, images[:1])
     told = list(zip(*(each[:CALIBRATED].split(SCORED_BATCH) for each in (images, reference)), strict=True))
     judged = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
-    for fmt in bounds:
-        formats = grid(fmt.bits)
-        with Terminal() as listener, tempfile.TemporaryDirectory() as folder:
+    with Terminal() as listener, tempfile.TemporaryDirectory() as folder:
+        for fmt in bounds:
+            formats = grid(fmt.bits)
             space = build_space(layers, elements, stored_bytes(model), device, formats, listener.step)
             bound = space.cost(space.uniform(formats.index(fmt))).movement_bits
             settings = Settings(
@@ -121,7 +121,16 @@ def plans(
                 without="qat",
             )
             found = search(
-                model, told, told, judged, device=device, run=folder, settings=settings, network=network, bits=fmt.bits
+                model,
+                told,
+                told,
+                judged,
+                device=device,
+                run=Path(folder) / str(fmt.bits),
+                bits=fmt.bits,
+                settings=settings,
+                network=network,
+                listener=listener,
             )
             line(f"bitq as {fmt}", classes(found.model, images), labels, reference)
 
