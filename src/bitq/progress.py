@@ -113,7 +113,7 @@ class Terminal:
 
     def _whole(self) -> str:
         told = []
-        if self._left and all(kind in self._seconds for kind, parts in self._left.items() if parts):
+        if any(self._left.values()) and all(kind in self._seconds for kind, parts in self._left.items() if parts):
             left = sum(parts * self._seconds.get(kind, 0.0) for kind, parts in self._left.items())
             told.append(f"in all about {left / 60:.0f} min left" if left > 90 else f"in all about {left:.0f} s left")
         if self._best:
