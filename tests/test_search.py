@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from bitq.progress import Silent
 from bitq.report.records import load_run
 from bitq.tracing import trace
 from bitq.tradeoff.budgets import Budgets
+from bitq.tradeoff.search import Contender, _middle
 from bitq.tradeoff.space import build_space
 
 FILES = {"plan.json", "weights.safetensors", "report.html", "results.sqlite"}
@@ -224,6 +226,21 @@ def test_no_plan_is_tried_that_could_not_be_better_than_the_best(tmp_path):
             best = min(best, 1 - each["validation"] + alpha * each["movement_bits"] / most)
     assert best < float("inf")
     assert tried > 1
+
+
+def test_a_budget_of_accuracy_is_closed_in_on():
+    def plan(score, excess, label="plan"):
+        return Contender(label, (), score, {}, 0.0, excess)
+
+    def of(budgets):
+        return SimpleNamespace(settings=tiny.settings(budgets=budgets))
+
+    bounded, some = of(Budgets(accuracy_loss=0.01)), [plan(0.1, 0.0), plan(0.4, 0.0), plan(0.9, 0.2), plan(1.6, 0.5)]
+    assert _middle(bounded, some) == pytest.approx(0.6)
+    assert _middle(bounded, [*some, plan(0.5, 0.0, "uniform 8:e4:b8"), plan(0.2, 0.1)]) == pytest.approx(0.6)
+    for known in ([], some[:2], some[2:]):
+        assert _middle(bounded, known) is None
+    assert _middle(of(Budgets(movement_bits=1e6)), some) is None
 
 
 def test_fine_tuning_that_loses_is_undone(tmp_path):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf
+from math import inf, sqrt
 
 from bitq.errors import BitqError
 from bitq.store import Json
@@ -51,10 +51,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Contender:
-    """A plan that was measured; `objective` is O on validation data, `excess` by how much it misses the budgets."""
+    """A plan that was measured, with its sum of scores; `objective` is O on validation data, `excess` by how much it
+    misses the budgets."""
 
     label: str
     choices: Choices
+    score: float
     result: Json
     objective: float
     excess: float
@@ -100,14 +102,12 @@ def search(run: Run) -> Found:
         plans = _proposals(run, curve, uniforms, (*candidates, *_bounded(run, scores, curve)), contenders, number)
         _outlook(run, contenders)
         for label, result in run.measured(plans):
-            contenders.append(_contender(run, label, plans[label], result, accuracy_float))
+            score = predicted_loss(scores, plans[label])
+            contenders.append(_contender(run, label, plans[label], score, result, accuracy_float))
             note(_line(run, contenders[-1]))
             _outlook(run, contenders)
         contenders.sort(key=_rank)
-        losses = [accuracy_float - float(each.result["validation"]) for each in contenders]
-        curve = Curve.fitted(
-            [(predicted_loss(scores, each.choices), lost) for each, lost in zip(contenders, losses, strict=True)]
-        )
+        curve = Curve.fitted([(each.score, accuracy_float - float(each.result["validation"])) for each in contenders])
     if contenders[0].excess:
         note(f"no measured plan keeps the budgets ({settings.budgets}); more rounds or plans may find one")
     return Found(tuple(contenders), candidates, curve, accuracy_float)
@@ -176,35 +176,50 @@ def _proposals(
     best = min(contenders, key=_rank, default=None)
     within = best.objective if best and not best.excess else inf
 
-    def ranked(plans: Sequence[Candidate]) -> list[Candidate]:
-        def promise(plan: Candidate) -> tuple[float, float]:
-            lost = curve.lost(plan.score)
-            return settings.budgets.excess(plan.cost, lost), run.objective(1 - lost, plan.cost.movement_bits)
-
-        return sorted((plan for plan in plans if plan.choices not in measured), key=promise)
+    def promise(plan: Candidate) -> tuple[float, float]:
+        lost = curve.lost(plan.score)
+        return settings.budgets.excess(plan.cost, lost), run.objective(1 - lost, plan.cost.movement_bits)
 
     wanted = 0 if settings.alone else settings.uniforms if number == settings.rounds else 1
     count = wanted - sum(contender.is_uniform for contender in contenders)
-    chosen = {f"uniform {run.space.formats[each.choices[0][0]]}": each.choices for each in ranked(uniforms)[:count]}
-    known = [each.score for each in candidates if each.choices in measured]
+    best_first = sorted((each for each in uniforms if each.choices not in measured), key=promise)
+    chosen = {f"uniform {run.space.formats[each.choices[0][0]]}": each.choices for each in best_first[:count]}
+    known = [each.score for each in contenders if not each.is_uniform]
+    middle = _middle(run, contenders)
     proposed: list[Candidate] = []
     apart = APART[min(number, len(APART)) - 1]
-    for plan in ranked(candidates):
-        if run.objective(accuracy_float, plan.cost.movement_bits) >= within:
-            continue  # not better than the best, even if it lost no accuracy
+    for plan in sorted(candidates, key=promise if middle is None else lambda each: (abs(each.score - middle), 0.0)):
+        if plan.choices in measured or run.objective(accuracy_float, plan.cost.movement_bits) >= within:
+            continue  # known, or not better than the best even if it lost no accuracy
         if len(proposed) < settings.plans and all(abs(plan.score - score) > apart * score for score in known):
             proposed.append(plan)
             known.append(plan.score)
     return chosen | {f"plan {number}.{place}": each.choices for place, each in enumerate(proposed, 1)}
 
 
+def _middle(run: Run, contenders: Sequence[Contender]) -> float | None:
+    """The sum of scores midway (geometrically) between a plan that keeps a budget of accuracy and the next one that
+    misses it, if both are known: there one measurement tells more than the curve."""
+    if run.settings.budgets.accuracy_loss is None:
+        return None
+    plans = [each for each in contenders if not each.is_uniform]
+    kept = max((each.score for each in plans if not each.excess), default=None)
+    if kept is None:
+        return None
+    missed = min((each.score for each in plans if each.excess and each.score > kept), default=None)
+    return None if missed is None else sqrt(kept * missed)
+
+
 def _candidate(run: Run, scores: Scores, choices: Choices) -> Candidate:
     return Candidate(choices, predicted_loss(scores, choices), run.space.cost(choices))
 
 
-def _contender(run: Run, label: str, choices: Choices, result: Json, accuracy_float: float) -> Contender:
+def _contender(
+    run: Run, label: str, choices: Choices, score: float, result: Json, accuracy_float: float
+) -> Contender:
     excess = run.settings.budgets.excess(run.space.cost(choices), accuracy_float - float(result["validation"]))
-    return Contender(label, choices, result, run.objective(result["validation"], result["movement_bits"]), excess)
+    reached = run.objective(result["validation"], result["movement_bits"])
+    return Contender(label, choices, score, result, reached, excess)
 
 
 def _line(run: Run, contender: Contender) -> str:
