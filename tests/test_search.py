@@ -31,7 +31,7 @@ from bitq.progress import Silent
 from bitq.report.records import load_run
 from bitq.tracing import trace
 from bitq.tradeoff.budgets import Budgets
-from bitq.tradeoff.search import Contender, _middle
+from bitq.tradeoff.search import Contender, _bracket
 from bitq.tradeoff.space import build_space
 
 FILES = {"plan.json", "weights.safetensors", "report.html", "results.sqlite"}
@@ -236,11 +236,11 @@ def test_a_budget_of_accuracy_is_closed_in_on():
         return SimpleNamespace(settings=tiny.settings(budgets=budgets))
 
     bounded, some = of(Budgets(accuracy_loss=0.01)), [plan(0.1, 0.0), plan(0.4, 0.0), plan(0.9, 0.2), plan(1.6, 0.5)]
-    assert _middle(bounded, some) == pytest.approx(0.6)
-    assert _middle(bounded, [*some, plan(0.5, 0.0, "uniform 8:e4:b8"), plan(0.2, 0.1)]) == pytest.approx(0.6)
+    assert _bracket(bounded, some) == (0.4, 0.9)
+    assert _bracket(bounded, [*some, plan(0.5, 0.0, "uniform 8:e4:b8"), plan(0.2, 0.1)]) == (0.4, 0.9)
     for known in ([], some[:2], some[2:]):
-        assert _middle(bounded, known) is None
-    assert _middle(of(Budgets(movement_bits=1e6)), some) is None
+        assert _bracket(bounded, known) is None
+    assert _bracket(of(Budgets(movement_bits=1e6)), some) is None
 
 
 def test_fine_tuning_that_loses_is_undone(tmp_path):

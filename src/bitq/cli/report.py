@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from bitq.cli.output import Json, print_json, show
-from bitq.tradeoff.settings import ALPHAS
 
 
 def report(
@@ -17,7 +16,7 @@ def report(
         list[float] | None,
         typer.Option(
             help="Tell the best plan for this weight of movement, from what is stored; can be given again. Without it "
-            f"{', '.join(f'{alpha:g}' for alpha in ALPHAS)}.",
+            "for seven usual ones.",
         ),
     ] = None,
     as_json: Json = False,
@@ -28,7 +27,7 @@ def report(
     """
     from bitq.report import write_report
 
-    page = write_report(run, alpha or ALPHAS)
+    page = write_report(run, alpha) if alpha else write_report(run)
     if as_json:
         print_json({"report": str(page)})
     else:

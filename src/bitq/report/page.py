@@ -19,12 +19,11 @@ from bitq.devices import Device, load_device
 from bitq.errors import BitqError
 from bitq.layers import LOOPS
 from bitq.report import tables, text
-from bitq.report.alphas import answers
+from bitq.report.alphas import ALPHAS, answers
 from bitq.report.figures import figures
 from bitq.report.records import Run, load_run
 from bitq.report.sweep import verdicts
 from bitq.tradeoff.plan import Plan, PlanLayer, PlanLevel, write_atomically
-from bitq.tradeoff.settings import ALPHAS
 
 REPORT_FILE = "report.html"
 

@@ -184,30 +184,38 @@ def _proposals(
     count = wanted - sum(contender.is_uniform for contender in contenders)
     best_first = sorted((each for each in uniforms if each.choices not in measured), key=promise)
     chosen = {f"uniform {run.space.formats[each.choices[0][0]]}": each.choices for each in best_first[:count]}
+    hopeful = sorted(  # those that could be better than the best, if they lost no accuracy
+        (
+            each
+            for each in candidates
+            if each.choices not in measured and run.objective(accuracy_float, each.cost.movement_bits) < within
+        ),
+        key=promise,
+    )
+    bracket = _bracket(run, contenders)
+    if bracket and hopeful and hopeful[0].score > bracket[0]:
+        kept, missed = bracket
+        between = (each for each in hopeful if kept < each.score < missed)
+        hopeful = sorted(between, key=lambda each: abs(each.score - sqrt(kept * missed)))
     known = [each.score for each in contenders if not each.is_uniform]
-    middle = _middle(run, contenders)
     proposed: list[Candidate] = []
     apart = APART[min(number, len(APART)) - 1]
-    for plan in sorted(candidates, key=promise if middle is None else lambda each: (abs(each.score - middle), 0.0)):
-        if plan.choices in measured or run.objective(accuracy_float, plan.cost.movement_bits) >= within:
-            continue  # known, or not better than the best even if it lost no accuracy
+    for plan in hopeful:
         if len(proposed) < settings.plans and all(abs(plan.score - score) > apart * score for score in known):
             proposed.append(plan)
             known.append(plan.score)
     return chosen | {f"plan {number}.{place}": each.choices for place, each in enumerate(proposed, 1)}
 
 
-def _middle(run: Run, contenders: Sequence[Contender]) -> float | None:
-    """The sum of scores midway (geometrically) between a plan that keeps a budget of accuracy and the next one that
-    misses it, if both are known: there one measurement tells more than the curve."""
+def _bracket(run: Run, contenders: Sequence[Contender]) -> tuple[float, float] | None:
+    """The sums of scores of a plan that keeps a budget of accuracy and of the next one that misses it, if both are
+    known: a measurement between them tells more than the curve."""
     if run.settings.budgets.accuracy_loss is None:
         return None
     plans = [each for each in contenders if not each.is_uniform]
-    kept = max((each.score for each in plans if not each.excess), default=None)
-    if kept is None:
-        return None
+    kept = max((each.score for each in plans if not each.excess), default=inf)
     missed = min((each.score for each in plans if each.excess and each.score > kept), default=None)
-    return None if missed is None else sqrt(kept * missed)
+    return None if missed is None else (kept, missed)
 
 
 def _candidate(run: Run, scores: Scores, choices: Choices) -> Candidate:

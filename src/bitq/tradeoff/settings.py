@@ -10,9 +10,6 @@ from bitq.accuracy.finetune import Training
 from bitq.errors import BitqError
 from bitq.tradeoff.budgets import Budgets
 
-ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
-"""Weights of movement that a report tells the best plan for: seven, as in the paper; the values are ours."""
-
 Without = Literal["qat", "movement", "tradeoff"]
 """What an ablation leaves out (paper, Table 4): fine-tuning; movement, so that accuracy alone decides; or the weighing
 of the two, so that movement alone decides (our reading: the paper names them and says no more)."""
