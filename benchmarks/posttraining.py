@@ -31,17 +31,15 @@ from torch import Tensor, nn
 
 from bitq.accuracy.quantized import LAYERS, apply, observing
 from bitq.devices import Device, load_device
-from bitq.formats import BlockFormat, TensorFormats, grid
+from bitq.formats import BlockFormat, TensorFormats
 from bitq.images import Scaling
 from bitq.networks import eca_mobilenet_v2, resnet18
 from bitq.progress import Terminal
 from bitq.sources import load_checkpoint
 from bitq.tracing import trace
-from bitq.tradeoff.api import search
+from bitq.tradeoff.api import search, space_of
 from bitq.tradeoff.budgets import Budgets
-from bitq.tradeoff.outcome import stored_bytes
 from bitq.tradeoff.settings import Settings
-from bitq.tradeoff.space import build_space
 from subjects import IMAGENET, MissingError, needed_file
 
 WITHIN = ("8:e2:b16", "8:e3:b16", "8:e4:b16")
@@ -102,15 +100,14 @@ def plans(
     device: Device,
 ) -> None:
     """Print the same of bitq's plans, each of which moves no more than one of these formats."""
-    elements = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, LAYERS)}
     layers = trace(model, images[:1])
     told = list(zip(*(each[:CALIBRATED].split(SCORED_BATCH) for each in (images, reference)), strict=True))
     judged = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
     with Terminal() as listener, tempfile.TemporaryDirectory() as folder:
+        spaces = {bits: space_of(model, layers, device, bits, listener) for bits in {fmt.bits for fmt in bounds}}
         for fmt in bounds:
-            formats = grid(fmt.bits)
-            space = build_space(layers, elements, stored_bytes(model), device, formats, listener.step)
-            bound = space.cost(space.uniform(formats.index(fmt))).movement_bits
+            space = spaces[fmt.bits]
+            bound = space.cost(space.uniform(space.formats.index(fmt))).movement_bits
             settings = Settings(
                 alpha=0.0,
                 budgets=Budgets(movement_bits=bound),

@@ -29,20 +29,19 @@ from torch import nn
 from torch.nn import functional
 
 from bitq.accuracy.finetune import Training
-from bitq.accuracy.quantized import LAYERS, apply, set_formats
+from bitq.accuracy.quantized import apply, set_formats
 from bitq.accuracy.sensitivity import TENSORS
 from bitq.devices import load_device
-from bitq.formats import TensorFormats, grid
+from bitq.formats import TensorFormats
 from bitq.progress import Terminal
 from bitq.store import Json, Store
 from bitq.tracing import trace
 from bitq.tradeoff.allocate import Scores, allocate, predicted_loss
-from bitq.tradeoff.api import STORE
+from bitq.tradeoff.api import STORE, space_of
 from bitq.tradeoff.measure import Task, evaluate
-from bitq.tradeoff.outcome import stored_bytes
 from bitq.tradeoff.run import Run
 from bitq.tradeoff.settings import Settings
-from bitq.tradeoff.space import Choice, build_space
+from bitq.tradeoff.space import Choice
 from contenders import gradient_scores
 from subjects import SUBJECTS, MissingError
 from supernet import train_supernet, use_batch_statistics
@@ -69,12 +68,11 @@ def main() -> int:
         print(f"{options.network}: skipped: {error}")
         return 0
     layers = trace(subject.model, subject.example)
-    elements = {n: m.weight.numel() for n, m in subject.model.named_modules() if isinstance(m, LAYERS)}
     settings = Settings(alpha=options.alpha, training=Training(steps=options.steps, seed=options.seed))
     folder = options.measured or options.run / f"{options.network}-{options.steps}"
     with Terminal() as listener, Store(folder / STORE, alone=True) as store:
         device, model = load_device(options.device), subject.model
-        space = build_space(layers, elements, stored_bytes(model), device, grid(8), listener.step)
+        space = space_of(model, layers, device, 8, listener)
         run = Run(folder, options.network, model, subject.data, Task(), space, settings, store, listener)
         if options.measured:
             plans, measured = known(run)

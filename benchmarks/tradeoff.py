@@ -26,21 +26,18 @@ from pathlib import Path
 import torch
 
 from bitq.accuracy.finetune import Training
-from bitq.accuracy.quantized import LAYERS
 from bitq.devices import load_device
-from bitq.formats import grid
 from bitq.progress import Terminal
 from bitq.report import write_report
 from bitq.store import Json, Store
 from bitq.tracing import stored_tensors, trace
-from bitq.tradeoff.api import STORE
+from bitq.tradeoff.api import STORE, space_of
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.measure import Task
-from bitq.tradeoff.outcome import hand_over, note_baseline, stored_bytes
+from bitq.tradeoff.outcome import hand_over, note_baseline
 from bitq.tradeoff.run import Run
 from bitq.tradeoff.search import search
 from bitq.tradeoff.settings import Settings
-from bitq.tradeoff.space import build_space
 from bitq.tradeoff.stored import ties
 from contenders import CONTENDERS
 from subjects import SUBJECTS, MissingError
@@ -102,7 +99,6 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
     """All contenders with one seed, and the fewest bits within the loss of accuracy by contender."""
     subject = SUBJECTS[network](seed)
     layers = trace(subject.model, subject.example)
-    elements = {n: m.weight.numel() for n, m in subject.model.named_modules() if isinstance(m, LAYERS)}
     steps = 0 if options.without_qat else options.steps
     folder = options.run / f"{network}-{Path(options.device).stem}-{steps}" / f"seed-{seed}"
     settings = Settings(
@@ -116,7 +112,7 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
     )
     with Terminal() as listener, Store(folder / STORE, alone=True) as store:
         device = load_device(options.device)
-        space = build_space(layers, elements, stored_bytes(subject.model), device, grid(8), listener.step)
+        space = space_of(subject.model, layers, device, 8, listener)
 
         def run_of(wanted: Settings) -> Run:
             return Run(folder, network, subject.model, subject.data, Task(), space, wanted, store, listener)

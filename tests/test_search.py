@@ -44,16 +44,6 @@ def search(folder, model=None, data=None, settings=None, **options):
     return bitq.search(model, *(data or tiny.loaders()), run=folder, settings=settings or tiny.settings(), **options)
 
 
-class Noted(Silent):
-    """Keeps the notes."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-
 def rows(folder):
     """Everything the store holds of evaluations, by key."""
     with sqlite3.connect(f"file:{folder / 'results.sqlite'}?mode=ro", uri=True) as database:
@@ -244,7 +234,7 @@ def test_a_budget_of_accuracy_is_closed_in_on():
 
 
 def test_fine_tuning_that_loses_is_undone(tmp_path):
-    noted = Noted()
+    noted = tiny.Listening()
     few = tiny.settings(rounds=1, plans=1, training=Training(steps=20, learning_rate=3.0))
     tuned = search(tmp_path / "tuned", settings=few, listener=noted)
     untuned = search(tmp_path / "untuned", settings=replace(few, without="qat"))

@@ -82,10 +82,13 @@ class Listening(Silent):
     """Keeps what it is told."""
 
     def __init__(self):
-        self.steps = []
+        self.steps, self.notes = [], []
 
     def step(self, what, done, total):
         self.steps.append((what, done, total))
+
+    def note(self, text):
+        self.notes.append(text)
 
 
 def search(folder, metric, workers=None, listener=None, **changes):

@@ -16,6 +16,7 @@ from bitq.accuracy.quantized import LAYERS
 from bitq.devices import Device, load_device
 from bitq.errors import BitqError
 from bitq.formats import grid
+from bitq.layers import Layer
 from bitq.progress import Listener, Terminal
 from bitq.report import write_report
 from bitq.store import Store
@@ -27,7 +28,7 @@ from bitq.tradeoff.plan import Plan
 from bitq.tradeoff.run import Run
 from bitq.tradeoff.search import search as search_run
 from bitq.tradeoff.settings import Settings, Without
-from bitq.tradeoff.space import build_space
+from bitq.tradeoff.space import Space, build_space
 from bitq.tradeoff.stored import ties
 from bitq.tradeoff.workers import Workers
 
@@ -106,10 +107,9 @@ def search(
     target = device if isinstance(device, Device) else load_device(device)
     example = _first(validation) if example_input is None else example_input
     layers = trace(model, example)
-    quantizable = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, LAYERS)}
     folder = Path(run)
     with Terminal() if listener is None else nullcontext(listener) as heard:
-        space = build_space(layers, quantizable, stored_bytes(model), target, grid(bits), heard.step)
+        space = space_of(model, layers, target, bits, heard)
         wanted = settings or Settings()
         shared = ties(space, stored_tensors(model, example))
         space = replace(space, ties=shared) if wanted.tied else space
@@ -134,6 +134,23 @@ def search(
             best = this.load_finetuned(found.contenders[0].choices)
         write_report(folder)
     return Result(plan, best, rows, folder, tuple(others), found.contenders[0].excess == 0)
+
+
+def space_of(model: nn.Module, layers: Sequence[Layer], device: Device, bits: int, listener: Listener) -> Space:
+    """The search space of a network's own weights: every format of `bits` bits, for every module that can take one.
+
+    Args:
+        model: the network.
+        layers: as it was traced.
+        device: the memories.
+        bits: 8 or 16, as for `search`.
+        listener: is told of progress.
+
+    Raises:
+        BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
+    """
+    elements = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    return build_space(layers, elements, stored_bytes(model), device, grid(bits), listener.step)
 
 
 def _first(batches: Iterable[Batch]) -> Any:

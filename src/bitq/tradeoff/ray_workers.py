@@ -69,17 +69,18 @@ class RayWorkers:
         labels = {task.remote(shared, label, formats, told): label for label, formats in jobs.items()}
         waiting = list(labels)
         steps = 1 if bench.training is None else bench.training.steps
+        what, total = "fine-tuning on Ray", steps * len(jobs)
         done = dict.fromkeys(jobs, 0)
         try:
             while waiting:
-                listener.step("fine-tuning on Ray", sum(done.values()), steps * len(jobs))
+                listener.step(what, sum(done.values()), total)
                 finished, waiting = ray.wait(waiting, timeout=TELL_SECONDS)
                 done |= _received(told)
                 for reference in finished:
                     found, seconds = ray.get(reference)
                     done[labels[reference]] = steps
                     yield labels[reference], found, seconds
-            listener.step("fine-tuning on Ray", steps * len(jobs), steps * len(jobs))
+            listener.step(what, total, total)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
