@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from bitq.accuracy.finetune import Training
+from bitq.cli.inputs import load_source
 from bitq.cli.search import DEMO_DEVICE
-from bitq.cli.sources import load_source
 from bitq.store import Store
 from bitq.tradeoff.api import STORE, search
 from bitq.tradeoff.settings import Settings

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import torch
 
-from bitq.demo.network import resnet8
+from bitq.demo.resnet8 import resnet8
 from bitq.devices import Device, device_names, load_device
 from bitq.layers import Layer
 from bitq.movement import Widths

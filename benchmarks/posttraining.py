@@ -33,9 +33,9 @@ from bitq.accuracy.quantized import LAYERS, apply, observing
 from bitq.devices import Device, load_device
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.images import Scaling
+from bitq.loading import load_checkpoint
 from bitq.networks import eca_mobilenet_v2, resnet18
 from bitq.progress import Terminal
-from bitq.sources import load_checkpoint
 from bitq.tracing import trace
 from bitq.tradeoff.api import search, space_of
 from bitq.tradeoff.budgets import Budgets

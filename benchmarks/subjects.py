@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitq.cli.sources import load_source
+from bitq.cli.inputs import load_source
 from bitq.errors import BitqError
 from bitq.images import ArrayImages, Batches, Scaling
-from bitq.sources import load_checkpoint
+from bitq.loading import load_checkpoint
 from bitq.tradeoff.measure import Data
 from cifar_resnet import resnet20
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from bitq.cli import main
-from bitq.demo.network import resnet8
+from bitq.demo.resnet8 import resnet8
 from bitq.tracing import trace
 
 # Machines that run tests are shared: a slow example is no failure. A failing one is printed to be repeated. Where a

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bitq.demo.network import resnet8
+from bitq.demo.resnet8 import resnet8
 from bitq.devices import load_device
 from bitq.formats import BlockFormat, TensorFormats, effective_width, grid
 from bitq.layers import Layer

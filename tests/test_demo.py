@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from bitq import demo
 from bitq.demo import fashion
-from bitq.demo.network import resnet8
+from bitq.demo.resnet8 import resnet8
 from bitq.errors import BitqError
 
 

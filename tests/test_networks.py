@@ -130,7 +130,7 @@ def test_movement_knows_the_networks_by_name_and_their_input(bitq):
 
 
 def test_input_and_layers_of_a_known_network_need_no_shape():
-    from bitq.cli.network import input_and_layers
+    from bitq.cli.shapes import input_and_layers
 
     shape, layers = input_and_layers("resnet18", None)
     assert shape == (1, 3, 224, 224)

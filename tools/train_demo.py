@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from bitq.demo import CHECKPOINT, COUNTS, DATA, archives, validation_part
 from bitq.demo.fashion import CLASSES, encode_idx, normalize, read_split
-from bitq.demo.network import resnet8
+from bitq.demo.resnet8 import resnet8
 from bitq.errors import BitqError
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")

@@ -12,8 +12,8 @@ import typer
 from rich.table import Table
 
 from bitq.cli.formats import HELP, NAMES, Planned, Uniform, read_formats
-from bitq.cli.network import InputShape, Network, input_and_layers
 from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
+from bitq.cli.shapes import InputShape, Network, input_and_layers
 from bitq.errors import BitqError
 
 if TYPE_CHECKING:

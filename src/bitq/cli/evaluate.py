@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bitq.cli.inputs import BatchSize, Channels, DataPath, ImageSize, Limit, Mean, Std, load_source
 from bitq.cli.output import Json, print_json, show
-from bitq.cli.sources import BatchSize, Channels, DataPath, ImageSize, Limit, Mean, Std, load_source
 
 
 def evaluate(

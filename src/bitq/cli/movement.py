@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from bitq.cli.formats import HELP, NAMES, read_formats
-from bitq.cli.network import InputShape, Network, input_and_layers
 from bitq.cli.output import Json, bits_text, count_text, csv_text, energy_text, print_json, ratio_text, show, times_text
+from bitq.cli.shapes import InputShape, Network, input_and_layers
 from bitq.errors import BitqError
 from bitq.formats import TensorFormats
 from bitq.layers import LOOPS, Layer

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from bitq.cli.output import Json, bits_text, bytes_text, energy_text, print_json, show
-from bitq.cli.quantities import BITS, BYTES, PICOJOULES, amount
-from bitq.cli.sources import (
+from bitq.cli.inputs import (
     BatchSize,
     Channels,
     Checkpoint,
@@ -27,6 +25,8 @@ from bitq.cli.sources import (
     Std,
     load_source,
 )
+from bitq.cli.output import Json, bits_text, bytes_text, energy_text, print_json, show
+from bitq.cli.quantities import BITS, BYTES, PICOJOULES, amount
 from bitq.errors import BitqError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bitq.demo.fashion import CLASSES, normalize, read_split
-from bitq.demo.network import resnet8
+from bitq.demo.resnet8 import resnet8
 from bitq.errors import BitqError
 
 DATA = Path(__file__).parent / "data"

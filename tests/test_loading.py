@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bitq.errors import BitqError
-from bitq.sources import load_checkpoint, load_network
+from bitq.loading import load_checkpoint, load_network
 
 CODE = """
 import torch

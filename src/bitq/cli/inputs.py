@@ -96,7 +96,7 @@ def load_source(
         raise BitqError(f"network {network!r} needs --data: a folder of labelled images or an .npz file")
     from bitq.datasets import load_data
     from bitq.images import Batches
-    from bitq.sources import load_checkpoint, load_network
+    from bitq.loading import load_checkpoint, load_network
 
     model = load_network(network).eval()
     if checkpoint is not None:

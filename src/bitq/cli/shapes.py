@@ -62,7 +62,7 @@ def _traced(network: str, given: Shape | None) -> tuple[Shape, tuple[Layer, ...]
     from bitq.networks import NETWORKS
 
     if network == DEMO:
-        from bitq.demo.network import resnet8
+        from bitq.demo.resnet8 import resnet8
 
         return _on(resnet8(), given or DEMO_SHAPE)
     if network in NETWORKS:
@@ -73,7 +73,7 @@ def _traced(network: str, given: Shape | None) -> tuple[Shape, tuple[Layer, ...]
         raise BitqError(f"no network {network!r}: give {known}, an ONNX file or package.module:function")
     if given is None:
         raise BitqError(f"network {network!r} needs --input-shape, such as 1,3,224,224")
-    from bitq.sources import load_network
+    from bitq.loading import load_network
 
     return _on(load_network(network), given)
 
