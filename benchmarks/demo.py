@@ -16,12 +16,13 @@ import sys
 from pathlib import Path
 
 from bitq.accuracy.finetune import Training
+from bitq.api import search
 from bitq.cli.inputs import load_source
 from bitq.cli.search import DEMO_DEVICE
+from bitq.files import RunFolder
 from bitq.store import Store
-from bitq.tradeoff.api import STORE, search
+from bitq.tradeoff.records import Measurement, objective
 from bitq.tradeoff.settings import Settings
-from bitq.tradeoff.space import objective
 
 
 def main() -> int:
@@ -66,19 +67,20 @@ def compare(options: argparse.Namespace, seed: int) -> float:
         command=f"python benchmarks/demo.py --uniforms {options.uniforms} --seeds {seed}",
     )
     print(f"seed {seed}: {'contender':20} {'accuracy':>9} {'Mbit':>8} {'uJ':>7} {'bytes':>8} {'O':>8}")
-    with Store(result.folder / STORE) as store:
-        tuned = [evaluation.result for evaluation in store.evaluations("finetune")]
-    scored = {}
-    for row in tuned:
-        o = objective(row["test"], row["movement_bits"], result.plan.totals.movement_bits_max, options.alpha)
-        scored[row["label"]] = o
+    with Store(RunFolder(result.folder).results) as store:
+        tuned = [Measurement.read(each.result, store.path) for each in store.evaluations(Measurement.kind)]
+    uniform = []
+    for each in tuned:
+        o = objective(each.test, each.movement_bits, result.plan.totals.movement_bits_max, options.alpha)
+        if each.proposer == "uniform":
+            uniform.append(o)
         print(
-            f"        {row['label']:20} {row['test']:9.4f} {row['movement_bits'] / 1e6:8.3f}"
-            f" {row['energy_pj'] / 1e6:7.2f} {row['model_bytes']:8d} {o:8.4f}"
+            f"        {each.label:20} {each.test:9.4f} {each.movement_bits / 1e6:8.3f}"
+            f" {each.energy_pj / 1e6:7.2f} {each.model_bytes:8d} {o:8.4f}"
         )
     totals = result.plan.totals
     print(f"        chosen by validation: accuracy {totals.accuracy:.4f}, O {totals.objective:.4f}", flush=True)
-    return min(o for label, o in scored.items() if label.startswith("uniform")) - totals.objective
+    return min(uniform) - totals.objective
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bitq.accuracy.quantized import LAYERS, apply, observing
+from bitq.api import search
 from bitq.devices import Device, load_device
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.images import Scaling
@@ -37,9 +38,9 @@ from bitq.loading import load_checkpoint
 from bitq.networks import eca_mobilenet_v2, resnet18
 from bitq.progress import Terminal
 from bitq.tracing import trace
-from bitq.tradeoff.api import search, space_of
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.settings import Settings
+from bitq.tradeoff.space import space_of
 from subjects import IMAGENET, MissingError, needed_file
 
 WITHIN = ("8:e2:b16", "8:e3:b16", "8:e4:b16")
@@ -104,7 +105,7 @@ def plans(
     told = list(zip(*(each[:CALIBRATED].split(SCORED_BATCH) for each in (images, reference)), strict=True))
     judged = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
     with Terminal() as listener, tempfile.TemporaryDirectory() as folder:
-        spaces = {bits: space_of(model, layers, device, bits, listener) for bits in {fmt.bits for fmt in bounds}}
+        spaces = {bits: space_of(model, layers, device, bits, listener.step) for bits in {fmt.bits for fmt in bounds}}
         for fmt in bounds:
             space = spaces[fmt.bits]
             bound = space.cost(space.uniform(space.formats.index(fmt))).movement_bits

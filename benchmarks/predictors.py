@@ -30,23 +30,24 @@ from torch.nn import functional
 
 from bitq.accuracy.finetune import Training
 from bitq.accuracy.quantized import apply, set_formats
-from bitq.accuracy.sensitivity import TENSORS
 from bitq.devices import load_device
-from bitq.formats import TensorFormats
+from bitq.files import RunFolder
+from bitq.formats import TENSORS, TensorFormats
 from bitq.progress import Terminal
-from bitq.store import Json, Store
+from bitq.store import Store
 from bitq.tracing import trace
 from bitq.tradeoff.allocate import Scores, allocate, predicted_loss
-from bitq.tradeoff.api import STORE, space_of
-from bitq.tradeoff.measure import Task, evaluate
-from bitq.tradeoff.run import Run
+from bitq.tradeoff.ledger import Ledger
+from bitq.tradeoff.measure import Subject, Task, evaluate
+from bitq.tradeoff.records import Measurement
+from bitq.tradeoff.rules.gradient import gradient_scores
 from bitq.tradeoff.settings import Settings
-from bitq.tradeoff.space import Choice
-from contenders import gradient_scores
+from bitq.tradeoff.space import Choices, space_of
+from bitq.tradeoff.study import Proposed, Study
 from subjects import SUBJECTS, MissingError
 from supernet import train_supernet, use_batch_statistics
 
-Plans = Sequence[tuple[Choice, ...]]
+Plans = Sequence[Choices]
 
 
 def main() -> int:
@@ -69,19 +70,21 @@ def main() -> int:
         return 0
     layers = trace(subject.model, subject.example)
     settings = Settings(alpha=options.alpha, training=Training(steps=options.steps, seed=options.seed))
-    folder = options.measured or options.run / f"{options.network}-{options.steps}"
-    with Terminal() as listener, Store(folder / STORE, alone=True) as store:
+    folder = RunFolder(options.measured or options.run / f"{options.network}-{options.steps}")
+    with Terminal() as listener, Store(folder.results, alone=True) as store:
         device, model = load_device(options.device), subject.model
-        space = space_of(model, layers, device, 8, listener)
-        run = Run(folder, options.network, model, subject.data, Task(), space, settings, store, listener)
+        space = space_of(model, layers, device, 8, listener.step)
+        studied = Subject(options.network, model, subject.data, Task())
+        study = Study.opened(studied, space, settings, Ledger(folder, store, listener))
         if options.measured:
-            plans, measured = known(run)
+            plans, measured = known(study)
         else:
-            plans = held_out(run, options.plans, options.draw)
-            results = dict(run.measured({f"plan {number}": plan for number, plan in enumerate(plans, 1)}))
-            measured = [results[f"plan {number}"] for number in range(1, len(plans) + 1)]
-        lost = np.array([lost_of(run, each) for each in measured])
-        moved = np.array([each["movement_bits"] for each in measured]) / space.movement_max
+            plans = held_out(study, options.plans, options.draw)
+            proposed = [Proposed(f"plan {number}", plan, "other") for number, plan in enumerate(plans, 1)]
+            results = dict(study.measured(proposed))
+            measured = [results[plan] for plan in proposed]
+        lost = np.array([lost_of(study, each) for each in measured])
+        moved = np.array([each.movement_bits for each in measured]) / space.movement_max
         print(
             f"{options.network}: {len(plans)} plans after fine-tuning, {100 * lost.min():.1f} to "
             f"{100 * lost.max():.1f} points lost, {moved.min():.2f} to {moved.max():.2f} of the largest movement"
@@ -89,41 +92,42 @@ def main() -> int:
         print(f"{'predictor':34} {'rank':>7} {'unexplained':>12} {'rank of O':>10} {'seconds':>8}")
         for name, predictor in PREDICTORS.items():
             start = time.perf_counter()
-            predicted = predictor(run, plans)
+            predicted = predictor(study, plans)
             line(name, predicted, lost, moved, options.alpha, time.perf_counter() - start)
     return 0
 
 
-def held_out(run: Run, count: int, seed: int) -> list[tuple[Choice, ...]]:
+def held_out(study: Study, count: int, seed: int) -> list[Choices]:
     """Plans that are best for random scores, which spread along the front and around it.
 
     The score of a tensor is the quantization noise 4^-m, growing with the block, times a factor of its own.
     """
     draw = np.random.default_rng(seed)
-    formats, modules = run.space.formats, len(run.space.modules)
+    formats, modules = study.space.formats, len(study.space.modules)
     noise = np.array([4.0**-fmt.mantissa_bits * (1 + 0.35 * np.log2(fmt.block_size)) for fmt in formats])
-    found: dict[tuple[Choice, ...], None] = {}
+    found: dict[Choices, None] = {}
     while len(found) < count:
         scale = 10 ** draw.uniform(-1.2, 1.0) / modules
         scores = [scale * np.exp(draw.normal(0, 1.2, (3, 1))) * noise for _ in range(modules)]
-        found[allocate(run.space, scores, 0.2)] = None
+        found[allocate(study.space, scores, 0.2)] = None
     return list(found)
 
 
-def known(run: Run) -> tuple[list[tuple[Choice, ...]], list[Json]]:
-    """What the run's store holds of fine-tuned plans, and what was measured of them."""
-    index = {str(fmt): place for place, fmt in enumerate(run.space.formats)}
-    rows = [each for each in run.store.evaluations("finetune") if each.config["training"]]
+def known(study: Study) -> tuple[list[Choices], list[Measurement]]:
+    """What the study's store holds of fine-tuned plans, and what was measured of them."""
+    index = {str(fmt): place for place, fmt in enumerate(study.space.formats)}
+    store = study.ledger.store
+    rows = [each for each in store.evaluations(Measurement.kind) if each.config["training"]]
     formats = [each.config["formats"] for each in rows]
-    plans = [tuple(tuple(index[text] for text in each[name]) for name in run.space.modules) for each in formats]
-    return plans, [each.result for each in rows]
+    plans = [tuple(tuple(index[text] for text in each[name]) for name in study.space.modules) for each in formats]
+    return plans, [Measurement.read(each.result, store.path) for each in rows]
 
 
-def lost_of(run: Run, measured: dict[str, float]) -> float:
+def lost_of(study: Study, measured: Measurement) -> float:
     """Accuracy lost, on validation and test data together."""
-    reference = run.float_accuracy()
-    counts = {part: sum(len(target) for _, target in getattr(run.data, part)) for part in ("validation", "test")}
-    lost = sum(count * (reference[part] - measured[part]) for part, count in counts.items())
+    reference, data = study.float_accuracy, study.subject.data
+    counts = {part: sum(len(target) for _, target in getattr(data, part)) for part in ("validation", "test")}
+    lost = sum(count * (getattr(reference, part) - getattr(measured, part)) for part, count in counts.items())
     return float(lost / sum(counts.values()))
 
 
@@ -147,80 +151,81 @@ def added(scores: Scores, plans: Plans) -> NDArray[np.float64]:
     return np.array([predicted_loss(scores, plan) for plan in plans])
 
 
-def divergence(run: Run, plans: Plans, power: float) -> NDArray[np.float64]:
+def divergence(study: Study, plans: Plans, power: float) -> NDArray[np.float64]:
     """Sum of KL^power: of the outputs from the float ones, with one tensor at a time in a format."""
-    inputs = next(iter(run.data.validation))[0]
+    inputs = next(iter(study.subject.data.validation))[0]
 
     def distance(model: nn.Module) -> float:
         with torch.inference_mode():
-            logits = [net(inputs).log_softmax(1) for net in (model, run.model.eval())]
+            logits = [net(inputs).log_softmax(1) for net in (model, study.subject.model.eval())]
         return float(functional.kl_div(*logits, reduction="batchmean", log_target=True))
 
-    return added([np.maximum(table, 0.0) ** power for table in one_at_a_time(run, distance)], plans)
+    return added([np.maximum(table, 0.0) ** power for table in one_at_a_time(study, distance)], plans)
 
 
-def one_at_a_time(run: Run, measure: Callable[[nn.Module], float]) -> list[NDArray[np.float64]]:
+def one_at_a_time(study: Study, measure: Callable[[nn.Module], float]) -> list[NDArray[np.float64]]:
     """For each module an array (3, formats) of what is measured with one tensor alone in a format; blocks of 16 stand
     for all sizes."""
-    model = _quantizable(run)
-    tables = [np.zeros((3, len(run.space.formats))) for _ in run.space.modules]
-    for module, name in enumerate(run.space.modules):
+    model = _quantizable(study)
+    tables = [np.zeros((3, len(study.space.formats))) for _ in study.space.modules]
+    for module, name in enumerate(study.space.modules):
         for number, tensor in enumerate(TENSORS):
-            for width in sorted({fmt.exponent_bits for fmt in run.space.formats}):
-                same = [i for i, fmt in enumerate(run.space.formats) if fmt.exponent_bits == width]
-                fmt = next(run.space.formats[i] for i in same if run.space.formats[i].block_size == 16)
+            for width in sorted({fmt.exponent_bits for fmt in study.space.formats}):
+                same = [i for i, fmt in enumerate(study.space.formats) if fmt.exponent_bits == width]
+                fmt = next(study.space.formats[i] for i in same if study.space.formats[i].block_size == 16)
                 set_formats(model, {name: replace(TensorFormats(), **{tensor: fmt})})
                 tables[module][number, same] = measure(model)
         set_formats(model, {name: TensorFormats()})
     return tables
 
 
-def loss_alone(run: Run, plans: Plans) -> NDArray[np.float64]:
+def loss_alone(study: Study, plans: Plans) -> NDArray[np.float64]:
     """Growth of the loss with one tensor at a time in a format."""
-    batches = list(run.data.validation)[:1]
-    reference = evaluate(run.model, batches, run.task).loss
-    return added(one_at_a_time(run, lambda model: evaluate(model, batches, run.task).loss - reference), plans)
+    subject, batches = study.subject, list(study.subject.data.validation)[:1]
+    reference = evaluate(subject.model, batches, subject.task).loss
+    return added(one_at_a_time(study, lambda model: evaluate(model, batches, subject.task).loss - reference), plans)
 
 
-def untrained(run: Run, plans: Plans) -> NDArray[np.float64]:
+def untrained(study: Study, plans: Plans) -> NDArray[np.float64]:
     """The loss of each plan without fine-tuning."""
-    model = _quantizable(run)
-    return _losses(run, model, plans) - evaluate(run.model, run.data.validation, run.task).loss
+    return _losses(study, _quantizable(study), plans)
 
 
-def supernet(run: Run, plans: Plans) -> NDArray[np.float64]:
+def supernet(study: Study, plans: Plans) -> NDArray[np.float64]:
     """The loss of each plan on one network that was fine-tuned while formats were drawn anew at every step."""
-    model = copy.deepcopy(run.model)
+    model, subject, space = copy.deepcopy(study.subject.model), study.subject, study.space
+    training = study.settings.training
     train_supernet(
-        model, run.space.modules, run.space.formats, run.max_abs, run.data.train, run.settings.training, run.task.loss
+        model, space.modules, space.formats, study.max_abs, subject.data.train, training, subject.task.loss
     )
     use_batch_statistics(model)
-    return _losses(run, model.eval(), plans) - evaluate(run.model, run.data.validation, run.task).loss
+    return _losses(study, model.eval(), plans)
 
 
-PREDICTORS: dict[str, Callable[[Run, Plans], NDArray[np.float64]]] = {
-    "(gradient^2 * error^2)^0.6 (bitq)": lambda run, plans: added(run.scores(), plans),
-    "gradient^2 * error^2": lambda run, plans: added(gradient_scores(run, 0), plans),
-    "KL": lambda run, plans: divergence(run, plans, 1.0),
-    "root of KL": lambda run, plans: divergence(run, plans, 0.5),
+PREDICTORS: dict[str, Callable[[Study, Plans], NDArray[np.float64]]] = {
+    "(gradient^2 * error^2)^0.6 (bitq)": lambda study, plans: added(study.scores, plans),
+    "gradient^2 * error^2": lambda study, plans: added(gradient_scores(study), plans),
+    "KL": lambda study, plans: divergence(study, plans, 1.0),
+    "root of KL": lambda study, plans: divergence(study, plans, 0.5),
     "loss": loss_alone,
     "the plan without fine-tuning": untrained,
     "supernet": supernet,
 }
 
 
-def _quantizable(run: Run) -> nn.Module:
-    model = copy.deepcopy(run.model).eval()
-    apply(model, {name: TensorFormats() for name in run.space.modules}, run.max_abs)
+def _quantizable(study: Study) -> nn.Module:
+    model = copy.deepcopy(study.subject.model).eval()
+    apply(model, {name: TensorFormats() for name in study.space.modules}, study.max_abs)
     return model
 
 
-def _losses(run: Run, model: nn.Module, plans: Plans) -> NDArray[np.float64]:
-    found = []
+def _losses(study: Study, model: nn.Module, plans: Plans) -> NDArray[np.float64]:
+    """What each plan adds to the float network's loss."""
+    subject, found = study.subject, []
     for plan in plans:
-        set_formats(model, run.space.tensor_formats(plan))
-        found.append(evaluate(model, run.data.validation, run.task).loss)
-    return np.array(found)
+        set_formats(model, study.space.tensor_formats(plan))
+        found.append(evaluate(model, subject.data.validation, subject.task).loss)
+    return np.array(found) - evaluate(subject.model, subject.data.validation, subject.task).loss
 
 
 if __name__ == "__main__":

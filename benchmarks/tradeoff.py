@@ -8,7 +8,7 @@ Every contender may fine-tune as many plans; the one of least O on validation da
 Prints for every contender the mean and the spread over the seeds of O, accuracy, movement, energy, number of
 fine-tunings and of other passes over data, and wall time; then the fewest bits moved within `--within` of the float
 accuracy. All evaluations are kept under `--run`, with a report for every seed: killed and started again, it continues.
-ResNet-20 needs CIFAR-10 and its weights, at the paths in BITQ_CIFAR10 and BITQ_RESNET20. benchmarks/contenders.py says
+ResNet-20 needs CIFAR-10 and its weights, at the paths in BITQ_CIFAR10 and BITQ_RESNET20. `bitq.tradeoff.rules` says
 how each rule is read.
 """
 
@@ -18,7 +18,6 @@ import argparse
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,19 +26,22 @@ import torch
 
 from bitq.accuracy.finetune import Training
 from bitq.devices import load_device
+from bitq.files import RunFolder
 from bitq.progress import Terminal
 from bitq.report import write_report
-from bitq.store import Json, Store
+from bitq.store import Store
 from bitq.tracing import stored_tensors, trace
-from bitq.tradeoff.api import STORE, space_of
 from bitq.tradeoff.budgets import Budgets
-from bitq.tradeoff.measure import Task
+from bitq.tradeoff.ledger import Ledger
+from bitq.tradeoff.measure import Subject, Task
 from bitq.tradeoff.outcome import hand_over, note_baseline
-from bitq.tradeoff.run import Run
+from bitq.tradeoff.records import Measurement, Perturbations, Proposal
+from bitq.tradeoff.rules import RULES
 from bitq.tradeoff.search import search
 from bitq.tradeoff.settings import Settings
+from bitq.tradeoff.space import Choices, space_of
 from bitq.tradeoff.stored import ties
-from contenders import CONTENDERS
+from bitq.tradeoff.study import Proposed, Study
 from subjects import SUBJECTS, MissingError
 
 OWN = ("bitq", "bitq-within")
@@ -50,6 +52,10 @@ BATCH = 64
 
 HEAVY = 10.0
 """Weight of movement with which the fewest bits within a loss of accuracy are looked for."""
+
+
+Fewest = dict[str, Measurement | None]
+"""By contender the plan of the fewest bits within a loss of accuracy, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Result:
 def main() -> int:
     """Run what the options name and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = [*CONTENDERS, *OWN]
+    every = [*RULES, *OWN]
     parser.add_argument("--networks", nargs="+", choices=SUBJECTS, default=["demo"])
     parser.add_argument("--contenders", nargs="+", choices=every, default=every)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -95,12 +101,15 @@ def main() -> int:
     return 0
 
 
-def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list[Result], Json]:
+def compared(
+    network: str, seed: int, options: argparse.Namespace
+) -> tuple[list[Result], Fewest]:
     """All contenders with one seed, and the fewest bits within the loss of accuracy by contender."""
     subject = SUBJECTS[network](seed)
     layers = trace(subject.model, subject.example)
     steps = 0 if options.without_qat else options.steps
-    folder = options.run / f"{network}-{Path(options.device).stem}-{steps}" / f"seed-{seed}"
+    name = f"{network}-{Path(options.device).stem}-{steps}"
+    folder = RunFolder(options.run / name / f"seed-{seed}")
     settings = Settings(
         alpha=options.alpha,
         training=Training(options.steps, options.learning_rate, amp=options.amp, seed=seed),
@@ -110,38 +119,34 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
         uniforms=1,
         without="qat" if options.without_qat else None,
     )
-    with Terminal() as listener, Store(folder / STORE, alone=True) as store:
-        device = load_device(options.device)
-        space = space_of(subject.model, layers, device, 8, listener)
-
-        def run_of(wanted: Settings) -> Run:
-            return Run(folder, network, subject.model, subject.data, Task(), space, wanted, store, listener)
-
-        run = run_of(settings)
-        most_accurate = float(run.float_accuracy()["validation"])
+    with Terminal() as listener, Store(folder.results, alone=True) as store:
+        space = space_of(subject.model, layers, load_device(options.device), 8, listener.step)
+        studied = Subject(network, subject.model, subject.data, Task())
+        study = Study.opened(studied, space, settings, Ledger(folder, store, listener))
         results, fewest = [], {}
         for name in options.contenders:
             listener.note(f"{network}, seed {seed}: {name}")
-            own = settings
+            own = study
             if name.endswith("-within"):
-                own = replace(settings, alpha=HEAVY, budgets=Budgets(accuracy_loss=options.within))
-            plans, passes, seconds = proposed(run_of(own), name, options.plans, seed)
+                within = replace(settings, alpha=HEAVY, budgets=Budgets(accuracy_loss=options.within))
+                own = replace(study, settings=within)
+            plans, passes, seconds = proposed(own, name, options.plans)
             listener.outlook({"fine-tuning": steps * len(plans)}, "")
-            measured = [result for _, result in run.measured(plans)]
-            spent = seconds + sum(seconds_of(store, run, choices) for choices in plans.values())
-            enough = [each for each in measured if each["validation"] >= most_accurate - options.within]
-            fewest[name] = min(enough, key=lambda each: each["movement_bits"]) if enough else None
-            best = min(measured, key=lambda each: run.objective(each["validation"], each["movement_bits"]))
+            measured = [result for _, result in study.measured(plans)]
+            spent = seconds + sum(seconds_of(study, plan.choices) for plan in plans)
+            enough = [each for each in measured if each.validation >= study.float_accuracy.validation - options.within]
+            fewest[name] = min(enough, key=lambda each: each.movement_bits, default=None)
+            best = min(measured, key=lambda each: study.objective(each.validation, each.movement_bits))
             if name != OWN[0]:
-                note_baseline(run, f"{name}, the best of {len(plans)}", best)
+                note_baseline(study, f"{name}, the best of {len(plans)}", best)
             results.append(
                 Result(
                     name,
-                    run.objective(best["test"], best["movement_bits"]),
-                    best["test"],
-                    best["validation"],
-                    best["movement_bits"] / space.movement_max,
-                    best["energy_pj"],
+                    study.objective(best.test, best.movement_bits),
+                    best.test,
+                    best.validation,
+                    best.movement_bits / space.movement_max,
+                    best.energy_pj,
                     len(plans),
                     passes,
                     spent,
@@ -149,39 +154,33 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
             )
         if OWN[0] in options.contenders:
             shared = ties(space, stored_tensors(subject.model, subject.example))
-            hand_over(run, search(run), layers, shared, shlex.join(["python", *sys.argv]))
-            listener.note(f"{write_report(folder)} shows bitq's plan beside the others")
+            hand_over(study, search(study), layers, shared, shlex.join(["python", *sys.argv]))
+            listener.note(f"{write_report(folder.path)} shows bitq's plan beside the others")
     return results, fewest
 
 
-def proposed(run: Run, name: str, count: int, seed: int) -> tuple[dict[str, tuple], int, float]:
-    """A contender's plans by label, passes over data, and seconds to find them; kept in the store."""
+def proposed(study: Study, name: str, count: int) -> tuple[tuple[Proposed, ...], int, float]:
+    """A contender's plans, passes over data, and seconds to find them; kept in the store."""
     if name in OWN:
-        found = search(run)
-        plans = {f"{name} {each.label}": each.choices for each in found.contenders}
-        *_, scored = run.store.evaluations("perturbation")
-        return plans, run.settings.scored_inputs // BATCH, scored.seconds
-
-    def propose() -> Json:
-        start = time.perf_counter()
-        proposal = CONTENDERS[name](run, count, seed)
-        return {"plans": proposal.plans, "passes": proposal.passes, "seconds": time.perf_counter() - start}
-
-    config = {"contender": name, "count": count, "seed": seed, "alpha": run.settings.alpha}
-    kept = run.store.get_or_run("proposal", config, propose)
-    plans = {
-        f"{name} {number}": tuple(tuple(choice) for choice in plan) for number, plan in enumerate(kept["plans"], 1)
-    }
-    return plans, kept["passes"], kept["seconds"]
+        found = search(study)
+        plans = tuple(replace(each.plan, label=f"{name} {each.plan.label}") for each in found.contenders)
+        *_, scored = study.ledger.store.evaluations(Perturbations.kind)
+        return plans, study.settings.scored_inputs // BATCH, scored.seconds
+    config = {"contender": name, "count": count, "seed": study.seed, "alpha": study.settings.alpha}
+    kept = study.ledger.once(Proposal, config, lambda: RULES[name](study, count))
+    (seconds,) = (each.seconds for each in study.ledger.store.evaluations(Proposal.kind) if each.config == config)
+    plans = tuple(Proposed(f"{name} {number}", plan, "other") for number, plan in enumerate(kept.plans, 1))
+    return plans, kept.passes, seconds
 
 
-def seconds_of(store: Store, run: Run, choices: Sequence) -> float:
+def seconds_of(study: Study, choices: Choices) -> float:
     """What fine-tuning and measuring a plan took."""
-    formats = run.config(choices)
-    return next(each.seconds for each in store.evaluations("finetune") if each.config == formats)
+    config = study.config(choices)
+    measured = study.ledger.store.evaluations(Measurement.kind)
+    return next(each.seconds for each in measured if each.config == config)
 
 
-def table(network: str, results: dict[int, tuple[list[Result], Json]], options: argparse.Namespace) -> None:
+def table(network: str, results: dict[int, tuple[list[Result], Fewest]], options: argparse.Namespace) -> None:
     """Mean and spread over the seeds."""
     seeds = list(results)
     training = f"{options.steps} steps from {options.learning_rate:g}" + ", bfloat16" * options.amp
@@ -198,8 +197,8 @@ def table(network: str, results: dict[int, tuple[list[Result], Json]], options: 
         within = [one for one in fewest if one]
         told = f"{len(within)} of {len(seeds)}"
         if len(within) == len(seeds):
-            told = spread([one["movement_bits"] / 1e6 for one in within], 2)
-            told += ", " + spread([100 * one["test"] for one in within], 2)
+            told = spread([one.movement_bits / 1e6 for one in within], 2)
+            told += ", " + spread([100 * one.test for one in within], 2)
         print(
             f"{first.contender:12} {spread([r.objective for r in each], 4):>16}"
             f" {spread([100 * r.accuracy for r in each], 2):>14} {spread([100 * r.movement for r in each], 1):>14}"

@@ -12,17 +12,33 @@ from typing import Any
 import torch
 
 from bitq.demo.resnet8 import resnet8
-from bitq.devices import load_device
-from bitq.formats import BlockFormat, TensorFormats, effective_width, grid
+from bitq.devices import Device, load_device
+from bitq.formats import TENSORS, BlockFormat, TensorFormats, effective_width, grid
 from bitq.layers import Layer
 from bitq.movement import Widths
 from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.sweep import sweep
 from bitq.store import Store
 from bitq.tracing import trace
+from bitq.tradeoff.outcome import device_facts
 from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
+from bitq.tradeoff.records import (
+    Ablation,
+    Baseline,
+    FloatAccuracy,
+    Front,
+    Measurement,
+    Outcome,
+    Predicted,
+    Proposer,
+    Record,
+    Role,
+    Row,
+    Sensitivity,
+    objective,
+)
 
-TENSORS = ("input", "weight", "output")
+KEY, SETTINGS = "0123456789abcdef", "fedcba9876543210"
 
 
 def demo_layers() -> tuple[Layer, ...]:
@@ -41,53 +57,43 @@ def make_run(
     folder: Path,
     layers: Sequence[Layer],
     network: str = "demo",
-    device: str = "stm32h743",
+    device: str | Device = "stm32h743",
     bits: int = 8,
     predicted: int = 300,
     only: Sequence[str] | None = None,
 ) -> Plan:
     """Fill `folder` as a search would, with these kinds of evaluations only (all by default)."""
-    random_ = random.Random(7)
+    random_, target = random.Random(7), device if isinstance(device, Device) else load_device(device)
+    device = target.name
     best_uniform = grid(bits)[12]
     narrower = [
         fmt for fmt in grid(bits) if fmt.mantissa_bits <= best_uniform.mantissa_bits and fmt.block_size > 4
     ]
     allocations = [{tensor: random_.choice(narrower) for tensor in TENSORS} for _ in range(12)]
     chosen = {layer.module: random_.choice(allocations) for layer in layers}
-    entries = tuple(_plan_layer(layer, chosen[layer.module], device) for layer in layers)
-    float_entries = tuple(_plan_layer(layer, dict.fromkeys(TENSORS), device) for layer in layers)
+    entries = tuple(_plan_layer(layer, chosen[layer.module], target) for layer in layers)
+    float_entries = tuple(_plan_layer(layer, dict.fromkeys(TENSORS), target) for layer in layers)
     uniform_entries = tuple(
-        _plan_layer(layer, dict.fromkeys(TENSORS, best_uniform), device) for layer in layers
+        _plan_layer(layer, dict.fromkeys(TENSORS, best_uniform), target) for layer in layers
     )
     rows = [
-        _row("float32", 0.9079, float_entries, layers, 32.0),
-        _row(f"best uniform {best_uniform}", 0.8993, uniform_entries, layers, 6.2),
-        _row("plan", 0.9012, entries, layers, 5.4),
+        _row("float32", "float32", 0.9079, float_entries, layers, 32.0),
+        _row(f"best uniform {best_uniform}", "uniform", 0.8993, uniform_entries, layers, 6.2),
+        _row("plan", "plan", 0.9012, entries, layers, 5.4),
     ]
-    plain, uniform, best = rows
-    most = 1.4 * uniform["movement_bits"]
-    for row in rows:
-        row["objective"] = 1 - row["accuracy"] + 0.2 * row["movement_bits"] / most
+    most = 1.4 * rows[1].movement_bits
+    rows = [
+        row.model_copy(update={"objective": objective(row.accuracy, row.movement_bits, most, 0.2)}) for row in rows
+    ]
+    plain, _, best = rows
     plan = Plan(
         network=network,
         device=device,
         bits=bits,
         alpha=0.2,
         layers=entries,
-        totals=Totals(
-            accuracy=best["accuracy"],
-            accuracy_float=plain["accuracy"],
-            movement_bits=best["movement_bits"],
-            movement_bits_float=plain["movement_bits"],
-            movement_bits_max=most,
-            dram_bits=best["dram_bits"],
-            dram_bits_float=plain["dram_bits"],
-            energy_pj=best["energy_pj"],
-            energy_pj_float=plain["energy_pj"],
-            model_bytes=best["model_bytes"],
-            model_bytes_float=plain["model_bytes"],
-            objective=best["objective"],
-        ),
+        totals=Totals.of(best, plain, most),
+        outcome=KEY,
     )
     plan.save(folder / "plan.json")
     with Store(folder / "results.sqlite") as store:
@@ -102,49 +108,55 @@ def make_run(
             }
         )
 
-        def put(kind: str, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-            if only is None or kind in only:
-                store.get_or_run(kind, config, lambda: result)
+        def put(config: Mapping[str, Any], record: Record) -> None:
+            if only is None or record.kind in only:
+                store.get_or_run(record.kind, config, record.model_dump)
 
-        put("float", {}, {"validation": 0.913, "test": plain["accuracy"]})
-        points = [_predicted(random_.uniform(2.2, 8), random_, plain) for _ in range(predicted)]
-        put("front", {}, {"points": points})
+        put({}, FloatAccuracy(validation=0.913, test=plain.accuracy))
+        points = tuple(_predicted(random_.uniform(2.2, 8), random_, plain) for _ in range(predicted))
+        put({"outcome": KEY}, Front(points=points))
         for name in ("without fine-tuning", "without movement", "without the trade-off"):
-            put("ablation", {"alpha": plan.alpha, "without": name}, {**rows[-1], "name": name})
+            row = Ablation(**{**dict(best), "name": name, "role": "ablation"})
+            put({"settings": SETTINGS, "row": row.model_dump()}, row)
         for name in ("random, 5 plans", "greedy, 5 plans"):
-            put("baseline", {"alpha": plan.alpha, "name": name}, {**rows[-1], "name": name})
-        put("sensitivity", {}, {"scores": _scores(layers, bits, random_)})
+            other = Baseline(**{**dict(best), "name": name, "role": "baseline"})
+            put({"settings": SETTINGS, "row": other.model_dump()}, other)
+        put({"outcome": KEY}, Sensitivity(scores=_scores(layers, bits, random_)))
         for fmt in grid(bits)[4::6]:
             put(
-                "finetune", {"formats": str(fmt)}, _tuned(f"uniform {fmt}", fmt.mantissa_bits, random_, plain)
+                {"formats": str(fmt)},
+                _tuned(f"uniform {fmt}", "uniform", fmt.mantissa_bits, random_, plain),
             )
         for index in range(3):
-            put("finetune", {"plan": index}, _tuned("plan", 3.9 + 0.4 * index, random_, plain, lift=0.012))
-        put("sweep", {}, _sweep(layers[:10], device, best_uniform, chosen))  # enough to draw
+            put({"plan": index}, _tuned("plan", "plan", 3.9 + 0.4 * index, random_, plain, lift=0.012))
+        if only is None or "sweep" in only:  # enough layers to draw
+            swept = _sweep(layers[:10], target, best_uniform, chosen)
+            store.get_or_run("sweep", {"outcome": KEY}, lambda: swept)
         put(
-            "outcome",
-            {},
-            {
-                "rows": rows,
-                "command": f"bitq search --network {network} --device {device} --run runs/{network}",
-                "versions": {"bitq": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
-                "seconds": 1873.0,
-            },
+            {"outcome": KEY},
+            Outcome(
+                settings=SETTINGS,
+                rows=tuple(rows),
+                command=f"bitq search --network {network} --device {device} --run runs/{network}",
+                versions={"bitq": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
+                seconds=1873.0,
+                device=device_facts(target),
+            ),
         )
     return plan
 
 
 def _sweep(
-    layers: Sequence[Layer], device: str, uniform: BlockFormat, chosen: Mapping[str, Mapping[str, BlockFormat]]
+    layers: Sequence[Layer], device: Device, uniform: BlockFormat, chosen: Mapping[str, Mapping[str, BlockFormat]]
 ) -> dict[str, Any]:
     formats = {
         f"best uniform {uniform}": [TensorFormats(uniform, uniform, uniform)] * len(layers),
         "plan": [TensorFormats(**chosen[layer.module]) for layer in layers],
     }
-    return asdict(sweep(layers, formats, load_device(device)))
+    return asdict(sweep(layers, formats, device))
 
 
-def _plan_layer(layer: Layer, formats: Mapping[str, BlockFormat | None], device: str) -> PlanLayer:
+def _plan_layer(layer: Layer, formats: Mapping[str, BlockFormat | None], device: Device) -> PlanLayer:
     widths = [_width(fmt, layer.C if tensor != "output" else layer.K) for tensor, fmt in formats.items()]
     by_tensor = dict(zip(formats, widths, strict=True))
     anonymous = Layer(**{**vars(layer), "name": "any", "module": ""})
@@ -181,8 +193,8 @@ def _plan_layer(layer: Layer, formats: Mapping[str, BlockFormat | None], device:
 
 
 @cache
-def _movement(layer: Layer, widths: Widths, device: str) -> tuple[LevelMovement, ...]:
-    return movement(layer, widths, load_device(device))
+def _movement(layer: Layer, widths: Widths, device: Device) -> tuple[LevelMovement, ...]:
+    return movement(layer, widths, device)
 
 
 def _width(fmt: BlockFormat | None, channels: int) -> float:
@@ -190,41 +202,50 @@ def _width(fmt: BlockFormat | None, channels: int) -> float:
 
 
 def _row(
-    name: str, accuracy: float, entries: Sequence[PlanLayer], layers: Sequence[Layer], weight_bits: float
-) -> dict[str, Any]:
+    name: str,
+    role: Role,
+    accuracy: float,
+    entries: Sequence[PlanLayer],
+    layers: Sequence[Layer],
+    weight_bits: float,
+) -> Row:
     movement_bits = sum(entry.movement_bits for entry in entries)
     dram = sum(entry.levels[0].traffic_bits.total for entry in entries)
     weights = sum(layer.K * layer.C * layer.R * layer.S for layer in layers)
-    return {
-        "name": name,
-        "accuracy": accuracy,
-        "dram_bits": dram,
-        "on_chip_bits": movement_bits - dram,
-        "movement_bits": movement_bits,
-        "energy_pj": sum(entry.energy_pj for entry in entries),
-        "model_bytes": round(weights * weight_bits / 8),
-    }
+    return Row(
+        name=name,
+        role=role,
+        accuracy=accuracy,
+        dram_bits=dram,
+        on_chip_bits=movement_bits - dram,
+        movement_bits=movement_bits,
+        energy_pj=sum(entry.energy_pj for entry in entries),
+        model_bytes=round(weights * weight_bits / 8),
+    )
 
 
-def _predicted(width: float, random_: random.Random, plain: Mapping[str, Any]) -> dict[str, float]:
+def _predicted(width: float, random_: random.Random, plain: Row) -> Predicted:
     accuracy = max(
         0.1, 0.91 - 2.6 * 2 ** (-width * random_.uniform(0.75, 1.05)) - abs(random_.gauss(0, 0.01))
     )
     share = 0.5 * width / 32 * random_.uniform(0.95, 1.25)
-    return {"accuracy": accuracy, **_costs(share, plain)}
+    return Predicted(accuracy=accuracy, movement_bits=share * plain.movement_bits)
 
 
 def _tuned(
-    label: str, width: float, random_: random.Random, plain: Mapping[str, Any], lift: float = 0.0
-) -> dict[str, Any]:
+    label: str, proposer: Proposer, width: float, random_: random.Random, plain: Row, lift: float = 0.0
+) -> Measurement:
     accuracy = 0.909 + lift - 0.6 * 2 ** (-1.3 * width) - abs(random_.gauss(0, 0.002))
     share = 0.5 * width / 32 * random_.uniform(1.0, 1.12)
-    costs = _costs(share, plain)
-    return {"validation": accuracy, "test": accuracy - 0.004, "label": label, **costs}
-
-
-def _costs(share: float, plain: Mapping[str, Any]) -> dict[str, float]:
-    return {name: share * plain[name] for name in ("movement_bits", "dram_bits", "energy_pj", "model_bytes")}
+    costs = {name: share * value for name, value in plain.figures().items()}
+    return Measurement(
+        label=label,
+        proposer=proposer,
+        loss=0.3,
+        validation=accuracy,
+        test=accuracy - 0.004,
+        **{**costs, "model_bytes": round(costs["model_bytes"])},
+    )
 
 
 def _scores(layers: Sequence[Layer], bits: int, random_: random.Random) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise, product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from bitq.errors import BitqError
+from bitq.errors import BitqError, Infeasible
 from bitq.formats import BlockFormat
 from bitq.layers import Layer
+from bitq.tradeoff import knapsack
 from bitq.tradeoff.allocate import allocate, front, predicted_loss
-from bitq.tradeoff.budgets import QUANTITIES, Budgets
-from bitq.tradeoff.knapsack import non_dominated
-from bitq.tradeoff.space import Cost, Space
+from bitq.tradeoff.budgets import ACCURACY_LOSS, Budgets
+from bitq.tradeoff.knapsack import Knapsack, non_dominated
+from bitq.tradeoff.quantities import QUANTITIES
+from bitq.tradeoff.records import Cost
+from bitq.tradeoff.space import Space
 
 FEW = tuple(BlockFormat(8, bits, 8) for bits in (2, 3))
 PLANS = list(product(list(product(range(2), repeat=3)), repeat=2))
@@ -29,7 +33,7 @@ def spaces(draw, modules=2):
     names = tuple(f"module {i}" for i in range(modules))
     layers = tuple((Layer(name, K=draw(st.integers(1, 9)), C=3, module=name),) for name in names)
     fixed = np.array(draw(st.tuples(st.floats(1, 1e6), st.floats(0, 1e6))))
-    return Space(tiny.DEVICE, names, layers, (), FEW, tables, fixed, Cost((0.0, 0.0), 0.0, 0), 100)
+    return Space(tiny.DEVICE, names, layers, (), FEW, tables, fixed, Cost.of_levels((0.0, 0.0), 0.0, 0), 100)
 
 
 def score_tables(modules=2):
@@ -45,10 +49,11 @@ def predicted(space, scores, alpha, plan):
 
 def spent(space, scores, plan):
     cost = space.cost(plan)
-    return (predicted(space, scores, 0.0, plan), cost.movement_bits, cost.energy_pj, float(cost.model_bytes))
+    return (predicted(space, scores, 0.0, plan), *(quantity.spent(cost) for quantity in QUANTITIES.values()))
 
 
 alphas = st.sampled_from([0.0, 0.2, 5.0])
+LIMITED = (ACCURACY_LOSS, *QUANTITIES)
 
 
 @given(space=spaces(), scores=score_tables(), alpha=alphas)
@@ -98,24 +103,24 @@ def test_the_front_falls_and_says_what_its_plans_are(space, scores):
     space=spaces(),
     scores=score_tables(),
     alpha=alphas,
-    limits=st.tuples(*(st.none() | st.floats(0, 1) for _ in QUANTITIES)),
+    limits=st.tuples(*(st.none() | st.floats(0, 1) for _ in LIMITED)),
 )
 def test_no_plan_within_the_budgets_is_better(space, scores, alpha, limits):
     """Limits lie between the least and the most of all plans."""
     all_spent = np.array([spent(space, scores, plan) for plan in PLANS])
     least, most = all_spent.min(axis=0), all_spent.max(axis=0)
     budgets = Budgets(
-        *(
-            None if share is None else max(low + share * (high - low), 0.0)
-            for share, low, high in zip(limits, least, most, strict=True)
-        )
+        **{
+            name: None if share is None else max(low + share * (high - low), 0.0)
+            for name, share, low, high in zip(LIMITED, limits, least, most, strict=True)
+        }
     )
-    bounds = np.array([np.inf if (limit := budgets.limit(name)) is None else limit for name in QUANTITIES])
+    bounds = np.array([np.inf if (limit := budgets.limit(name)) is None else limit for name in LIMITED])
     slack = 1e-8 * (1 + np.abs(most))
     within = [plan for plan, each in zip(PLANS, all_spent, strict=True) if (each <= bounds).all()]
     try:
         plan = allocate(space, scores, alpha, budgets)
-    except BitqError:
+    except Infeasible:
         plan = None
     if plan is None:
         assert not within
@@ -127,7 +132,8 @@ def test_no_plan_within_the_budgets_is_better(space, scores, alpha, limits):
 
 @given(space=spaces(), scores=score_tables())
 def test_budgets_that_do_not_matter_change_nothing(space, scores):
-    assert allocate(space, scores, 0.2, Budgets(1e3, 1e18, 1e18, 1e18)) == allocate(space, scores, 0.2)
+    loose = Budgets(1e3, movement_bits=1e18, energy_pj=1e18, model_bytes=1e18)
+    assert allocate(space, scores, 0.2, loose) == allocate(space, scores, 0.2)
 
 
 TIES = [
@@ -135,6 +141,8 @@ TIES = [
     (((0, 0), (1, 0)),),
     (((0, 2), (1, 0), (1, 2)),),
     (((0, 0), (0, 2)), ((1, 0), (1, 2))),
+    (((0, 0), (0, 1), (0, 2)), ((1, 0), (1, 1), (1, 2))),
+    (((0, 0), (0, 1), (0, 2), (1, 0)), ((1, 1), (1, 2))),
 ]
 
 
@@ -156,7 +164,7 @@ def test_no_plan_with_tied_tensors_is_better(space, scores, alpha, ties, share):
 def example():
     bits = np.arange(1.0, 9).reshape(2, 2, 2, 1) * np.array([1.0, 2.0])
     layers = ((Layer("a", K=4, C=3, module="a"),),)
-    space = Space(tiny.DEVICE, ("a",), layers, (), FEW, (bits,), np.zeros(2), Cost((0.0, 0.0), 0.0, 0), 100)
+    space = Space(tiny.DEVICE, ("a",), layers, (), FEW, (bits,), np.zeros(2), Cost.of_levels((0.0, 0.0), 0.0, 0), 100)
     return space, [np.array([[0.3, 0.0], [0.2, 0.0], [0.1, 0.0]])]
 
 
@@ -170,12 +178,28 @@ def example():
     ],
 )
 def test_budgets_that_no_plan_keeps_are_told(budgets, reason):
-    with pytest.raises(BitqError, match=reason):
+    with pytest.raises(Infeasible, match=reason):
         allocate(*example(), 0.2, budgets)
 
 
+@pytest.mark.parametrize("status", [1, 4])
+def test_a_solver_that_fails_is_not_told_as_budgets_that_no_plan_keeps(monkeypatch, status):
+    space, scores = example()
+    budgets = Budgets(movement_bits=6)  # some plans keep it
+    assert budgets.kept(space.cost(allocate(space, scores, 0.2, budgets)), 0.0)
+    failed = SimpleNamespace(x=None, status=status, message="time is up")
+    monkeypatch.setattr(knapsack, "milp", lambda *_, **__: failed)
+    with pytest.raises(RuntimeError, match="time is up"):
+        Knapsack(space, [np.zeros((2, 2, 2))], budgets).solved(0.2)
+
+
+def test_an_unknown_quantity_has_no_limit():
+    with pytest.raises(BitqError, match="'latency' is nothing to limit; known are accuracy_loss, movement_bits"):
+        Budgets(latency=1.0)
+
+
 @pytest.mark.parametrize("limit", [-1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", QUANTITIES)
+@pytest.mark.parametrize("name", LIMITED)
 def test_limits_that_are_none_are_refused(name, limit):
     with pytest.raises(BitqError, match=name):
         Budgets(**{name: limit})

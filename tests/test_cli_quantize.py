@@ -18,9 +18,8 @@ from bitq.cli import main
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.tracing import trace
 from bitq.tradeoff import weights
-from bitq.tradeoff.outcome import stored_bytes
 from bitq.tradeoff.plan import Plan
-from bitq.tradeoff.space import build_space
+from bitq.tradeoff.space import build_space, stored_bytes
 
 FORMAT = BlockFormat(8, 3, 4)
 
@@ -42,8 +41,8 @@ def planned(model, shape, tmp_path):
     """A plan that gives every layer another format, its path, and the formats."""
     layers = trace(model, torch.empty(shape, device="meta"))
     formats = {layer.module: BlockFormat(8, 2 + i, (1, 4, 48, 3, 2)[i]) for i, layer in enumerate(layers)}
-    elements = {layer.module: model.get_submodule(layer.module).weight.numel() for layer in layers}
-    space = build_space(layers, elements, stored_bytes(model), tiny.DEVICE, tuple(formats.values()))
+    weights = {layer.module: model.get_submodule(layer.module).weight.nbytes for layer in layers}
+    space = build_space(layers, weights, stored_bytes(model), tiny.DEVICE, tuple(formats.values()))
     cost = space.cost([(i, i, i) for i in range(len(layers))])
     document = {
         "network": "all", "device": "tiny", "bits": 8, "alpha": 0.2,

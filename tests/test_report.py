@@ -18,16 +18,18 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
+from bitq.devices import load_device
 from bitq.errors import BitqError
 from bitq.formats import grid
 from bitq.report import text, write_report
 from bitq.report.alphas import answers
+from bitq.report.evidence import load_evidence
 from bitq.report.figures import front
-from bitq.report.records import load_run
 from bitq.report.sweep import verdicts
 from bitq.store import Store
 from bitq.tradeoff.plan import Plan
-from report_example import demo_layers, make_run, many_layers
+from bitq.tradeoff.records import Measurement
+from report_example import KEY, demo_layers, make_run, many_layers
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -115,7 +117,7 @@ def test_every_mark_is_drawn_without_a_network(browser: webdriver.Chrome, run: t
     assert marks(ask, "closer", "line") == 1
     assert marks(ask, "sensitivity", "rect") == tensors * len(grid(8))
     assert marks(ask, "sensitivity", "symbol") == tensors
-    found = load_run(folder).sweep
+    found = load_evidence(folder).sweep
     assert found is not None
     for chart in ("buffer-traffic", "buffer-energy"):
         assert marks(ask, chart, "line") == len(found.series) == 3
@@ -325,17 +327,22 @@ def test_what_is_not_a_number_is_left_out(browser: webdriver.Chrome, tmp_path: P
     make_run(tmp_path, demo_layers(), only=("float", "outcome"))
     with Store(tmp_path / "results.sqlite") as store:
         points = [{"accuracy": a, "movement_bits": 1e6} for a in (0.8, math.nan, math.inf, 0.9)]
-        store.get_or_run("front", {}, lambda: {"points": points})
-        diverged = {
-            "label": "plan",
-            "validation": math.nan,
-            "test": 0.1,
-            "movement_bits": 1e6,
-        }
-        store.get_or_run("finetune", {}, lambda: {**diverged, "energy_pj": 1.0, "model_bytes": 1})
-        store.get_or_run(
-            "sensitivity", {}, lambda: {"scores": {"0": {"input": {"8:e3:b16": math.nan, "8:e3:b8": 0.1}}}}
+        store.get_or_run("front", {"outcome": KEY}, lambda: {"points": points})
+        diverged = Measurement(
+            label="plan",
+            proposer="plan",
+            loss=math.nan,
+            validation=math.nan,
+            test=0.1,
+            movement_bits=1e6,
+            dram_bits=1e6,
+            on_chip_bits=0.0,
+            energy_pj=1.0,
+            model_bytes=1,
         )
+        store.get_or_run("finetune", {}, diverged.model_dump)
+        scores = {"0": {"input": {"8:e3:b16": math.nan, "8:e3:b8": 0.1}}}
+        store.get_or_run("sensitivity", {"outcome": KEY}, lambda: {"scores": scores})
     ask = opened(browser, write_report(tmp_path))
     assert complaints(browser) == []
     assert marks(ask, "landscape", "symbol") == 2
@@ -367,8 +374,9 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         write_report(tmp_path)
     make_run(tmp_path, demo_layers(), predicted=0, only=("float",))
     with Store(tmp_path / "results.sqlite") as store:
-        store.get_or_run("outcome", {}, lambda: {"rows": [{"name": "plan"}]})
-    with pytest.raises(BitqError, match=r"kind 'outcome'.*rows\.0\.accuracy"):
+        broken = {"settings": "", "rows": [{"name": "plan", "role": "plan"}]}
+        store.get_or_run("outcome", {"outcome": KEY}, lambda: broken)
+    with pytest.raises(BitqError, match=r"kind 'outcome'.*rows\.0\.movement_bits"):
         write_report(tmp_path)
     (tmp_path / "results.sqlite").unlink()
     for file in tmp_path.glob("results.sqlite-*"):
@@ -379,29 +387,40 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-def test_the_last_outcome_that_led_to_the_plan_counts(tmp_path: Path) -> None:
-    plan = make_run(tmp_path, demo_layers(), predicted=0)
-    row = load_run(tmp_path).outcome.rows[-1].model_dump()
-    assert row["objective"] == plan.totals.objective
-    with Store(tmp_path / "results.sqlite") as store:
-        for command, last in (("again", row), ("for another plan", {**row, "objective": 0.0})):
-            outcome = {"rows": [last], "command": f"bitq search {command}", "versions": {}, "seconds": 1.0}
-            store.get_or_run("outcome", {"command": command}, lambda outcome=outcome: outcome)
-    run = load_run(tmp_path)
-    assert run.outcome is not None
-    assert run.outcome.command == "bitq search again"
-    assert "bitq search again" in write_report(tmp_path).read_text(encoding="utf-8")
+def test_the_outcome_that_led_to_the_plan_counts(tmp_path: Path) -> None:
+    make_run(tmp_path, demo_layers(), predicted=0)
+    own = load_evidence(tmp_path).outcome
+    assert own is not None
+    with Store(tmp_path / "results.sqlite") as store:  # of another plan, with the same rows
+        other = own.model_copy(update={"command": "bitq search something else"})
+        store.get_or_run("outcome", {"outcome": "another"}, other.model_dump)
+    assert load_evidence(tmp_path).outcome == own
+    assert "something else" not in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_device_is_shown_as_it_was_searched(tmp_path: Path) -> None:
+    """Whatever a shipped device of the same name looks like, and wherever its file is now."""
+    shipped = load_device("stm32h743")
+    memories = [replace(memory, capacity_bits=memory.capacity_bits / 3, note="mine") for memory in shipped.memories]
+    make_run(tmp_path, demo_layers(), device=replace(shipped, title="My board", memories=tuple(memories)))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "My board" in page
+    assert shipped.title not in page
+    for memory in memories[:-1]:
+        assert f"<td>{text.amount_bytes(memory.capacity_bits / 8)}</td>" in page
+    assert page.count('<td class="text">mine</td>') == len(memories)
+    assert "<td>unbounded</td>" in page
 
 
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=4))
 def test_no_plan_is_better_than_the_answer_for_a_weight(run: tuple[Path, Plan], alphas: list[float]) -> None:
-    stored, most = load_run(run[0]), run[1].totals.movement_bits_max
+    stored, most = load_evidence(run[0]), run[1].totals.movement_bits_max
     found = answers(stored, alphas)
     assert [each.alpha for each in found] == sorted({*alphas, run[1].alpha})
     for each in found:
-        assert each.measured in stored.fine_tuned
+        assert each.measured in stored.measured
         best = 1 - each.measured.validation + each.alpha * each.measured.movement_bits / most
-        assert all(1 - one.validation + each.alpha * one.movement_bits / most >= best for one in stored.fine_tuned)
+        assert all(1 - one.validation + each.alpha * one.movement_bits / most >= best for one in stored.measured)
         likely = 1 - each.predicted.accuracy + each.alpha * each.predicted.movement_bits / most
         assert all(
             1 - one.accuracy + each.alpha * one.movement_bits / most >= likely for one in stored.front.points

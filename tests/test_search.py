@@ -28,11 +28,12 @@ from bitq.formats import grid
 from bitq.layers import LOOPS
 from bitq.movement import Widths, simulate
 from bitq.progress import Silent
-from bitq.report.records import load_run
+from bitq.report.evidence import load_evidence
 from bitq.tracing import trace
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.search import Contender, _bracket
 from bitq.tradeoff.space import build_space
+from bitq.tradeoff.study import Proposed
 
 FILES = {"plan.json", "weights.safetensors", "report.html", "results.sqlite"}
 
@@ -93,7 +94,7 @@ def test_the_plan_is_written_as_it_is_returned(finished):
 
 def test_plan_json_is_what_scripts_rely_on(finished):
     document = json.loads((finished[0] / "plan.json").read_text())
-    assert {"schema_version", "network", "device", "bits", "alpha", "layers", "totals"} == document.keys()
+    assert {"schema_version", "network", "device", "bits", "alpha", "layers", "totals", "outcome"} == document.keys()
     assert (document["schema_version"], document["network"], document["device"]) == (1, "Sequential", "tiny")
     assert (document["bits"], document["alpha"]) == (8, 0.2)
     layers = trace(tiny.network(), torch.empty(1, 1, 8, 8))
@@ -148,9 +149,9 @@ def test_totals_are_sums_and_the_objective_is_its_formula(finished):
 
 def test_the_references_are_those_of_the_space(finished):
     folder, result, model = finished
-    elements = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    weights = {name: module.weight.nbytes for name, module in model.named_modules() if isinstance(module, LAYERS)}
     layers = trace(model, torch.empty(1, 1, 8, 8))
-    space = build_space(layers, elements, result.plan.totals.model_bytes_float, tiny.DEVICE, grid(8))
+    space = build_space(layers, weights, result.plan.totals.model_bytes_float, tiny.DEVICE, grid(8))
     totals = result.plan.totals
     assert totals.movement_bits_max == pytest.approx(space.movement_max)
     assert totals.movement_bits_float == pytest.approx(space.float_cost.movement_bits)
@@ -196,6 +197,7 @@ def test_rows_compare_float_the_best_uniform_and_the_plan(finished):
     )
     assert uniform.name == f"best {entry['label']}"
     assert (uniform.accuracy, uniform.energy_pj) == (entry["test"], entry["energy_pj"])
+    assert [row.role for row in result.rows] == ["float32", "uniform", "plan"]
     for row in result.rows:
         assert row.movement_bits == pytest.approx(row.dram_bits + row.on_chip_bits)
         share = row.movement_bits / totals.movement_bits_max
@@ -205,7 +207,7 @@ def test_rows_compare_float_the_best_uniform_and_the_plan(finished):
 def test_no_plan_is_tried_that_could_not_be_better_than_the_best(tmp_path):
     alpha, room = 10.0, 0.05
     search(tmp_path, settings=tiny.settings(alpha=alpha, budgets=Budgets(accuracy_loss=room), rounds=4, plans=1))
-    least = load_run(tmp_path).float32.validation - room
+    least = load_evidence(tmp_path).float32.validation - room
     most = bitq.load_plan(tmp_path / "plan.json").totals.movement_bits_max
     best, tried = float("inf"), 0
     for each in contenders(tmp_path):
@@ -219,15 +221,15 @@ def test_no_plan_is_tried_that_could_not_be_better_than_the_best(tmp_path):
 
 
 def test_a_budget_of_accuracy_is_closed_in_on():
-    def plan(score, excess, label="plan"):
-        return Contender(label, (), score, {}, 0.0, excess)
+    def plan(score, excess, proposer="plan"):
+        return Contender(Proposed("", (), proposer), score, None, 0.0, excess)
 
     def of(budgets):
         return SimpleNamespace(settings=tiny.settings(budgets=budgets))
 
     bounded, some = of(Budgets(accuracy_loss=0.01)), [plan(0.1, 0.0), plan(0.4, 0.0), plan(0.9, 0.2), plan(1.6, 0.5)]
     assert _bracket(bounded, some) == (0.4, 0.9)
-    assert _bracket(bounded, [*some, plan(0.5, 0.0, "uniform 8:e4:b8"), plan(0.2, 0.1)]) == (0.4, 0.9)
+    assert _bracket(bounded, [*some, plan(0.5, 0.0, "uniform"), plan(0.2, 0.1)]) == (0.4, 0.9)
     for known in ([], some[:2], some[2:]):
         assert _bracket(bounded, known) is None
     assert _bracket(of(Budgets(movement_bits=1e6)), some) is None
@@ -318,7 +320,39 @@ def test_another_alpha_uses_what_is_known(finished, copied):
     again = search(copied, finished[2])
     assert again.plan == finished[1].plan
     assert rows(copied) == after
-    assert load_run(copied).outcome.rows[-1].objective == again.rows[-1].objective  # the report is of this plan
+    assert load_evidence(copied).outcome.rows[-1].objective == again.rows[-1].objective  # the report is of this plan
+
+
+@pytest.mark.parametrize("without", [None, "tradeoff"])
+def test_the_outcome_is_that_of_these_settings(finished, copied, without):
+    """Fine-tuned for other steps the same plan may win again; what is told of it is what was measured now."""
+    few = tiny.settings(rounds=1, plans=1, without=without)
+    told = []
+    for steps in (5, 30):
+        training = replace(few.training, steps=steps)
+        result = search(copied, finished[2], settings=replace(few, training=training))
+        evidence = load_evidence(copied)
+        assert evidence.outcome.rows == result.rows
+        assert evidence.outcome.rows[-1].accuracy == result.plan.totals.accuracy
+        assert evidence.front is not None
+        assert "did not finish" not in (copied / "report.html").read_text()
+        told.append(evidence.outcome)
+    assert told[0].settings != told[1].settings
+
+
+def test_a_half_precision_network_is_searched(tmp_path):
+    def halved(batches):
+        return [(images.bfloat16(), labels) for images, labels in batches]
+
+    model = tiny.trained().bfloat16()
+    train, validation, test = tiny.loaders()
+    data = (halved(list(train)[:8]), halved(validation), halved(test))
+    totals = search(tmp_path, model, data, tiny.settings(rounds=1, plans=1)).plan.totals
+    assert totals.model_bytes_float == sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert 0 < totals.model_bytes < totals.model_bytes_float
+    file = tmp_path / "weights.safetensors"
+    header = int.from_bytes(file.read_bytes()[:8], "little")
+    assert file.stat().st_size == 8 + header + totals.model_bytes
 
 
 def test_lost_checkpoints_are_told(finished, copied):

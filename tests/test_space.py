@@ -17,8 +17,8 @@ from bitq.movement.levels import movement
 from bitq.movement.widths import widths
 from bitq.numerics import pack
 from bitq.tracing import trace
-from bitq.tradeoff.outcome import stored_bytes
-from bitq.tradeoff.space import build_space, objective
+from bitq.tradeoff.records import objective
+from bitq.tradeoff.space import build_space, stored_bytes
 
 FORMATS = grid(8)[::7]
 
@@ -65,8 +65,8 @@ def traced(request):
 
 
 def space_of(model, layers, formats=FORMATS, device=tiny.DEVICE):
-    elements = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, LAYERS)}
-    return build_space(layers, elements, stored_bytes(model), device, formats)
+    weights = {name: module.weight.nbytes for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    return build_space(layers, weights, stored_bytes(model), device, formats)
 
 
 def random_plan(space, random):
@@ -82,10 +82,11 @@ def test_a_plan_costs_what_its_layers_move(traced):
             movement(layer, widths(layer, chosen.get(layer.module, TensorFormats())), space.device) for layer in layers
         ]
         cost = space.cost(choices)
-        assert cost.level_bits == pytest.approx([sum(level.bits for level in at) for at in zip(*moved, strict=True)])
+        per_level = [sum(level.bits for level in at) for at in zip(*moved, strict=True)]
+        assert space.level_bits(choices) == pytest.approx(per_level)
         assert cost.energy_pj == pytest.approx(sum(level.energy_pj for levels in moved for level in levels))
-        assert cost.dram_bits == cost.level_bits[0]
-        assert cost.on_chip_bits == sum(cost.level_bits[1:])
+        assert cost.dram_bits == pytest.approx(per_level[0])
+        assert cost.on_chip_bits == pytest.approx(sum(per_level[1:]))
         assert cost.movement_bits == pytest.approx(cost.dram_bits + cost.on_chip_bits)
 
 
@@ -93,7 +94,8 @@ def test_float_costs_what_32_bit_elements_move(traced):
     model, layers, space = traced
     moved = [movement(layer, widths(layer, TensorFormats()), space.device) for layer in layers]
     per_level = [sum(level.bits for level in at) for at in zip(*moved, strict=True)]
-    assert space.float_cost.level_bits == pytest.approx(per_level)
+    assert space.float_cost.dram_bits == pytest.approx(per_level[0])
+    assert space.float_cost.on_chip_bits == pytest.approx(sum(per_level[1:]))
     assert space.float_cost.energy_pj == pytest.approx(sum(level.energy_pj for levels in moved for level in levels))
     tensors = model.state_dict().values()
     assert space.float_cost.model_bytes == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -151,7 +153,7 @@ def test_a_uniform_plan_has_one_format():
 def test_progress_counts_distinct_layers():
     model = nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9), nn.Linear(9, 4))
     layers, told = trace(model, torch.empty(1, 9, device="meta")), []
-    build_space(layers, {"0": 81, "1": 81, "2": 36}, 0, tiny.DEVICE, FORMATS, lambda *step: told.append(step[1:]))
+    build_space(layers, {"0": 324, "1": 324, "2": 144}, 0, tiny.DEVICE, FORMATS, lambda *step: told.append(step[1:]))
     assert told == [(0, 2), (1, 2), (2, 2)]
 
 
@@ -160,7 +162,7 @@ def test_what_has_no_space_is_told():
         build_space([Layer("product", K=3, C=3, weight_is_parameter=False)], {}, 0, tiny.DEVICE, FORMATS)
     cramped = Device("cramped", "", "", (Memory("register", 8.0, 0, ""), Memory("DRAM", float("inf"), 20, "")))
     with pytest.raises(BitqError, match="8 bits"):
-        build_space([Layer("conv", K=3, C=3, module="conv")], {"conv": 9}, 0, cramped, FORMATS)
+        build_space([Layer("conv", K=3, C=3, module="conv")], {"conv": 36}, 0, cramped, FORMATS)
 
 
 def test_the_objective_is_the_papers():

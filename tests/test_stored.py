@@ -13,7 +13,7 @@ from bitq.accuracy.quantized import LAYERS
 from bitq.formats import grid
 from bitq.numerics import pack
 from bitq.progress import Silent
-from bitq.report.records import load_run
+from bitq.report.evidence import load_evidence
 from bitq.tracing import stored_tensors, trace
 from bitq.tradeoff.space import build_space
 from bitq.tradeoff.stored import reencoding, ties
@@ -103,17 +103,17 @@ def test_two_readers_of_the_networks_input_share_it():
 def test_reencoding_moves_the_tensor_once_in_either_format():
     model, example = Block(project=True), torch.empty(1, 3, 6, 6, device="meta")
     layers = trace(model, example)
-    elements = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, LAYERS)}
-    space = build_space(layers, elements, 0, tiny.DEVICE, grid(8)[::7])
+    weights = {name: module.weight.nbytes for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    space = build_space(layers, weights, 0, tiny.DEVICE, grid(8)[::7])
     shared = ties(space, stored_tensors(model, example))
     assert len(shared) == 3
     same = [(2, 0, 2)] * len(space.modules)
-    assert reencoding(space, shared, same) == {"tensors": 3, "unlike": 0, "bits": 0}
+    assert reencoding(space, shared, same) == (3, 0, 0)
     unlike = dict(zip(space.modules, same, strict=True)) | {"a": (4, 0, 2), "project": (4, 1, 2)}
     found = reencoding(space, shared, [unlike[module] for module in space.modules])
     tensor = torch.ones(1, 8, 6, 6)
     bits = sum(pack(tensor, space.formats[index]).num_bits for index in (2, 4))
-    assert found == {"tensors": 3, "unlike": 1, "bits": pytest.approx(bits)}
+    assert found == (3, 1, pytest.approx(bits))
     assert bits > prod(tensor.shape)
 
 
@@ -124,13 +124,13 @@ def test_a_tied_search_gives_every_tensor_one_format(tmp_path):
         return bitq.search(tiny.trained(), *data, settings=tiny.settings(rounds=1, **settings), **options).plan
 
     free = search()
-    found = load_run(tmp_path).stored
+    found = load_evidence(tmp_path).reencoding
     assert found.tensors == 1
     assert found.independent <= found.tied + 1e-9
     tied = search(tied=True)
     by_module = {layer.module: layer for layer in tied.layers}
     assert by_module["0"].output.format == by_module["3"].input.format
-    assert load_run(tmp_path).stored.unlike == 0
-    assert load_run(tmp_path).stored.bits == 0
+    assert load_evidence(tmp_path).reencoding.unlike == 0
+    assert load_evidence(tmp_path).reencoding.bits == 0
     assert "id=\"stored\"" in (tmp_path / "report.html").read_text()
     assert search() == free

@@ -17,8 +17,7 @@ from bitq.accuracy.quantized import apply, observing
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.tracing import trace
-from bitq.tradeoff.outcome import stored_bytes
-from bitq.tradeoff.space import build_space
+from bitq.tradeoff.space import build_space, stored_bytes
 from bitq.tradeoff.weights import load_into, load_weights, save_weights
 
 FORMATS = (BlockFormat(8, 2, 1), BlockFormat(8, 3, 16), BlockFormat(8, 6, 48), BlockFormat(16, 7, 4))
@@ -43,8 +42,8 @@ def test_weights_return_bit_by_bit(tmp_path, name, fmt):
     make, shape = NETWORKS[name]
     model, path = make(), tmp_path / "weights.safetensors"
     layers = trace(model, torch.empty(shape, device="meta"))
-    elements = {layer.module: model.get_submodule(layer.module).weight.numel() for layer in layers}
-    formats = {module: TensorFormats(None, fmt, None) for module in elements}
+    weights = {layer.module: model.get_submodule(layer.module).weight.nbytes for layer in layers}
+    formats = {module: TensorFormats(None, fmt, None) for module in weights}
     float_state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     biases = save_weights(path, model, formats)
 
@@ -65,7 +64,7 @@ def test_weights_return_bit_by_bit(tmp_path, name, fmt):
         assert torch.equal(bits_of(tensor), bits_of(expected[key]))
         assert tensor.shape == float_state[key].shape
 
-    space = build_space(layers, elements, stored_bytes(model), tiny.DEVICE, [fmt])
+    space = build_space(layers, weights, stored_bytes(model), tiny.DEVICE, [fmt])
     content = path.read_bytes()
     assert len(content) - 8 - struct.unpack("<Q", content[:8])[0] == space.cost(space.uniform(0)).model_bytes
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from operator import index
-from typing import Self
+from typing import Literal, NamedTuple, Self, get_args
 
 from bitq.errors import BitqError
 
@@ -116,6 +116,13 @@ hbfp4, hbfp6, hbfp8: Hybrid BFP (Drumond et al., NeurIPS 2018; Harma et al., 202
 """
 
 
+TensorName = Literal["input", "weight", "output"]
+"""What a layer's three tensors are called."""
+
+TENSORS: tuple[TensorName, ...] = get_args(TensorName)
+"""All of them, in the order of a choice of formats."""
+
+
 @dataclass(frozen=True)
 class TensorFormats:
     """The formats of a layer's input activations, weight and output activations; None leaves one as float."""
@@ -123,6 +130,13 @@ class TensorFormats:
     input: BlockFormat | None = None
     weight: BlockFormat | None = None
     output: BlockFormat | None = None
+
+
+class MaxAbs(NamedTuple):
+    """The largest finite |x| a module met in calibration; None leaves each tensor its own exponent bias."""
+
+    input: float | None = None
+    output: float | None = None
 
 
 @cache

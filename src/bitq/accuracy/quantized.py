@@ -13,20 +13,13 @@ from torch import Tensor, nn
 
 from bitq.accuracy import straight
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.formats import BlockFormat, MaxAbs, TensorFormats
 from bitq.numerics import exponent_bias_for, largest_magnitude, quantize
 from bitq.numerics.ops import direct
 from bitq.numerics.packing import WeightBlocks, weight_blocks
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
 """The modules that can be quantized, with their subclasses."""
-
-
-class MaxAbs(NamedTuple):
-    """The largest finite |x| a module met in calibration; None leaves each tensor its own exponent bias."""
-
-    input: float | None = None
-    output: float | None = None
 
 
 UNKNOWN = MaxAbs()

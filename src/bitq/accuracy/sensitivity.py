@@ -20,12 +20,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bitq.accuracy.evaluate import Batch, Loss, device_of, forward, inputs_in, loss_of, to_device
-from bitq.accuracy.quantized import UNKNOWN, MaxAbs, channel_axis, quantized_weight
-from bitq.formats import BlockFormat
+from bitq.accuracy.quantized import UNKNOWN, channel_axis, quantized_weight
+from bitq.formats import TENSORS, BlockFormat, MaxAbs, TensorName
 from bitq.numerics import exponent_bias_for, quantize
-
-TENSORS = ("input", "weight", "output")
-"""The order of a module's three formats in a choice."""
 
 PROBED_BLOCKS = (1, 4, 16, 48)
 """Block sizes measured for every exponent width; the others are read off lines through them over log2 BS."""
@@ -57,7 +54,7 @@ def perturbations(
     batches: Sequence[Batch],
     loss: Loss,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, dict[str, dict[BlockFormat, float]]]:
+) -> dict[str, dict[TensorName, dict[BlockFormat, float]]]:
     """Mean over the inputs of g² e², summed over a tensor's elements, for every module, tensor and format.
 
     Args:
@@ -73,7 +70,7 @@ def perturbations(
         By path, tensor and format. A tensor that the loss does not depend on has 0.
     """
     own = copy.deepcopy(model).eval().requires_grad_()
-    found = {
+    found: dict[str, dict[TensorName, dict[BlockFormat, float]]] = {
         name: {tensor: dict.fromkeys(formats(name, tensor), 0.0) for tensor in TENSORS} for name in modules
     }
     inputs = 0
@@ -97,14 +94,14 @@ def perturbations(
 
 
 @contextmanager
-def _kept(model: nn.Module, modules: Sequence[str]) -> Iterator[list[tuple[str, str, Tensor]]]:
+def _kept(model: nn.Module, modules: Sequence[str]) -> Iterator[list[tuple[str, TensorName, Tensor]]]:
     """(module, tensor's name, tensor) of all calls inside, tensors that keep their gradients.
 
     Layers compute on copies, so that what others do in place to an input or output changes none of them.
     """
-    kept: list[tuple[str, str, Tensor]] = []
+    kept: list[tuple[str, TensorName, Tensor]] = []
 
-    def keep(name: str, tensor: str, x: Tensor) -> Tensor:
+    def keep(name: str, tensor: TensorName, x: Tensor) -> Tensor:
         if not x.requires_grad:
             x.requires_grad_()
         if not x.is_leaf:

@@ -17,10 +17,9 @@ from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 
 from bitq.formats import BlockFormat
-from bitq.numerics import quantize
 from bitq.numerics.blocks import resolve_axes
 from bitq.numerics.ops import direct, quantize_in_place
-from bitq.numerics.quantize import check_bias
+from bitq.numerics.quantize import check_bias, quantize
 
 WORTH_IT = 1 << 14  # elements; the bookkeeping costs more than a smaller tensor
 

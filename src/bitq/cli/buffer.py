@@ -15,6 +15,7 @@ from bitq.cli.formats import HELP, NAMES, Planned, Uniform, read_formats
 from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.cli.shapes import InputShape, Network, input_and_layers
 from bitq.errors import BitqError
+from bitq.files import write_atomically
 
 if TYPE_CHECKING:
     from bitq.movement.sweep import Sweep
@@ -112,7 +113,6 @@ def _named(chosen: Sequence[Uniform | Planned]) -> dict[str, Uniform | Planned]:
 
 def _write(path: Path, found: Sweep, title: str) -> None:
     from bitq.report.sweep import picture
-    from bitq.tradeoff.plan import write_atomically
 
     kind = path.suffix.lower()
     write_atomically(path, csv_text(_records(found)).encode() if kind == ".csv" else picture(found, title, kind[1:]))

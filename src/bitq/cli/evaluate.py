@@ -9,6 +9,7 @@ import typer
 
 from bitq.cli.inputs import BatchSize, Channels, DataPath, ImageSize, Limit, Mean, Std, load_source
 from bitq.cli.output import Json, print_json, show
+from bitq.files import RunFolder
 
 
 def evaluate(
@@ -31,9 +32,9 @@ def evaluate(
     """
     from bitq.accuracy.evaluate import score
     from bitq.tradeoff.plan import load_plan
-    from bitq.tradeoff.weights import PLAN, load_quantized
+    from bitq.tradeoff.weights import load_quantized
 
-    plan = load_plan(run / PLAN)
+    plan = load_plan(RunFolder(run).plan)
     source = load_source(plan.network, data, None, batch_size, image_size, channels, mean, std, limit, seed)
     load_quantized(source.model, run)
     found = score(source.model, source.test)

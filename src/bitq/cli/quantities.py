@@ -1,19 +1,22 @@
-"""Amounts with units, as options take them."""
+"""Amounts with units as options take them, and an option for the limit of every quantity."""
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
 
 from bitq.errors import BitqError
-
-BITS = {"": 1.0, "bit": 1.0, "kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9}
-PICOJOULES = {"": 1.0, "pJ": 1.0, "nJ": 1e3, "uJ": 1e6, "µJ": 1e6, "mJ": 1e9}
-BYTES = {"": 1.0, "B": 1.0, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3}
+from bitq.tradeoff.quantities import QUANTITIES
 
 _AMOUNT = re.compile(r"(\d{1,18}(?:\.\d{1,9})?(?:e\d{1,2})?) ?([A-Za-zµ]*)", re.ASCII | re.IGNORECASE)
 
 
-def amount(option: str, text: str | None, units: dict[str, float]) -> float | None:
+def amount(option: str, text: str | None, units: Mapping[str, float]) -> float | None:
     """A number with a unit, in the smallest of the units; None for None.
 
     Args:
@@ -27,7 +30,44 @@ def amount(option: str, text: str | None, units: dict[str, float]) -> float | No
     if text is None:
         return None
     found = _AMOUNT.fullmatch(text.strip().replace("μ", "µ"))
-    if found is None or found[2] not in units:
-        names = ", ".join(name for name in units if name)
+    if found is None or found[2] not in {"", *units}:
+        names = ", ".join(units)
         raise BitqError(f"{option} is {text!r}; it must be a number, with or without one of the units {names}")
-    return float(found[1]) * units[found[2]]
+    return float(found[1]) * units.get(found[2], 1.0)
+
+
+def with_limits(panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command, which takes `limits` by the names of quantities, an option for each of `QUANTITIES`.
+
+    Args:
+        panel: of its help, in which the options stand.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        options = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[
+                    str | None, typer.Option(quantity.option, help=quantity.help, rich_help_panel=panel)
+                ],
+            )
+            for name, quantity in QUANTITIES.items()
+        ]
+
+        @wraps(command)
+        def with_amounts(**given: Any) -> None:
+            for name, quantity in QUANTITIES.items():
+                given[name] = amount(quantity.option, given[name], quantity.units)
+            command(**given)
+
+        keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+        parameters = [*keyword_only, *options]
+        with_amounts.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        with_amounts.__annotations__ = {each.name: each.annotation for each in parameters}
+        return with_amounts
+
+    return decorate

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,17 +25,18 @@ from bitq.cli.inputs import (
     load_source,
 )
 from bitq.cli.output import Json, bits_text, bytes_text, energy_text, print_json, show
-from bitq.cli.quantities import BITS, BYTES, PICOJOULES, amount
+from bitq.cli.quantities import with_limits
 from bitq.errors import BitqError
 
 if TYPE_CHECKING:
-    from bitq.tradeoff.outcome import Row
     from bitq.tradeoff.ray_workers import RayWorkers
+    from bitq.tradeoff.records import Row
 
 DEMO_DEVICE = "stm32f103c8"
 BUDGETS, TUNING, ABLATIONS, WORKERS = "Budgets", "Fine-tuning", "Ablations", "Several processes or machines"
 
 
+@with_limits(BUDGETS)
 def search(
     network: Network,
     data: DataPath = None,
@@ -58,21 +58,6 @@ def search(
             help="The plan may be so much less accurate than float32, such as 0.003. For the fewest bits moved "
             "within it, give a large --alpha, too.",
             rich_help_panel=BUDGETS,
-        ),
-    ] = None,
-    max_movement: Annotated[
-        str | None,
-        typer.Option(
-            help="The plan may move so much for one inference: 1.2Mbit, 300kbit, ...", rich_help_panel=BUDGETS
-        ),
-    ] = None,
-    max_energy: Annotated[
-        str | None, typer.Option(help="That may take so much energy: 9uJ, 1.5mJ, ...", rich_help_panel=BUDGETS)
-    ] = None,
-    max_model_bytes: Annotated[
-        str | None,
-        typer.Option(
-            help="The packed weights and all else that is stored may be so large: 40KiB, ...", rich_help_panel=BUDGETS
         ),
     ] = None,
     tied: Annotated[
@@ -144,6 +129,7 @@ def search(
     std: Std = "1",
     limit: Limit = None,
     as_json: Json = False,
+    **limits: float | None,
 ) -> None:
     """Find the block floating point format of every tensor with the least O, fine-tune, and write plan and report.
 
@@ -161,7 +147,7 @@ def search(
     `bitq search my_package.nets:make --checkpoint net.safetensors --data images/ --image-size 64 --device stm32h743`
     """
     from bitq.accuracy.finetune import Training
-    from bitq.tradeoff.api import search as search_network
+    from bitq.api import search as search_network
     from bitq.tradeoff.budgets import Budgets
     from bitq.tradeoff.settings import Settings
 
@@ -176,12 +162,7 @@ def search(
     settings = Settings(
         alpha=alpha,
         training=training,
-        budgets=Budgets(
-            max_accuracy_loss,
-            amount("--max-movement", max_movement, BITS),
-            amount("--max-energy", max_energy, PICOJOULES),
-            amount("--max-model-bytes", max_model_bytes, BYTES),
-        ),
+        budgets=Budgets(max_accuracy_loss, **limits),
         rounds=rounds,
         plans=plans,
         uniforms=uniforms,
@@ -211,8 +192,8 @@ def search(
         print_json(
             {
                 "run": str(folder),
-                "rows": [asdict(row) for row in result.rows],
-                "ablations": [asdict(row) for row in result.ablations],
+                "rows": [row.model_dump() for row in result.rows],
+                "ablations": [row.model_dump() for row in result.ablations],
                 "within_budgets": result.within_budgets,
                 "totals": result.plan.totals.model_dump(),
             }

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import inf
 
 from bitq.errors import BitqError
-from bitq.report.records import FineTuned, Predicted, Run
-from bitq.tradeoff.space import objective
+from bitq.report.evidence import Evidence
+from bitq.tradeoff.records import Measurement, Predicted, objective
 
 ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 """Weights of movement that a report tells the best plan for: seven, as in the paper; the values are ours."""
@@ -27,11 +27,11 @@ class Answer:
 
     alpha: float
     predicted: Predicted
-    measured: FineTuned
+    measured: Measurement
     objective: float
 
 
-def answers(run: Run, alphas: Sequence[float] = ALPHAS) -> tuple[Answer, ...]:
+def answers(run: Evidence, alphas: Sequence[float] = ALPHAS) -> tuple[Answer, ...]:
     """The answers for these weights and the plan's own, smallest first; none if nothing was predicted or measured.
 
     Raises:
@@ -40,9 +40,9 @@ def answers(run: Run, alphas: Sequence[float] = ALPHAS) -> tuple[Answer, ...]:
     for alpha in alphas:
         if not 0 <= alpha < inf:
             raise BitqError(f"alpha is {alpha!r}; it must be a finite number of at least 0")
-    if run.front is None or not run.front.points or not run.fine_tuned:
+    if run.front is None or not run.front.points or not run.measured:
         return ()
-    points, measured, most = run.front.points, run.fine_tuned, run.plan.totals.movement_bits_max
+    points, measured, most = run.front.points, run.measured, run.plan.totals.movement_bits_max
     found = []
     for alpha in sorted({*alphas, run.plan.alpha}):
         best = min(measured, key=lambda each: objective(each.validation, each.movement_bits, most, alpha))

@@ -7,12 +7,13 @@ from math import isfinite
 
 from bitq.formats import EXPONENT_BITS, BlockFormat, grid
 from bitq.report import charts, text
-from bitq.report.records import FineTuned, Run
+from bitq.report.evidence import Evidence
 from bitq.report.sweep import sweep_figures
 from bitq.tradeoff.plan import Plan, PlanLevel
+from bitq.tradeoff.records import Measurement
 
 
-def figures(run: Run) -> dict[str, charts.Spec]:
+def figures(run: Evidence) -> dict[str, charts.Spec]:
     """The charts that the run has data for, by the id of the page's element for them."""
     plan = run.plan
     layers = [_label(layer.name) for layer in plan.layers]
@@ -115,7 +116,7 @@ def _parts_text(level: PlanLevel) -> str:
     return " · ".join(f"{name} {text.amount_bits(bits)}" for name, bits in parts)
 
 
-def _points(run: Run) -> tuple[list[charts.Row], list[charts.Row]]:
+def _points(run: Evidence) -> tuple[list[charts.Row], list[charts.Row]]:
     """All predicted and measured plans whose accuracy is a number, and the measured ones among them."""
     predicted: list[charts.Row] = [
         {
@@ -126,7 +127,7 @@ def _points(run: Run) -> tuple[list[charts.Row], list[charts.Row]]:
         for point in (run.front.points if run.front else ())
         if _drawable(point.movement_bits, point.accuracy)
     ]
-    tuned = [_tuned(each) for each in run.fine_tuned if _drawable(each.movement_bits, each.validation)]
+    tuned = [_tuned(each) for each in run.measured if _drawable(each.movement_bits, each.validation)]
     return predicted + tuned, tuned
 
 
@@ -136,10 +137,9 @@ def _around(tuned: Sequence[charts.Row], points: Sequence[charts.Row]) -> list[c
     return [point for point in points if point["accuracy"] >= least]
 
 
-def _tuned(each: FineTuned) -> charts.Row:
-    kind = next((kind for kind in ("uniform", "plan") if each.label.startswith(kind)), "other")
+def _tuned(each: Measurement) -> charts.Row:
     return {
-        "kind": kind,
+        "kind": each.proposer,
         "label": each.label,
         "movement": each.movement_bits / text.BITS_PER_MBIT,
         "accuracy": 100 * each.validation,
@@ -161,7 +161,7 @@ def front(points: Iterable[charts.Row]) -> list[charts.Row]:
     return found
 
 
-def _sensitivity(run: Run) -> charts.Spec:
+def _sensitivity(run: Evidence) -> charts.Spec:
     plan_order = [layer.module for layer in run.plan.layers]
     modules = [
         module for module in dict.fromkeys((*plan_order, *run.sensitivity)) if module in run.sensitivity

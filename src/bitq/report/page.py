@@ -15,17 +15,14 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from bitq.devices import Device, load_device
-from bitq.errors import BitqError
+from bitq.files import RunFolder, write_atomically
 from bitq.layers import LOOPS
 from bitq.report import tables, text
 from bitq.report.alphas import ALPHAS, answers
+from bitq.report.evidence import Evidence, load_evidence
 from bitq.report.figures import figures
-from bitq.report.records import Run, load_run
 from bitq.report.sweep import verdicts
-from bitq.tradeoff.plan import Plan, PlanLayer, PlanLevel, write_atomically
-
-REPORT_FILE = "report.html"
+from bitq.tradeoff.plan import PlanLayer, PlanLevel
 
 
 def write_report(run: Path, alphas: Sequence[float] = ALPHAS) -> Path:
@@ -44,13 +41,13 @@ def write_report(run: Path, alphas: Sequence[float] = ALPHAS) -> Path:
     Raises:
         BitqError: no plan in the folder, or a file there that is not what it should be, or a weight below 0.
     """
-    page = render(load_run(run), alphas)
-    path = run / REPORT_FILE
+    page = render(load_evidence(run), alphas)
+    path = RunFolder(run).report
     write_atomically(path, page.encode("utf-8", errors="replace"))
     return path
 
 
-def render(run: Run, alphas: Sequence[float] = ALPHAS) -> str:
+def render(run: Evidence, alphas: Sequence[float] = ALPHAS) -> str:
     """The page as HTML."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -59,7 +56,7 @@ def render(run: Run, alphas: Sequence[float] = ALPHAS) -> str:
     environment.globals |= {"text": text, "tile_text": _tile_text}
     script = _script()
     rows = tables.comparison(run)
-    float32, planned = tables.totals_as_rows(run.plan)
+    float32, planned = run.plan.totals.rows()
     compared = {
         kind: tuple(zip(table, tables.cells(table), strict=True))
         for kind, others in (("ablations", run.ablations), ("baselines", run.baselines))
@@ -70,14 +67,14 @@ def render(run: Run, alphas: Sequence[float] = ALPHAS) -> str:
         plan=run.plan,
         float32=float32,
         planned=planned,
-        uniform=next((row for row in rows if row.name.startswith("best uniform")), None),
+        uniform=next((row for row in rows if row.role == "uniform"), None),
         answers=answers(run, alphas),
         columns=tables.COLUMNS,
         lines=tuple(zip(rows, tables.cells(rows), strict=True)),
         compared=compared,
         specs=figures(run),
         verdicts=verdicts(run.sweep) if run.sweep else [],
-        device=_device(run.plan),
+        device=run.outcome.device if run.outcome else None,
         finished=_date(run.finished),
         style=Markup(_resource("style.css")),
         script=script,
@@ -89,19 +86,6 @@ def _tile_text(layer: PlanLayer, level: PlanLevel) -> str:
     """The tile's extents where the layer has any, such as "K 16, P 4"."""
     loops = [loop for loop in LOOPS if layer.loops.get(loop, 1) > 1]
     return ", ".join(f"{loop} {level.tiles[loop]}" for loop in loops) or "one element"
-
-
-def _device(plan: Plan) -> Device | None:
-    """The device's description, if it can be found and is the one that the plan was made for."""
-    try:
-        device = load_device(plan.device)
-    except (BitqError, OSError, ValueError):
-        return None
-    boundaries = [(memory.name, source.name) for memory, source in device.boundaries]
-    planned = all(
-        [(each.memory, each.source) for each in layer.levels] == boundaries for layer in plan.layers
-    )
-    return device if planned else None
 
 
 def _date(finished: float | None) -> str | None:

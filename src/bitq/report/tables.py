@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import isfinite
 
 from bitq.report import text
-from bitq.report.records import OutcomeRow, Run
-from bitq.tradeoff.plan import Plan
+from bitq.report.evidence import Evidence
+from bitq.tradeoff.records import Row
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Column:
 
     title: str
     unit: str
-    value: Callable[[OutcomeRow], float | None]
+    value: Callable[[Row], float | None]
     write: Callable[[float | None], str] = text.number
     best: Callable[[Sequence[float]], float] = min
 
@@ -41,43 +41,18 @@ class Cell:
     best: bool
 
 
-def comparison(run: Run) -> tuple[OutcomeRow, ...]:
+def comparison(run: Evidence) -> tuple[Row, ...]:
     """What is compared: the search's outcome, or without one float32 and the plan alone."""
-    return run.outcome.rows if run.outcome else totals_as_rows(run.plan)
+    return run.outcome.rows if run.outcome else run.plan.totals.rows()
 
 
-def cells(rows: Sequence[OutcomeRow]) -> tuple[tuple[Cell, ...], ...]:
+def cells(rows: Sequence[Row]) -> tuple[tuple[Cell, ...], ...]:
     """The table's cells, row by row, one for each of `COLUMNS`."""
     return tuple(zip(*(_cells_of(column, rows) for column in COLUMNS), strict=True))
 
 
-def _cells_of(column: Column, rows: Sequence[OutcomeRow]) -> tuple[Cell, ...]:
+def _cells_of(column: Column, rows: Sequence[Row]) -> tuple[Cell, ...]:
     values = [column.value(row) for row in rows]
     known = [value for value in values if value is not None and isfinite(value)]
     best = column.best(known) if known else None
     return tuple(Cell(column.write(value), value is not None and value == best) for value in values)
-
-
-def totals_as_rows(plan: Plan) -> tuple[OutcomeRow, OutcomeRow]:
-    """What the plan alone knows: float32, and itself."""
-    totals = plan.totals
-    float32 = OutcomeRow(
-        name="float32",
-        accuracy=totals.accuracy_float,
-        dram_bits=totals.dram_bits_float,
-        on_chip_bits=totals.movement_bits_float - totals.dram_bits_float,
-        movement_bits=totals.movement_bits_float,
-        energy_pj=totals.energy_pj_float,
-        model_bytes=totals.model_bytes_float,
-    )
-    planned = OutcomeRow(
-        name="plan",
-        accuracy=totals.accuracy,
-        dram_bits=totals.dram_bits,
-        on_chip_bits=totals.movement_bits - totals.dram_bits,
-        movement_bits=totals.movement_bits,
-        energy_pj=totals.energy_pj,
-        model_bytes=totals.model_bytes,
-        objective=totals.objective,
-    )
-    return float32, planned

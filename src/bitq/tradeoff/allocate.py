@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.knapsack import Knapsack, as_choice, non_dominated
-from bitq.tradeoff.space import Choice, Space
+from bitq.tradeoff.space import Choice, Choices, Space
 
 Scores = Sequence[NDArray[np.float64]]
 """For each module an array (3, formats): accuracy lost if its input, weight or output takes that format alone."""
@@ -33,13 +33,13 @@ class FrontPoint:
             less movement.
     """
 
-    choices: tuple[Choice, ...]
+    choices: Choices
     lost: float
     movement_bits: float
     least_alpha: float
 
 
-def allocate(space: Space, scores: Scores, alpha: float, budgets: Budgets | None = None) -> tuple[Choice, ...]:
+def allocate(space: Space, scores: Scores, alpha: float, budgets: Budgets | None = None) -> Choices:
     """The plan of least predicted objective O = sum of scores + alpha · DM_sum / DM_max (paper, Eq. 2).
 
     Args:
@@ -52,7 +52,7 @@ def allocate(space: Space, scores: Scores, alpha: float, budgets: Budgets | None
         One choice for each module; without a budget that matters, among equals the first format of the list.
 
     Raises:
-        BitqError: no plan keeps the budgets (says which, and what the least is).
+        Infeasible: no plan keeps the budgets (says which, and what the least is).
     """
     (plan,) = allocations(space, scores, [alpha], budgets or Budgets())
     return plan
@@ -64,7 +64,7 @@ def allocations(
     alphas: Sequence[float],
     budgets: Budgets,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[tuple[Choice, ...], ...]:
+) -> tuple[Choices, ...]:
     """What `allocate` finds, for several weights of movement; `progress` is called with (solved, all) before each."""
     lost = [_lost(table) for table in scores]
     movement = [space.movement(module) / space.movement_max for module in range(len(scores))]

@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array, csr_array
 
-from bitq.errors import BitqError
-from bitq.tradeoff.budgets import QUANTITIES, Budgets, check_possible
+from bitq.errors import Infeasible
+from bitq.tradeoff.budgets import ACCURACY_LOSS, Budgets, check_possible
+from bitq.tradeoff.quantities import QUANTITIES
 from bitq.tradeoff.space import Choice, Space
 
 GAP = 1e-9
 """By how much, as a share of itself, the objective that was found may miss the least."""
+
+INFEASIBLE = 2
+"""What SciPy calls a problem that is proved to have no solution."""
 
 Tables = Sequence[NDArray[np.float64]]
 """For each module an array (formats, formats, formats)."""
@@ -32,14 +36,14 @@ class Knapsack:
     their module with the same tied formats beats in everything, are considered.
 
     Raises:
-        BitqError: a budget that no plan keeps.
+        Infeasible: a budget that no plan keeps.
     """
 
     def __init__(self, space: Space, lost: Tables, budgets: Budgets) -> None:
         check(space, budgets)
         self._space, self._budgets = space, budgets
-        names = ["accuracy_loss", "movement_bits"]
-        names += [name for name in ("energy_pj", "model_bytes") if budgets.limit(name) is not None]
+        weighed, *others = QUANTITIES
+        names = [ACCURACY_LOSS, weighed, *(name for name in others if budgets.limit(name) is not None)]
         tables = [_quantity(space, lost, name) for name in names]
         useful = _useful(space, tables) if space.ties else None
         rows, costs = [], []
@@ -59,7 +63,8 @@ class Knapsack:
         """The plan of least sum of scores + alpha · DM_sum / DM_max.
 
         Raises:
-            BitqError: no plan keeps all budgets at once.
+            Infeasible: no plan keeps all budgets at once.
+            RuntimeError: the solver failed.
         """
         objective = self._costs[:, 0] + alpha * self._costs[:, 1] / self._space.movement_max
         room = self._room.copy()
@@ -70,7 +75,7 @@ class Knapsack:
             if self._budgets.kept(self._space.cost(plan), lost) or not over.any():
                 return plan
             room -= 2 * over  # which HiGHS takes for rounding
-        raise BitqError(f"no plan keeps {self._budgets} all at once; loosen one of them")
+        raise Infeasible(f"no plan keeps {self._budgets} all at once; loosen one of them")
 
     def _taken(self, objective: NDArray[np.float64], room: NDArray[np.float64]) -> NDArray[np.intp] | None:
         scale = np.abs(self._costs).max(axis=0) / 1e3  # bits beside shares: all alike, and far above what counts as 0
@@ -89,7 +94,11 @@ class Knapsack:
             constraints=constraints,
             options={"mip_rel_gap": GAP},
         )
-        return None if solved.x is None else np.flatnonzero(solved.x > 0.5)
+        if solved.status == INFEASIBLE:
+            return None
+        if solved.x is None:
+            raise RuntimeError(f"HiGHS found neither a plan nor that there is none: {solved.message}")
+        return np.flatnonzero(solved.x > 0.5)
 
     def _equalities(self) -> csr_array | None:
         """For every format and two tied tensors: whether it is taken by the one less whether by the other."""
@@ -100,6 +109,8 @@ class Knapsack:
         count = 0
         for group in self._space.ties:
             for pair in pairwise(group):
+                if pair[0][0] == pair[1][0]:  # tensors of one module, of which only choices that agree are rows
+                    continue
                 for sign, (module, tensor) in zip((1.0, -1.0), pair, strict=True):
                     for column in np.flatnonzero(self._owner == module):
                         places.append((count + int(choices[tensor, column]), int(column)))
@@ -125,13 +136,12 @@ def check(space: Space, budgets: Budgets) -> None:
     """Refuse budgets that no plan of the space keeps, whatever it loses.
 
     Raises:
-        BitqError: names the first, and the least that any plan comes to.
+        Infeasible: names the first, and the least that any plan comes to.
     """
-    lost = [np.zeros((1, 1, 1))] * len(space.modules)
-    for name in QUANTITIES:
-        if name != "accuracy_loss" and budgets.limit(name) is not None:
-            least = _fixed(space, name) + sum(float(table.min()) for table in _quantity(space, lost, name))
-            check_possible(budgets, {name: least})
+    for name, _ in budgets.limits:
+        quantity = QUANTITIES[name]
+        tables = (quantity.table(space, module) for module in range(len(space.modules)))
+        check_possible(budgets, {name: quantity.fixed(space) + sum(float(table.min()) for table in tables)})
 
 
 def as_choice(index: int, formats: int) -> Choice:
@@ -172,31 +182,25 @@ def _choices(
     allowed = np.flatnonzero(
         useful[module, 0][:, None, None] & useful[module, 1][None, :, None] & useful[module, 2][None, None, :]
     )
+    taken = np.stack(np.unravel_index(allowed, (formats,) * 3))
+    for group in space.ties:
+        own = [tensor for owner, tensor in group if owner == module]
+        agree = (taken[own[1:]] == taken[own[:1]]).all(axis=0)
+        allowed, taken = allowed[agree], taken[:, agree]
     bound = sorted(tensor for group in space.ties for owner, tensor in group if owner == module)
-    fixed = np.stack(np.unravel_index(allowed, (formats,) * 3))[bound]
+    fixed = taken[bound]
     _, kinds = np.unique(fixed, axis=1, return_inverse=True) if bound else (None, np.zeros(len(allowed), dtype=int))
     parts = [allowed[kinds == kind] for kind in range(int(kinds.max()) + 1)]
     return np.concatenate([part[non_dominated(criteria[part])] for part in parts])
 
 
-def _quantity(space: Space, lost: Sequence[NDArray[np.float64]], name: str) -> list[NDArray[np.float64]]:
+def _quantity(space: Space, lost: Tables, name: str) -> list[NDArray[np.float64]]:
     """What every choice of every module adds to a quantity that may have a budget."""
-    if name == "accuracy_loss":
+    if name == ACCURACY_LOSS:
         return list(lost)
-    modules = range(len(space.modules))
-    if name == "movement_bits":
-        return [space.movement(module) for module in modules]
-    if name == "energy_pj":
-        return [space.energy(module) for module in modules]
-    shape = (len(space.formats),) * 3
-    return [np.broadcast_to(space.weight_bytes(module)[None, :, None], shape) for module in modules]
+    return [QUANTITIES[name].table(space, module) for module in range(len(space.modules))]
 
 
 def _fixed(space: Space, name: str) -> float:
     """What no choice changes."""
-    return {
-        "accuracy_loss": 0.0,
-        "movement_bits": float(space.fixed_bits.sum()),
-        "energy_pj": space.fixed_energy_pj,
-        "model_bytes": float(space.other_bytes),
-    }[name]
+    return 0.0 if name == ACCURACY_LOSS else QUANTITIES[name].fixed(space)

@@ -13,9 +13,9 @@ from torch import nn
 
 from bitq.accuracy.evaluate import Batch, Loss, Metric, Score, cross_entropy, inputs_in, score, top1
 from bitq.accuracy.finetune import Training, finetune
-from bitq.accuracy.quantized import MaxAbs, apply
+from bitq.accuracy.quantized import apply
 from bitq.allocator import keeping_freed_memory
-from bitq.formats import TensorFormats
+from bitq.formats import MaxAbs, TensorFormats
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,16 @@ class Task:
 
     loss: Loss = cross_entropy
     metric: Metric = top1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a study is about: a float network by its name, what it learns from, and what it is for."""
+
+    name: str
+    model: nn.Module
+    data: Data
+    task: Task
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from math import prod
-
-from torch import nn
+from dataclasses import asdict, replace
+from math import isfinite
 
 from bitq.accuracy.quantized import UNKNOWN, is_transposed
-from bitq.accuracy.sensitivity import TENSORS
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.devices import Device
+from bitq.formats import TENSORS, BlockFormat, TensorFormats
 from bitq.layers import LOOPS, Layer
 from bitq.movement import Widths
 from bitq.movement.levels import LevelMovement, movement
@@ -18,40 +16,45 @@ from bitq.movement.network import traffic_bits
 from bitq.movement.sweep import by_module, sweep
 from bitq.movement.widths import widths
 from bitq.numerics import exponent_bias_for
-from bitq.store import Json, versions
+from bitq.store import versions
 from bitq.tradeoff.allocate import allocate, predicted_loss
+from bitq.tradeoff.identity import digest, formats_text
 from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
-from bitq.tradeoff.run import Run
-from bitq.tradeoff.search import MIN_SLOPE, Contender, Found
+from bitq.tradeoff.records import (
+    Ablation,
+    Baseline,
+    DeviceFacts,
+    Front,
+    Measurement,
+    MemoryFacts,
+    Outcome,
+    Predicted,
+    R,
+    Reencoding,
+    Role,
+    Row,
+    Sensitivity,
+)
+from bitq.tradeoff.search import MIN_SLOPE, Found
 from bitq.tradeoff.space import Choice
 from bitq.tradeoff.stored import Ties, reencoding
-from bitq.tradeoff.weights import PLAN, WEIGHTS, save_weights
+from bitq.tradeoff.study import Study
+from bitq.tradeoff.weights import save_weights
 
 WITHOUT = {"qat": "without fine-tuning", "movement": "without movement", "tradeoff": "without the trade-off"}
 """The ablations as tables name them."""
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: what a network in these formats costs and how good it is on the test data."""
-
-    name: str
-    accuracy: float
-    dram_bits: float
-    on_chip_bits: float
-    movement_bits: float
-    energy_pj: float
-    model_bytes: int
-    objective: float
+SWEEP = "sweep"
+"""What the store calls the traffic at other sizes of a memory; see `bitq.movement.sweep.Sweep`."""
 
 
 def hand_over(
-    run: Run, found: Found, layers: Sequence[Layer], shared: Ties, command: str
+    study: Study, found: Found, layers: Sequence[Layer], shared: Ties, command: str
 ) -> tuple[Plan, tuple[Row, ...]]:
-    """Write plan.json and weights.safetensors of the best contender and note the outcome in the store.
+    """Write plan.json and weights.safetensors of the best contender and keep the outcome in the store.
 
     Args:
-        run: the finished run.
+        study: that was searched.
         found: by its search.
         layers: the traced network.
         shared: its tensors that several layers meet.
@@ -60,149 +63,157 @@ def hand_over(
     Returns:
         The plan, and the rows float32, best uniform format (if any was measured), plan.
     """
-    best = found.contenders[0]
-    model = run.load_finetuned(best.choices)
-    formats = run.space.tensor_formats(best.choices)
-    biases = save_weights(run.folder / WEIGHTS, model, formats)
-    plan = _plan(run, best, layers, formats, biases)
-    plan.save(run.folder / PLAN)
-
-    uniform = next((contender for contender in found.contenders if contender.is_uniform), None)
-    rows, swept = [_float_row(run)], {}
+    best, uniform, ledger = found.best, found.best_uniform, study.ledger
+    formats = study.space.tensor_formats(best.plan.choices)
+    rows, swept = [_float_row(study)], {}
     if uniform is not None:
-        rows.append(_row(run, f"best uniform {uniform.label.removeprefix('uniform ')}", uniform.result))
-        swept[rows[-1].name] = by_module(layers, run.space.tensor_formats(uniform.choices))
-    rows.append(_row(run, "plan" if best is not uniform else f"plan ({best.label})", best.result))
+        fmt = study.space.formats[uniform.plan.choices[0][0]]
+        rows.append(row_of(study, f"best uniform {fmt}", "uniform", uniform.measured))
+        swept[rows[-1].name] = by_module(layers, study.space.tensor_formats(uniform.plan.choices))
+    name = "plan" if best is not uniform else f"plan ({best.plan.label})"
+    rows.append(row_of(study, name, "plan", best.measured))
     swept[rows[-1].name] = by_module(layers, formats)
 
-    config = {
-        "alpha": run.settings.alpha,
-        "plan": [list(choice) for choice in best.choices],
-        "without": run.settings.without,
-        "tied": run.settings.tied,
-    }
-    run.store.get_or_run("sweep", config, lambda: asdict(sweep(layers, swept, run.space.device)))
-    run.store.get_or_run("sensitivity", config, lambda: {"scores": _sensitivity(run, found, best)})
-    run.store.get_or_run("front", config, lambda: _front(found))
-    run.store.get_or_run("stored", config, lambda: _stored(run, found, best, shared))
-    outcome = {
-        "rows": [asdict(row) for row in rows],
-        "command": command,
-        "versions": versions(),
-        "seconds": sum(evaluation.seconds for evaluation in run.store.evaluations()),
-    }
-    run.store.get_or_run("outcome", config, lambda: outcome)
+    key = outcome_key(study, formats)
+    config = {"outcome": key}
+    ledger.store.get_or_run(SWEEP, config, lambda: asdict(sweep(layers, swept, study.space.device)))
+    ledger.once(Sensitivity, config, lambda: _sensitivity(study, found))
+    ledger.once(Front, config, lambda: _front(study, found))
+    ledger.once(Reencoding, config, lambda: _reencoding(study, found, shared))
+    ledger.once(
+        Outcome,
+        config,
+        lambda: Outcome(
+            settings=study.key,
+            rows=tuple(rows),
+            command=command,
+            versions=versions(),
+            seconds=sum(evaluation.seconds for evaluation in ledger.store.evaluations()),
+            device=device_facts(study.space.device),
+        ),
+    )
+
+    biases = save_weights(ledger.folder.weights, study.load_finetuned(best.plan.choices), formats)
+    plan = Plan(
+        network=study.subject.name,
+        device=study.space.device.name,
+        bits=study.space.formats[0].bits,
+        alpha=study.settings.alpha,
+        layers=tuple(_layer(study, layer, formats.get(layer.module, TensorFormats()), biases) for layer in layers),
+        totals=Totals.of(rows[-1], rows[0], study.space.movement_max),
+        outcome=key,
+    )
+    plan.save(ledger.folder.plan)
     return plan, tuple(rows)
 
 
-def note_ablation(run: Run, found: Found) -> Row:
-    """The row of a search that went without something, kept for the report; plan.json stays as it is."""
-    return _noted(run, "ablation", _row(run, WITHOUT[run.settings.without or ""], found.contenders[0].result))
+def outcome_key(study: Study, formats: dict[str, TensorFormats]) -> str:
+    """By which a plan finds what led to it: a digest of all settings and of the plan's formats."""
+    return digest((study.key, formats_text(formats)))
 
 
-def note_baseline(run: Run, name: str, result: Json) -> Row:
-    """The row of a measured plan that another rule chose, kept for the report; plan.json stays as it is."""
-    return _noted(run, "baseline", _row(run, name, result))
+def note_ablation(study: Study, other: Study, found: Found) -> Ablation:
+    """The row of a search that went without something, kept for the report of `study`; plan.json stays as it is."""
+    name = WITHOUT[other.settings.without or ""]
+    return _noted(study, Ablation(**dict(row_of(other, name, "ablation", found.best.measured))))
 
 
-def _noted(run: Run, kind: str, row: Row) -> Row:
-    config = {"alpha": run.settings.alpha, "without": run.settings.without, "row": asdict(row)}
-    run.store.get_or_run(kind, config, lambda: asdict(row))
-    return row
+def note_baseline(study: Study, name: str, measured: Measurement) -> Baseline:
+    """The row of a measured plan that another rule chose, kept for the report of `study`; plan.json stays as it is."""
+    return _noted(study, Baseline(**dict(row_of(study, name, "baseline", measured))))
 
 
-def _front(found: Found) -> Json:
+def _noted(study: Study, row: R) -> R:
+    return study.ledger.once(type(row), {"settings": study.key, "row": row.model_dump()}, lambda: row)
+
+
+def row_of(study: Study, name: str, role: Role, measured: Measurement) -> Row:
+    """A measured plan as a row of a table."""
+    reached = study.objective(measured.test, measured.movement_bits)
+    return Row(name=name, role=role, accuracy=measured.test, objective=reached, **measured.figures())
+
+
+def _float_row(study: Study) -> Row:
+    cost, accuracy = study.space.float_cost, study.float_accuracy.test
+    reached = study.objective(accuracy, cost.movement_bits)
+    return Row(name="float32", role="float32", accuracy=accuracy, objective=reached, **cost.figures())
+
+
+def device_facts(device: Device) -> DeviceFacts:
+    """What a report needs to know of a device."""
+    memories = (
+        MemoryFacts(
+            name=memory.name,
+            capacity_bits=memory.capacity_bits if isfinite(memory.capacity_bits) else None,
+            energy_pj_per_bit=memory.energy_pj_per_bit,
+            note=memory.note,
+        )
+        for memory in device.memories
+    )
+    return DeviceFacts(
+        name=device.name,
+        title=device.title,
+        memories=tuple(memories),
+        partial_sum_bits=device.partial_sum_bits,
+    )
+
+
+def _front(study: Study, found: Found) -> Front:
     """What is predicted for the best plans."""
-    points = [
-        {
-            "accuracy": found.accuracy_float - found.curve.lost(candidate.score),
-            "movement_bits": candidate.cost.movement_bits,
-        }
-        for candidate in found.candidates
-    ]
-    return {"points": points}
+    float32 = study.float_accuracy.validation
+    return Front(
+        points=tuple(
+            Predicted(accuracy=float32 - found.curve.lost(each.score), movement_bits=each.cost.movement_bits)
+            for each in found.candidates
+        )
+    )
 
 
-def _stored(run: Run, found: Found, best: Contender, shared: Ties) -> Json:
-    """What re-encoding shared tensors would move, and what is predicted to change if they have one format each.
-
-    `independent` and `tied` are the least predicted O of either kind of plan.
-    """
-    scores, curve, space = run.scores(), found.curve, replace(run.space, ties=())
-    weight = run.settings.alpha / max(curve.slope(predicted_loss(scores, best.choices)), MIN_SLOPE)
+def _reencoding(study: Study, found: Found, shared: Ties) -> Reencoding:
+    """What re-encoding shared tensors would move, and what is predicted to change if they have one format each."""
+    scores, curve, space, best = study.scores, found.curve, replace(study.space, ties=()), found.best.plan.choices
+    weight = study.settings.alpha / max(curve.slope(predicted_loss(scores, best)), MIN_SLOPE)
 
     def least(choices: Sequence[Choice]) -> float:
-        accuracy = found.accuracy_float - curve.lost(predicted_loss(scores, choices))
-        return run.objective(accuracy, space.cost(choices).movement_bits)
+        accuracy = study.float_accuracy.validation - curve.lost(predicted_loss(scores, choices))
+        return study.objective(accuracy, space.cost(choices).movement_bits)
 
-    tied = allocate(replace(space, ties=shared), scores, weight) if shared else allocate(space, scores, weight)
-    return {
-        **reencoding(space, shared, best.choices),
-        "independent": least(allocate(space, scores, weight)),
-        "tied": least(tied),
-    }
+    independent = least(allocate(space, scores, weight))
+    tied = least(allocate(replace(space, ties=shared), scores, weight)) if shared else independent
+    tensors, unlike, bits = reencoding(space, shared, best)
+    return Reencoding(tensors=tensors, unlike=unlike, bits=bits, independent=independent, tied=tied)
 
 
-def _sensitivity(run: Run, found: Found, best: Contender) -> Json:
+def _sensitivity(study: Study, found: Found) -> Sensitivity:
     """By module, tensor and format, the accuracy that the format costs there after fine-tuning, near the plan."""
-    scores = run.scores()
-    slope = found.curve.slope(predicted_loss(scores, best.choices))
-    return {
-        module: {
-            tensor: {str(fmt): slope * float(value) for fmt, value in zip(run.space.formats, row, strict=True)}
-            for tensor, row in zip(TENSORS, table, strict=True)
+    scores = study.scores
+    slope = found.curve.slope(predicted_loss(scores, found.best.plan.choices))
+    return Sensitivity(
+        scores={
+            module: {
+                tensor: {str(fmt): slope * float(value) for fmt, value in zip(study.space.formats, row, strict=True)}
+                for tensor, row in zip(TENSORS, table, strict=True)
+            }
+            for module, table in zip(study.space.modules, scores, strict=True)
         }
-        for module, table in zip(run.space.modules, scores, strict=True)
-    }
-
-
-def _plan(
-    run: Run,
-    best: Contender,
-    layers: Sequence[Layer],
-    formats: dict[str, TensorFormats],
-    biases: dict[str, int],
-) -> Plan:
-    space, rows = run.space, (_float_row(run), _row(run, "plan", best.result))
-    totals = Totals(
-        accuracy=rows[1].accuracy,
-        accuracy_float=rows[0].accuracy,
-        movement_bits=rows[1].movement_bits,
-        movement_bits_float=rows[0].movement_bits,
-        movement_bits_max=space.movement_max,
-        dram_bits=rows[1].dram_bits,
-        dram_bits_float=rows[0].dram_bits,
-        energy_pj=rows[1].energy_pj,
-        energy_pj_float=rows[0].energy_pj,
-        model_bytes=rows[1].model_bytes,
-        model_bytes_float=rows[0].model_bytes,
-        objective=rows[1].objective,
-    )
-    return Plan(
-        network=run.name,
-        device=space.device.name,
-        bits=space.formats[0].bits,
-        alpha=run.settings.alpha,
-        layers=tuple(_layer(run, layer, formats.get(layer.module, TensorFormats()), biases) for layer in layers),
-        totals=totals,
     )
 
 
-def _layer(run: Run, layer: Layer, formats: TensorFormats, biases: dict[str, int]) -> PlanLayer:
+def _layer(study: Study, layer: Layer, formats: TensorFormats, biases: dict[str, int]) -> PlanLayer:
     if not layer.weight_is_parameter:
         formats = TensorFormats()
-    q = widths(layer, formats, run.space.device.partial_sum_bits)
-    seen = run.max_abs.get(layer.module, UNKNOWN)
+    q = widths(layer, formats, study.space.device.partial_sum_bits)
+    seen = study.max_abs.get(layer.module, UNKNOWN)
     return PlanLayer(
         name=layer.name,
         module=layer.module,
         loops={loop: getattr(layer, loop) for loop in LOOPS},
         groups=layer.groups,
-        transposed=formats.weight is not None and is_transposed(run.model.get_submodule(layer.module)),
+        transposed=formats.weight is not None and is_transposed(study.subject.model.get_submodule(layer.module)),
         input=_activation(formats.input, seen.input),
         weight=_entry(formats.weight, biases[layer.module]) if formats.weight else None,
         output=_activation(formats.output, seen.output),
-        levels=tuple(_level(level, q) for level in movement(layer, q, run.space.device)),
+        levels=tuple(_level(level, q) for level in movement(layer, q, study.space.device)),
     )
 
 
@@ -224,35 +235,3 @@ def _level(level: LevelMovement, q: Widths) -> PlanLevel:
         energy_pj=level.energy_pj,
         lower_bound_bits=level.lower_bound_bits,
     )
-
-
-def _float_row(run: Run) -> Row:
-    cost, accuracy = run.space.float_cost, run.float_accuracy()["test"]
-    return Row(
-        "float32",
-        accuracy,
-        cost.dram_bits,
-        cost.on_chip_bits,
-        cost.movement_bits,
-        cost.energy_pj,
-        cost.model_bytes,
-        run.objective(accuracy, cost.movement_bits),
-    )
-
-
-def _row(run: Run, name: str, result: Json) -> Row:
-    return Row(
-        name,
-        result["test"],
-        result["dram_bits"],
-        result["on_chip_bits"],
-        result["movement_bits"],
-        result["energy_pj"],
-        result["model_bytes"],
-        run.objective(result["test"], result["movement_bits"]),
-    )
-
-
-def stored_bytes(model: nn.Module) -> int:
-    """What a network stores today: all parameters and buffers as they are, in bytes."""
-    return sum(prod(tensor.shape) * tensor.element_size() for tensor in model.state_dict().values())

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bitq.accuracy.quantized import MaxAbs
 from bitq.errors import BitqError
-from bitq.files import replacing
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.files import write_atomically
+from bitq.formats import BlockFormat, MaxAbs, TensorFormats
 from bitq.layers import LOOPS
 from bitq.movement import Tiling
+from bitq.tradeoff.records import Cost, Row
 
 MAX_FILE_BYTES = 64 << 20
 
@@ -145,9 +145,32 @@ class Totals(_Entry):
     model_bytes_float: Annotated[int, Field(ge=0)]
     objective: Annotated[float, Field(allow_inf_nan=False)]
 
+    @classmethod
+    def of(cls, planned: Row, float32: Row, movement_bits_max: float) -> Totals:
+        """The totals of a plan's row, beside those of the float network (`NAME_float`)."""
+        own = planned.model_dump(include=set(cls.model_fields))
+        floats = {f"{name}_float": value for name, value in float32.model_dump().items()}
+        known = {name: value for name, value in floats.items() if name in cls.model_fields}
+        return cls(**own, **known, movement_bits_max=movement_bits_max)
+
+    def rows(self) -> tuple[Row, Row]:
+        """The float network and the plan as rows of a table."""
+        plain = self._cost("_float")
+        return (
+            Row(name="float32", role="float32", accuracy=self.accuracy_float, **plain.figures()),
+            Row(name="plan", role="plan", accuracy=self.accuracy, objective=self.objective, **self._cost("").figures()),
+        )
+
+    def _cost(self, suffix: str) -> Cost:
+        found = {name: getattr(self, name + suffix) for name in Cost.model_fields if name != "on_chip_bits"}
+        return Cost(**found, on_chip_bits=found["movement_bits"] - found["dram_bits"])
+
 
 class Plan(_Entry):
-    """A plan for one network on one device (the content of plan.json)."""
+    """A plan for one network on one device (the content of plan.json).
+
+    `outcome` is the key of the search's outcome in the results store beside it; plans of earlier versions lack it.
+    """
 
     schema_version: Literal[1] = 1
     network: str
@@ -156,6 +179,7 @@ class Plan(_Entry):
     alpha: Amount
     layers: tuple[PlanLayer, ...]
     totals: Totals
+    outcome: Annotated[str, Field(max_length=64)] | None = None
 
     @model_validator(mode="after")
     def _names(self) -> Plan:
@@ -200,13 +224,3 @@ def load_plan(path: Path) -> Plan:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise BitqError(f"{path} is not a plan: {place}: {first['msg']}") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part.
-
-    Raises:
-        BitqError: the disk is full, or the folder cannot be written.
-    """
-    with replacing(path) as file:
-        file.write(content)

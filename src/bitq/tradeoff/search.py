@@ -2,29 +2,28 @@
 
 1. Every tensor gets a score in every format: how much it perturbs the loss, by the squared gradient and the squared
    error (`bitq.accuracy.sensitivity`). Scores add up, so the best plans for all weights of movement are known exactly.
-2. A curve says which accuracy a sum of scores loses after fine-tuning (`bitq.tradeoff.predict`). With it, the plans of
-   least O are proposed, some apart from each other, fine-tuned and measured; uniform formats are measured alike.
-3. The curve is fitted to all that was measured, and the next plans proposed, until no plan is left that could be better
-   or the rounds are done.
+2. A curve says which accuracy a sum of scores loses after fine-tuning (`bitq.tradeoff.predict`). By it the plans of
+   least O are proposed, fine-tuned and measured. They lie some way apart: plans that are nearly equal tell nothing new.
+   Uniform formats are measured alike.
+3. The curve is fitted to all that was measured, and the next plans are proposed. This ends when no plan is left that
+   could be better than the best, or when the rounds are done.
 The plan of least O on validation data that keeps the budgets wins; what it reaches is measured on test data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import inf, sqrt
 
-from bitq.errors import BitqError
-from bitq.store import Json
-from bitq.tradeoff.allocate import Scores, allocate, allocations, front, predicted_loss
+from bitq.errors import Infeasible
+from bitq.tradeoff.allocate import allocate, allocations, front, predicted_loss
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.predict import Curve
-from bitq.tradeoff.run import Run
-from bitq.tradeoff.space import Choice, Cost
-
-Choices = tuple[Choice, ...]
+from bitq.tradeoff.records import Cost, Measurement
+from bitq.tradeoff.space import Choices
+from bitq.tradeoff.study import Proposed, Study
 
 WEIGHTS = (0.0, *(2.0 ** (power / 2) for power in range(-8, 9)))
 """Weights of movement that plans are solved for under budgets, as multiples of the likely one."""
@@ -51,20 +50,26 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Contender:
-    """A plan that was measured, with its sum of scores; `objective` is O on validation data, `excess` by how much it
-    misses the budgets."""
+    """A plan that was measured.
 
-    label: str
-    choices: Choices
+    Attributes:
+        plan: what was proposed.
+        score: sum of its tensors' scores.
+        measured: what came out.
+        objective: O on validation data.
+        excess: by how much it misses the budgets; 0 if it keeps them.
+    """
+
+    plan: Proposed
     score: float
-    result: Json
+    measured: Measurement
     objective: float
     excess: float
 
     @property
     def is_uniform(self) -> bool:
-        """Whether it was measured as a uniform format."""
-        return self.label.startswith("uniform")
+        """Whether it was proposed as one format for every tensor."""
+        return self.plan.proposer == "uniform"
 
 
 @dataclass(frozen=True)
@@ -75,142 +80,170 @@ class Found:
         contenders: all that were measured, the best first: within the budgets, and of least O on validation data.
         candidates: the best plans for all weights of movement (those that the budgets leave), most movement first.
         curve: what a sum of scores loses.
-        accuracy_float: of the float network on validation data.
     """
 
     contenders: tuple[Contender, ...]
     candidates: tuple[Candidate, ...]
     curve: Curve
-    accuracy_float: float
+
+    @property
+    def best(self) -> Contender:
+        """The winner."""
+        return self.contenders[0]
+
+    @property
+    def best_uniform(self) -> Contender | None:
+        """The best of the uniform formats that were measured."""
+        return next((contender for contender in self.contenders if contender.is_uniform), None)
 
 
-def search(run: Run) -> Found:
-    """Propose, measure, correct; everything is kept in the run's store, and calling it again continues.
+def search(study: Study) -> Found:
+    """Propose, measure, correct; everything is kept in the study's ledger, and calling it again continues.
 
     Raises:
-        BitqError: budgets that no plan keeps.
+        Infeasible: budgets that no plan keeps.
     """
-    settings, note = run.settings, run.listener.note
-    accuracy_float = float(run.float_accuracy()["validation"])
+    settings, note = study.settings, study.ledger.listener.note
+    accuracy_float = study.float_accuracy.validation
     note(f"float32: accuracy {accuracy_float:.4f} (validation)")
-    _outlook(run, [])
-    scores, curve = run.scores(), Curve()
-    uniforms = [_candidate(run, scores, run.space.uniform(index)) for index in range(len(run.space.formats))]
-    candidates = _candidates(run, scores)
+    _outlook(study, [])
+    curve = Curve()
+    uniforms = [_candidate(study, study.space.uniform(index)) for index in range(len(study.space.formats))]
+    candidates = _candidates(study)
     contenders: list[Contender] = []
     for number in range(1, (1 if settings.alone else settings.rounds) + 1):
-        plans = _proposals(run, curve, uniforms, (*candidates, *_bounded(run, scores, curve)), contenders, number)
-        _outlook(run, contenders)
-        for label, result in run.measured(plans):
-            score = predicted_loss(scores, plans[label])
-            contenders.append(_contender(run, label, plans[label], score, result, accuracy_float))
-            note(_line(run, contenders[-1]))
-            _outlook(run, contenders)
+        plans = _proposals(study, curve, uniforms, (*candidates, *_bounded(study, curve)), contenders, number)
+        _outlook(study, contenders)
+        for plan, measured in study.measured(plans):
+            contenders.append(_contender(study, plan, measured))
+            note(_line(study, contenders[-1]))
+            _outlook(study, contenders)
         contenders.sort(key=_rank)
-        curve = Curve.fitted([(each.score, accuracy_float - float(each.result["validation"])) for each in contenders])
+        curve = Curve.fitted([(each.score, accuracy_float - each.measured.validation) for each in contenders])
     if contenders[0].excess:
         note(f"no measured plan keeps the budgets ({settings.budgets}); more rounds or plans may find one")
-    return Found(tuple(contenders), candidates, curve, accuracy_float)
+    return Found(tuple(contenders), candidates, curve)
 
 
 def _rank(contender: Contender) -> tuple[float, float, str]:
     """The best first, whatever order they were measured in."""
-    return contender.excess, contender.objective, contender.label
+    return contender.excess, contender.objective, contender.plan.label
 
 
-def _outlook(run: Run, contenders: Sequence[Contender]) -> None:
+def _outlook(study: Study, contenders: Sequence[Contender]) -> None:
     """Tell the listener what is to come, and the best so far."""
-    settings = run.settings
+    settings = study.settings
     count = settings.plans if settings.alone else settings.uniforms + settings.rounds * settings.plans
-    steps = 0 if run.training is None else run.training.steps * max(count - len(contenders), 0)
+    steps = 0 if study.training is None else study.training.steps * max(count - len(contenders), 0)
     best = min(contenders, key=_rank, default=None)
-    told = f"O {best.objective:.4f} ({best.label})" if best else ""
-    run.listener.outlook({"fine-tuning": steps}, told)
+    told = f"O {best.objective:.4f} ({best.plan.label})" if best else ""
+    study.ledger.listener.outlook({"fine-tuning": steps}, told)
 
 
-def _candidates(run: Run, scores: Scores) -> tuple[Candidate, ...]:
-    """The best plans for all weights of movement, from the most movement on; under budgets, or with tied tensors, those
-    for some weights."""
-    settings, space = run.settings, run.space
-    costs = replace(settings.budgets, accuracy_loss=None)
+def _candidates(study: Study) -> tuple[Candidate, ...]:
+    """The best plans for all weights of movement, from the most movement on.
+
+    If budgets or tied tensors bind the modules together, those for some weights around the likely one.
+    """
+    settings, space, scores = study.settings, study.space, study.scores
+    costs = settings.budgets.with_loss(None)
     if costs == Budgets() and not space.ties:
         plans = tuple(point.choices for point in front(space, scores))
     else:
-        weights = [_likely(run, Curve()) * factor for factor in WEIGHTS]
-        plans = allocations(space, scores, weights, costs, partial(run.listener.step, "solving for the best plans"))
-    found = (_candidate(run, scores, plan) for plan in dict.fromkeys(plans))
+        weights = [_likely(study, Curve()) * factor for factor in WEIGHTS]
+        progress = partial(study.ledger.listener.step, "solving for the best plans")
+        plans = allocations(space, scores, weights, costs, progress)
+    found = (_candidate(study, plan) for plan in dict.fromkeys(plans))
     ordered = sorted(found, key=lambda each: -each.cost.movement_bits)
     if settings.without == "movement":
         return tuple(ordered[:1])
     return tuple(ordered[-1:] if settings.without == "tradeoff" else ordered)
 
 
-def _bounded(run: Run, scores: Scores, curve: Curve) -> tuple[Candidate, ...]:
+def _bounded(study: Study, curve: Curve) -> tuple[Candidate, ...]:
     """The best plan of all whose predicted loss of accuracy keeps its budget, if there is such a budget and plan."""
-    budgets = run.settings.budgets
-    if budgets.accuracy_loss is None or run.settings.alone:
+    budgets = study.settings.budgets
+    if budgets.accuracy_loss is None or study.settings.alone:
         return ()
-    bound = replace(budgets, accuracy_loss=curve.score(budgets.accuracy_loss))
+    bound = budgets.with_loss(curve.score(budgets.accuracy_loss))
     try:
-        return (_candidate(run, scores, allocate(run.space, scores, _likely(run, curve), bound)),)
-    except BitqError:  # the prediction may be wrong: plans that lose the least are measured then
+        return (_candidate(study, allocate(study.space, study.scores, _likely(study, curve), bound)),)
+    except Infeasible:  # the prediction may be wrong: plans that lose the least are measured then
         return ()
 
 
-def _likely(run: Run, curve: Curve) -> float:
-    """Weight of movement beside scores that comes to the run's alpha beside accuracy."""
-    return run.settings.alpha / max(curve.slope(LIKELY_SCORE), MIN_SLOPE)
+def _likely(study: Study, curve: Curve) -> float:
+    """Weight of movement beside scores that comes to the study's alpha beside accuracy."""
+    return study.settings.alpha / max(curve.slope(LIKELY_SCORE), MIN_SLOPE)
 
 
 def _proposals(
-    run: Run,
+    study: Study,
     curve: Curve,
     uniforms: Sequence[Candidate],
     candidates: Sequence[Candidate],
     contenders: Sequence[Contender],
     number: int,
-) -> dict[str, Choices]:
-    """By label: the uniform formats and the plans that a round measures."""
-    settings, accuracy_float = run.settings, float(run.float_accuracy()["validation"])
-    measured = {contender.choices for contender in contenders}
-    best = min(contenders, key=_rank, default=None)
-    within = best.objective if best and not best.excess else inf
+) -> tuple[Proposed, ...]:
+    """The uniform formats and the plans that a round measures."""
+    settings = study.settings
+    measured = {contender.plan.choices for contender in contenders}
 
-    def promise(plan: Candidate) -> tuple[float, float]:
-        lost = curve.lost(plan.score)
-        return settings.budgets.excess(plan.cost, lost), run.objective(1 - lost, plan.cost.movement_bits)
+    def promise(candidate: Candidate) -> tuple[float, float]:
+        lost = curve.lost(candidate.score)
+        return settings.budgets.excess(candidate.cost, lost), study.objective(1 - lost, candidate.cost.movement_bits)
 
     wanted = 0 if settings.alone else settings.uniforms if number == settings.rounds else 1
     count = wanted - sum(contender.is_uniform for contender in contenders)
     best_first = sorted((each for each in uniforms if each.choices not in measured), key=promise)
-    chosen = {f"uniform {run.space.formats[each.choices[0][0]]}": each.choices for each in best_first[:count]}
-    hopeful = sorted(  # those that could be better than the best, if they lost no accuracy
-        (
-            each
-            for each in candidates
-            if each.choices not in measured and run.objective(accuracy_float, each.cost.movement_bits) < within
-        ),
-        key=promise,
-    )
-    bracket = _bracket(run, contenders)
-    if bracket and hopeful and hopeful[0].score > bracket[0]:
-        kept, missed = bracket
-        between = (each for each in hopeful if kept < each.score < missed)
-        hopeful = sorted(between, key=lambda each: abs(each.score - sqrt(kept * missed)))
-    known = [each.score for each in contenders if not each.is_uniform]
-    proposed: list[Candidate] = []
+    formats = (study.space.formats[each.choices[0][0]] for each in best_first)
+    chosen = [
+        Proposed(f"uniform {fmt}", each.choices, "uniform")
+        for fmt, each in zip(formats, best_first[: max(count, 0)], strict=False)
+    ]
+    hopeful = _within_bracket(study, sorted(_could_win(study, candidates, contenders), key=promise), contenders)
     apart = APART[min(number, len(APART)) - 1]
-    for plan in hopeful:
-        if len(proposed) < settings.plans and all(abs(plan.score - score) > apart * score for score in known):
-            proposed.append(plan)
-            known.append(plan.score)
-    return chosen | {f"plan {number}.{place}": each.choices for place, each in enumerate(proposed, 1)}
+    proposed: list[Candidate] = []
+    known = [each.score for each in contenders if not each.is_uniform]
+    for each in hopeful:
+        if len(proposed) < settings.plans and all(abs(each.score - score) > apart * score for score in known):
+            proposed.append(each)
+            known.append(each.score)
+    plans = (Proposed(f"plan {number}.{place}", each.choices, "plan") for place, each in enumerate(proposed, 1))
+    return (*chosen, *plans)
 
 
-def _bracket(run: Run, contenders: Sequence[Contender]) -> tuple[float, float] | None:
+def _could_win(
+    study: Study, candidates: Sequence[Candidate], contenders: Sequence[Contender]
+) -> tuple[Candidate, ...]:
+    """The plans not measured yet that could be better than the best, if they lost no accuracy."""
+    measured = {contender.plan.choices for contender in contenders}
+    best = min(contenders, key=_rank, default=None)
+    within = best.objective if best and not best.excess else inf
+    accuracy_float = study.float_accuracy.validation
+    return tuple(
+        each
+        for each in candidates
+        if each.choices not in measured and study.objective(accuracy_float, each.cost.movement_bits) < within
+    )
+
+
+def _within_bracket(
+    study: Study, hopeful: Sequence[Candidate], contenders: Sequence[Contender]
+) -> Sequence[Candidate]:
+    """If the best would lie beyond what is known to keep a budget of accuracy: those in the bracket, middle first."""
+    bracket = _bracket(study, contenders)
+    if not bracket or not hopeful or hopeful[0].score <= bracket[0]:
+        return hopeful
+    kept, missed = bracket
+    between = (each for each in hopeful if kept < each.score < missed)
+    return sorted(between, key=lambda each: abs(each.score - sqrt(kept * missed)))
+
+
+def _bracket(study: Study, contenders: Sequence[Contender]) -> tuple[float, float] | None:
     """The sums of scores of a plan that keeps a budget of accuracy and of the next one that misses it, if both are
     known: a measurement between them tells more than the curve."""
-    if run.settings.budgets.accuracy_loss is None:
+    if study.settings.budgets.accuracy_loss is None:
         return None
     plans = [each for each in contenders if not each.is_uniform]
     kept = max((each.score for each in plans if not each.excess), default=inf)
@@ -218,24 +251,27 @@ def _bracket(run: Run, contenders: Sequence[Contender]) -> tuple[float, float] |
     return None if missed is None else (kept, missed)
 
 
-def _candidate(run: Run, scores: Scores, choices: Choices) -> Candidate:
-    return Candidate(choices, predicted_loss(scores, choices), run.space.cost(choices))
+def _candidate(study: Study, choices: Choices) -> Candidate:
+    return Candidate(choices, predicted_loss(study.scores, choices), study.space.cost(choices))
 
 
-def _contender(
-    run: Run, label: str, choices: Choices, score: float, result: Json, accuracy_float: float
-) -> Contender:
-    excess = run.settings.budgets.excess(run.space.cost(choices), accuracy_float - float(result["validation"]))
-    reached = run.objective(result["validation"], result["movement_bits"])
-    return Contender(label, choices, score, result, reached, excess)
+def _contender(study: Study, plan: Proposed, measured: Measurement) -> Contender:
+    lost = study.float_accuracy.validation - measured.validation
+    return Contender(
+        plan,
+        predicted_loss(study.scores, plan.choices),
+        measured,
+        study.objective(measured.validation, measured.movement_bits),
+        study.settings.budgets.excess(measured, lost),
+    )
 
 
-def _line(run: Run, contender: Contender) -> str:
-    result = contender.result
-    untuned = run.training is not None and not result.get("tuned", True)
+def _line(study: Study, contender: Contender) -> str:
+    measured = contender.measured
+    untuned = study.training is not None and not measured.tuned
     return (
-        f"{contender.label}: accuracy {result['validation']:.4f} (validation), "
-        f"{result['movement_bits'] / run.space.movement_max:.1%} of the largest movement, O {contender.objective:.4f}"
+        f"{contender.plan.label}: accuracy {measured.validation:.4f} (validation), "
+        f"{measured.movement_bits / study.space.movement_max:.1%} of the largest movement, O {contender.objective:.4f}"
         + (" (fine-tuning made it worse and was undone)" if untuned else "")
         + (" (misses a budget)" if contender.excess else "")
     )

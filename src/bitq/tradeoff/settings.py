@@ -19,17 +19,21 @@ of the two, so that movement alone decides (our reading: the paper names them an
 class Settings:
     """How a search spends its time, and what it looks for.
 
+    A search goes in rounds. In each it proposes some plans, fine-tunes and measures them, and corrects by them its
+    prediction of what other plans will reach.
+
     Attributes:
         alpha: weight of movement in the objective (paper, Eq. 2).
-        training: fine-tuning of every contender.
+        training: how every plan is fine-tuned.
         budgets: limits that the plan has to keep.
-        scored_inputs: training inputs that every tensor's score is measured on: a few of them, that the network gets
-            wrong, decide over the size of all scores.
-        rounds: how often plans are proposed, measured, and the prediction corrected by them.
-        plans: plans that are proposed, fine-tuned and measured in every round.
-        uniforms: uniform formats that are fine-tuned and measured besides: one in the first round, others in the last.
+        scored_inputs: training inputs on which every tensor is scored. Take many: the size of all scores hangs on the
+            few inputs that the network gets wrong.
+        rounds: number of rounds.
+        plans: plans in every round.
+        uniforms: uniform formats that are fine-tuned and measured beside the plans: one in the first round, the others
+            in the last.
         tied: a tensor that one layer writes and others read has one format.
-        without: an ablation, or None.
+        without: what is left out, for an ablation; None leaves out nothing.
 
     Raises:
         BitqError: a value out of range (names it).

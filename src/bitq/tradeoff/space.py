@@ -5,50 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from bitq.accuracy.quantized import LAYERS
 from bitq.devices import Device
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat, TensorFormats, effective_width
+from bitq.formats import BlockFormat, TensorFormats, effective_width, grid
 from bitq.layers import Layer
 from bitq.movement.levels import movement_many
 from bitq.movement.widths import FLOAT_BITS, widths
+from bitq.tradeoff.records import Cost
 
 Choice = tuple[int, int, int]
 """Indices into `Space.formats` for input, weight and output of one module."""
 
-
-@dataclass(frozen=True)
-class Cost:
-    """What one inference of the whole network costs.
-
-    Attributes:
-        level_bits: traffic at every memory boundary, outermost (DRAM) first, in bits.
-        energy_pj: energy of that traffic, in pJ (paper, Eq. 8).
-        model_bytes: packed weights and everything else that is stored, in bytes.
-    """
-
-    level_bits: tuple[float, ...]
-    energy_pj: float
-    model_bytes: int
-
-    @property
-    def movement_bits(self) -> float:
-        """DM_sum: traffic over all boundaries, in bits."""
-        return sum(self.level_bits)
-
-    @property
-    def dram_bits(self) -> float:
-        """DM_D: traffic with the outermost memory, in bits."""
-        return self.level_bits[0]
-
-    @property
-    def on_chip_bits(self) -> float:
-        """DM_S: traffic between the memories on the chip, in bits."""
-        return sum(self.level_bits[1:])
+Choices = tuple[Choice, ...]
+"""A plan: one choice for each module of a space."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +42,8 @@ class Space:
         fixed_bits: array (boundaries,): traffic of the fixed layers.
         float_cost: cost of the network in 32-bit floats ("Original" in the paper).
         other_bytes: parameters and buffers that no plan changes, in bytes.
-        ties: groups of tensors that have one format, each as (index of its module, 0 for input, 2 for output).
+        ties: groups of tensors that have one format, each as (index of its module, 0 for input, 1 for weight, 2 for
+            output).
     """
 
     device: Device
@@ -99,6 +76,10 @@ class Space:
         """Array (formats,): size of a module's weight packed in each format, in bytes."""
         return np.array([float(packed_bytes(self.layers[module][0], fmt)) for fmt in self.formats])
 
+    def model_bytes(self, module: int) -> NDArray[np.float64]:
+        """Array (formats, formats, formats): what every choice stores of a module's weight, in bytes."""
+        return np.broadcast_to(self.weight_bytes(module)[None, :, None], (len(self.formats),) * 3)
+
     def extents(self, module: int) -> dict[str, int]:
         """Elements of a module's "input", "weight" and "output" along their blocks, to which larger blocks are cut."""
         layer = self.layers[module][0]
@@ -111,16 +92,19 @@ class Space:
 
     def cost(self, choices: Sequence[Choice]) -> Cost:
         """Cost of a plan: one choice for each module."""
-        level_bits = self.fixed_bits + sum(table[choice] for table, choice in zip(self.bits, choices, strict=True))
+        level_bits = self.level_bits(choices)
         weights = sum(
             packed_bytes(layers[0], self.formats[choice[1]])
             for layers, choice in zip(self.layers, choices, strict=True)
         )
-        return Cost(
-            tuple(float(bits) for bits in level_bits),
-            energy_pj(self.device, level_bits),
-            weights + self.other_bytes,
+        return Cost.of_levels(level_bits.tolist(), energy_pj(self.device, level_bits), weights + self.other_bytes)
+
+    def level_bits(self, choices: Sequence[Choice]) -> NDArray[np.float64]:
+        """Array (boundaries,): what a plan moves over every boundary, outermost (DRAM) first, in bits."""
+        bits: NDArray[np.float64] = self.fixed_bits + sum(
+            table[choice] for table, choice in zip(self.bits, choices, strict=True)
         )
+        return bits
 
     def tensor_formats(self, choices: Sequence[Choice]) -> dict[str, TensorFormats]:
         """A plan's formats by module path."""
@@ -129,14 +113,9 @@ class Space:
             for module, choice in zip(self.modules, choices, strict=True)
         }
 
-    def uniform(self, index: int) -> tuple[Choice, ...]:
+    def uniform(self, index: int) -> Choices:
         """The plan that gives every tensor the same format."""
         return ((index, index, index),) * len(self.modules)
-
-
-def objective(accuracy: float, movement_bits: float, movement_max: float, alpha: float) -> float:
-    """O = (1 - accuracy) + alpha · DM_sum / DM_max (paper, Eq. 2), with accuracy in [0, 1]; smaller is better."""
-    return (1 - accuracy) + alpha * movement_bits / movement_max
 
 
 def energy_pj(device: Device, level_bits: Sequence[float] | NDArray[np.float64]) -> float:
@@ -155,9 +134,41 @@ def packed_bytes(layer: Layer, fmt: BlockFormat) -> int:
     return ceil(effective_width(fmt, c, r * s) * (k * c * r * s) / 8 - 1e-6)
 
 
+def space_of(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    device: Device,
+    bits: int,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Space:
+    """The search space of a network's own weights: every format of `bits` bits, for every module that can take one.
+
+    Args:
+        model: the network.
+        layers: as it was traced.
+        device: the memories.
+        bits: 8 or 16, width of an element if nothing were shared (paper: q_b).
+        progress: as for `build_space`.
+
+    Raises:
+        BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
+    """
+    weights = {name: _bytes(module.weight) for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    return build_space(layers, weights, stored_bytes(model), device, grid(bits), progress)
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """What a network stores today: all parameters and buffers as they are, in bytes."""
+    return sum(_bytes(tensor) for tensor in model.state_dict().values())
+
+
+def _bytes(tensor: Tensor) -> int:
+    return prod(tensor.shape) * tensor.element_size()
+
+
 def build_space(
     layers: Sequence[Layer],
-    quantizable: Mapping[str, int],
+    weight_bytes: Mapping[str, int],
     stored_bytes: int,
     device: Device,
     formats: Sequence[BlockFormat],
@@ -167,7 +178,8 @@ def build_space(
 
     Args:
         layers: the traced network.
-        quantizable: modules whose formats can be chosen, with the number of their weight's elements.
+        weight_bytes: by path of the modules whose formats can be chosen, what their weight takes as stored today, in
+            bytes: 4 an element in float32, 2 in bfloat16.
         stored_bytes: all parameters and buffers as stored today, in bytes.
         device: the memories.
         formats: the candidates.
@@ -179,7 +191,7 @@ def build_space(
     chosen: dict[str, list[Layer]] = {}
     fixed = []
     for layer in layers:
-        if layer.module in quantizable and layer.weight_is_parameter:
+        if layer.module in weight_bytes and layer.weight_is_parameter:
             chosen.setdefault(layer.module, []).append(layer)
         else:
             fixed.append(layer)
@@ -209,8 +221,8 @@ def build_space(
         formats=tuple(formats),
         bits=tuple(combined[tuple(_shape(layer) for layer in group)] for group in chosen.values()),
         fixed_bits=fixed_bits,
-        float_cost=Cost(tuple(float(b) for b in float_bits), energy_pj(device, float_bits), stored_bytes),
-        other_bytes=stored_bytes - sum(4 * quantizable[module] for module in chosen),
+        float_cost=Cost.of_levels(float_bits.tolist(), energy_pj(device, float_bits), stored_bytes),
+        other_bytes=stored_bytes - sum(weight_bytes[module] for module in chosen),
     )
 
 

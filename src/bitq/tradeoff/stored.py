@@ -26,14 +26,14 @@ def ties(space: Space, stored: Ends) -> Ties:
     return tuple(group for group in groups if len(group) > 1)
 
 
-def reencoding(space: Space, stored: Ties, choices: Sequence[Choice]) -> dict[str, float]:
+def reencoding(space: Space, stored: Ties, choices: Sequence[Choice]) -> tuple[int, int, float]:
     """What it would move to store every tensor once, in its writer's format, and re-encode it for its readers.
 
     For each other format that readers take, the tensor is read once in the stored format and written once in theirs,
     over the outermost boundary (our choice). A tensor without a writer is stored as its first reader takes it.
 
     Returns:
-        `tensors`: stored tensors that several layers meet; `unlike`: those among them with several formats; `bits`.
+        Stored tensors that several layers meet; those among them with several formats; bits.
     """
     unlike, bits = 0, 0.0
     for group in stored:
@@ -44,7 +44,7 @@ def reencoding(space: Space, stored: Ties, choices: Sequence[Choice]) -> dict[st
         unlike += len(taken) > 1
         others = [(reader, fmt) for fmt, reader in taken.items() if fmt != own]
         bits += sum(_bits(space, *reader, own) + _bits(space, *reader, fmt) for reader, fmt in others)
-    return {"tensors": len(stored), "unlike": unlike, "bits": bits}
+    return len(stored), unlike, bits
 
 
 def _bits(space: Space, module: int, end: int, index: int) -> float:

@@ -13,13 +13,11 @@ from torch import nn
 
 from bitq.accuracy.quantized import apply, blocks_of
 from bitq.errors import BitqError
+from bitq.files import RunFolder
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics.packedfile import DTYPES, ENTRY, PACKABLE, Stored, opened, read_packed, write_packed
 from bitq.numerics.packing import WeightBlocks, weight_blocks
 from bitq.tradeoff.plan import Plan, PlanLayer, load_plan
-
-PLAN, WEIGHTS = "plan.json", "weights.safetensors"
-"""What a run hands over, by file name."""
 
 load_weights = read_packed
 
@@ -169,8 +167,9 @@ def load_quantized(model: nn.Module, folder: Path) -> Plan:
     Raises:
         BitqError: a file that is missing or damaged, or a run of another network.
     """
-    plan = load_plan(folder / PLAN)
-    load_into(model, folder / WEIGHTS)
+    files = RunFolder(folder)
+    plan = load_plan(files.plan)
+    load_into(model, files.weights)
     apply(model, plan)
     model.eval()
     return plan

@@ -12,27 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from bitq.accuracy.evaluate import Batch, Loss, Metric, cross_entropy, top1
-from bitq.accuracy.quantized import LAYERS
 from bitq.devices import Device, load_device
 from bitq.errors import BitqError
-from bitq.formats import grid
-from bitq.layers import Layer
+from bitq.files import RunFolder
 from bitq.progress import Listener, Terminal
 from bitq.report import write_report
 from bitq.store import Store
 from bitq.tracing import stored_tensors, trace
 from bitq.tradeoff.knapsack import check
-from bitq.tradeoff.measure import Data, Task, seeded
-from bitq.tradeoff.outcome import WITHOUT, Row, hand_over, note_ablation, stored_bytes
+from bitq.tradeoff.ledger import Ledger
+from bitq.tradeoff.measure import Data, Subject, Task, seeded
+from bitq.tradeoff.outcome import WITHOUT, hand_over, note_ablation
 from bitq.tradeoff.plan import Plan
-from bitq.tradeoff.run import Run
-from bitq.tradeoff.search import search as search_run
+from bitq.tradeoff.records import Row
+from bitq.tradeoff.search import search as search_study
 from bitq.tradeoff.settings import Settings, Without
-from bitq.tradeoff.space import Space, build_space
+from bitq.tradeoff.space import space_of
 from bitq.tradeoff.stored import ties
-from bitq.tradeoff.workers import Workers
-
-STORE = "results.sqlite"
+from bitq.tradeoff.study import Study
+from bitq.tradeoff.workers import InProcess, Workers
 
 
 @dataclass(frozen=True)
@@ -107,50 +105,27 @@ def search(
     target = device if isinstance(device, Device) else load_device(device)
     example = _first(validation) if example_input is None else example_input
     layers = trace(model, example)
-    folder = Path(run)
+    folder = RunFolder(Path(run))
+    wanted = settings or Settings()
     with Terminal() if listener is None else nullcontext(listener) as heard:
-        space = space_of(model, layers, target, bits, heard)
-        wanted = settings or Settings()
+        space = space_of(model, layers, target, bits, heard.step)
         shared = ties(space, stored_tensors(model, example))
         space = replace(space, ties=shared) if wanted.tied else space
         check(space, wanted.budgets)
         data = Data(train, validation, validation if test is None else test)
-        task = Task(loss, metric)
-        with Store(folder / STORE, alone=True) as store:
-
-            def run_of(without: Without | None) -> Run:
-                name = network or type(model).__name__
-                own = replace(wanted, without=without)
-                return Run(folder, name, model, data, task, space, own, store, heard, workers)
-
-            this = run_of(wanted.without)
-            found = search_run(this)
+        subject = Subject(network or type(model).__name__, model, data, Task(loss, metric))
+        with Store(folder.results, alone=True) as store:
+            study = Study.opened(subject, space, wanted, Ledger(folder, store, heard, workers or InProcess()))
+            found = search_study(study)
             others = []
             for without in get_args(Without) if ablations else ():
                 heard.note(WITHOUT[without])
-                other = run_of(without)
-                others.append(note_ablation(other, search_run(other)))
-            plan, rows = hand_over(this, found, layers, shared, command)
-            best = this.load_finetuned(found.contenders[0].choices)
-        write_report(folder)
-    return Result(plan, best, rows, folder, tuple(others), found.contenders[0].excess == 0)
-
-
-def space_of(model: nn.Module, layers: Sequence[Layer], device: Device, bits: int, listener: Listener) -> Space:
-    """The search space of a network's own weights: every format of `bits` bits, for every module that can take one.
-
-    Args:
-        model: the network.
-        layers: as it was traced.
-        device: the memories.
-        bits: 8 or 16, as for `search`.
-        listener: is told of progress.
-
-    Raises:
-        BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
-    """
-    elements = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, LAYERS)}
-    return build_space(layers, elements, stored_bytes(model), device, grid(bits), listener.step)
+                other = replace(study, settings=replace(wanted, without=without))
+                others.append(note_ablation(study, other, search_study(other)))
+            plan, rows = hand_over(study, found, layers, shared, command)
+            best = study.load_finetuned(found.best.plan.choices)
+        write_report(folder.path)
+    return Result(plan, best, rows, folder.path, tuple(others), found.best.excess == 0)
 
 
 def _first(batches: Iterable[Batch]) -> Any:

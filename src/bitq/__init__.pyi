@@ -1,0 +1,33 @@
+# The public names of bitq, each with its home: here alone; see __init__.py.
+
+from .accuracy.evaluate import Batch as Batch
+from .accuracy.evaluate import Loss as Loss
+from .accuracy.evaluate import Metric as Metric
+from .accuracy.finetune import Training as Training
+from .accuracy.folding import fold as fold
+from .accuracy.quantized import apply as apply
+from .accuracy.quantized import restore as restore
+from .api import Result as Result
+from .api import search as search
+from .devices import Device as Device
+from .devices import load_device as load_device
+from .errors import BitqError as BitqError
+from .errors import Infeasible as Infeasible
+from .formats import BlockFormat as BlockFormat
+from .formats import TensorFormats as TensorFormats
+from .formats import grid as grid
+from .layers import Layer as Layer
+from .numerics import Packed as Packed
+from .numerics import pack as pack
+from .numerics import quantize as quantize
+from .progress import Listener as Listener
+from .report import write_report as write_report
+from .tracing import trace as trace
+from .tradeoff.budgets import Budgets as Budgets
+from .tradeoff.plan import Plan as Plan
+from .tradeoff.plan import load_plan as load_plan
+from .tradeoff.ray_workers import RayWorkers as RayWorkers
+from .tradeoff.settings import Settings as Settings
+from .tradeoff.weights import load_quantized as load_quantized
+from .tradeoff.weights import load_weights as load_weights
+from .tradeoff.workers import Workers as Workers

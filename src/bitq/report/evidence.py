@@ -1,0 +1,127 @@
+"""What the report knows of a run: its plan and its finished evaluations, checked before anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from bitq.errors import BitqError
+from bitq.files import RunFolder
+from bitq.formats import TensorName
+from bitq.movement.sweep import Sweep
+from bitq.store import Evaluation, Store
+from bitq.tradeoff.plan import Plan, load_plan
+from bitq.tradeoff.records import (
+    Ablation,
+    Baseline,
+    FloatAccuracy,
+    Front,
+    Measurement,
+    Outcome,
+    R,
+    Reencoding,
+    Row,
+    Sensitivity,
+)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How often one kind of evaluation was run, and the seconds that took."""
+
+    kind: str
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a run folder holds; what an interrupted search did not reach is None or empty.
+
+    Attributes:
+        plan: that was handed over.
+        identity: what the run was about: network, device, seed, ...
+        outcome: of the search that handed over the plan; `front`, `reencoding`, `sensitivity` and `sweep` are its own.
+        sensitivity: by module, tensor and format text, as in `Sensitivity`.
+        measured: all plans that were measured in the folder, oldest first.
+        ablations: the best that was found without something, with the same settings otherwise.
+        baselines: the best that other rules found, with the same settings.
+        sweep: float32, the best uniform format and the plan by the size of the outermost memory on the chip.
+        finished: Unix time of the last evaluation.
+    """
+
+    plan: Plan
+    identity: Mapping[str, Any]
+    float32: FloatAccuracy | None
+    outcome: Outcome | None
+    front: Front | None
+    reencoding: Reencoding | None
+    sensitivity: Mapping[str, Mapping[TensorName, Mapping[str, float]]]
+    measured: tuple[Measurement, ...]
+    ablations: tuple[Row, ...]
+    baselines: tuple[Row, ...]
+    sweep: Sweep | None
+    efforts: tuple[Effort, ...]
+    finished: float | None
+
+
+def load_evidence(folder: Path) -> Evidence:
+    """Read plan.json and, where there is one, results.sqlite of a run folder.
+
+    Raises:
+        BitqError: no plan, or a plan or result that does not hold what it should (says which entry).
+    """
+    files = RunFolder(folder)
+    plan, where = load_plan(files.plan), files.results
+    evaluations: tuple[Evaluation, ...] = ()
+    identity: Mapping[str, Any] = {}
+    if where.is_file():
+        with Store(where) as store:
+            evaluations, identity = store.evaluations(), store.identity()
+    led_to = [each for each in evaluations if plan.outcome is not None and each.config.get("outcome") == plan.outcome]
+    outcome = _last(Outcome, led_to, where)
+    alike = [each for each in evaluations if outcome and each.config.get("settings") == outcome.settings]
+    sensitivity = _last(Sensitivity, led_to, where)
+    return Evidence(
+        plan=plan,
+        identity=identity,
+        float32=_last(FloatAccuracy, evaluations, where),
+        outcome=outcome,
+        front=_last(Front, led_to, where),
+        reencoding=_last(Reencoding, led_to, where),
+        sensitivity=sensitivity.scores if sensitivity else {},
+        measured=_all(Measurement, evaluations, where),
+        ablations=tuple({row.name: row for row in _all(Ablation, alike, where)}.values()),
+        baselines=tuple({row.name: row for row in _all(Baseline, alike, where)}.values()),
+        sweep=_sweep(led_to, where),
+        efforts=_efforts(evaluations),
+        finished=max((evaluation.finished for evaluation in evaluations), default=None),
+    )
+
+
+def _all(record: type[R], evaluations: Sequence[Evaluation], where: Path) -> tuple[R, ...]:
+    return tuple(record.read(each.result, where) for each in evaluations if each.kind == record.kind)
+
+
+def _last(record: type[R], evaluations: Sequence[Evaluation], where: Path) -> R | None:
+    return next(reversed(_all(record, evaluations, where)), None)
+
+
+def _sweep(evaluations: Sequence[Evaluation], where: Path) -> Sweep | None:
+    stored = [each.result for each in evaluations if each.kind == "sweep"]
+    try:
+        return TypeAdapter(Sweep).validate_python(stored[-1]) if stored else None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BitqError(f"{where}: a result of kind 'sweep' is not one of bitq: {place}: {first['msg']}") from None
+
+
+def _efforts(evaluations: tuple[Evaluation, ...]) -> tuple[Effort, ...]:
+    kinds = dict.fromkeys(each.kind for each in evaluations if each.kind != Outcome.kind)
+    groups = ((kind, [each.seconds for each in evaluations if each.kind == kind]) for kind in kinds)
+    return tuple(Effort(kind, len(seconds), sum(seconds)) for kind, seconds in groups)

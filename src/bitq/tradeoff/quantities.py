@@ -1,0 +1,76 @@
+"""What a plan spends, as data: a quantity that is listed here can be tabulated, bounded and asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bitq.tradeoff.records import Cost
+    from bitq.tradeoff.space import Space
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Something that every choice of formats adds to and that may have a limit.
+
+    Attributes:
+        name: of the field of `Cost` that holds it, in the smallest of its units.
+        option: of the command line, which gives its limit.
+        units: by name, what one is worth in the smallest.
+        help: of that option.
+        table: of a space and a module: array (formats, formats, formats), what a choice for input, weight and output
+            adds.
+        fixed: of a space: what no choice changes.
+    """
+
+    name: str
+    option: str
+    units: Mapping[str, float]
+    help: str
+    table: Callable[[Space, int], NDArray[np.float64]]
+    fixed: Callable[[Space], float]
+
+    def spent(self, cost: Cost) -> float:
+        """How much of it a plan of this cost takes."""
+        return float(getattr(cost, self.name))
+
+
+BITS = {"bit": 1.0, "kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9}
+PICOJOULES = {"pJ": 1.0, "nJ": 1e3, "uJ": 1e6, "µJ": 1e6, "mJ": 1e9}
+BYTES = {"B": 1.0, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3}
+
+QUANTITIES = {
+    each.name: each
+    for each in (
+        Quantity(
+            "movement_bits",
+            "--max-movement",
+            BITS,
+            "The plan may move so much for one inference: 1.2Mbit, 300kbit, ...",
+            lambda space, module: space.movement(module),
+            lambda space: float(space.fixed_bits.sum()),
+        ),
+        Quantity(
+            "energy_pj",
+            "--max-energy",
+            PICOJOULES,
+            "That may take so much energy: 9uJ, 1.5mJ, ...",
+            lambda space, module: space.energy(module),
+            lambda space: space.fixed_energy_pj,
+        ),
+        Quantity(
+            "model_bytes",
+            "--max-model-bytes",
+            BYTES,
+            "The packed weights and all else that is stored may be so large: 40KiB, ...",
+            lambda space, module: space.model_bytes(module),
+            lambda space: float(space.other_bytes),
+        ),
+    )
+}
+"""All of them, by name; the first is what the objective O weighs."""

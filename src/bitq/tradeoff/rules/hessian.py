@@ -1,0 +1,64 @@
+"""Trace of the Hessian of each layer times the squared error of its weight, and the plan of least sum within a limit.
+
+One format for each layer, as HAWQ-V2 and V3, which solve an integer linear program.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitq.accuracy.evaluate import device_of, forward, to_device
+from bitq.accuracy.quantized import quantized_weight
+from bitq.tradeoff.allocate import allocate
+from bitq.tradeoff.budgets import Budgets
+from bitq.tradeoff.measure import seeded
+from bitq.tradeoff.records import Proposal
+from bitq.tradeoff.rules.gradient import BATCHES
+from bitq.tradeoff.rules.limits import limits
+from bitq.tradeoff.study import Study
+
+PROBES = 4
+"""Random vectors that the trace of a Hessian is estimated with (Hutchinson)."""
+
+
+def hessian(study: Study, count: int) -> Proposal:
+    """A plan for each of some limits of movement."""
+    modules = range(len(study.space.modules))
+    tied = replace(study.space, ties=tuple(((m, 0), (m, 1), (m, 2)) for m in modules))
+    scores = []
+    for name, trace in zip(study.space.modules, traces(study), strict=True):
+        layer = study.subject.model.get_submodule(name)
+        weight: Tensor = layer.weight.detach()  # type: ignore[operator]
+        mean = trace / weight.numel()
+        errors = [(quantized_weight(layer, weight, fmt) - weight).square().sum() for fmt in study.space.formats]
+        nothing = np.zeros(len(errors))
+        scores.append(np.stack([nothing, np.array([mean * float(error) for error in errors]), nothing]))
+    plans = tuple(allocate(tied, scores, 0.0, Budgets(movement_bits=limit)) for limit in limits(study, count))
+    return Proposal(plans=plans, passes=2 * BATCHES * PROBES)
+
+
+def traces(study: Study) -> list[float]:
+    """Trace of the Hessian of the loss by each module's weight (Hutchinson's estimate)."""
+    subject = study.subject
+    model, device = copy.deepcopy(subject.model).eval(), device_of(subject.model)
+    weights: list[Tensor] = [
+        model.get_submodule(name).weight  # type: ignore[misc]
+        for name in study.space.modules
+    ]
+    found = np.zeros(len(weights))
+    with seeded(study.seed):
+        for done, (inputs, target) in enumerate(list(islice(subject.data.train, BATCHES))):
+            study.ledger.listener.step("taking traces", done, BATCHES)
+            loss = subject.task.loss(forward(model, to_device(inputs, device)), to_device(target, device))
+            gradients = torch.autograd.grad(loss, weights, create_graph=True)
+            for probe in range(PROBES):
+                signs = [torch.randint_like(weight, 2) * 2 - 1 for weight in weights]
+                products = torch.autograd.grad(gradients, weights, signs, retain_graph=probe + 1 < PROBES)
+                found += [float((v * hv).sum()) for v, hv in zip(signs, products, strict=True)]
+    return [max(float(value), 0.0) / (BATCHES * PROBES) for value in found]

@@ -1,0 +1,27 @@
+"""Plans measured as they are, without fine-tuning, one after the other on one copy of the network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+
+from bitq.accuracy.evaluate import Batch
+from bitq.accuracy.quantized import apply, set_formats
+from bitq.formats import TensorFormats
+from bitq.tradeoff.measure import evaluate
+from bitq.tradeoff.study import Study
+
+
+class Untuned:
+    """A copy of a study's network whose formats change from one measurement to the next."""
+
+    def __init__(self, study: Study) -> None:
+        self._task = study.subject.task
+        self._float = {name: TensorFormats() for name in study.space.modules}
+        self._model = copy.deepcopy(study.subject.model).eval()
+        apply(self._model, self._float, study.max_abs)
+
+    def accuracy(self, formats: Mapping[str, TensorFormats], batches: Iterable[Batch]) -> float:
+        """The metric in these formats, by module path; modules that are not named stay float."""
+        set_formats(self._model, {**self._float, **formats})
+        return evaluate(self._model, batches, self._task).accuracy
