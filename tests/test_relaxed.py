@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, Infeasible
 from bitq.layers import LOOPS, Layer
 from bitq.movement import Tiling, Widths, footprint, optimize, simulate
 from bitq.movement.relaxed import CLASSES, optimize_relaxed, relaxed_bits, relaxed_footprint, relaxed_traffic
@@ -120,7 +120,7 @@ def test_a_buffer_for_everything_moves_it_once(ipopt):
 def test_a_buffer_of_one_element_of_each_is_the_least(ipopt):
     layer = SOLVED[0]
     assert set(optimize_relaxed(layer, Q8, 24).tiling.tiles.values()) == {1}
-    with pytest.raises(BitqError, match=r"one element of each tensor needs 24\.0"):
+    with pytest.raises(Infeasible, match=r"one element of each tensor needs 24\.0"):
         optimize_relaxed(layer, Q8, 23.9)
 
 

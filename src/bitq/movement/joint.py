@@ -72,7 +72,7 @@ def joint_movement(layer: Layer, widths: Widths, device: Device, budget: int = B
         The best plan found, with a bound on all others: over all integer tiles and all orders at every level.
 
     Raises:
-        BitqError: a memory too small for one element of each tensor.
+        Infeasible: a memory too small for one element of each tensor.
     """
     widths = widths.with_partial_sums(device.partial_sum_bits)
     greedy = movement(layer, widths, device)

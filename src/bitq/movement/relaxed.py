@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from math import exp, floor, inf, log, prod
 from typing import Any
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, Infeasible
 from bitq.layers import LOOPS, Layer
 from bitq.movement.expression import traffic
 from bitq.movement.model import Tiling, Traffic, Widths
@@ -69,12 +69,13 @@ def optimize_relaxed(layer: Layer, widths: Widths, capacity_bits: float) -> Rela
         capacity_bits: what the buffer holds.
 
     Raises:
-        BitqError: not even one element of each tensor fits, or CasADi is not installed.
+        Infeasible: not even one element of each tensor fits.
+        BitqError: CasADi is not installed.
     """
     ones = dict.fromkeys(LOOPS, 1.0)
     needed = relaxed_footprint(layer, ones, widths)
     if not needed <= capacity_bits:
-        raise BitqError(
+        raise Infeasible(
             f"layer {layer.name!r} fits no tiling in {capacity_bits:g} bits; "
             f"one element of each tensor needs {needed!r}"
         )
