@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitq.devices import load_device
-from bitq.errors import BitqError
+from bitq.errors import Infeasible
 from bitq.formats import TensorFormats, grid
 from bitq.layers import Layer
 from bitq.movement import cache, levels, network
@@ -116,7 +116,7 @@ def test_the_caller_owns_what_it_gets(folder):
 def test_an_error_is_told_each_time_and_not_kept(folder):
     tiny = replace(DEVICE, memories=(replace(DEVICE.memories[0], capacity_bits=3.0), DEVICE.memories[-1]))
     for name in ("one", "two"):
-        with pytest.raises(BitqError, match=f"layer '{name}' fits no tiling"):
+        with pytest.raises(Infeasible, match=f"layer '{name}' fits no tiling"):
             movement_many(replace(LAYER, name=name), TRIPLES, tiny)
     assert not folder.exists()
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitq.devices import Device, Memory, load_device
-from bitq.errors import BitqError
+from bitq.errors import BitqError, Infeasible
 from bitq.layers import LOOPS, Layer
 from bitq.movement import Tiling, Widths, footprint
 from bitq.movement.expression import split, traffic, whole
@@ -128,7 +128,7 @@ def test_a_real_layer_on_two_levels_is_proven():
 
 
 def test_a_memory_too_small_for_one_element_of_each_says_so():
-    with pytest.raises(BitqError, match="'huge' fits no tiling in 416 bits"):
+    with pytest.raises(Infeasible, match="'huge' fits no tiling in 416 bits"):
         joint_movement(Layer("huge"), Widths(200, 200, 200), load_device("stm32f103c8"))
 
 

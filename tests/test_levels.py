@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitq.devices import device_names, load_device
-from bitq.errors import BitqError
+from bitq.errors import Infeasible
 from bitq.formats import TensorFormats, grid
 from bitq.layers import LOOPS, Layer
 from bitq.movement import Widths, footprint, optimize, simulate
@@ -92,7 +92,7 @@ def test_totals_add_up_memory_by_memory():
 
 
 def test_a_memory_too_small_for_one_element_of_each_says_so():
-    with pytest.raises(BitqError, match=r"'huge' fits no tiling in 416 bits; .* needs 600"):
+    with pytest.raises(Infeasible, match=r"'huge' fits no tiling in 416 bits; .* needs 600"):
         movement(Layer("huge"), Widths(200, 200, 200), load_device("stm32f103c8"))
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, Infeasible
 from bitq.formats import BlockFormat, TensorFormats, grid
 from bitq.layers import LOOPS, Layer
 from bitq.movement import (
@@ -117,7 +117,7 @@ def assert_least(layer, q, *capacities):
     for capacity in (*just, *(math.nextafter(bits, 0) for bits in just), *capacities):
         expected = least_bits(layer, q, capacity)
         if expected == math.inf:
-            with pytest.raises(BitqError):
+            with pytest.raises(Infeasible):
                 optimize(layer, q, capacity)
         else:
             best = optimize(layer, q, capacity)
@@ -252,7 +252,7 @@ def test_what_fits_nowhere_says_how_much_would_do(data):
     needed -= 0 if simulate(layer, Tiling((), {})).input_reads else q.input  # all padding
     assert optimize(layer, q, needed).footprint.bits(q) <= needed
     for call in (optimize, lambda *args: optimize_many(args[0], [[q.input, q.weight, q.output]], args[2])):
-        with pytest.raises(BitqError, match=rf"'random'.*{needed - 0.0625:g} bits") as caught:
+        with pytest.raises(Infeasible, match=rf"'random'.*{needed - 0.0625:g} bits") as caught:
             call(layer, q, needed - 0.0625)
         named = float(re.search(r"needs ([0-9.e+]+)$", str(caught.value))[1])
         assert optimize(layer, q, named)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, Infeasible
 from bitq.layers import LOOPS, Layer
 from bitq.movement import Tiling, Widths, footprint, optimize, simulate
 from bitq.movement.relaxed import CLASSES, optimize_relaxed, relaxed_bits, relaxed_footprint, relaxed_traffic
@@ -120,8 +120,21 @@ def test_a_buffer_for_everything_moves_it_once(ipopt):
 def test_a_buffer_of_one_element_of_each_is_the_least(ipopt):
     layer = SOLVED[0]
     assert set(optimize_relaxed(layer, Q8, 24).tiling.tiles.values()) == {1}
-    with pytest.raises(BitqError, match=r"one element of each tensor needs 24\.0"):
+    with pytest.raises(Infeasible, match=r"one element of each tensor needs 24\.0"):
         optimize_relaxed(layer, Q8, 23.9)
+
+
+def test_a_solver_that_fails_is_told_and_is_not_taken_for_a_memory_too_small(ipopt, monkeypatch):
+    nlpsol = ipopt.nlpsol
+
+    def without_iterations(name, solver, problem, options):
+        return nlpsol(name, solver, problem, {**options, "ipopt": {**options["ipopt"], "max_iter": 0}})
+
+    monkeypatch.setattr(ipopt, "nlpsol", without_iterations)
+    with pytest.raises(BitqError, match=r"IPOPT finds no .* 'conv' in 400 bits .*Maximum_Iterations") as caught:
+        optimize_relaxed(SOLVED[0], Q8, 400)
+    assert not isinstance(caught.value, Infeasible)
+    assert set(optimize_relaxed(SOLVED[0], Q8, 24).tiling.tiles.values()) == {1}  # there is nothing to solve
 
 
 def test_without_casadi_the_extra_is_named(monkeypatch):

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -172,6 +173,51 @@ def test_one_search_holds_the_folder_until_it_ends_however_it_ends(path):
         store.get_or_run("probe", {}, lambda: {})
     with Store(path, alone=True) as store:
         assert len(store.evaluations()) == 1
+
+
+def held_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux lists them")
+def test_what_is_refused_holds_nothing_and_the_same_process_may_try_again(tmp_path):
+    path = tmp_path / "results.sqlite"
+    path.write_bytes(b"no database")
+    before = held_files()
+    for _ in range(3):
+        with pytest.raises(BitqError, match="not a results store"):
+            Store(path, alone=True)
+    assert held_files() == before
+    path.unlink()
+    with Store(path, alone=True) as store:
+        store.put("probe", {}, {"loss": 1}, 0.0)
+        with pytest.raises(BitqError, match="another search is at work"):
+            Store(path, alone=True)
+    assert held_files() == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_whatever_stops_the_opening_lets_the_folder_go(path, monkeypatch, error):
+    def stop(db):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bitq.store._prepare", stop)
+        with pytest.raises(error):
+            Store(path, alone=True)
+    with Store(path, alone=True) as store:
+        assert store.evaluations() == ()
+
+
+def test_a_database_that_cannot_be_closed_lets_the_folder_go(path):
+    opened = []
+    thread = threading.Thread(target=lambda: opened.append(Store(path, alone=True)))
+    thread.start()
+    thread.join()
+    with pytest.raises(sqlite3.ProgrammingError, match="thread"), opened[0]:
+        pass
+    with Store(path, alone=True) as store:
+        assert store.evaluations() == ()
 
 
 def test_evaluations_tell_versions_and_stores_of_before_are_read(path):

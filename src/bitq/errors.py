@@ -8,8 +8,9 @@ class BitqError(ValueError):
     """
 
 
-class Infeasible(BitqError):  # noqa: N818 - a finding, not a failure
-    """Nothing can keep what was asked for: no tiling fits a memory, or no plan keeps the budgets.
+class Infeasible(BitqError):  # noqa: N818 - it is read as the answer to a question
+    """Nothing keeps what was asked for: no tiling fits a memory, or no plan keeps the budgets.
 
-    It is proved. A solver that fails, or stops early, is never told like this.
+    Says what the least is that could be kept. Raised only where this is certain: a solver that fails, or any other
+    mistake, is never told so.
     """

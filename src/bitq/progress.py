@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 PATIENCE_SECONDS = 2.0
 """Work that is done sooner shows no bar."""
 
 LINE_SECONDS = 10.0
 """Where stderr is no terminal, a line so often stands in for the bar."""
+
+SETTLED_SECONDS = 15.0
+"""No time left is told before work was watched for so long: workers start one after the other and tell now and then
+how far they are, and what comes between two stages is seen only once one is over."""
 
 
 class Listener(Protocol):
@@ -48,27 +53,60 @@ class Silent:
         """Ignore it."""
 
 
-class Terminal:
-    """Draws a bar with the time left for the running stage, and prints notes, on stderr. A context manager."""
+@dataclass(frozen=True)
+class _Pace:
+    """How long a part of some work takes, watched from when its first part was done: what came before may have been
+    the start of workers or the filling of caches.
 
-    def __init__(self) -> None:
+    Attributes:
+        began, told: when a part was first and last told to be done, in seconds.
+        parts: done between the two.
+    """
+
+    began: float
+    told: float
+    parts: int = 0
+
+    @property
+    def seconds(self) -> float | None:
+        """That a part takes; None while it is too early to say."""
+        watched = self.told - self.began
+        return watched / self.parts if self.parts > 0 and watched >= SETTLED_SECONDS else None
+
+
+def _after(pace: _Pace | None, parts: int, now: float) -> _Pace | None:
+    """The pace once so many more parts are done; fewer than none have to be done again. None before the first."""
+    if not parts:
+        return pace
+    return _Pace(now, now) if pace is None else _Pace(pace.began, now, pace.parts + parts)
+
+
+class Terminal:
+    """Draws a bar with the time left for the running stage, and prints notes, on stderr. A context manager.
+
+    Args:
+        clock: seconds, from any start.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             TextColumn("{task.fields[outlook]}"),
             console=self._console,
             transient=True,
         )
         self._task = self._bar.add_task("", outlook="")
+        self._clock = clock
         self._stage, self._done, self._best = "", 0, ""
-        self._left: dict[str, float] = {}  # parts to come by kind of stage
-        self._seconds: dict[str, float] = {}  # that a part takes
-        self._first = self._began = self._spoke = time.monotonic()
+        self._pace: _Pace | None = None  # of the stage
+        self._paces: dict[str, _Pace | None] = {}  # of each kind of stage, with all that comes between two stages of it
+        self._planned: dict[str, int] = {}  # parts to come by kind of stage, as the outlook said
+        self._left: dict[str, int] = {}  # less what was done since
+        self._first = self._spoke = clock()
 
     def __enter__(self) -> Self:
         return self
@@ -79,19 +117,20 @@ class Terminal:
 
     def step(self, what: str, done: int, total: int) -> None:
         """Move the stage's bar."""
-        now = time.monotonic()
-        if what != self._stage:
-            self._stage, self._began, self._spoke, self._done = what, now, now, 0
+        now = self._clock()
+        if what != self._stage or (self._done and not done):
+            if what != self._stage:
+                self._spoke = now
+            self._stage, self._done, self._pace = what, 0, None
             self._bar.reset(self._task, description=what, total=total, completed=done)
         self._count(what, done, now)
+        told = "; ".join(filter(None, (self._stage_left(total), self._whole())))
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=done, total=total, outlook=self._whole())
+            self._bar.update(self._task, completed=done, total=total, outlook=told)
             if now - self._first > PATIENCE_SECONDS:
                 self._bar.start()
-        elif done and now - self._spoke > LINE_SECONDS:
-            left = (now - self._began) / done * (total - done)
-            whole = f"; {self._whole()}" if self._whole() else ""
-            print(f"{what}: {done}/{total}, about {left:.0f} s left{whole}", file=sys.stderr, flush=True)
+        elif now - self._spoke > LINE_SECONDS:
+            print(f"{what}: {done}/{total}" + (f", {told}" if told else ""), file=sys.stderr, flush=True)
             self._spoke = now
 
     def note(self, text: str) -> None:
@@ -99,23 +138,40 @@ class Terminal:
         self._console.print(text, soft_wrap=True)
 
     def outlook(self, left: Mapping[str, int], best: str) -> None:
-        """Tell with the stage's progress how long the whole work takes, as soon as every kind of stage was met."""
-        self._left, self._best = {kind: float(parts) for kind, parts in left.items()}, best
+        """Tell with the stage's progress how long the whole work takes, as soon as every kind of stage was met.
+
+        What is done in part counts as to come in `left`, but steps may have told of it: what is left grows by no more
+        than what is planned does.
+        """
+        for kind, parts in left.items():
+            grown = max(parts - self._planned.get(kind, 0), 0)
+            self._left[kind] = min(parts, self._left.get(kind, 0) + grown)
+        self._left = {kind: self._left[kind] for kind in left}
+        self._planned, self._best = dict(left), best
 
     def _count(self, what: str, done: int, now: float) -> None:
         """Take what was done of a stage from what is to come, and learn how long a part takes."""
+        more, self._done = done - self._done, done
+        self._pace = _after(self._pace, more, now)
         for kind in self._left:
             if what.startswith(kind):
-                self._left[kind] = max(self._left[kind] - (done - self._done), 0.0)
-                if done:
-                    self._seconds[kind] = (now - self._began) / done
-        self._done = done
+                self._left[kind] = max(self._left[kind] - more, 0)
+                self._paces[kind] = _after(self._paces.get(kind), more, now)
+
+    def _stage_left(self, total: int) -> str:
+        seconds = None if self._pace is None else self._pace.seconds
+        return "" if seconds is None else f"about {_time_text(seconds * (total - self._done))} left"
 
     def _whole(self) -> str:
         told = []
-        if any(self._left.values()) and all(kind in self._seconds for kind, parts in self._left.items() if parts):
-            left = sum(parts * self._seconds.get(kind, 0.0) for kind, parts in self._left.items())
-            told.append(f"in all about {left / 60:.0f} min left" if left > 90 else f"in all about {left:.0f} s left")
+        left = [(parts, self._paces.get(kind)) for kind, parts in self._left.items() if parts]
+        known = [parts * pace.seconds for parts, pace in left if pace and pace.seconds is not None]
+        if left and len(known) == len(left):
+            told.append(f"in all about {_time_text(sum(known))} left")
         if self._best:
             told.append(f"best so far {self._best}")
         return ", ".join(told)
+
+
+def _time_text(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"

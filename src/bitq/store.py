@@ -8,7 +8,8 @@ import os
 import platform
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -68,28 +69,23 @@ class Store:
     def __init__(self, path: Path, alone: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._held = _hold(path.parent) if alone else None
-        try:
-            self._db = sqlite3.connect(path, timeout=30)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            if self._db.execute("PRAGMA user_version").fetchone() == (_WITHOUT_VERSIONS,):
-                with self._db:
-                    self._db.execute("ALTER TABLE evaluations ADD COLUMN versions TEXT NOT NULL DEFAULT '{}'")
-                    self._db.execute("PRAGMA user_version = 2")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            if error.sqlite_errorname.startswith(_UNWRITABLE):
-                raise self._cannot_write(error) from None
-            raise BitqError(f"{path} is not a results store ({error}); give another run folder") from None
+        with ExitStack() as taken:
+            if alone:
+                taken.enter_context(_held(path.parent))
+            try:
+                self._db = taken.enter_context(closing(sqlite3.connect(path, timeout=30)))
+                _prepare(self._db)
+            except sqlite3.Error as error:
+                if error.sqlite_errorname.startswith(_UNWRITABLE):
+                    raise self._cannot_write(error) from None
+                raise BitqError(f"{path} is not a results store ({error}); give another run folder") from None
+            self._taken = taken.pop_all()
 
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._db.close()
-        if self._held is not None:
-            os.close(self._held)
+        self._taken.close()
 
     def bind(self, identity: Json) -> None:
         """Tie the run folder to what it is about (network, data, settings), or check that it is the same.
@@ -174,24 +170,38 @@ def _key(kind: str, config: Json) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _hold(folder: Path) -> int | None:
-    """Lock a folder; the system lets it go when the process ends, however it ends. None where there are no locks."""
+def _prepare(db: sqlite3.Connection) -> None:
+    """Make the tables, or bring those of an earlier version up to date."""
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    if db.execute("PRAGMA user_version").fetchone() == (_WITHOUT_VERSIONS,):
+        with db:
+            db.execute("ALTER TABLE evaluations ADD COLUMN versions TEXT NOT NULL DEFAULT '{}'")
+            db.execute("PRAGMA user_version = 2")
+    db.executescript(_SCHEMA)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep a folder locked, where there are locks; the system lets it go when the process ends, however it ends."""
     try:
         import fcntl
     except ImportError:
-        return None
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BitqError(
+                f"another search is at work in {folder}; wait for it, or give another folder with --run"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
         os.close(handle)
-        raise BitqError(
-            f"another search is at work in {folder}; wait for it, or give another folder with --run"
-        ) from None
-    except OSError:  # a file system without locks
-        os.close(handle)
-        return None
-    return handle
 
 
 @cache

@@ -22,8 +22,16 @@ from bitq.movement.axis import CURRENT, INNER, OUTER, Axis, kept_rows
 from bitq.movement.model import Tiling, Traffic
 
 Spans = tuple[range, ...]
+"""What a loop runs over in each part, one span after the other."""
+
+SpanEnds = tuple[tuple[int, int], ...]
+"""First and past-the-last index of each span."""
+
 Parts = Mapping[str, Spans]
+"""Spans of each loop; every combination of one span from each is a part."""
+
 Factor = Mapping[tuple[int, ...], int]
+"""What one loop (or an output and a tap loop together) adds to a product, by its state (or the pair of states)."""
 
 
 def whole(layer: Layer) -> Parts:
@@ -105,16 +113,16 @@ def repetitions(spans: Spans, size: int) -> Factor:
     return {(OUTER,): trips, (CURRENT,): trips - len(spans), (INNER,): len(spans)}
 
 
-def ends(spans: Spans) -> tuple[tuple[int, int], ...]:
-    """First and past-the-last index of each span; unlike ranges, spans of one length differ by where they lie."""
+def ends(spans: Spans) -> SpanEnds:
+    """The ends of spans, which caches look up ten times as fast as ranges."""
     return tuple((span.start, span.stop) for span in spans)
 
 
 @lru_cache(maxsize=16384)
 def kept_by_parts(
     axis: Axis,
-    outs: tuple[tuple[int, int], ...],
-    taps: tuple[tuple[int, int], ...],
+    outs: SpanEnds,
+    taps: SpanEnds,
     tile_out: int,
     tile_tap: int,
 ) -> Factor:

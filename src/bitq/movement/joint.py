@@ -1,13 +1,24 @@
-"""The plan of all memories jointly: least energy over the tilings of every level at once, edge tiles included.
+"""The tilings of all memories of a device, chosen together for the least energy.
 
-`bitq.movement.levels` lets every memory minimize its own traffic, outermost first. A tile that costs DRAM nothing or
-little more may suit the inner memories better; here the sum over all boundaries of traffic times energy decides.
+`bitq.movement.levels` lets every memory minimize the traffic into it, outermost first. That need not be the least
+energy: another outer tiling may cost DRAM little or nothing more and suit the memories further in much better. Here the
+energy of the traffic into all memories is minimized as one sum. Edge tiles count as they are.
 
-Branch and bound: the tilings of the outer memory, the lowest bound first, each with the best plan further in. The order
-of an outer memory's loops does not matter further in, so each tile vector has its best order. What a memory further in
-moves is at least the compulsory traffic of the tiles it is given, and at least the lower bound on any schedule with its
-capacity. A first pass tries few tile sizes, for a good plan soon, a second one the smallest tile of each number of
-tiles, a third one all integer tiles, for the proof. What the budget leaves out counts with its bound.
+The method is branch and bound:
+
+1. *Branches.* A plan chooses a tiling of the outermost memory, then one of the next memory for the tiles that this
+   makes, and so on inward. The order of a memory's loops decides the traffic into that memory alone: all that the next
+   one sees are the tiles. So each vector of tile sizes is one branch, with the order that is best for it.
+2. *Bound.* The traffic into the memories that have their tiling is known. Into each memory further in moves at least
+   the larger of two amounts: every tile that it is given once (compulsory traffic), and what any schedule moves through
+   a memory of its capacity (`bitq.movement.bound`). The energy of all this is the bound of a branch: no plan that
+   begins so takes less.
+3. *Search.* The branch of the lowest bound is followed first. A branch whose bound is not below the best plan known is
+   dropped, and with it all branches after it, whose bounds are no lower.
+4. *Passes.* The first pass tries few tile sizes and soon finds a good plan, so that the later ones can drop more. The
+   second tries the smallest tile of each number of tiles, the third every integer tile. Only the third proves anything.
+5. *Budget.* A search that runs out of its budget leaves branches out. The least of their bounds is what it could still
+   have found, and so the lower bound of the result.
 """
 
 from __future__ import annotations
@@ -21,19 +32,20 @@ from bitq.layers import LOOPS, Layer
 from bitq.movement.expression import Parts, split, traffic, whole
 from bitq.movement.levels import LevelMovement, interior, movement
 from bitq.movement.model import Tiling, Widths
-from bitq.movement.parts import Inner, Question, Sizes, choices, every_size, few_sizes, smallest_sizes
+from bitq.movement.parts import InnerMemory, Question, TriedSizes, every_size, few_sizes, smallest_sizes, tilings_below
 
 BUDGET = 500_000
-"""Tile vectors to solve for one layer: a second or so on one core."""
+"""Tile vectors (tile sizes of all loops) to find the best order for, for one layer: a second or so on one core."""
 
 ROUNDING = 1e-12
 """Relative difference of energies that counts as none."""
 
 SHARE, RESERVE = 4, 64
-"""A tiling of an outer memory gets a fourth of the budget left, until a 64th of it is left: others get their turn."""
+"""What lies further in than one tiling may use a fourth of the budget that is left, so that other tilings get their
+turn. They stop having it when a 64th is left of what there was at first."""
 
 CALL = 1000
-"""What making the tables of one memory costs, in tile vectors solved."""
+"""Making the tables of one memory takes as long as finding the best orders of so many tile vectors."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +55,8 @@ class JointMovement:
     Attributes:
         levels: movement at every memory, outermost (DRAM's traffic) first.
         energy_pj: of all of it, in pJ.
-        lower_bound_pj: no plan of tilings takes less.
-        proven: the plan is optimal (up to rounding): `lower_bound_pj` is its energy.
+        lower_bound_pj: no choice of tilings for all memories takes less.
+        proven: whether the plan is optimal, up to rounding; `lower_bound_pj` is its energy then.
     """
 
     levels: tuple[LevelMovement, ...]
@@ -54,43 +66,46 @@ class JointMovement:
 
     @property
     def gap(self) -> float:
-        """Part of the energy that a better plan could at most save."""
+        """Share of the energy, in [0, 1], that a better plan could save at most."""
         return 1 - self.lower_bound_pj / self.energy_pj if self.energy_pj else 0.0
 
 
 def joint_movement(layer: Layer, widths: Widths, device: Device, budget: int = BUDGET) -> JointMovement:
-    """The least energy that a layer's traffic through all memories of a device takes, as far as the budget goes.
+    """The plan of least energy for a layer's traffic through all memories of a device, as far as the budget goes.
 
     Args:
         layer: groups are independent convolutions, done one after the other.
         widths: bits per element; partial sums take at least those of the device.
         device: its memories; the tile of one is the problem of the next inner one, as for `levels.movement`.
-        budget: about how many tile vectors to solve. The result never takes more energy than `levels.movement`,
-            and depends on nothing but the arguments.
+        budget: for about how many tile vectors to find the best order. With any budget the plan takes no more energy
+            than that of `levels.movement`. Time plays no part: the same arguments give the same plan.
 
     Returns:
-        The best plan found, with a bound on all others: over all integer tiles and all orders at every level.
+        The best plan found, and a lower bound over all integer tiles and all orders of all memories.
 
     Raises:
-        BitqError: a memory too small for one element of each tensor.
+        Infeasible: a memory too small for one element of each tensor.
     """
     widths = widths.with_partial_sums(device.partial_sum_bits)
     greedy = movement(layer, widths, device)
     search = _Search(layer, widths, device, greedy)
     for sizes, limit in ((few_sizes, budget // 4), (smallest_sizes, budget // 2), (every_size, budget)):
-        left = search.explore(sizes, (), layer.group, whole(layer), 0.0, search.least_pj, limit)
+        missed = search.explore(sizes, (), layer.group, whole(layer), 0.0, search.least_pj, limit)
     levels = search.levels()
     energy = sum(level.energy_pj for level in levels)
-    proven = left >= energy * (1 - ROUNDING)
-    return JointMovement(levels, energy, energy if proven else left, proven)
+    proven = missed >= energy * (1 - ROUNDING)
+    return JointMovement(levels, energy, energy if proven else missed, proven)
 
 
 class _Search:
-    """The best plan so far, and how many tile vectors were solved."""
+    """The best plan so far, at first that of `levels.movement`, and the count of tile vectors whose order was found.
+
+    `least_bits` is, for each memory, what moves into it whatever the plan.
+    """
 
     def __init__(self, layer: Layer, widths: Widths, device: Device, greedy: tuple[LevelMovement, ...]) -> None:
         self.layer, self.widths, self.boundaries, self.greedy = layer, widths, device.boundaries, greedy
-        self.least_bits = [greedy[0].bits, *(level.lower_bound_bits for level in greedy[1:])]  # the first is optimal
+        self.least_bits = [greedy[0].bits, *(level.lower_bound_bits for level in greedy[1:])]  # DRAM's optimum
         self.least_pj = sum(
             bits * source.energy_pj_per_bit for bits, (_, source) in zip(self.least_bits, self.boundaries, strict=True)
         )
@@ -100,7 +115,7 @@ class _Search:
 
     def explore(
         self,
-        sizes: Callable[[Layer], Sizes],
+        sizes: Callable[[Layer], TriedSizes],
         outer: tuple[Tiling, ...],
         problem: Layer,
         parts: Parts,
@@ -108,25 +123,25 @@ class _Search:
         least_pj: float,
         limit: int,
     ) -> float:
-        """Improve on the best plan with the plans that begin with the tilings `outer`.
+        """Look for a better plan among those that begin with the tilings `outer`.
 
         Args:
-            sizes: tile sizes to try at every memory but the innermost, where all are.
-            outer: tilings of the outer memories.
-            problem: the largest part, a layer of one group.
-            parts: what `outer` cuts the layer into.
-            spent_pj: energy of the traffic into the outer memories.
-            least_pj: energy below which no plan that begins so comes.
-            limit: stop when so many tile vectors were solved.
+            sizes: gives the tile sizes to try. At the innermost memory all are tried.
+            outer: tilings of the outer memories, outermost first.
+            problem: the largest of the parts, as a layer of one group.
+            parts: what `outer` cuts one group of the layer into.
+            spent_pj: energy of the traffic into the memories of `outer`.
+            least_pj: bound of this branch: no plan that begins with `outer` takes less.
+            limit: stop when the count of tile vectors is here.
 
         Returns:
-            Energy below which none of the plans with these sizes that were left out comes, infinite if none was that
-            is better than the best one.
+            The least bound of all that the limit left out. All plans of these sizes that begin with `outer` take at
+            least this, or no less than the best plan known. Infinite if nothing was left out.
         """
         level = len(outer)
         innermost = level + 1 == len(self.boundaries)
         energy_pj_per_bit = self.boundaries[level][1].energy_pj_per_bit
-        solved, found = choices(
+        solved, found = tilings_below(
             self._question(level, problem, parts),
             self.widths,
             (every_size if innermost else sizes)(problem),
@@ -136,32 +151,34 @@ class _Search:
         self.solved += solved + CALL
         if found is None:
             return least_pj
-        left, reserve = inf, max(0, limit - self.solved) // RESERVE
-        for choice in found:
-            bound_pj, now_pj = spent_pj + choice.bound_pj, spent_pj + choice.bits * energy_pj_per_bit
+        missed, reserve = inf, max(0, limit - self.solved) // RESERVE
+        for branch in found:
+            bound_pj, now_pj = spent_pj + branch.bound_pj, spent_pj + branch.bits * energy_pj_per_bit
             if bound_pj >= self._wanted_pj:
                 break
-            tilings = (*outer, choice.tiling)
+            tilings = (*outer, branch.tiling)
             if innermost:
                 self.tilings, self.energy_pj = tilings, now_pj
                 break
             if limit - self.solved <= reserve:
-                return min(left, bound_pj)
+                return min(missed, bound_pj)
             share = limit if level + 2 == len(self.boundaries) else self.solved + (limit - self.solved) // SHARE
-            tile, tiles = interior(problem, choice.tiling), split(parts, choice.tiling)
-            left = min(left, self.explore(sizes, tilings, tile, tiles, now_pj, bound_pj, share))
-        return left
+            tile, tiles = interior(problem, branch.tiling), split(parts, branch.tiling)
+            missed = min(missed, self.explore(sizes, tilings, tile, tiles, now_pj, bound_pj, share))
+        return missed
 
     @property
     def _wanted_pj(self) -> float:
+        """What a plan has to take less than to be better than the best one."""
         return self.energy_pj * (1 - ROUNDING)
 
     def _question(self, level: int, problem: Layer, parts: Parts) -> Question:
+        """What to ask of the memory at this place, counted from the outermost."""
         memory, source = self.boundaries[level]
         sizes = {loop: problem.extent(loop) for loop in LOOPS}
         compulsory = traffic(self.layer, Tiling((), sizes), parts).bits(self.widths)
         inner = tuple(
-            Inner(further.energy_pj_per_bit, least)
+            InnerMemory(further.energy_pj_per_bit, least)
             for (_, further), least in zip(self.boundaries[level + 1 :], self.least_bits[level + 1 :], strict=True)
         )
         least = max(self.least_bits[level], compulsory)

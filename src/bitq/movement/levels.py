@@ -59,7 +59,7 @@ def movement(layer: Layer, widths: Widths, device: Device) -> tuple[LevelMovemen
         device: its memories.
 
     Raises:
-        BitqError: a memory too small for one element of each tensor.
+        Infeasible: a memory too small for one element of each tensor.
     """
     widths = widths.with_partial_sums(device.partial_sum_bits)
     levels, problem, parts = [], layer.group, whole(layer)
@@ -85,7 +85,7 @@ def movement_many(layer: Layer, widths: ArrayLike, device: Device) -> NDArray[np
         Array (n, number of boundaries) of traffic in bits, outermost first, equal to the `bits` of `movement`.
 
     Raises:
-        BitqError: as for `movement` and `optimize_many`.
+        BitqError, Infeasible: as for `movement` and `optimize_many`.
     """
     table = width_table(widths)
     if device.partial_sum_bits:

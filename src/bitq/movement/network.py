@@ -68,7 +68,7 @@ def layer_movement(
         budget: of a joint plan, as for `joint_movement`.
 
     Raises:
-        BitqError: a memory too small for one element of each tensor.
+        Infeasible: a memory too small for one element of each tensor.
     """
     sizes = widths(layer, formats, device.partial_sum_bits)
     if joint:
@@ -94,7 +94,7 @@ def network_movement(
         joint: as for `layer_movement`; more than a hundred different layers share `NETWORK_BUDGET`.
 
     Raises:
-        BitqError: a memory too small for one element of each tensor.
+        Infeasible: a memory too small for one element of each tensor.
     """
     questions = [(replace(layer, name="", module=""), own) for layer, own in zip(layers, formats, strict=True)]
     budget = min(BUDGET, NETWORK_BUDGET // max(1, len(set(questions))))

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, Infeasible
 from bitq.layers import LOOPS, Layer
 from bitq.movement._engine import ffi, lib
 from bitq.movement.axis import Axis, axis_tiles
@@ -44,7 +44,8 @@ def optimize(layer: Layer, widths: Widths, capacity_bits: float) -> Optimum:
         The optimum over all orders and all integer tile sizes (paper, Eq. 7, without its relaxation).
 
     Raises:
-        BitqError: no tiling fits; says the least capacity that does.
+        Infeasible: no tiling fits; says the least capacity that does.
+        BitqError: a capacity that is not positive.
     """
     table = width_table([[widths.input, widths.weight, widths.output, widths.accumulated]])
     _, chosen, candidates = _solve(layer, table, capacity_bits)
@@ -63,8 +64,9 @@ def optimize_many(layer: Layer, widths: ArrayLike, capacity_bits: float) -> NDAr
         Array (n,): least traffic in bits for each row, equal to `optimize(...).bits`.
 
     Raises:
-        BitqError: widths of another shape or not positive, partial sums narrower than their outputs, or a row that no
-            tiling fits.
+        BitqError: widths of another shape or not positive, partial sums narrower than their outputs, or a capacity
+            that is not positive.
+        Infeasible: a row of widths with which no tiling fits.
     """
     return _solve(layer, width_table(widths), capacity_bits)[0]
 
@@ -77,7 +79,7 @@ def optimal_tilings(
     The `bits` of a returned optimum are those of the first row that chose it.
 
     Raises:
-        BitqError: as for `optimize_many`.
+        BitqError, Infeasible: as for `optimize_many`.
     """
     table = width_table(widths)
     bits, chosen, candidates = _solve(layer, table, capacity_bits)
@@ -94,7 +96,7 @@ def width_table(widths: ArrayLike) -> Table:
     """Rows of widths, checked.
 
     Raises:
-        BitqError: as for `optimize_many`.
+        BitqError: widths of another shape or not positive, or partial sums narrower than their outputs.
     """
     table = np.ascontiguousarray(widths, dtype=np.float64)
     if table.ndim != 2 or table.shape[1] not in (3, 4) or not np.all(np.isfinite(table) & (table > 0)):
@@ -145,7 +147,7 @@ def _solve(
         raise MemoryError(f"layer {layer.name!r} has too many tilings for this machine's memory")
     if count == 0:
         needed = float(held.sum(axis=1).max())
-        raise BitqError(
+        raise Infeasible(
             f"layer {layer.name!r} fits no tiling in {capacity_bits:g} bits; "
             f"one element of each tensor needs {needed!r}"
         )

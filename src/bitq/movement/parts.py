@@ -1,8 +1,16 @@
-"""All tilings of one memory whose problem comes in parts, as the tiles of an outer memory are, with their traffic.
+"""All tilings of one memory, with their traffic, where the outer memories have cut the layer into parts.
 
-What the advance of a loop keeps depends on the set of loops outside of it, for every tensor and summed over any parts.
-For one width triple the best order of a tile vector is therefore one longest path in the lattice of sets of loops, edge
-tiles of all parts included. The compiled engine walks it for every tile vector that fits; this module makes its tables.
+The tiles of the outer memories are the parts. This memory cuts every part with the same tile sizes, walks the tiles in
+the same order, and starts each part with an empty buffer. Its traffic is that of `bitq.movement.expression` with parts:
+the tiles of all steps, less what each step finds in the buffer because the step before left it there.
+
+A step advances one loop. What it finds depends on which loops stand outside of that one, but not on their order, and so
+does the sum over all parts. So an order, built from the outermost loop inward, is a path through the sets of loops,
+from none to all, and every loop that is added finds its bits. The best order is the path on which most bits are found.
+That takes 2^7 sets of loops instead of 7! orders, and counts all edge tiles of all parts exactly.
+
+The compiled engine (`parts.c`) finds that path for every tile vector (tile sizes of all loops) that fits. What is found
+is a product of one factor for each loop, or for the two loops of an image axis; this module makes their tables.
 """
 
 from __future__ import annotations
@@ -17,24 +25,28 @@ import numpy as np
 from bitq.layers import LOOPS, Layer
 from bitq.movement._engine import ffi, lib
 from bitq.movement.axis import CURRENT, INNER, OUTER, Axis, largest_rows
-from bitq.movement.expression import Parts, Spans, elements, ends, kept_by_parts, repetitions
+from bitq.movement.expression import Parts, SpanEnds, Spans, elements, ends, kept_by_parts, repetitions
 from bitq.movement.model import Tiling, Widths
 
 CHANNELS = ("N", "K", "C")
 IMAGE = (("P", "R"), ("Q", "S"))
 STATES = (OUTER, CURRENT, INNER)
 
-CHOICE = np.dtype([("tile", "i8", 5), ("order", "i8"), ("bits", "f8"), ("bound_pj", "f8")])
+_RECORD = np.dtype([("tile", "i8", 5), ("order", "i8"), ("bits", "f8"), ("bound_pj", "f8")])
 """The engine's `bitq_choice`."""
 
-Ends = tuple[tuple[int, int], ...]
-Sizes = tuple[tuple[int, ...], ...]
+TriedSizes = tuple[tuple[int, ...], ...]
 """Tile sizes to try, a tuple for each of `LOOPS`, each from the largest down."""
 
 
 @dataclass(frozen=True)
-class Inner:
-    """A memory further in: energy of one bit into it (pJ), and bits below which its traffic cannot come."""
+class InnerMemory:
+    """A memory further in.
+
+    Attributes:
+        energy_pj_per_bit: of one bit into it, in pJ.
+        least_bits: that move into it at least, whatever tiles it is given.
+    """
 
     energy_pj_per_bit: float
     least_bits: float
@@ -42,16 +54,16 @@ class Inner:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of one memory.
+    """Which memory is to be tiled, and for what.
 
     Attributes:
-        layer: all groups of it are counted.
-        problem: the largest part as a layer of one group; decides what a tile needs of the capacity.
-        parts: the partition of one group of the layer that the outer memories make.
+        layer: what is computed; the traffic of all its groups is counted.
+        problem: the largest part, as a layer of one group. Its tiles are the largest, so they have to fit.
+        parts: what the outer memories cut one group of the layer into.
         capacity_bits: of the memory.
         energy_pj_per_bit: of one bit into it, in pJ.
-        least_bits: below which its traffic cannot come.
-        inner: the memories further in.
+        least_bits: that move into it at least, however it is tiled.
+        inner: the memories further in, outermost first; none if this is the innermost.
     """
 
     layer: Layer
@@ -60,42 +72,55 @@ class Question:
     capacity_bits: float
     energy_pj_per_bit: float
     least_bits: float
-    inner: tuple[Inner, ...]
+    inner: tuple[InnerMemory, ...]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A tiling with its best order, its traffic (bits), and its energy plus the least of the inner memories' (pJ)."""
+class BoundedTiling:
+    """A tiling of the memory asked about, and what it comes to.
+
+    Attributes:
+        tiling: tile sizes, and the order of least traffic for them.
+        bits: traffic into the memory, for all parts and groups.
+        bound_pj: the energy of that traffic, and the least energy of the traffic into all memories further in (pJ).
+    """
 
     tiling: Tiling
     bits: float
     bound_pj: float
 
 
-def every_size(problem: Layer) -> Sizes:
-    """All integer tiles."""
+def every_size(problem: Layer) -> TriedSizes:
+    """Every tile size of every loop."""
     return tuple(tuple(range(problem.extent(loop), 0, -1)) for loop in LOOPS)
 
 
-def smallest_sizes(problem: Layer) -> Sizes:
-    """The smallest tile of each number of tiles."""
+def smallest_sizes(problem: Layer) -> TriedSizes:
+    """For every number of tiles that a loop can have, the smallest size that makes so many."""
     extents = [problem.extent(loop) for loop in LOOPS]
     return tuple(tuple(sorted({-(-e // trips) for trips in range(1, e + 1)}, reverse=True)) for e in extents)
 
 
-def few_sizes(problem: Layer) -> Sizes:
-    """The smallest tile of 1, 2, 4, ... tiles, and 1."""
+def few_sizes(problem: Layer) -> TriedSizes:
+    """For 1, 2, 4, ... tiles, the smallest size that makes no more; and size 1."""
     extents = [problem.extent(loop) for loop in LOOPS]
     return tuple(tuple(sorted({1, *(-(-e // 2**i) for i in range(e.bit_length()))}, reverse=True)) for e in extents)
 
 
-def choices(
-    question: Question, widths: Widths, sizes: Sizes, limit_pj: float, most: int
-) -> tuple[int, Iterator[Choice] | None]:
-    """Tilings that fit and whose bound is below a limit, the lowest bound first; of an innermost memory only the best.
+def tilings_below(
+    question: Question, widths: Widths, sizes: TriedSizes, limit_pj: float, most: int
+) -> tuple[int, Iterator[BoundedTiling] | None]:
+    """The tilings that fit and have a bound below a limit, the lowest first; of an innermost memory only the best.
+
+    Args:
+        question: the memory and its problem.
+        widths: bits per element.
+        sizes: tile sizes to try.
+        limit_pj: tilings whose `bound_pj` is not below this are left out.
+        most: give up after finding the best order of so many tile vectors.
 
     Returns:
-        The number of tile vectors whose orders were solved, and the tilings; None if `most` did not suffice.
+        For how many tile vectors the best order was found, and the tilings. None in their place if it gave up.
 
     Raises:
         MemoryError: more tilings than this machine can hold.
@@ -146,20 +171,22 @@ def choices(
     return solved[0], _sorted(ffi.gc(found[0], lib.bitq_free), count, loops, axes)
 
 
-def _sorted(found: Any, count: int, loops: Sequence[Any], axes: Sequence[Any]) -> Iterator[Choice]:
+def _sorted(found: Any, count: int, loops: Sequence[Any], axes: Sequence[Any]) -> Iterator[BoundedTiling]:
+    """The engine's answers, the lowest bound first; each is turned into a tiling when it is asked for."""
     if not count:
         return
-    bounds = np.frombuffer(ffi.buffer(found, count * CHOICE.itemsize), dtype=CHOICE)["bound_pj"]
+    bounds = np.frombuffer(ffi.buffer(found, count * _RECORD.itemsize), dtype=_RECORD)["bound_pj"]
     for index in np.argsort(bounds, kind="stable"):
         choice = found[int(index)]
         N, K, C = (table[i].size for table, i in zip(loops, choice.tile[0:3], strict=True))
         rows, columns = (table[i] for table, i in zip(axes, choice.tile[3:5], strict=True))
         tiles = (N, K, C, rows.out.size, columns.out.size, rows.tap.size, columns.tap.size)
         order = tuple(LOOPS[choice.order >> 3 * place & 7] for place in range(len(LOOPS)))
-        yield Choice(Tiling(order, dict(zip(LOOPS, tiles, strict=True))), choice.bits, choice.bound_pj)
+        yield BoundedTiling(Tiling(order, dict(zip(LOOPS, tiles, strict=True))), choice.bits, choice.bound_pj)
 
 
 LoopTile = tuple[int, tuple[int, ...], tuple[int, ...]]
+"""A tile size; for each of `STATES` the loop's factor where it indexes the tensor; and where it does not."""
 
 
 def _loop_tile(spans: Spans, size: int) -> LoopTile:
@@ -169,7 +196,10 @@ def _loop_tile(spans: Spans, size: int) -> LoopTile:
 
 @lru_cache(maxsize=4096)
 def _loop_tiles(spans: Spans, sizes: tuple[int, ...], smallest: bool) -> Any:
-    """Tables of one loop; `smallest` keeps, of the tiles that move the same, only the smallest."""
+    """The engine's table of one loop: a row for each tile size.
+
+    With `smallest`, of sizes with the same factors only the smallest stays: they move the same, and it fits best.
+    """
     tiles = [_loop_tile(spans, size) for size in sizes]
     if smallest:
         tiles = list({tile[1:]: tile for tile in tiles}.values())
@@ -180,13 +210,21 @@ def _loop_tiles(spans: Spans, sizes: tuple[int, ...], smallest: bool) -> Any:
 def _pair_tiles(
     axis: Axis,
     largest: Axis,
-    outs: Ends,
-    taps: Ends,
+    outs: SpanEnds,
+    taps: SpanEnds,
     out_sizes: tuple[int, ...],
     tap_sizes: tuple[int, ...],
     undominated: bool,
 ) -> Any:
-    """Tables of one image axis; `undominated` leaves out pairs that another one of as many tiles replaces."""
+    """The engine's table of one image axis: a row for each pair of tile sizes, of the output loop and the tap loop.
+
+    Args:
+        axis: of one group of the layer.
+        largest: of the largest part; decides how many rows a tile needs in the memory.
+        outs, taps: the parts, along the two loops.
+        out_sizes, tap_sizes: to try.
+        undominated: leave out pairs that another one replaces, and the rows read as problems of their own.
+    """
     out_spans, tap_spans = ([range(*span) for span in spans] for spans in (outs, taps))
     pairs: list[tuple[Any, ...]] = []
     for out in map(_loop_tile, [tuple(out_spans)] * len(out_sizes), out_sizes):
@@ -207,17 +245,22 @@ def _pair_tiles(
 
 
 def _replaces(smaller: tuple[Any, ...], pair: tuple[Any, ...]) -> bool:
-    """Of as many tiles, not larger, and never moves more: see `dominates` in axis.c."""
+    """Whether one pair makes another of as many tiles useless: it needs no more room, reads no more rows in all, and
+    finds no fewer in the buffer in any state. See `dominates` in axis.c."""
     (out, tap, span, kept, _), (other_out, other_tap, other_span, other_kept, _) = smaller, pair
     not_larger = out[0] <= other_out[0] and tap[0] <= other_tap[0] and span <= other_span
     keeps = all(a >= b for a, b in zip(kept[1:], other_kept[1:], strict=True))
     return not_larger and keeps and bool(kept[0] <= other_kept[0])
 
 
-def _alone(axis: Axis, outs: Ends, taps: Ends, tile_out: int, tile_tap: int) -> int:
-    """Rows that all tiles read as problems of their own: no gap that only a neighbour fills is among them."""
+def _alone(axis: Axis, outs: SpanEnds, taps: SpanEnds, tile_out: int, tile_tap: int) -> int:
+    """Rows of all tiles, each taken as a problem of its own: what the next memory in has to read of them at least.
 
-    def cut(spans: Ends, size: int) -> Ends:
+    This memory fetches all rows from the first to the last that a tile uses. With strides some between them may be used
+    by other tiles of the part alone. The next memory, which is given this tile alone, does not read those.
+    """
+
+    def cut(spans: SpanEnds, size: int) -> SpanEnds:
         return tuple((at, min(at + size, stop)) for start, stop in spans for at in range(start, stop, size))
 
     return kept_by_parts(axis, cut(outs, tile_out), cut(taps, tile_tap), tile_out, tile_tap)[OUTER, OUTER]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from math import exp, floor, inf, log, prod
 from typing import Any
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, Infeasible
 from bitq.layers import LOOPS, Layer
 from bitq.movement.expression import traffic
 from bitq.movement.model import Tiling, Traffic, Widths
@@ -37,8 +37,8 @@ along P or Q; outputs stay and inputs slide along R or S."""
 MARGIN = 1e-7  # of the capacity, relative: wider than the solver's tolerance
 STARTS = (0.95, 0.4)  # where between one element and what fits the solver starts, in logarithms
 
-Sizes = Mapping[str, Any]
-"""Tile sizes: numbers, or CasADi's symbols for them."""
+RealSizes = Mapping[str, Any]
+"""Tile size of each loop: real numbers, or CasADi's symbols for them."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,13 @@ def optimize_relaxed(layer: Layer, widths: Widths, capacity_bits: float) -> Rela
         capacity_bits: what the buffer holds.
 
     Raises:
-        BitqError: not even one element of each tensor fits, or CasADi is not installed.
+        Infeasible: not even one element of each tensor fits.
+        BitqError: CasADi is not installed, or IPOPT fails on an order from every start.
     """
     ones = dict.fromkeys(LOOPS, 1.0)
     needed = relaxed_footprint(layer, ones, widths)
     if not needed <= capacity_bits:
-        raise BitqError(
+        raise Infeasible(
             f"layer {layer.name!r} fits no tiling in {capacity_bits:g} bits; "
             f"one element of each tensor needs {needed!r}"
         )
@@ -89,7 +90,7 @@ def optimize_relaxed(layer: Layer, widths: Widths, capacity_bits: float) -> Rela
     return RelaxedOptimum(bits, sizes, tiling, moved, moved.bits(widths))
 
 
-def relaxed_traffic(layer: Layer, order: tuple[str, ...], sizes: Sizes) -> tuple[Any, Any, Any]:
+def relaxed_traffic(layer: Layer, order: tuple[str, ...], sizes: RealSizes) -> tuple[Any, Any, Any]:
     """Elements of input, weight and output that move (paper, Eq. 3-5), outputs twice, all groups.
 
     Args:
@@ -112,20 +113,20 @@ def relaxed_traffic(layer: Layer, order: tuple[str, ...], sizes: Sizes) -> tuple
     return layer.groups * inputs, layer.groups * weights, 2 * layer.groups * outputs
 
 
-def relaxed_bits(layer: Layer, order: tuple[str, ...], sizes: Sizes, widths: Widths) -> Any:
+def relaxed_bits(layer: Layer, order: tuple[str, ...], sizes: RealSizes, widths: Widths) -> Any:
     """`relaxed_traffic` in bits."""
     inputs, weights, outputs = relaxed_traffic(layer, order, sizes)
     moved = widths.input * inputs + widths.weight * weights + widths.accumulated * outputs
     return moved + (widths.output - widths.accumulated) * layer.N * layer.K * layer.P * layer.Q
 
 
-def relaxed_footprint(layer: Layer, sizes: Sizes, widths: Widths) -> Any:
+def relaxed_footprint(layer: Layer, sizes: RealSizes, widths: Widths) -> Any:
     """Bits that one tile of each tensor takes (paper, Eq. 7)."""
     weights, outputs = (prod(sizes[loop] for loop in index) for index in ("KCRS", "NKPQ"))
     return widths.input * _input_box(layer, sizes) + widths.weight * weights + widths.accumulated * outputs
 
 
-def _input_box(layer: Layer, sizes: Sizes) -> Any:
+def _input_box(layer: Layer, sizes: RealSizes) -> Any:
     rows, columns = (
         (sizes[out] - 1) * layer.stride[axis] + (sizes[tap] - 1) * layer.dilation[axis] + 1
         for axis, (out, tap) in enumerate((("P", "R"), ("Q", "S")))
@@ -134,7 +135,10 @@ def _input_box(layer: Layer, sizes: Sizes) -> Any:
 
 
 def _solutions(layer: Layer, widths: Widths, capacity: float, order: tuple[str, ...]) -> Iterator[dict[str, float]]:
-    """What IPOPT finds for one order from each start."""
+    """What IPOPT finds for one order from each start.
+
+    Where not even one element of each tensor fits with a margin, it has nothing to find.
+    """
     try:
         import casadi
     except ImportError:
@@ -156,12 +160,19 @@ def _solutions(layer: Layer, widths: Widths, capacity: float, order: tuple[str, 
     )
     limits = [log(layer.extent(loop)) for loop in free]
     largest = _share_that_fits(layer, widths, capacity)
+    solved = relaxed_footprint(layer, dict.fromkeys(LOOPS, 1.0), widths) > capacity * (1 - 2 * MARGIN)
     for start in STARTS:
         at = [start * largest * limit for limit in limits]
         result = solver(x0=at, lbx=0, ubx=limits, lbg=-inf, ubg=log(1 - MARGIN))
         values = [exp(float(value)) for value in result["x"].full().flat]
         inside = {loop: min(max(value, 1.0), layer.extent(loop)) for loop, value in zip(free, values, strict=True)}
+        solved |= bool(solver.stats()["success"])
         yield {**dict.fromkeys(LOOPS, 1.0), **inside}
+    if not solved:
+        raise BitqError(
+            f"IPOPT finds no relaxed tiling of layer {layer.name!r} in {capacity:g} bits for the order "
+            f"{' '.join(order)} ({solver.stats()['return_status']}); compare with another capacity"
+        )
 
 
 def _share_that_fits(layer: Layer, widths: Widths, capacity: float) -> float:
@@ -174,7 +185,7 @@ def _share_that_fits(layer: Layer, widths: Widths, capacity: float) -> float:
     return low
 
 
-def _floored(layer: Layer, order: tuple[str, ...], sizes: Sizes, widths: Widths, capacity: float) -> Tiling:
+def _floored(layer: Layer, order: tuple[str, ...], sizes: RealSizes, widths: Widths, capacity: float) -> Tiling:
     """Tiles rounded down; what lies a solver's tolerance below an integer is that integer, if it fits."""
     for tolerance in (1e-4, 0.0):
         tiling = Tiling(order, {loop: min(floor(sizes[loop] + tolerance), layer.extent(loop)) for loop in LOOPS})

@@ -122,8 +122,8 @@ def sweep(
         progress: called with (what, done, total) before each distinct shape and size.
 
     Raises:
-        BitqError: no such memory, sizes out of order or beyond the neighbouring memories, formats called float32, or a
-            size too small for one element of each tensor.
+        BitqError: no such memory, sizes out of order or beyond the neighbouring memories, or formats called float32.
+        Infeasible: a size too small for one element of each tensor.
     """
     if not layers or FLOAT in formats:
         raise BitqError(f"a sweep needs at least one layer, and formats with other names than {FLOAT!r}")

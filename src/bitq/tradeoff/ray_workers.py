@@ -72,15 +72,14 @@ class RayWorkers:
         what, total = "fine-tuning on Ray", steps * len(jobs)
         done = dict.fromkeys(jobs, 0)
         try:
+            listener.step(what, 0, total)
             while waiting:
-                listener.step(what, sum(done.values()), total)
                 finished, waiting = ray.wait(waiting, timeout=TELL_SECONDS)
-                done |= _received(told)
+                done |= _received(told) | {labels[reference]: steps for reference in finished}
+                listener.step(what, sum(done.values()), total)
                 for reference in finished:
                     found, seconds = ray.get(reference)
-                    done[labels[reference]] = steps
                     yield labels[reference], found, seconds
-            listener.step(what, total, total)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
