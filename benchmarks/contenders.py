@@ -28,9 +28,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bitq.accuracy.evaluate import forward
 from bitq.accuracy.quantized import apply, channel_axis, quantized_weight, set_formats
 from bitq.accuracy.sensitivity import TENSORS
+from bitq.batches import forward
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics import quantize
 from bitq.tradeoff.allocate import allocate, predicted_loss
@@ -150,7 +150,7 @@ def greedy(run: Run, count: int, seed: int) -> Proposal:
     start = [[column[finest]] * 3 for _ in space.modules]
     model = copy.deepcopy(run.model).eval()
     apply(model, {name: TensorFormats() for name in space.modules}, run.max_abs)
-    batches = first_inputs(run.data.validation, run.settings.scored_inputs)
+    batches = first_inputs(run.model, run.data.validation, run.settings.scored_inputs)
     moves = []
     for module, name in enumerate(space.modules):
         run.listener.step("measuring tensors alone", module, len(space.modules))

@@ -14,18 +14,20 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import device_of, forward, to_device
+from bitq.accuracy.evaluate import device_of
 from bitq.accuracy.finetune import Training
 from bitq.accuracy.quantized import MaxAbs, apply, observing
-from bitq.accuracy.sensitivity import TENSORS, perturbations, probed
+from bitq.accuracy.sensitivity import TENSORS, perturbations, probed, unperturbed
 from bitq.accuracy.sensitivity import scores as scores_of
 from bitq.allocator import keeping_freed_memory
+from bitq.batches import forward, pairs, to_device
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
+from bitq.memory import memory_told
 from bitq.progress import Listener, Silent
 from bitq.store import Json, Store
 from bitq.tradeoff.allocate import Scores
-from bitq.tradeoff.identity import digest, fingerprint, first_batches, first_shapes, formats_text, name_of
+from bitq.tradeoff.identity import bind, digest, formats_text
 from bitq.tradeoff.measure import Bench, Data, Measured, Task, evaluate, first_inputs, seeded
 from bitq.tradeoff.plan import write_atomically
 from bitq.tradeoff.predict import RECOVERED
@@ -66,20 +68,7 @@ class Run:
         self.space, self.settings, self.store = space, settings, store
         self.listener: Listener = listener or Silent()
         self.workers: Workers = workers or InProcess()
-        store.bind(
-            {
-                "network": name,
-                "fingerprint": fingerprint(model),
-                "data": first_batches(data.validation, data.test),
-                "training batch": first_shapes(data.train),
-                "loss": name_of(task.loss),
-                "metric": name_of(task.metric),
-                "device": space.device.name,
-                "memories": [[m.name, m.capacity_bits, m.energy_pj_per_bit] for m in space.device.memories[:-1]],
-                **({"partial sum bits": sums} if (sums := space.device.partial_sum_bits) else {}),
-                "bits": space.formats[0].bits,
-            }
-        )
+        bind(store, name, model, data, task, space, self.listener)
 
     @cached_property
     def max_abs(self) -> dict[str, MaxAbs]:
@@ -89,11 +78,12 @@ class Run:
             model = copy.deepcopy(self.model).eval()
             device = device_of(model)
             with (
+                memory_told("calibrating"),
                 torch.inference_mode(),
                 seeded(self.settings.training.seed),
                 observing(model, self.space.modules) as seen,
             ):
-                for inputs, _ in islice(self.data.train, CALIBRATION_BATCHES):
+                for inputs, _ in islice(pairs(model, self.data.train), CALIBRATION_BATCHES):
                     forward(model, to_device(inputs, device))
             if not seen:
                 raise BitqError("the training data has no batch; give at least one batch of (input, target)")
@@ -126,9 +116,13 @@ class Run:
                     space.modules,
                     lambda name, tensor: probed(space.formats, extents[name][tensor]),
                     self.max_abs,
-                    first_inputs(self.data.train, settings.scored_inputs, settings.training.seed),
+                    first_inputs(self.model, self.data.train, settings.scored_inputs, settings.training.seed),
                     self.task.loss,
                     lambda done, total: self.listener.step("scoring formats", done, total),
+                )
+            if idle := unperturbed(found):
+                self.listener.note(
+                    f"no format of {', '.join(idle)} changes the loss on the scored inputs: only movement chooses there"
                 )
             return {
                 name: {tensor: {str(fmt): value for fmt, value in each.items()} for tensor, each in row.items()}
