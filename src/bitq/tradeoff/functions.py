@@ -44,6 +44,9 @@ _ATOMS = (type(None), bool, int, float, complex, str, bytes, type(...), type(Not
 _BY_TEXT = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype, range, slice)
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
+_READING = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "IMPORT_NAME")
+"""Operations that read a global, or a module."""
+
 _VERSIONED = ("builtins", "bitq", "torch", "numpy")
 _STANDARD = Path(os.__file__).parent
 
@@ -284,7 +287,7 @@ def _named(code: types.CodeType) -> Iterator[tuple[str, str]]:
     """(how, name) of all globals that code reads, and of all modules it imports."""
     for each in _codes(code):
         for instruction in dis.get_instructions(each):
-            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME"):
+            if instruction.opname in _READING:
                 yield instruction.opname, instruction.argval
 
 
