@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import nn
 
-from bitq.accuracy.evaluate import Batch, Loss, cross_entropy
+from bitq.accuracy.evaluate import Loss, cross_entropy
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import MaxAbs, apply, set_formats
+from bitq.batches import Batch
 from bitq.formats import BlockFormat, TensorFormats
 
 

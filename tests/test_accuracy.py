@@ -94,6 +94,100 @@ def test_targets_that_fit_no_output_are_told(labels):
             use()
 
 
+def everywhere(model, loss):
+    """Whatever runs a network on batches."""
+    batches = [(tiny.images(20, 1)[0], tiny.images(20, 1)[1])]
+    return (
+        lambda: score(model, batches, loss),
+        lambda: finetune(model, batches, SHORT, loss),
+        lambda: perturbations(model, MODULES, all_formats, {}, batches, loss),
+    )
+
+
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+def no_memory_left(*_):
+    return torch.empty(2**50)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (no_memory_left, "can't allocate memory"),
+        (raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")), "2.00 GiB"),
+        (raising(RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)")), "8 GB"),
+        (raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")), "CUBLAS"),
+        (raising(MemoryError()), "MemoryError"),
+    ],
+)
+def test_memory_that_runs_out_is_told_as_that(loss, said):
+    for use in everywhere(tiny.network(), loss):
+        with pytest.raises(BitqError, match=r"^memory ran out while .*--batch-size") as caught:
+            use()
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_memory_that_runs_out_in_the_network_is_told():
+    class Hungry(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) + no_memory_left()
+
+    for use in everywhere(Hungry(*tiny.network()), cross_entropy):
+        with pytest.raises(BitqError, match="memory ran out while"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(1), RuntimeError("CUDA error: launch failure"), OSError("disk")]
+)
+def test_what_is_not_the_losss_refusal_passes(error):
+    for use in everywhere(tiny.network(), raising(error)):
+        with pytest.raises(type(error)) as caught:
+            use()
+        assert caught.value is error
+
+
+@pytest.mark.parametrize("error", [AttributeError("x"), KeyError("x"), BitqError("my own sentence")])
+def test_what_a_loss_says_is_told(error):
+    reason = "my own sentence" if isinstance(error, BitqError) else "the loss refuses output .*'?x"
+    for use in everywhere(tiny.network(), raising(error)):
+        with pytest.raises(BitqError, match=f"^{reason}"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (lambda y, t: y.sum(1), r"the loss gave a tensor of shape \(20,\) for output \(20, 4\) with target \(20,\)"),
+        (lambda y, t: None, "the loss gave None"),
+        (lambda y, t: 0.5, "the loss gave a float"),
+    ],
+)
+def test_a_loss_is_one_number(loss, told):
+    for use in everywhere(tiny.network(), loss):
+        with pytest.raises(BitqError, match=f"^{told}.*one number"):
+            use()
+
+
+def test_a_loss_that_no_parameter_changes_cannot_be_trained():
+    with pytest.raises(BitqError, match="does not depend on the network's parameters"):
+        finetune(tiny.network(), tiny.loader(100, 1), SHORT, lambda y, t: t.float().mean())
+
+
+@pytest.mark.parametrize("target", [torch.zeros(20, 1, dtype=torch.long), torch.zeros(20, 4), 3])
+def test_top1_judges_classes_alone(target):
+    batches = [(tiny.images(20, 1)[0], target)]
+    for use in (lambda: top1(tiny.network(), batches), lambda: score(tiny.network(), batches, lambda y, t: y.mean())):
+        with pytest.raises(BitqError, match=r"top-1 accuracy cannot judge output \(20, 4\) with target"):
+            use()
+
+
 @pytest.mark.parametrize("given", [-0.1, 1.5, torch.nan, 83.0])
 def test_a_metric_is_a_share(given):
     with pytest.raises(BitqError, match=r"the metric gave .*\[0, 1\]"):

@@ -458,7 +458,7 @@ def test_a_folder_of_another_run_is_refused_and_unchanged(finished, copied, chan
         ({"data": ([], *tiny.loaders()[1:])}, "training data has no batch"),
         ({"data": (tiny.loaders()[0], [], None)}, "validation data has no batch"),
         ({"data": (tiny.loaders()[0], tiny.loaders()[1], [])}, "no batch"),
-        ({"data": (tiny.loaders()[0], [({"x": 1}, 2)], None)}, "must be a tensor"),
+        ({"data": (tiny.loaders()[0], [({"x": 1}, 2)], None)}, "unexpected keyword argument"),
         ({"data": (tiny.loaders()[0], [(torch.zeros(2, 3, 8, 8), torch.zeros(2))], None)}, "expected input"),
         ({"model": nn.Sequential(nn.Flatten(), nn.Softmax(1))}, "no convolution or linear module"),
         ({"device": "no such device"}, "no device"),

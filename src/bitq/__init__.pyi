@@ -1,6 +1,5 @@
 # The public names of bitq, each with its home: here alone; see __init__.py.
 
-from .accuracy.evaluate import Batch as Batch
 from .accuracy.evaluate import Loss as Loss
 from .accuracy.evaluate import Metric as Metric
 from .accuracy.finetune import Training as Training
@@ -9,6 +8,7 @@ from .accuracy.quantized import apply as apply
 from .accuracy.quantized import restore as restore
 from .api import Result as Result
 from .api import search as search
+from .batches import Batch as Batch
 from .devices import Device as Device
 from .devices import load_device as load_device
 from .errors import BitqError as BitqError

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bitq.accuracy.evaluate import Batch, Loss, Metric, cross_entropy, top1
+from bitq.accuracy.evaluate import Loss, Metric, cross_entropy, top1
+from bitq.batches import Batch, first_example, pairs
 from bitq.devices import Device, load_device
 from bitq.errors import BitqError
 from bitq.files import RunFolder
@@ -79,12 +79,13 @@ def search(
 
     Args:
         model: float network with convolutions or linear modules; is not changed.
-        train: batches (input, target) to fine-tune on, such as a DataLoader. Shuffling that draws from torch's global
-            generator is reproducible: the search seeds it.
+        train: batches (input, target) to fine-tune on, such as a DataLoader; `bitq.batches` says what they can be.
+            Shuffling that draws from torch's global generator is reproducible: the search seeds it.
         validation: batches that plans are chosen by.
         test: batches the result is measured on; by default the validation data, which flatters the result.
         device: name or file of a device, or a `Device`.
-        run: folder for everything the search makes.
+        run: folder for everything the search makes. Given again, it must be of the same network, data, loss and metric.
+            Data are known by their first batch (training data by its shapes) and their length, lists of batches wholly.
         bits: 8 or 16, width of an element if nothing were shared (paper: q_b).
         settings: alpha, steps, seeds and effort.
         loss: of (output, target), to train with; cross entropy by default.
@@ -103,7 +104,7 @@ def search(
         BitqError: what is wrong with the input, in one sentence.
     """
     target = device if isinstance(device, Device) else load_device(device)
-    example = _first(validation) if example_input is None else example_input
+    example = _first(model, validation) if example_input is None else example_input
     layers = trace(model, example)
     folder = RunFolder(Path(run))
     wanted = settings or Settings()
@@ -128,17 +129,8 @@ def search(
     return Result(plan, best, rows, folder.path, tuple(others), found.best.excess == 0)
 
 
-def _first(batches: Iterable[Batch]) -> Any:
+def _first(model: nn.Module, batches: Iterable[Batch]) -> Any:
     with seeded():
-        for inputs, _ in batches:
-            return _head(inputs)
+        for inputs, _ in pairs(model, batches):
+            return first_example(inputs)
     raise BitqError("the validation data has no batch; give at least one batch of (input, target)")
-
-
-def _head(inputs: Any) -> Any:
-    """The first example of a batch's input."""
-    if isinstance(inputs, Tensor):
-        return torch.empty_like(inputs[:1], device="meta")
-    if isinstance(inputs, Sequence):
-        return tuple(_head(part) for part in inputs)
-    raise BitqError(f"a batch's input is a {type(inputs).__name__}; it must be a tensor or a tuple of tensors")

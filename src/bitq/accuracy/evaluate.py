@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bitq.batches import Batch, described, forward, pairs, to_device
 from bitq.errors import BitqError
-
-Batch = tuple[Any, Any]
-"""Input and target; the input is a tensor, or a tuple of them that the network takes as arguments."""
+from bitq.memory import memory_told, out_of_memory
 
 Loss = Callable[[Any, Any], Tensor]
 """(output of the network, target) to a scalar, smaller is better."""
@@ -33,53 +32,59 @@ class Score:
 cross_entropy: Loss = functional.cross_entropy
 
 
-def forward(model: nn.Module, inputs: Any) -> Any:
-    """Run the network on one batch's input, on the network's device."""
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """A batch, or any tuple or list in it, with its tensors on a device."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, tuple | list):
-        return tuple(to_device(part, device) for part in batch)
-    return batch
-
-
-def inputs_in(batch: Any) -> int:
-    """Inputs in a batch, or in its target alone, by its first tensor."""
-    while isinstance(batch, tuple | list) and batch:
-        batch = batch[0]
-    return len(batch) if isinstance(batch, Tensor) and batch.dim() else 1
-
-
 def device_of(model: nn.Module) -> torch.device:
     """Where a network's parameters are."""
     return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
 
 
 def loss_of(output: Any, target: Any, loss: Loss) -> Tensor:
-    """The loss of one batch.
+    """The loss of one batch: one number.
+
+    Memory that runs out and a device that fails are not the loss's: they pass as they are.
 
     Raises:
-        BitqError: a loss that refuses the output or the target, such as a label of a class the network has not.
+        BitqError: a loss that refuses the output or the target, such as a label of a class the network has not, or
+            that gives no single number.
     """
     try:
-        return loss(output, target)
-    except (IndexError, TypeError, ValueError, RuntimeError) as error:
-        shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in (output, target)]
+        value = loss(output, target)
+    except BitqError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if out_of_memory(error) or str(error).startswith("CUDA error"):
+            raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise BitqError(f"the loss refuses output {shapes[0]} with target {shapes[1]}: {reason}") from error
+        raise BitqError(f"the loss refuses {_fit(output, target)}: {reason}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise BitqError(f"the loss gave {described(value)} for {_fit(output, target)}; it must give one number")
+    return value
 
 
 def top1(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """Share of inputs whose largest output is the target's class: the default metric."""
+    """Share of inputs whose largest output is the target's class: the default metric.
+
+    Raises:
+        BitqError: a target that is not one class for each of the network's answers.
+    """
     correct = total = 0
     for inputs, target in _on_device(model, batches):
-        correct += int((forward(model, inputs).argmax(-1) == target).sum())
+        correct += _hits(forward(model, inputs), target)
         total += target.numel()
     return correct / max(total, 1)
+
+
+def _hits(output: Any, target: Any) -> int:
+    if not (isinstance(output, Tensor) and isinstance(target, Tensor) and output.shape[:-1] == target.shape):
+        raise BitqError(
+            f"top-1 accuracy cannot judge {_fit(output, target)}: they must be scores [..., classes], classes [...]; "
+            "give a metric of your own"
+        )
+    return int((output.argmax(-1) == target).sum())
+
+
+def _fit(output: Any, target: Any) -> str:
+    shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in (output, target)]
+    return f"output {shapes[0]} with target {shapes[1]}"
 
 
 def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy, metric: Metric = top1) -> Score:
@@ -92,18 +97,19 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
         metric: `top1` costs no second pass over the data, another function does.
 
     Raises:
-        BitqError: no batch, a loss that fails, or a metric outside [0, 1].
+        BitqError: no batch or one that is none (see `bitq.batches`), a loss that fails, a metric outside [0, 1], or
+            memory that runs out.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), memory_told("evaluating the network"):
             losses, correct, total = [], 0, 0
             for inputs, target in _on_device(model, batches):
                 output = forward(model, inputs)
                 losses.append(float(loss_of(output, target, loss)))
                 if metric is top1:
-                    correct += int((output.argmax(-1) == target).sum())
+                    correct += _hits(output, target)
                     total += target.numel()
             accuracy = correct / max(total, 1) if metric is top1 else float(metric(model, batches))
     finally:
@@ -118,5 +124,5 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
 
 def _on_device(model: nn.Module, batches: Iterable[Batch]) -> Iterable[Batch]:
     device = device_of(model)
-    for inputs, target in batches:
-        yield to_device(inputs, device), to_device(target, device)
+    for batch in pairs(model, batches):
+        yield to_device(batch, device)

@@ -9,8 +9,10 @@ from math import inf
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import Batch, Loss, cross_entropy, device_of, forward, loss_of, to_device
+from bitq.accuracy.evaluate import Loss, cross_entropy, device_of, loss_of
+from bitq.batches import Batch, forward, pairs, to_device
 from bitq.errors import BitqError
+from bitq.memory import memory_told
 
 
 @dataclass(frozen=True)
@@ -66,26 +68,29 @@ def finetune(
         progress: called with (steps done, steps) after each.
 
     Raises:
-        BitqError: no batches, no parameter to train, or a loss that fails or is not finite.
+        BitqError: no batches or one that is none (see `bitq.batches`), no parameter to train, a loss that fails, is not
+            finite or does not depend on the parameters, or memory that runs out.
     """
     device = device_of(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise BitqError("no parameter of the network requires a gradient; call model.requires_grad_() before")
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with memory_told("fine-tuning"), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(training.seed)
         optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(training.steps, 1))
         model.train()
-        for step, (inputs, target) in zip(range(training.steps), _forever(batches), strict=False):
+        for step, batch in zip(range(training.steps), _forever(model, batches), strict=False):
             before_step(step)
+            inputs, target = to_device(batch, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
-                output = forward(model, to_device(inputs, device))
-                value = loss_of(output, to_device(target, device), loss)
+                value = loss_of(forward(model, inputs), target, loss)
             if not torch.isfinite(value):
                 raise BitqError(
                     f"fine-tuning diverged at step {step}: the loss is {value.item()}; lower the learning rate"
                 )
+            if not value.requires_grad:
+                raise BitqError("the loss does not depend on the network's parameters; it must follow from its output")
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -94,10 +99,10 @@ def finetune(
         model.eval()
 
 
-def _forever(batches: Iterable[Batch]) -> Iterator[Batch]:
+def _forever(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Batch]:
     while True:
         empty = True
-        for batch in batches:
+        for batch in pairs(model, batches):
             empty = False
             yield batch
         if empty:

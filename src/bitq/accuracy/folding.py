@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bitq.accuracy.quantized import LAYERS, blocks_of, computes_as_torch, is_quantized, is_transposed
+from bitq.batches import arguments
 from bitq.errors import BitqError
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -42,7 +43,7 @@ def fold(model: nn.Module, example_input: Any) -> dict[str, str]:
             raise BitqError(f"module {name!r} has formats already; fold before bitq.apply, or after bitq.restore")
         if isinstance(module, NORMS) and module.training:
             raise BitqError(f"batch norm {name!r} is in training mode; only model.eval() has statistics to fold")
-    args, kwargs = _arguments(example_input)
+    args, kwargs = arguments(model, example_input)
     pairs = _pairs(model, _graph(model, args, kwargs))
     fitting = _channels_second(model, [layer for layer, _ in pairs], args, kwargs)
     folded = {layer: norm for layer, norm in pairs if layer in fitting}
@@ -156,12 +157,6 @@ def _folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
         bias = bias * scale + (0.0 if norm.bias is None else norm.bias.double())
         kind = layer.weight.dtype
         return weight.reshape(layer.weight.shape).to(kind), bias.to(kind)
-
-
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    if isinstance(inputs, Mapping):
-        return (), inputs
-    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
 def _first_line(error: Exception) -> str:

@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bitq.accuracy.evaluate import Batch, Loss, device_of, forward, inputs_in, loss_of, to_device
+from bitq.accuracy.evaluate import Loss, device_of, loss_of
 from bitq.accuracy.quantized import UNKNOWN, channel_axis, quantized_weight
+from bitq.batches import Batch, count_inputs, forward, pairs, to_device
+from bitq.errors import BitqError
 from bitq.formats import TENSORS, BlockFormat, MaxAbs, TensorName
+from bitq.memory import memory_told
 from bitq.numerics import exponent_bias_for, quantize
 
 PROBED_BLOCKS = (1, 4, 16, 48)
@@ -68,29 +71,51 @@ def perturbations(
 
     Returns:
         By path, tensor and format. A tensor that the loss does not depend on has 0.
+
+    Raises:
+        BitqError: no tensor of any module has anything but 0, a loss that fails or is not finite, or memory that runs
+            out.
     """
     own = copy.deepcopy(model).eval().requires_grad_()
     found: dict[str, dict[TensorName, dict[BlockFormat, float]]] = {
         name: {tensor: dict.fromkeys(formats(name, tensor), 0.0) for tensor in TENSORS} for name in modules
     }
-    inputs = 0
-    for done, (batch, target) in enumerate(batches):
-        progress(done, len(batches))
-        count = inputs_in(target)
-        inputs += count
-        device = device_of(own)
-        own.zero_grad(set_to_none=True)
-        with _kept(own, modules) as kept, torch.enable_grad(), parametrize.cached():
-            value = loss_of(forward(own, to_device(batch, device)), to_device(target, device), loss)
-            (value * count).backward()  # type: ignore[no-untyped-call]
-            for name, tensor, x in kept:
-                for fmt in found[name][tensor]:
-                    found[name][tensor][fmt] += _perturbation(own.get_submodule(name), name, tensor, x, fmt, max_abs)
+    total, device = 0, device_of(own)
+    with memory_told("scoring formats"):
+        for done, batch in enumerate(pairs(own, batches)):
+            progress(done, len(batches))
+            inputs, target = to_device(batch, device)
+            count = count_inputs(inputs)
+            total += count
+            own.zero_grad(set_to_none=True)
+            with _kept(own, modules) as kept, torch.enable_grad(), parametrize.cached():
+                value = loss_of(forward(own, inputs), target, loss)
+                if not torch.isfinite(value):
+                    raise BitqError(f"the float network's loss is {value.item()} on training data; it must be finite")
+                if value.requires_grad:
+                    (value * count).backward()  # type: ignore[no-untyped-call]
+                for name, tensor, x in kept:
+                    for fmt in found[name][tensor]:
+                        found[name][tensor][fmt] += _perturbation(
+                            own.get_submodule(name), name, tensor, x, fmt, max_abs
+                        )
     progress(len(batches), len(batches))
+    if not batches:
+        raise BitqError("the training data has no batch; give at least one batch of (input, target)")
+    if len(unperturbed(found)) == len(found):
+        raise BitqError(
+            f"no format of any layer changes the loss on the {total} inputs that formats are scored on, so none seems "
+            "better than another; give a loss that depends on what the layers compute for the training data"
+        )
     return {
-        name: {tensor: {fmt: value / max(inputs, 1) for fmt, value in each.items()} for tensor, each in row.items()}
+        name: {tensor: {fmt: value / max(total, 1) for fmt, value in each.items()} for tensor, each in row.items()}
         for name, row in found.items()
     }
+
+
+def unperturbed(found: Mapping[str, Mapping[TensorName, Mapping[Any, float]]]) -> list[str]:
+    """The modules none of whose tensors has a format that changes the loss, from what `perturbations` gives."""
+    return [name for name, row in found.items() if not any(any(each.values()) for each in row.values())]
 
 
 @contextmanager

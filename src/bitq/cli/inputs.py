@@ -14,7 +14,7 @@ from bitq.errors import BitqError
 if TYPE_CHECKING:
     from torch import nn
 
-    from bitq.accuracy.evaluate import Batch
+    from bitq.batches import Batch
 
 DEMO = "demo"
 IMAGES = "Images"

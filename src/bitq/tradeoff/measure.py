@@ -6,23 +6,26 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import safetensors.torch
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import Batch, Loss, Metric, Score, cross_entropy, inputs_in, score, top1
+from bitq.accuracy.evaluate import Loss, Metric, Score, cross_entropy, score, top1
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import apply
 from bitq.allocator import keeping_freed_memory
+from bitq.batches import Batch, count_inputs, pairs
 from bitq.formats import MaxAbs, TensorFormats
+from bitq.tradeoff.functions import Identity, identity_of
 
 
 @dataclass(frozen=True)
 class Data:
     """What a network learns from, what plans are chosen by, and what the result is measured on.
 
-    Each is walked as often as needed and yields batches of (input, target).
+    Each is walked as often as needed and yields batches of (input, target), as `bitq.batches` describes them.
     """
 
     train: Iterable[Batch]
@@ -36,6 +39,16 @@ class Task:
 
     loss: Loss = cross_entropy
     metric: Metric = top1
+
+    @cached_property
+    def loss_identity(self) -> Identity:
+        """What the loss is; one that cannot be identified is another for every task."""
+        return identity_of(self.loss)
+
+    @cached_property
+    def metric_identity(self) -> Identity:
+        """What the metric is, alike."""
+        return identity_of(self.metric)
 
 
 @dataclass(frozen=True)
@@ -130,15 +143,15 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], task: Task) -> Score:
         return score(model, batches, task.loss, task.metric)
 
 
-def first_inputs(batches: Iterable[Batch], count: int, seed: int = 0) -> list[Batch]:
+def first_inputs(model: nn.Module, batches: Iterable[Batch], count: int, seed: int = 0) -> list[Batch]:
     """The first batches, in the order that a seed gives, of at least `count` inputs, or all there are."""
     found: list[Batch] = []
-    inputs = 0
+    seen = 0
     with seeded(seed):
-        for batch in batches:
-            found.append(batch)
-            inputs += inputs_in(batch)
-            if inputs >= count:
+        for inputs, target in pairs(model, batches):
+            found.append((inputs, target))
+            seen += count_inputs(inputs)
+            if seen >= count:
                 break
     return found
 

@@ -14,18 +14,20 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import device_of, forward, to_device
+from bitq.accuracy.evaluate import device_of
 from bitq.accuracy.finetune import Training
 from bitq.accuracy.quantized import apply, observing
-from bitq.accuracy.sensitivity import perturbations, probed
+from bitq.accuracy.sensitivity import perturbations, probed, unperturbed
 from bitq.accuracy.sensitivity import scores as scores_of
 from bitq.allocator import keeping_freed_memory
+from bitq.batches import forward, pairs, to_device
 from bitq.errors import BitqError
 from bitq.files import write_atomically
 from bitq.formats import TENSORS, BlockFormat, MaxAbs, TensorFormats
+from bitq.memory import memory_told
 from bitq.store import Json
 from bitq.tradeoff.allocate import Scores
-from bitq.tradeoff.identity import digest, fingerprint, first_batches, first_shapes, formats_text, name_of
+from bitq.tradeoff.identity import bind, digest, formats_text
 from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Bench, Measured, Subject, evaluate, first_inputs, seeded
 from bitq.tradeoff.predict import RECOVERED
@@ -68,21 +70,7 @@ class Study:
         Raises:
             BitqError: the folder holds a run of something else; names the first difference.
         """
-        device, data = space.device, subject.data
-        ledger.store.bind(
-            {
-                "network": subject.name,
-                "fingerprint": fingerprint(subject.model),
-                "data": first_batches(data.validation, data.test),
-                "training batch": first_shapes(data.train),
-                "loss": name_of(subject.task.loss),
-                "metric": name_of(subject.task.metric),
-                "device": device.name,
-                "memories": [[m.name, m.capacity_bits, m.energy_pj_per_bit] for m in device.memories[:-1]],
-                **({"partial sum bits": sums} if (sums := device.partial_sum_bits) else {}),
-                "bits": space.formats[0].bits,
-            }
-        )
+        bind(ledger.store, subject, space, ledger.listener)
         return cls(subject, space, settings, ledger)
 
     @property
@@ -111,8 +99,13 @@ class Study:
         def calibrate() -> Calibration:
             model = copy.deepcopy(self.subject.model).eval()
             device = device_of(model)
-            with torch.inference_mode(), seeded(self.seed), observing(model, self.space.modules) as seen:
-                for inputs, _ in islice(self.subject.data.train, CALIBRATION_BATCHES):
+            with (
+                memory_told("calibrating"),
+                torch.inference_mode(),
+                seeded(self.seed),
+                observing(model, self.space.modules) as seen,
+            ):
+                for inputs, _ in islice(pairs(model, self.subject.data.train), CALIBRATION_BATCHES):
                     forward(model, to_device(inputs, device))
             if not seen:
                 raise BitqError("the training data has no batch; give at least one batch of (input, target)")
@@ -148,9 +141,13 @@ class Study:
                     space.modules,
                     lambda name, tensor: probed(space.formats, extents[name][tensor]),
                     self.max_abs,
-                    first_inputs(self.subject.data.train, settings.scored_inputs, self.seed),
+                    first_inputs(self.subject.model, self.subject.data.train, settings.scored_inputs, self.seed),
                     self.subject.task.loss,
                     lambda done, total: self.ledger.listener.step("scoring formats", done, total),
+                )
+            if idle := unperturbed(found):
+                self.ledger.listener.note(
+                    f"no format of {', '.join(idle)} changes the loss on the scored inputs: only movement chooses there"
                 )
             return Perturbations(
                 found={

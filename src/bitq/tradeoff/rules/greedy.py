@@ -26,7 +26,7 @@ def greedy(study: Study, count: int) -> Proposal:
     space, bits = study.space, study.space.formats[0].bits
     coarser = sorted({fmt.mantissa_bits for fmt in space.formats}, reverse=True)
     column = {m: space.formats.index(BlockFormat(bits, bits - m, BLOCK)) for m in coarser}
-    batches = first_inputs(study.subject.data.validation, study.settings.scored_inputs)
+    batches = first_inputs(study.subject.model, study.subject.data.validation, study.settings.scored_inputs)
     untuned, moves = Untuned(study), []
     for module, name in enumerate(space.modules):
         study.ledger.listener.step("measuring tensors alone", module, len(space.modules))

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitq.accuracy.evaluate import device_of, forward, to_device
+from bitq.accuracy.evaluate import device_of
 from bitq.accuracy.quantized import quantized_weight
+from bitq.batches import forward, pairs, to_device
 from bitq.tradeoff.allocate import allocate
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.measure import seeded
@@ -53,7 +54,7 @@ def traces(study: Study) -> list[float]:
     ]
     found = np.zeros(len(weights))
     with seeded(study.seed):
-        for done, (inputs, target) in enumerate(list(islice(subject.data.train, BATCHES))):
+        for done, (inputs, target) in enumerate(list(islice(pairs(model, subject.data.train), BATCHES))):
             study.ledger.listener.step("taking traces", done, BATCHES)
             loss = subject.task.loss(forward(model, to_device(inputs, device)), to_device(target, device))
             gradients = torch.autograd.grad(loss, weights, create_graph=True)

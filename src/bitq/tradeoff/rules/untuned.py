@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 
-from bitq.accuracy.evaluate import Batch
 from bitq.accuracy.quantized import apply, set_formats
+from bitq.batches import Batch
 from bitq.formats import TensorFormats
 from bitq.tradeoff.measure import evaluate
 from bitq.tradeoff.study import Study

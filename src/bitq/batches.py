@@ -1,0 +1,199 @@
+"""What a batch is, in one place: a pair of the network's input and a target.
+
+The input is what the network is called with:
+
+- a tensor, whose first dimension counts the inputs of the batch;
+- a tuple of positional or a mapping of keyword arguments, each of any kind named here;
+- a list with one element for each input, such as images of unlike size.
+
+PyTorch's default collation makes lists of tuples. So a list that is the whole input is one argument only where the
+network's `forward` takes no other; elsewhere it holds the positional arguments. `((images,), target)` is always one.
+
+The target has any structure of tuples, lists, mappings and dataclasses: only the loss and the metric look into it. What
+stands in a batch beside tensors are None, numbers, strings, bytes and members of enumerations.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitq.errors import BitqError
+from bitq.nested import mapped, parts, walk
+
+Batch = tuple[Any, Any]
+"""Input and target."""
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), enum.Enum)
+
+
+def pairs(model: nn.Module, batches: Iterable[Any]) -> Iterator[Batch]:
+    """The batches of some data, each checked to be a pair, with the positional arguments of `model` as a tuple.
+
+    Raises:
+        BitqError: data that cannot be walked, or a batch that is no pair.
+    """
+    if not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
+        raise BitqError(f"the data is {described(batches)}; give batches (input, target), in a list or a DataLoader")
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise BitqError(f"a batch is {described(batch)}; it must be a pair (input, target)")
+        inputs, target = batch
+        yield _as_called(model, inputs), target
+
+
+def arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments that a network is called with for a batch's input.
+
+    Raises:
+        BitqError: a mapping whose keys are not the names of arguments.
+    """
+    if isinstance(inputs, Mapping):
+        if wrong := [key for key in inputs if not isinstance(key, str)]:
+            raise BitqError(f"a batch's input has the key {wrong[0]!r}; keys must be names of the network's arguments")
+        return (), dict(inputs)
+    given = _as_called(model, inputs)
+    return (tuple(given) if isinstance(given, tuple) and parts(given) is not None else (given,)), {}
+
+
+def _as_called(model: nn.Module, inputs: Any) -> Any:
+    """A batch's input, a tuple if it is a list of positional arguments."""
+    return tuple(inputs) if isinstance(inputs, list) and not _takes_one(model) else inputs
+
+
+def forward(model: nn.Module, inputs: Any) -> Any:
+    """Run the network on one batch's input, which lies on the network's device."""
+    args, kwargs = arguments(model, inputs)
+    return model(*args, **kwargs)
+
+
+def to_device(part: Any, device: torch.device, name: str = "a batch") -> Any:
+    """A batch, or its input or target, with all its tensors on a device; containers keep their types.
+
+    Raises:
+        BitqError: something that no batch can hold; says where (`name` and the path in it) and what.
+    """
+
+    def moved(path: str, leaf: Any) -> Any:
+        return leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else _plain(path, leaf)
+
+    return mapped(part, moved, name)
+
+
+def count_inputs(inputs: Any) -> int:
+    """Inputs in a batch, by its input alone: the first dimension of its first tensor, or the length of its first list.
+
+    Whichever comes first counts, except tensors without dimensions; 1 if there is neither.
+    """
+    return next((len(part) for _, part in walk(inputs) if _has_length(part)), 1)
+
+
+def _has_length(part: Any) -> bool:
+    return isinstance(part, list) or (isinstance(part, Tensor) and part.dim() > 0)
+
+
+def first_example(inputs: Any) -> Any:
+    """The first input of a batch's input, as a batch of one, whose tensors lie on the meta device and hold no data.
+
+    Tensors and lists that are as long as the batch are cut to their first element, all else stays whole.
+
+    Raises:
+        BitqError: as `to_device` does.
+    """
+    count = count_inputs(inputs)
+
+    def first(path: str, part: Any) -> Any:
+        if isinstance(part, list):
+            return mapped(part[:1], _hollow, path)
+        return _hollow(path, part[:1] if _has_length(part) and len(part) == count else part)
+
+    return mapped(inputs, first, "a batch[0]", lambda part: isinstance(part, list) and len(part) == count)
+
+
+def digest(*batches: Any) -> str:
+    """A short name for all that batches hold: structure, keys, types, shapes and every value.
+
+    Raises:
+        BitqError: as `to_device` does, or a tensor whose values cannot be read.
+    """
+    found = hashlib.sha256()
+    for path, part in (each for batch in batches for each in walk(batch, "a batch")):
+        held = parts(part)
+        if held is not None:
+            found.update(repr((path, type(part).__qualname__, len(held))).encode())
+        elif isinstance(part, Tensor):
+            found.update(repr((path, str(part.dtype), str(part.layout), tuple(part.shape))).encode())
+            try:
+                found.update(contents(part))
+            except (RuntimeError, TypeError) as error:
+                reason = str(error).partition("\n")[0]
+                raise BitqError(f"{path} is {described(part)} whose values cannot be read: {reason}") from error
+        else:
+            plain = _plain(path, part)
+            value = plain.name if isinstance(plain, enum.Enum) else repr(plain)
+            found.update(repr((path, type(plain).__qualname__, value)).encode())
+    return found.hexdigest()[:16]
+
+
+def outline(batch: Any) -> list[str]:
+    """What a batch holds without its values: path, type and shape of every tensor, the type of all else."""
+    return [
+        f"{path} {str(part.dtype)[6:]} {tuple(part.shape)}" if isinstance(part, Tensor) else f"{path} {_kind(part)}"
+        for path, part in walk(batch)
+        if parts(part) is None
+    ]
+
+
+def described(value: Any) -> str:
+    """A value in a few words, for messages."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    held = parts(value)
+    if isinstance(value, Mapping):
+        return f"a {_kind(value)} of {', '.join([repr(key) for key in value][:4]) or 'nothing'}"
+    return "None" if value is None else f"a {_kind(value)}" + ("" if held is None else f" of {len(held)}")
+
+
+def contents(tensor: Tensor) -> memoryview:
+    """A tensor's values as bytes, in order."""
+    plain = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+    plain = plain.cpu().resolve_conj().resolve_neg().contiguous()
+    return plain.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _hollow(path: str, leaf: Any) -> Any:
+    return torch.empty_like(leaf, device="meta") if isinstance(leaf, Tensor) else _plain(path, leaf)
+
+
+def _plain(path: str, leaf: Any) -> Any:
+    """What stands beside tensors in a batch."""
+    if isinstance(leaf, np.ndarray | np.generic) and not isinstance(leaf, _PLAIN):
+        raise BitqError(f"{path} is a numpy.{_kind(leaf)}; make it a tensor with torch.as_tensor")
+    if not isinstance(leaf, _PLAIN):
+        raise BitqError(
+            f"{path} is a {_kind(leaf)}; a batch holds tensors, numbers and strings, in tuples, lists, mappings and "
+            "dataclasses"
+        )
+    return leaf
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _takes_one(model: nn.Module) -> bool:
+    """Whether a network's forward has one positional argument and no other."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # made in C
+        return True
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    several = any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters)
+    return not several and sum(each.kind in positional for each in parameters) == 1
