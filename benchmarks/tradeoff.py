@@ -30,7 +30,7 @@ from bitq.devices import load_device
 from bitq.progress import Terminal
 from bitq.report import write_report
 from bitq.store import Json, Store
-from bitq.tracing import stored_tensors, trace
+from bitq.tracing import record
 from bitq.tradeoff.api import STORE, space_of
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.measure import Task
@@ -98,7 +98,8 @@ def main() -> int:
 def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list[Result], Json]:
     """All contenders with one seed, and the fewest bits within the loss of accuracy by contender."""
     subject = SUBJECTS[network](seed)
-    layers = trace(subject.model, subject.example)
+    traced = record(subject.model, subject.example)
+    layers = traced.layers
     steps = 0 if options.without_qat else options.steps
     folder = options.run / f"{network}-{Path(options.device).stem}-{steps}" / f"seed-{seed}"
     settings = Settings(
@@ -148,8 +149,7 @@ def compared(network: str, seed: int, options: argparse.Namespace) -> tuple[list
                 )
             )
         if OWN[0] in options.contenders:
-            shared = ties(space, stored_tensors(subject.model, subject.example))
-            hand_over(run, search(run), layers, shared, shlex.join(["python", *sys.argv]))
+            hand_over(run, search(run), layers, ties(space, traced.stored), shlex.join(["python", *sys.argv]))
             listener.note(f"{write_report(folder)} shows bitq's plan beside the others")
     return results, fewest
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bitq.errors import BitqError
 from bitq.networks import NETWORKS
@@ -345,14 +346,17 @@ def test_every_convolution_computes_what_its_layer_says(data, transposed, axes, 
     if transposed:
         compute = F.conv_transpose1d if axes == 1 else F.conv_transpose2d
         kept = [slice(before, n - after) for n, (before, after) in zip(full, pads, strict=True)]
-        expected = compute(images, filters, **geometry)[(..., *kept)]
+        with FlopCounterMode(display=False) as counter:
+            expected = compute(images, filters, **geometry)[(..., *kept)]
     else:
         compute = F.conv1d if axes == 1 else F.conv2d
-        expected = compute(F.pad(images, [end for pair in reversed(pads) for end in pair]), filters, **geometry)
+        with FlopCounterMode(display=False) as counter:
+            expected = compute(F.pad(images, [end for pair in reversed(pads) for end in pair]), filters, **geometry)
     plane, filters = (t if axes == 2 else t[..., None, :] for t in (images, filters))
     if transposed:  # [C·g, K/g, ...] → [K, C, ...], taps in the opposite order
         filters = filters.unflatten(0, (groups, inputs)).transpose(1, 2).flatten(0, 1).flip(2, 3)
         plane = plane[..., -layer.size[0] :, -layer.size[1] :]
+    assert 2 * layer.macs * images.numel() == counter.get_total_flops() * plane.numel()
     assert (tuple(plane.shape), tuple(filters.shape)) == (layer.input_shape, layer.weight_shape)
     result = convolve(layer, plane, filters)
     assert torch.equal(result if axes == 2 else result.squeeze(2), expected)
