@@ -35,24 +35,49 @@ class _Node:
         """The shape of one of its tensors, in elements."""
         shape = self.graph.shapes.get(name)
         if shape is None:
-            raise BitqError(f"{self} has {name!r}, whose shape does not follow from the file; export fixed shapes")
+            raise BitqError(self._unknown(name))
         if not prod(shape):
             raise BitqError(f"{self} has {name!r} of {' x '.join(map(str, shape))} elements; it must have some")
         if prod(shape) > MOST_ELEMENTS:
             raise BitqError(f"{self} has {name!r} of over {MOST_ELEMENTS} elements; it must have fewer")
         return shape
 
+    def _unknown(self, name: str) -> str:
+        """Why the shape of one of its tensors is not known: the operator from which on it is not."""
+        producers = {result: node for node in self.graph.nodes for result in node.output}
+        lost = [name]  # each of them because of the next
+        while lost[-1] in producers:
+            unknown = (each for each in producers[lost[-1]].input if each and each not in self.graph.shapes)
+            before = next((each for each in unknown if each not in lost), None)
+            if before is None:
+                source = _Node(self.graph, producers[lost[-1]])
+                return (
+                    f"{source} computes {lost[-1]!r}, whose shape does not follow from the file but is needed for "
+                    f"{_told(self.proto)}; write that shape into its value_info"
+                )
+            lost.append(before)
+        return f"{self} has {lost[-1]!r}, whose shape does not follow from the file; write it into its value_info"
+
     def is_activation(self, name: str) -> bool:
         """Whether values of the tensor depend on an input of the network."""
         return name in self.graph.activations
 
     def __str__(self) -> str:
-        return f"{self.graph.path}: node {self.name!r} ({self.proto.op_type})"
+        return f"{self.graph.path}: {_told(self.proto)}"
 
     @property
     def name(self) -> str:
         """Its own name, or else that of its result; safe to show."""
-        return _UNSAFE.sub("_", self.proto.name or "".join(self.proto.output[:1]))
+        return _safe_name(self.proto)
+
+
+def _safe_name(node: onnx.NodeProto) -> str:
+    return _UNSAFE.sub("_", node.name or "".join(node.output[:1]))
+
+
+def _told(node: onnx.NodeProto) -> str:
+    """A node, for messages."""
+    return f"node {_safe_name(node)!r} ({node.op_type})"
 
 
 def layers(graph: Graph) -> tuple[Layer, ...]:
