@@ -11,6 +11,8 @@ from typing import SupportsIndex, cast
 from bitq.errors import BitqError
 
 LOOPS = ("N", "K", "C", "P", "Q", "R", "S")
+GEOMETRY = ("stride", "dilation", "padding", "input_size", "input_dilation")
+"""What besides its loops and groups says which inputs a layer reads, each (height, width)."""
 
 Pair = tuple[int, int]
 

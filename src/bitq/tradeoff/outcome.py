@@ -11,7 +11,7 @@ from torch import nn
 from bitq.accuracy.quantized import UNKNOWN, is_transposed
 from bitq.accuracy.sensitivity import TENSORS
 from bitq.formats import BlockFormat, TensorFormats
-from bitq.layers import LOOPS, Layer
+from bitq.layers import GEOMETRY, LOOPS, Layer
 from bitq.movement import Widths
 from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.network import traffic_bits
@@ -198,6 +198,7 @@ def _layer(run: Run, layer: Layer, formats: TensorFormats, biases: dict[str, int
         module=layer.module,
         loops={loop: getattr(layer, loop) for loop in LOOPS},
         groups=layer.groups,
+        **{name: getattr(layer, name) for name in GEOMETRY},
         transposed=formats.weight is not None and is_transposed(run.model.get_submodule(layer.module)),
         input=_activation(formats.input, seen.input),
         weight=_entry(formats.weight, biases[layer.module]) if formats.weight else None,
