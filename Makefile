@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 BUILT_FROM := pyproject.toml setup.py constraints.txt \
 	$(filter-out %/_engine.c %/_kernel.c %/_packing.c,$(wildcard src/bitq/*/*.c)) $(wildcard src/bitq/*/*.h src/bitq/*/build_*.py)
 
-.PHONY: env test demo lint clean
+.PHONY: env test test-torch demo lint clean
 
 env: $(INSTALLED)
 
@@ -20,6 +20,10 @@ $(INSTALLED): $(BUILT_FROM)
 test: env
 	$(BIN)/pytest
 
+# What bitq needs of PyTorch beyond its documentation, in any version: make test-torch TORCH=2.8.0
+test-torch:
+	$(PYTHON) tools/test_torch.py $(or $(TORCH),$(error say which version: make test-torch TORCH=2.8.0))
+
 demo: env
 	$(BIN)/bitq search demo --device stm32f103c8 --run runs/demo
 
@@ -28,6 +32,6 @@ lint: env
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-torch build dist src/*.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -prune -exec rm -rf {} +
 	rm -f src/bitq/*/*.so src/bitq/movement/_engine.c src/bitq/numerics/_kernel.c src/bitq/numerics/_packing.c

@@ -30,7 +30,7 @@ from bitq.files import RunFolder
 from bitq.progress import Terminal
 from bitq.report import write_report
 from bitq.store import Store
-from bitq.tracing import stored_tensors, trace
+from bitq.tracing import record
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Subject, Task
@@ -106,7 +106,8 @@ def compared(
 ) -> tuple[list[Result], Fewest]:
     """All contenders with one seed, and the fewest bits within the loss of accuracy by contender."""
     subject = SUBJECTS[network](seed)
-    layers = trace(subject.model, subject.example)
+    traced = record(subject.model, subject.example)
+    layers = traced.layers
     steps = 0 if options.without_qat else options.steps
     name = f"{network}-{Path(options.device).stem}-{steps}"
     folder = RunFolder(options.run / name / f"seed-{seed}")
@@ -153,7 +154,7 @@ def compared(
                 )
             )
         if OWN[0] in options.contenders:
-            shared = ties(space, stored_tensors(subject.model, subject.example))
+            shared = ties(space, traced.stored)
             hand_over(study, search(study), layers, shared, shlex.join(["python", *sys.argv]))
             listener.note(f"{write_report(folder.path)} shows bitq's plan beside the others")
     return results, fewest

@@ -13,7 +13,7 @@ import pytest
 from bitq.cli.output import PIPE_COLUMNS, bits_text, bytes_text, count_text, energy_text, ratio_text, times_text
 from bitq.devices import device_names, load_device
 from bitq.formats import BlockFormat, TensorFormats
-from bitq.layers import LOOPS
+from bitq.layers import GEOMETRY, LOOPS
 from bitq.movement import lower_bound, simulate
 from bitq.movement.network import layer_movement, traffic_bits
 
@@ -170,6 +170,23 @@ def test_a_plan_of_another_network_is_refused(mistake, demo_plan, tmp_path):
     path.write_text(json.dumps({**plan, "layers": [*plan["layers"], {**plan["layers"][0], "name": "more"}]}))
     assert "'more' is only in the plan" in movement(path)
     assert "no plan at" in movement(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("field", GEOMETRY)
+def test_a_plan_of_a_network_that_walks_otherwise_is_refused(mistake, bitq, demo_plan, demo_layers, tmp_path, field):
+    """All loops are the same; plans of earlier versions do not tell."""
+    plan = json.loads(demo_plan.read_text())
+    for entry, layer in zip(plan["layers"], demo_layers, strict=True):
+        entry.update({name: getattr(layer, name) for name in GEOMETRY})
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan))
+    words = ("movement", "demo", "--device", DEVICE, "--formats")
+    assert bitq(*words, path)[0] == bitq(*words, demo_plan)[0] == 0
+    own, other = getattr(demo_layers[2], field), (7, 3)
+    plan["layers"][2][field] = other
+    path.write_text(json.dumps(plan))
+    told = f"its layer {demo_layers[2].name!r} has {field.replace('_', ' ')} {other}, not {own}"
+    assert told in mistake(*words, path)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A layer refuses what cannot be, and counts what its loops say."""
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,16 +77,29 @@ def test_a_transposed_convolution_multiplies_every_input_with_every_tap(
         dilation=(dilation, 1),
         padding=(reach, 0),
         input_dilation=(stride, 1),
+        transposed=True,
     )
     assert layer.size[0] == size
-    assert layer.macs >= 3 * size * kernel  # further positions lie in the padding, which counts
     inside = [
         (p, r)
         for p in range(layer.P)
         for r in range(kernel)
         if (p + r * dilation - reach) % stride == 0 and 0 <= (p + r * dilation - reach) // stride < size
     ]
-    assert len(inside) == size * kernel
+    assert layer.macs == 3 * len(inside) == 3 * size * kernel
+
+
+@pytest.mark.parametrize(
+    ("loops", "count"),
+    [
+        ({"P": 4, "R": 4, "padding": (3, 0), "input_size": (1, 1), "transposed": True}, 4),  # one input, four taps
+        ({"P": 4, "R": 4, "padding": (3, 0), "input_size": (1, 1)}, 16),  # four outputs, four taps
+        ({"P": 1, "R": 3, "padding": (1, 0), "input_size": (2, 1), "input_dilation": (2, 1)}, 6),  # 3 is cropped to 1
+        ({"Q": 9, "S": 3, "dilation": (1, 3), "input_size": (1, 8), "input_dilation": (1, 2), "N": 2}, 2 * 8 * 3),
+    ],
+)
+def test_what_counts_as_a_multiplication(loops: dict[str, Any], count: int) -> None:
+    assert Layer("x", **loops).macs == count
 
 
 @given(n=extents, k=extents, c=extents, p=extents, q=extents, r=extents, s=extents, groups=st.integers(1, 4))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bitq.errors import BitqError
 from bitq.networks import NETWORKS
@@ -147,7 +148,7 @@ def test_open_sizes_follow_from_the_given_shape(shape, folder):
     path = exported(network, (torch.zeros(2, 6, 8),), folder, dynamic_axes={"x": {0: "batch", 1: "time"}})
     found = load_onnx(path, shape)
     assert bare(found.layers) == bare(trace(network, torch.zeros(shape)))
-    refused(path, "input 'x' is left open .1 x time x 8.; give --input-shape")
+    refused(path, "input 'x' is left open .1 x time x 8.; give --input-shape 'x=1,time,8', with whole numbers")
 
 
 class Transformer(nn.Module):
@@ -345,14 +346,17 @@ def test_every_convolution_computes_what_its_layer_says(data, transposed, axes, 
     if transposed:
         compute = F.conv_transpose1d if axes == 1 else F.conv_transpose2d
         kept = [slice(before, n - after) for n, (before, after) in zip(full, pads, strict=True)]
-        expected = compute(images, filters, **geometry)[(..., *kept)]
+        with FlopCounterMode(display=False) as counter:
+            expected = compute(images, filters, **geometry)[(..., *kept)]
     else:
         compute = F.conv1d if axes == 1 else F.conv2d
-        expected = compute(F.pad(images, [end for pair in reversed(pads) for end in pair]), filters, **geometry)
+        with FlopCounterMode(display=False) as counter:
+            expected = compute(F.pad(images, [end for pair in reversed(pads) for end in pair]), filters, **geometry)
     plane, filters = (t if axes == 2 else t[..., None, :] for t in (images, filters))
     if transposed:  # [C·g, K/g, ...] → [K, C, ...], taps in the opposite order
         filters = filters.unflatten(0, (groups, inputs)).transpose(1, 2).flatten(0, 1).flip(2, 3)
         plane = plane[..., -layer.size[0] :, -layer.size[1] :]
+    assert 2 * layer.macs * images.numel() == counter.get_total_flops() * plane.numel()
     assert (tuple(plane.shape), tuple(filters.shape)) == (layer.input_shape, layer.weight_shape)
     result = convolve(layer, plane, filters)
     assert torch.equal(result if axes == 2 else result.squeeze(2), expected)
@@ -463,6 +467,71 @@ def test_named_sizes_hold_for_every_input(file):
     refused(path, "input 'x' is left open .1 x t x 6.")
 
 
+def opened(shape: Any, output: Any) -> Any:
+    """A convolution of an image of this shape, which keeps height and width."""
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="conv", pads=[1, 1, 1, 1])
+    graph = helper.make_graph([node], "graph", [value("x", *shape)], [value("y", *output)], [constant("w", 4, 3, 3, 3)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("size", ["?", "", "-1", "None", "unknown", "Dynamic", " ", "?_1", -1, 0, None])
+def test_a_placeholder_is_no_name(size, file):
+    """As Paddle's exporter writes it: sizes called "?" need not be equal, and none follows from the batch."""
+    path = file(opened((size, 3, size, size), (size, 4, size, size)))
+    refused(path, r"input 'x' is left open .1 x 3 x \? x \?.; give --input-shape 'x=1,3,\?,\?'")
+    found = load_onnx(path, (2, 3, 9, 12))
+    assert found.input_shape == (2, 3, 9, 12)
+    assert bare(found.layers) == bare(trace(nn.Conv2d(3, 4, 3, padding=1), torch.zeros(2, 3, 9, 12)))
+    assert load_onnx(file(opened((size, 3, 9, 12), (size, 4, size, 12)))).input_shape == (1, 3, 9, 12)
+
+
+@pytest.mark.parametrize("shape", [("n", 3, "n", "n"), ("n", 3, 8, "n"), (None, 3, "n", 8)])
+def test_height_and_width_never_follow_from_a_batch_of_one(shape, file):
+    refused(file(opened(shape, ("n", 4, None, None))), "the shape of input 'x' is left open")
+    assert load_onnx(file(opened(("n", 3, 8, 8), ("n", 4, "h", "w")))).input_shape == (1, 3, 8, 8)
+
+
+def test_inputs_are_given_their_shapes_by_name(file):
+    nodes = [helper.make_node("Mul", ["ids", "mask"], ["m"]), helper.make_node("MatMul", ["m", "w"], ["y"])]
+    inputs = [value("ids", "batch", "time", 8), value("mask", "batch", "length", 1)]
+    path = file(model(nodes, inputs, [constant("w", 8, 2)]))
+    refused(path, "input 'ids' is left open .1 x time x 8.; give --input-shape 'ids=1,time,8'")
+    refused(path, "input 'mask' is left open .2 x length x 1.; give --input-shape 'mask=2,length,1'", (2, 5, 8))
+    shapes = {"mask": (2, 5, 1), "ids": np.array([2, 5, 8])}
+    for given_shapes in (shapes, {"": (2, 5, 8), "mask": (2, 5, 1)}):
+        found = load_onnx(path, given_shapes)
+        assert found.input_shape == (2, 5, 8)
+        assert [(layer.N, layer.K, layer.C) for layer in found.layers] == [(10, 2, 8)]
+    for wrong, message in [
+        ({**shapes, "mask": (3, 5, 1)}, "input 'ids' is batch=3 x time x 8 in the file, which the shape 2 x 5 x 8"),
+        ({**shapes, "mask": (2, 4, 1)}, "do not fit together"),
+        ({"y": (1,)}, "has no input 'y' to give a shape to; its inputs are 'ids', 'mask'"),
+        ({**shapes, "": (2, 5, 8)}, "input 'ids', the first, is given a shape twice"),
+        ({"ids": (2, 0, 8)}, "input 'ids' must be whole numbers above 0"),
+        ({"ids": (2, 1.5, 8)}, "input 'ids' must be whole numbers above 0"),
+    ]:
+        refused(path, message, wrong)
+
+
+def test_a_batch_that_is_given_is_not_taken_for_one_elsewhere(file):
+    """Of an image and its scale, whose batches the exporter calls "?" both."""
+    nodes = [helper.make_node("Mul", ["x", "scale"], ["s"]), helper.make_node("MatMul", ["s", "w"], ["y"])]
+    path = file(model(nodes, [value("x", "?", "?", 8), value("scale", "?", 1, 1)], [constant("w", 8, 2)]))
+    assert load_onnx(path, (1, 5, 8)).layers[0].N == 5
+    refused(path, "input 'scale' is left open .. x 1 x 1.; give --input-shape", (2, 5, 8))
+    assert load_onnx(path, {"x": (2, 5, 8), "scale": (2, 1, 1)}).layers[0].N == 10
+
+
+def test_inputs_that_are_no_tensors_are_refused(file):
+    sequence = helper.make_tensor_sequence_value_info("x", FLOAT, (2, 3))
+    nodes = [helper.make_node("ConcatFromSequence", ["x"], ["c"], axis=0)]
+    nodes.append(helper.make_node("MatMul", ["c", "w"], ["y"]))
+    refused(file(model(nodes, [sequence], [constant("w", 3, 2)])), "input 'x' is a sequence; it must be a tensor")
+    nodes = [helper.make_node("MatMul", ["v", "w"], ["y"])]
+    alone = model(nodes, [], [constant("v", 2, 3), constant("w", 3, 2)])
+    refused(file(alone), "has no input '' to give a shape to; its inputs are none", (1, 3))
+
+
 def test_names_are_unique_and_safe_to_show(file):
     names = ["conv", "conv", "", "\x1b[31m[bold]"]
     nodes = [helper.make_node("Conv", [f"t{i}", "w"], [f"t{i + 1}"], name=name) for i, name in enumerate(names)]
@@ -544,11 +613,32 @@ def test_products_that_are_not_modelled_or_wrong_are_told(node, shapes, message,
     refused(file(content), message)
 
 
-def test_a_product_of_unknown_shape_is_told(file):
+@pytest.mark.parametrize("named", [True, False])
+def test_the_operator_behind_which_shapes_are_unknown_is_named(named, file):
+    odd = helper.make_node("Mystery", ["x"], ["h"], name="odd" if named else "", domain="other")
+    nodes = [odd, helper.make_node("Relu", ["h"], ["r"]), helper.make_node("Add", ["one", "r"], ["a"])]
+    nodes.append(helper.make_node("MatMul", ["a", "w"], ["y"], name="product"))
+    content = model(nodes, [value("x", 4, 4)], [constant("w", 4, 4), constant("one", 1)])
+    content.opset_import.add(domain="other", version=1)
+    source = f"node '{'odd' if named else 'h'}' .Mystery. computes 'h', whose shape does not follow from the file"
+    refused(file(content), f"{source} but is needed for node 'product' .MatMul.; write that shape into its value_info")
+    content.graph.value_info.append(value("h", 4, 4))
+    (layer,) = load_onnx(file(content)).layers
+    assert (layer.N, layer.K, layer.C) == (4, 4, 4)
+
+
+def test_a_shape_that_depends_on_values_is_told(file):
     nodes = [helper.make_node("NonZero", ["x"], ["i"]), helper.make_node("Cast", ["i"], ["f"], to=FLOAT)]
     nodes.append(helper.make_node("MatMul", ["f", "w"], ["y"], name="product"))
     path = file(model(nodes, [value("x", 4, 4)], [constant("w", 4, 4)]))
-    refused(path, "node 'product' .MatMul. has 'f', whose shape does not follow from the file")
+    refused(path, "node 'i' .NonZero. computes 'i', whose shape does not follow .* is needed for node 'product'")
+
+
+def test_groups_that_do_not_divide_the_channels_are_told(file):
+    for operator, group in (("ConvTranspose", 3), ("ConvTranspose", 0)):
+        node = helper.make_node(operator, ["x", "w"], ["y"], group=group)
+        content = model([node], [value("x", 1, 4, 5, 5)], [constant("w", 4, 2, 3, 3)])
+        refused(file(content), "which do not divide its 4 input channels|do not fit together")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"no protocol buffer", b"\xff" * 100, bytes(range(256))])
@@ -610,3 +700,24 @@ def test_movement_reads_onnx_files(bitq, file):
     document = json.loads(out)
     assert (code, document["input_shape"]) == (0, [2, 3, 8, 8])
     assert [(layer["name"], layer["macs"]) for layer in document["layers"]] == [("stem", 2 * 4 * 3 * 36 * 9)]
+
+
+def test_movement_takes_the_shapes_of_inputs_by_name(bitq, mistake, file):
+    nodes = [helper.make_node("MatMul", ["a", "b=c"], ["y"], name="product")]
+    path = file(model(nodes, [value("a", "?", "?"), value("b=c", "?", "?")]))
+
+    def movement(command, *shapes):
+        options = [word for shape in shapes for word in ("--input-shape", shape)]
+        return command("movement", path, "--device", "eyeriss", *options)
+
+    code, out, _ = movement(bitq, "a=3,5", "b=c=5,7")
+    assert code == 0
+    assert "input 3 x 5" in out
+    assert movement(bitq, "3,5", "b=c=5,7")[1] == out
+    assert "give --input-shape 'b=c=?,?'" in movement(mistake, "3,5")
+    assert "given twice for input 'a'" in movement(mistake, "a=3,5", "a=3,5")
+    assert "given twice for the first input" in movement(mistake, "3,5", "3,5")
+    assert "input 'a', the first, is given a shape twice" in movement(mistake, "3,5", "a=3,5")
+    assert "must have an input's name before the =" in movement(mistake, "=3,5")
+    assert "'5,x' must be whole numbers" in movement(mistake, "a=5,x")
+    assert "no input 'c'" in movement(mistake, "c=5,7")

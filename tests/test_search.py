@@ -25,7 +25,7 @@ from bitq.accuracy.finetune import Training
 from bitq.accuracy.quantized import LAYERS, _Quantized
 from bitq.errors import BitqError
 from bitq.formats import grid
-from bitq.layers import LOOPS
+from bitq.layers import GEOMETRY, LOOPS
 from bitq.movement import Widths, simulate
 from bitq.progress import Silent
 from bitq.report.evidence import load_evidence
@@ -124,6 +124,7 @@ def test_the_outermost_traffic_is_what_walking_the_tiles_counts(finished):
                 "output": (layer.K, 1),
             }.items()
         }
+        assert [getattr(entry, name) for name in GEOMETRY] == [getattr(layer, name) for name in GEOMETRY]
         counted = simulate(layer, entry.levels[0].tiling)
         assert entry.levels[0].traffic_bits.total == pytest.approx(counted.bits(Widths(**q)))
 

@@ -14,7 +14,7 @@ from bitq.formats import grid
 from bitq.numerics import pack
 from bitq.progress import Silent
 from bitq.report.evidence import load_evidence
-from bitq.tracing import stored_tensors, trace
+from bitq.tracing import record, trace
 from bitq.tradeoff.space import build_space
 from bitq.tradeoff.stored import reencoding, ties
 
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 def groups(model, *shape):
-    return {frozenset(group) for group in stored_tensors(model, torch.empty(shape, device="meta"))}
+    return {frozenset(group) for group in record(model, torch.empty(shape, device="meta")).stored}
 
 
 def ends(*pairs):
@@ -100,12 +100,21 @@ def test_two_readers_of_the_networks_input_share_it():
     assert groups(Fork(), 2, 8) == {ends(("a", "in"), ("b", "in"))}
 
 
+def test_one_run_of_the_network_tells_its_layers_and_its_stored_tensors():
+    runs = []
+    block = Block(after=lambda x: runs.append(1) or x)
+    traced = record(block, torch.empty(1, 3, 6, 6, device="meta"))
+    assert len(runs) == 1
+    assert (len(traced.layers), len(traced.stored)) == (4, 3)
+    assert traced.layers == trace(block, torch.empty(1, 3, 6, 6))
+
+
 def test_reencoding_moves_the_tensor_once_in_either_format():
     model, example = Block(project=True), torch.empty(1, 3, 6, 6, device="meta")
-    layers = trace(model, example)
+    traced = record(model, example)
     weights = {name: module.weight.nbytes for name, module in model.named_modules() if isinstance(module, LAYERS)}
-    space = build_space(layers, weights, 0, tiny.DEVICE, grid(8)[::7])
-    shared = ties(space, stored_tensors(model, example))
+    space = build_space(traced.layers, weights, 0, tiny.DEVICE, grid(8)[::7])
+    shared = ties(space, traced.stored)
     assert len(shared) == 3
     same = [(2, 0, 2)] * len(space.modules)
     assert reencoding(space, shared, same) == (3, 0, 0)

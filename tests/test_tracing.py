@@ -59,7 +59,7 @@ def whole(shape: tuple[int, ...], seed: int) -> Tensor:
 
 def check_convolution(module: nn.Module, images: Tensor) -> Layer:
     """Hold the traced layer against what the module computes, in exact whole numbers."""
-    with torch.no_grad():
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module.weight.copy_(whole(tuple(module.weight.shape), 1))
         expected = module(images)
     (layer,) = trace(nn.Sequential(module), images)
@@ -73,6 +73,7 @@ def check_convolution(module: nn.Module, images: Tensor) -> Layer:
     stored = plane[..., -layer.size[0] :, -layer.size[1] :] if module.transposed else plane
     assert tuple(stored.shape) == layer.input_shape
     assert tuple(weight.shape) == layer.weight_shape
+    assert 2 * layer.macs * plane.numel() == counter.get_total_flops() * stored.numel()  # none for inputs left out
     result = convolve(layer, stored, weight)
     assert torch.equal(result.squeeze(2) if one_dimensional else result, expected)
     return layer
@@ -208,6 +209,16 @@ NETWORKS = {
     "depthwise": (
         lambda: nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1, groups=8), nn.Conv2d(16, 4, 1), nn.Flatten(), nn.Linear(64, 2)),
         torch.zeros(3, 8, 8, 8),
+    ),
+    "transposed": (
+        lambda: nn.Sequential(
+            nn.ConvTranspose2d(6, 8, 4),  # of stride 1 and far more outputs than inputs
+            nn.ConvTranspose2d(8, 4, 4, stride=2, padding=1, groups=2),
+            nn.ConvTranspose2d(4, 4, 3, stride=(1, 2), padding=(2, 0), dilation=2, output_padding=1),
+            nn.Flatten(2),
+            nn.ConvTranspose1d(4, 3, 5, stride=3, padding=4),
+        ),
+        torch.zeros(2, 6, 1, 2),
     ),
     "lstm cell": (lambda: nn.LSTMCell(8, 4), torch.zeros(3, 8)),
 }
@@ -371,8 +382,8 @@ def test_a_failed_and_caught_call_does_not_confuse_the_paths() -> None:
 
 
 def test_a_compiled_network_keeps_its_paths() -> None:
-    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
-    assert trace(torch.compile(model), torch.zeros(1, 8)) == trace(model, torch.zeros(1, 8))
+    for model in (nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)), nn.Linear(8, 2)):
+        assert trace(torch.compile(model), torch.zeros(1, 8)) == trace(model, torch.zeros(1, 8))
 
 
 def test_reparametrized_weights_are_parameters() -> None:

@@ -18,7 +18,7 @@ from bitq.files import RunFolder
 from bitq.progress import Listener, Terminal
 from bitq.report import write_report
 from bitq.store import Store
-from bitq.tracing import stored_tensors, trace
+from bitq.tracing import record
 from bitq.tradeoff.knapsack import check
 from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Data, Subject, Task, seeded
@@ -105,12 +105,12 @@ def search(
     """
     target = device if isinstance(device, Device) else load_device(device)
     example = _first(model, validation) if example_input is None else example_input
-    layers = trace(model, example)
+    traced = record(model, example)
     folder = RunFolder(Path(run))
     wanted = settings or Settings()
     with Terminal() if listener is None else nullcontext(listener) as heard:
-        space = space_of(model, layers, target, bits, heard.step)
-        shared = ties(space, stored_tensors(model, example))
+        space = space_of(model, traced.layers, target, bits, heard.step)
+        shared = ties(space, traced.stored)
         space = replace(space, ties=shared) if wanted.tied else space
         check(space, wanted.budgets)
         data = Data(train, validation, validation if test is None else test)
@@ -123,7 +123,7 @@ def search(
                 heard.note(WITHOUT[without])
                 other = replace(study, settings=replace(wanted, without=without))
                 others.append(note_ablation(study, other, search_study(other)))
-            plan, rows = hand_over(study, found, layers, shared, command)
+            plan, rows = hand_over(study, found, traced.layers, shared, command)
             best = study.load_finetuned(found.best.plan.choices)
         write_report(folder.path)
     return Result(plan, best, rows, folder.path, tuple(others), found.best.excess == 0)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from operator import index
 from typing import SupportsIndex, cast
 
 from bitq.errors import BitqError
 
 LOOPS = ("N", "K", "C", "P", "Q", "R", "S")
+GEOMETRY = ("stride", "dilation", "padding", "input_size", "input_dilation")
+"""What besides its loops and groups says which inputs a layer reads, each (height, width)."""
 
 Pair = tuple[int, int]
 
@@ -32,6 +36,8 @@ class Layer:
         input_size: stored input height and width; by default the smallest that symmetric padding needs.
         input_dilation: distance of neighbouring stored inputs in the convolved plane (1 but for transposed
             convolutions).
+        transposed: whether it is a transposed convolution, as one with an `input_dilation` always is; only `macs`
+            tells such a one of stride 1 from a convolution.
         module: path of the module that computes it, "" if it was built by hand.
         weight_is_parameter: False for products of two activations (attention); the second is `weight` here.
 
@@ -53,6 +59,7 @@ class Layer:
     groups: int = 1
     input_size: Pair | None = None
     input_dilation: Pair = (1, 1)
+    transposed: bool = False
     module: str = ""
     weight_is_parameter: bool = True
 
@@ -63,6 +70,8 @@ class Layer:
             self._normalize(field, _pair(getattr(self, field), least), f"two whole numbers of at least {least}")
         if self.K % self.groups:
             raise BitqError(f"layer {self.name!r}: groups={self.groups} does not divide K={self.K} output channels")
+        if self.input_dilation != (1, 1):
+            object.__setattr__(self, "transposed", True)
         if self.input_size is None:
             least_size = (self._least_input(0), self._least_input(1))
             if min(least_size) < 1:
@@ -102,17 +111,13 @@ class Layer:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates, padding included (as papers count them); spread zeros are not multiplied."""
-        return self.N * self.K * self.C * self._taps(0) * self._taps(1)
+        """Multiply-accumulates, counted as papers and PyTorch's own counter do.
 
-    def _taps(self, axis: int) -> int:
-        """Pairs of an output and a kernel position along one axis that do not fall between spread inputs."""
-        out, taps = self._axis(axis)
-        spread = self.input_dilation[axis]
-        if spread == 1:
-            return out * taps
-        starts = (p * self.stride[axis] - self.padding[axis] for p in range(out))
-        return sum((start + r * self.dilation[axis]) % spread == 0 for start in starts for r in range(taps))
+        A convolution multiplies every tap of every output, also where the tap lies in the padding. A transposed one
+        multiplies every stored input by every tap, also where the result is cropped; spread zeros are not multiplied.
+        """
+        height, width = self.size if self.transposed else (self.P, self.Q)
+        return self.N * self.K * self.C * height * width * self.R * self.S
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -128,6 +133,12 @@ class Layer:
     def output_shape(self) -> tuple[int, int, int, int]:
         """Stored output (N, K, P, Q)."""
         return (self.N, self.K, self.P, self.Q)
+
+
+def unique_name(name: str, taken: Container[str]) -> str:
+    """The name, or with "#2", "#3", … behind it the first that is not taken."""
+    names = chain([name], (f"{name}#{call}" for call in count(2)))
+    return next(each for each in names if each not in taken)
 
 
 def _whole(value: object, least: int) -> int | None:

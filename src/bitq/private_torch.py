@@ -1,1 +1,59 @@
-"""Every name of PyTorch that its documentation does not promise, in one place: what a new version may take away."""
+"""Every name of PyTorch that its documentation does not promise, in one place: what a new version may take away.
+
+`tests/test_private_torch.py` says which of them a version lacks; `make test-torch TORCH=2.6.0` asks any version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import HigherOrderOperator as HigherOrderOperator  # operators that take functions: flex_attention, cond
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode  # tensors with shapes but no data
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy as is_lazy  # whether a parameter awaits its shape
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # sees every operator
+
+AnyConvolution = _ConvNd
+"""What all modules of convolutions are, transposed ones too."""
+
+VALUE_NEEDED = (DataDependentOutputException, DynamicOutputShapeException)
+"""What an operator raises on tensors without data when its result or its shape depends on their values."""
+
+FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"
+"""The logger on which these failures are told with their traceback."""
+
+
+def operator_name(operator: Any) -> str:
+    """Name of an operator without its overload, such as "aten::mm"."""
+    return str(operator._schema.name)
+
+
+def named_arguments(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by the names of the operator's schema; those left to their defaults are missing."""
+    return dict(zip((argument.name for argument in operator._schema.arguments), args, strict=False)) | dict(kwargs)
+
+
+def decomposed(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The result by way of the operators that this one is made of, or NotImplemented if it is made of none."""
+    if operator is torch.ops.prim.device.default:  # asked of every tensor; its decomposition asks again, endlessly
+        return NotImplemented
+    return operator.decompose(*args, **kwargs)
+
+
+def storage_of(tensor: Tensor) -> int:
+    """The identity of a tensor's memory, which its views share; of fake tensors too, whose memory has no address."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything of its own runs before or after the module's forward or backward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def uncompiled_path(path: str) -> str:
+    """A module's path without the wrappers that `torch.compile` puts into it."""
+    return ".".join(part for part in path.split(".") if part != "_orig_mod")

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from bitq.accuracy.quantized import LAYERS, blocks_of, computes_as_torch, is_quantized, is_transposed
 from bitq.batches import arguments
 from bitq.errors import BitqError
+from bitq.private_torch import has_hooks
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -97,7 +98,7 @@ def _pairs(model: nn.Module, graph: fx.Graph) -> list[tuple[str, str]]:
         name, module = str(node.target), modules[str(node.target)]
         return (
             calls[id(module)] == 1
-            and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+            and not has_hooks(module)
             and not hasattr(module, "parametrizations")
             and all(owners[id(parameter)] == 1 for parameter in module.parameters())
             and not any(other.startswith(f"{name}.") for other in read)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from bitq.errors import BitqError
 from bitq.formats import PRESETS, BlockFormat, TensorFormats
-from bitq.layers import LOOPS, Layer
+from bitq.layers import GEOMETRY, LOOPS, Layer
 
 if TYPE_CHECKING:
-    from bitq.tradeoff.plan import Plan
+    from bitq.tradeoff.plan import Plan, PlanLayer
 
 NAMES = ("--formats", "--format")
 """The option; one format is asked for in the singular, too."""
@@ -59,9 +59,8 @@ class Planned:
             entry = planned.pop(layer.name, None)
             if entry is None:
                 raise self._other_network(f"it has no layer {layer.name!r}")
-            loops = {loop: getattr(layer, loop) for loop in LOOPS}
-            if (entry.loops, entry.groups) != (loops, layer.groups):
-                raise self._other_network(f"its layer {layer.name!r} has other loops")
+            if difference := _difference(entry, layer):
+                raise self._other_network(f"its layer {layer.name!r} has {difference}")
         if planned:
             raise self._other_network(f"layer {next(iter(planned))!r} is only in the plan")
         by_name = {entry.name: entry.formats for entry in self.plan.layers}
@@ -72,6 +71,17 @@ class Planned:
             f"{self.path} plans network {self.plan.network!r}, which is not this one on this input: {difference}; "
             "give the network and the input shape it was made for"
         )
+
+
+def _difference(entry: PlanLayer, layer: Layer) -> str | None:
+    """How a plan's layer differs from a network's, as far as the plan knows."""
+    if entry.loops != {loop: getattr(layer, loop) for loop in LOOPS}:
+        return "other loops"
+    for name in ("groups", *GEOMETRY):
+        planned, own = getattr(entry, name), getattr(layer, name)
+        if planned not in (None, own):
+            return f"{name.replace('_', ' ')} {planned}, not {own}"
+    return None
 
 
 def read_formats(text: str | None) -> Uniform | Planned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ DEMO = "demo"
 DEMO_SHAPE = (1, 1, 28, 28)
 IMAGE_SHAPE = (1, 3, 224, 224)  # of the networks that come with bitq
 MOST_ELEMENTS = 10**12
+FIRST = ""  # as for load_onnx: the first input, by no name
 
 Shape = tuple[int, ...]
 Network = Annotated[
@@ -29,28 +31,32 @@ Network = Annotated[
     ),
 ]
 InputShape = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
+        metavar="SHAPE|NAME=SHAPE",
         help="Shape of the network's input in elements: batch, channels, height and width, such as "
-        "1,3,224,224. Networks that come with bitq and most ONNX files know their own.",
+        "1,3,224,224. Networks that come with bitq and most ONNX files know their own. For the inputs of an ONNX file "
+        "by name, such as ids=1,128, it may be given several times.",
     ),
 ]
 
 
-def input_and_layers(network: str, input_shape: str | None) -> tuple[Shape, tuple[Layer, ...]]:
+def input_and_layers(network: str, input_shape: Sequence[str] | None) -> tuple[Shape, tuple[Layer, ...]]:
     """The shape of the (first) input and every layer of what NETWORK and --input-shape name.
 
     Raises:
         BitqError: no such network, a shape that is none or does not fit, or a network without layers.
     """
-    given = None if input_shape is None else _parsed(input_shape)
+    given = _by_name(input_shape or ())
     if network.endswith(".onnx"):
         from bitq.onnx import load_onnx
 
         found = load_onnx(Path(network), given)
         shape, layers = found.input_shape, found.layers
     else:
-        shape, layers = _traced(network, given)
+        if named := [name for name in given if name != FIRST]:
+            raise BitqError(f"--input-shape names input {named[0]!r}, which only ONNX files have; give the shape alone")
+        shape, layers = _traced(network, given.get(FIRST))
     if not layers:
         raise BitqError(f"network {network!r} must compute a convolution or matrix product, but has none")
     return shape, layers
@@ -84,6 +90,20 @@ def _on(model: nn.Module, shape: Shape) -> tuple[Shape, tuple[Layer, ...]]:
     from bitq.tracing import trace
 
     return shape, trace(model, torch.empty(shape, device="meta"))
+
+
+def _by_name(texts: Sequence[str]) -> dict[str, Shape]:
+    """Shapes by the names of their inputs."""
+    shapes: dict[str, Shape] = {}
+    for text in texts:
+        name, named, shape = text.rpartition("=")
+        if named and not name:
+            raise BitqError(f"--input-shape {text!r} must have an input's name before the =, such as ids=1,128")
+        if name in shapes:
+            which = f"input {name!r}" if named else "the first input"
+            raise BitqError(f"--input-shape is given twice for {which}; give it once")
+        shapes[name] = _parsed(shape)
+    return shapes
 
 
 def _parsed(text: str) -> Shape:

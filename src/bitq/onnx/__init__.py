@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ class OnnxNetwork:
     layers: tuple[Layer, ...]
 
 
-def load_onnx(path: Path, input_shape: Sequence[int] | None = None) -> OnnxNetwork:
+def load_onnx(path: Path, input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None) -> OnnxNetwork:
     """Every convolution and matrix product of an ONNX file, as `bitq.trace` finds them in a PyTorch network.
 
     Nothing is executed and no weights are read: only shapes matter, and those that the file leaves out are inferred.
@@ -27,13 +27,14 @@ def load_onnx(path: Path, input_shape: Sequence[int] | None = None) -> OnnxNetwo
 
     Args:
         path: the file; tensors that it keeps in other files are not loaded.
-        input_shape: shape of the first input where the file leaves it open; what it says of named sizes holds for
-            the other inputs too. By default an open first axis, the batch, is 1.
+        input_shape: shape of the first input where the file leaves it open, or a mapping from names of inputs to their
+            shapes ("" is the first). What it says of named sizes holds for the other inputs too. By default an open
+            first axis, the batch, is 1, and no other axis is because of it. "?" and other placeholders are no names.
 
     Raises:
         BitqError: the package onnx is missing; a file that cannot be read, is over 2 GiB, damaged or contradicts
-            itself; an input whose shape stays open or is another; a product of unknown shape, within control flow,
-            or not modelled (3-D convolutions, recurrent and fused operators).
+            itself; an input that is no tensor, or whose shape stays open or is another; a product of unknown shape,
+            within control flow, or not modelled (3-D convolutions, recurrent and fused operators).
     """
     try:
         import onnx  # noqa: F401
@@ -42,5 +43,5 @@ def load_onnx(path: Path, input_shape: Sequence[int] | None = None) -> OnnxNetwo
     from bitq.onnx.graph import read_graph
     from bitq.onnx.products import layers
 
-    graph = read_graph(path, None if input_shape is None else tuple(input_shape))
+    graph = read_graph(path, input_shape)
     return OnnxNetwork(graph.input_shape, layers(graph))

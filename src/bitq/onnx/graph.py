@@ -14,7 +14,8 @@ import onnx.shape_inference
 from google.protobuf.message import Message
 
 from bitq.errors import BitqError
-from bitq.onnx.shapes import MOST_ELEMENTS, Dimension, Shape, dimensions, known_shapes
+from bitq.onnx.inputs import Given, fix_inputs
+from bitq.onnx.shapes import MOST_ELEMENTS, Shape, known_shapes
 
 MOST_BYTES = 2**31 - 1  # of a protocol buffer
 MOST_NODES = 10**6
@@ -44,13 +45,11 @@ class Graph:
     input_shape: Shape
 
 
-def read_graph(path: Path, input_shape: Shape | None) -> Graph:
+def read_graph(path: Path, input_shape: Given | None) -> Graph:
     """The graph of a file, as `load_onnx` describes it."""
     model = _read(path)
     _drop_data(model.graph.initializer)
-    inputs = _inputs(model.graph)
-    _resolve(model.graph, inputs, input_shape, path)
-    names = [value.name for value in inputs]
+    names = fix_inputs(model.graph, input_shape, path)
     model = _inferred(_inlined(model, path), path)
     shapes, nodes = known_shapes(model, path), tuple(model.graph.node)
     return Graph(path, nodes, shapes, _activations(nodes, names), shapes[names[0]] if names else ())
@@ -99,55 +98,6 @@ def _drop_data(tensors: Iterable[onnx.TensorProto]) -> None:
         if prod(tensor.dims) > MOST_ELEMENTS:
             for field in _DATA_FIELDS:
                 tensor.ClearField(field)
-
-
-def _inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that users give; old files list their weights too."""
-    weights = {tensor.name for tensor in graph.initializer}
-    weights |= {tensor.values.name for tensor in graph.sparse_initializer}
-    return [value for value in graph.input if value.name not in weights]
-
-
-def _resolve(graph: onnx.GraphProto, inputs: list[onnx.ValueInfoProto], input_shape: Shape | None, path: Path) -> None:
-    """Give every input its shape, and named sizes the same value wherever they stand."""
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        for size in value.type.tensor_type.shape.dim:
-            if size.HasField("dim_value") and size.dim_value < 1:  # as some exporters write what is open
-                size.ClearField("dim_value")
-    sizes: dict[str, int] = {}
-    for ordinal, value in enumerate(inputs):
-        given = input_shape if ordinal == 0 else None
-        dims = dimensions(value.type)
-        if given is not None:
-            dims = given if dims is None else _agreed(dims, given, sizes, f"{path}: input {value.name!r}")
-        elif dims:
-            batch = sizes.setdefault(dims[0], 1) if isinstance(dims[0], str) else dims[0] or 1
-            dims = (batch, *(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in dims[1:]))
-        if dims is None or not all(isinstance(dim, int) for dim in dims):
-            shape = "unknown" if dims is None else _shown(dims)
-            raise BitqError(f"{path}: the shape of input {value.name!r} is left open ({shape}); give --input-shape")
-        fixed = value.type.tensor_type.shape
-        fixed.Clear()
-        for dim in dims:
-            fixed.dim.add(dim_value=dim)
-    for value in (*graph.value_info, *graph.output):
-        for size in value.type.tensor_type.shape.dim:
-            if size.dim_param in sizes:
-                size.dim_value = sizes[size.dim_param]
-
-
-def _agreed(dims: tuple[Dimension, ...], given: Shape, sizes: dict[str, int], where: str) -> Shape:
-    """The given shape if it fits what the file says; named sizes are entered in `sizes`."""
-    known = [
-        sizes.setdefault(dim, size) if isinstance(dim, str) else dim for dim, size in zip(dims, given, strict=False)
-    ]
-    if len(dims) != len(given) or any(dim not in (None, size) for dim, size in zip(known, given, strict=True)):
-        raise BitqError(f"{where} is {_shown(dims)} in the file, which the shape {_shown(given)} does not fit")
-    return given
-
-
-def _shown(dims: Iterable[Dimension]) -> str:
-    return " x ".join("?" if dim is None else str(dim) for dim in dims) or "a single number"
 
 
 def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:

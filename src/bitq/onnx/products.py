@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, count
 from math import prod
 from typing import Any
 
@@ -12,8 +11,9 @@ import numpy as np
 import onnx
 from onnx.helper import get_attribute_value
 
+from bitq import geometry
 from bitq.errors import BitqError
-from bitq.layers import Layer, Pair
+from bitq.layers import Layer, unique_name
 from bitq.onnx.graph import Graph, nodes_within
 from bitq.onnx.shapes import Shape
 
@@ -35,24 +35,49 @@ class _Node:
         """The shape of one of its tensors, in elements."""
         shape = self.graph.shapes.get(name)
         if shape is None:
-            raise BitqError(f"{self} has {name!r}, whose shape does not follow from the file; export fixed shapes")
+            raise BitqError(self._unknown(name))
         if not prod(shape):
             raise BitqError(f"{self} has {name!r} of {' x '.join(map(str, shape))} elements; it must have some")
         if prod(shape) > MOST_ELEMENTS:
             raise BitqError(f"{self} has {name!r} of over {MOST_ELEMENTS} elements; it must have fewer")
         return shape
 
+    def _unknown(self, name: str) -> str:
+        """Why the shape of one of its tensors is not known: the operator from which on it is not."""
+        producers = {result: node for node in self.graph.nodes for result in node.output}
+        lost = [name]  # each of them because of the next
+        while lost[-1] in producers:
+            unknown = (each for each in producers[lost[-1]].input if each and each not in self.graph.shapes)
+            before = next((each for each in unknown if each not in lost), None)
+            if before is None:
+                source = _Node(self.graph, producers[lost[-1]])
+                return (
+                    f"{source} computes {lost[-1]!r}, whose shape does not follow from the file but is needed for "
+                    f"{_told(self.proto)}; write that shape into its value_info"
+                )
+            lost.append(before)
+        return f"{self} has {lost[-1]!r}, whose shape does not follow from the file; write it into its value_info"
+
     def is_activation(self, name: str) -> bool:
         """Whether values of the tensor depend on an input of the network."""
         return name in self.graph.activations
 
     def __str__(self) -> str:
-        return f"{self.graph.path}: node {self.name!r} ({self.proto.op_type})"
+        return f"{self.graph.path}: {_told(self.proto)}"
 
     @property
     def name(self) -> str:
         """Its own name, or else that of its result; safe to show."""
-        return _UNSAFE.sub("_", self.proto.name or "".join(self.proto.output[:1]))
+        return _safe_name(self.proto)
+
+
+def _safe_name(node: onnx.NodeProto) -> str:
+    return _UNSAFE.sub("_", node.name or "".join(node.output[:1]))
+
+
+def _told(node: onnx.NodeProto) -> str:
+    """A node, for messages."""
+    return f"node {_safe_name(node)!r} ({node.op_type})"
 
 
 def layers(graph: Graph) -> tuple[Layer, ...]:
@@ -73,8 +98,7 @@ def layers(graph: Graph) -> tuple[Layer, ...]:
                 raise
             raise BitqError(f"{graph.path}: node {proto.name!r} ({proto.op_type}) is malformed: {error}") from error
         if loops is not None:
-            names = chain([node.name], (f"{node.name}#{call}" for call in count(2)))
-            name = next(name for name in names if name not in found)
+            name = unique_name(node.name, found)
             found[name] = Layer(name=name, **loops)
     return tuple(found.values())
 
@@ -102,19 +126,13 @@ def _convolution(images: int, weight: int) -> Callable[[_Node], dict[str, Any]]:
         channels = weights[0] if transposed else weights[1] * groups
         if stored[1] != channels:
             raise BitqError(f"{node} has {stored[1]} input channels, but weights for {channels}")
+        if groups < 1 or channels % groups:
+            raise BitqError(f"{node} has {groups} groups, which do not divide its {channels} input channels")
         strides, dilations = (node.attributes.get(name, [1] * axes) for name in ("strides", "dilations"))
-        sizes: tuple[int, ...] = stored[2:]
-        padding = _padding(node, sizes, weights[2:], outputs[2:], strides, dilations)
-        if transposed:
-            spread = map(_spread_axis, sizes, weights[2:], strides, dilations, padding)
-            padding, sizes = zip(*spread, strict=True)
-        return {
-            **{"N": stored[0], "K": outputs[1], "C": channels // groups, "groups": groups},
-            **dict(zip("PQRS", _plane(outputs[2:]) + _plane(weights[2:]), strict=True)),
-            **{"dilation": _plane(dilations), "padding": _plane(padding, missing=0), "input_size": _plane(sizes)},
-            ("input_dilation" if transposed else "stride"): _plane(strides),
-            "weight_is_parameter": not node.is_activation(node.proto.input[weight]),
-        }
+        padding = _padding(node, stored[2:], weights[2:], outputs[2:], strides, dilations)
+        walk = geometry.Convolution(tuple(strides), tuple(dilations), padding, groups, transposed)
+        found = walk.loops(stored, weights[2:], outputs)
+        return found | {"weight_is_parameter": not node.is_activation(node.proto.input[weight])}
 
     return loops
 
@@ -139,22 +157,6 @@ def _padding(
         kept = sizes
     totals = [max(0, end + reach - size) for end, reach, size in zip(ends, reaches, kept, strict=True)]
     return tuple(total // 2 if auto == "SAME_UPPER" else total - total // 2 for total in totals)
-
-
-def _spread_axis(size: int, taps: int, stride: int, dilation: int, padding: int) -> Pair:
-    """Padding and stored inputs of one axis of a transposed convolution, seen as a convolution of stride 1.
-
-    Where its own padding crops more than the kernel reaches, the first inputs meet no output and are dropped.
-    """
-    before = dilation * (taps - 1) - padding
-    unused = max(0, -(before // stride))
-    return before + unused * stride, size - unused
-
-
-def _plane(values: Any, missing: int = 1) -> Pair:
-    """Values per axis as (height, width); a single axis is the width."""
-    height, width = (missing, *values) if len(values) == 1 else values
-    return height, width
 
 
 def _gemm(node: _Node) -> dict[str, Any]:
@@ -215,22 +217,16 @@ def _product(
 ) -> dict[str, Any]:
     """`batch` products of a (rows, inner) and an (inner, columns) matrix, of which the operands hold `batches`.
 
-    The weight is the second operand, unless an input decides it and not the first: then the transposed product is
-    meant. Products that share their weight, or of one shared second operand, are one.
+    The weight is the second operand, unless an input decides it and not the first.
     """
     rows, inner, met, cols = extents
     if inner != met:
         raise BitqError(f"{node} multiplies rows of {inner} by columns of {met} elements")
     first, second = (node.is_activation(name) for name in names)
+    weight_first = second and not first
     first_shared, second_shared = (prod(held) == 1 for held in batches)
-    transposed = second and not first
-    if second_shared:
-        rows, batch = rows * batch, 1
-    elif first_shared and transposed:
-        cols, batch = cols * batch, 1
-    if transposed:
-        rows, cols, second = cols, rows, first
-    return {"N": rows, "K": cols * batch, "C": inner, "groups": batch, "weight_is_parameter": not second}
+    loops = geometry.product((rows, inner, cols), batch, (first_shared, second_shared), weight_first)
+    return loops | {"weight_is_parameter": not (first if weight_first else second)}
 
 
 _KINDS: Mapping[str, Callable[[_Node], dict[str, Any] | None]] = {

@@ -9,7 +9,7 @@ from math import isfinite
 from bitq.accuracy.quantized import UNKNOWN, is_transposed
 from bitq.devices import Device
 from bitq.formats import TENSORS, BlockFormat, TensorFormats
-from bitq.layers import LOOPS, Layer
+from bitq.layers import GEOMETRY, LOOPS, Layer
 from bitq.movement import Widths
 from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.network import traffic_bits
@@ -209,6 +209,7 @@ def _layer(study: Study, layer: Layer, formats: TensorFormats, biases: dict[str,
         module=layer.module,
         loops={loop: getattr(layer, loop) for loop in LOOPS},
         groups=layer.groups,
+        **{name: getattr(layer, name) for name in GEOMETRY},
         transposed=formats.weight is not None and is_transposed(study.subject.model.get_submodule(layer.module)),
         input=_activation(formats.input, seen.input),
         weight=_entry(formats.weight, biases[layer.module]) if formats.weight else None,

@@ -19,6 +19,7 @@ MAX_FILE_BYTES = 64 << 20
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Extent = Annotated[int, Field(ge=1)]
+Extents = tuple[Extent, Extent]  # height and width
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -94,13 +95,19 @@ class PlanLevel(_Entry):
 class PlanLayer(_Entry):
     """One layer: its tensors' formats (None: 32-bit float), and per memory, outermost first, what it moves.
 
-    `transposed` tells that its weight is stored as a transposed convolution's, input channels first.
+    `transposed` tells that its weight is stored as a transposed convolution's, input channels first. What lies between
+    `groups` and it is as in `bitq.Layer`; plans of earlier versions lack that.
     """
 
     name: str
     module: str
     loops: dict[str, Extent]
     groups: Extent
+    stride: Extents | None = None
+    dilation: Extents | None = None
+    padding: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    input_size: Extents | None = None
+    input_dilation: Extents | None = None
     transposed: bool = False
     input: PlanFormat | None
     weight: PlanFormat | None

@@ -10,7 +10,7 @@ from bitq.movement.widths import widths
 from bitq.tradeoff.space import Choice, Space
 
 Ends = Sequence[Sequence[tuple[str, str]]]
-"""Stored tensors as `bitq.tracing.stored_tensors` gives them: (module, "input" or "output") of all that meet it."""
+"""Stored tensors as `bitq.tracing.Traced.stored` has them: (module, "input" or "output") of all that meet it."""
 
 Ties = tuple[tuple[tuple[int, int], ...], ...]
 """The same by index: (module, 0 for input, 2 for output)."""

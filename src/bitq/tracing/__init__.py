@@ -1,0 +1,96 @@
+"""From a network to its layers: one forward pass that computes nothing and writes down every product.
+
+`hollow.py` makes the copy that runs without data, `watch.py` sees its operators, `operators.py` writes down products as
+layers, `flow.py` follows which layers meet the same stored tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from bitq.errors import BitqError
+from bitq.layers import Layer
+from bitq.tracing.flow import End, Flow
+from bitq.tracing.hollow import Hollow
+from bitq.tracing.operators import Products
+from bitq.tracing.watch import Watch
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What one run of a network shows.
+
+    Attributes:
+        layers: as `trace` returns them.
+        stored: the stored tensors that meet two layers or more. For each the ends (module path, "output" or "input")
+            that write and read it, in order of execution; a module that is called several times joins the tensors of
+            all its calls.
+
+    A layer's result and what elementwise operators (activations, batch norms in evaluation, sums) make of it in its
+    shape is one stored tensor: a device computes them on the way out. A sum of two tensors is stored in place of the
+    one that was computed last. All else (pooling, padding, reshaping, concatenation) makes a new tensor, which no
+    layer writes: in doubt, tensors are taken for two.
+    """
+
+    layers: tuple[Layer, ...]
+    stored: tuple[tuple[End, ...], ...]
+
+
+def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
+    """Every convolution and matrix product that `model` computes for `example_input`, in order of execution.
+
+    The network runs once, as for inference (`eval()`), as a copy whose tensors have shapes but no data:
+    nothing is computed, a network larger than memory can be traced, and neither the model nor any random
+    state changes.
+
+    A convolution's input is the tensor that its operator receives: what PyTorch pads beforehand (an uneven
+    `padding="same"`, `padding_mode="circular"`) is stored with its padding. A 1-D convolution has its axis in
+    Q and S. A transposed convolution is the convolution of stride 1 over its spread input (see `Layer`); the
+    leading inputs that no output depends on are left out of `input_size`. The rows of a matrix product are N,
+    its columns K, and each product of a batch is one group, unless all share one weight: then N counts the
+    rows of all. Attention is two products, QKᵀ and PV; recurrent networks are the products of every step.
+
+    Args:
+        model: the network; on the meta device or made of fake tensors it works just as well.
+        example_input: a tensor, a tuple of positional or a mapping of keyword arguments. Only shapes and
+            types matter; meta and fake tensors are welcome.
+
+    Returns:
+        The layers. `module` is the path of the innermost module whose forward was running. `name` is that
+        path for a convolution or linear module, path.conv or path.matmul for any other; "#2", "#3", … tell
+        further calls apart. `weight_is_parameter` is False where the weight depends on the input.
+
+    Raises:
+        BitqError: the network cannot run on the input, decides by values, or holds a product that is not
+            modelled (3-D convolutions, quantized or otherwise fused operators).
+    """
+    return record(model, example_input).layers
+
+
+def record(model: nn.Module, example_input: Any) -> Traced:
+    """The layers of a network, and which of them write and read the same stored tensor, from one run of it.
+
+    Args:
+        model, example_input: as for `trace`.
+
+    Raises:
+        BitqError: as `trace` does.
+    """
+    if not isinstance(model, nn.Module):
+        raise BitqError(f"the network to trace is a {type(model).__name__}; it must be a torch.nn.Module")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise BitqError(
+            "the network is TorchScript, which hides its modules; give the torch.nn.Module it was made from"
+        )
+    hollow, products, flow = Hollow.of(model, example_input), Products(), Flow()
+    hollow.run(Watch(hollow.network, hollow.inputs, (products.note, flow.note)))
+    return Traced(tuple(products.layers), flow.groups())
+
+
+def stored_tensors(model: nn.Module, example_input: Any) -> tuple[tuple[End, ...], ...]:
+    """`record(model, example_input).stored` alone."""
+    return record(model, example_input).stored

@@ -1,0 +1,132 @@
+"""A copy of a network that runs without data: its tensors have shapes, and operators only work out shapes."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitq.errors import BitqError
+from bitq.private_torch import FAKE_TENSOR_LOGGER, FakeTensorMode, is_lazy
+from bitq.tracing.watch import tensors
+
+
+@dataclass(frozen=True)
+class Hollow:
+    """Hollow copies of a network, which is in evaluation mode, and its inputs; tensors are fake ones of `mode`."""
+
+    network: nn.Module
+    inputs: Any
+    mode: FakeTensorMode
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: Any) -> Hollow:
+        """Copies of both whose tensors have shapes but no data; meta tensors come to the device of the others.
+
+        Buffers of one element keep their value: networks decide by them (whether a codebook was initialized).
+
+        Raises:
+            BitqError: tensors without a shape or not strided, or anything that cannot be copied.
+        """
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        try:
+            members = [t for module in model.modules() for t in tensors(vars(module))]
+            given = list(tensors(inputs))
+            devices = (t.device for t in members + given if t.device.type != "meta")
+            device = next(devices, torch.device("cpu"))
+            with mode:
+                hollow = {id(t): _hollow(t, device) for t in members + given}
+                hollow |= {id(t): torch.tensor(t.tolist(), dtype=t.dtype) for t in members if _is_flag(t)}
+            network, inputs = copy.deepcopy((model, inputs), hollow)
+        except BitqError:
+            raise
+        except Exception as error:
+            raise BitqError(f"the network cannot be copied for tracing: {_first_line(error)}") from error
+        return cls(network.eval(), inputs, mode)
+
+    def run(self, watch: AbstractContextManager[Any]) -> None:
+        """Run the network once under a watch; random states stay as they were.
+
+        Raises:
+            BitqError: the network cannot run on its inputs, or what the watch raises.
+        """
+        args, kwargs = _arguments(self.inputs)
+        try:
+            with _random_states_kept(), _products_unfused(), _quiet(), torch.no_grad(), self.mode, watch:
+                self.network(*args, **kwargs)
+        except BitqError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tensors(self.inputs)) or "no tensor"
+            raise BitqError(f"the network cannot run on an input of {shapes}: {_first_line(error)}") from error
+
+
+def _hollow(tensor: Tensor, meta_device: torch.device) -> Tensor:
+    if is_lazy(tensor):
+        raise BitqError("the network has lazy parameters without a shape yet; run it once before tracing")
+    if tensor.layout != torch.strided:
+        raise BitqError(f"a tensor of the network or its input is {tensor.layout}; it must be torch.strided")
+    device = meta_device if tensor.device.type == "meta" else tensor.device
+    hollow = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    return nn.Parameter(hollow, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else hollow
+
+
+def _is_flag(tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.numel() == 1
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+@contextmanager
+def _products_unfused() -> Iterator[None]:
+    """Keep PyTorch's attention and recurrent modules from their single fused operators."""
+    attention = torch.backends.mha
+    recurrent: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    before = attention.get_fastpath_enabled(), [backend.enabled for backend in recurrent]
+    try:
+        attention.set_fastpath_enabled(False)
+        for backend in recurrent:
+            backend.enabled = False
+        yield
+    finally:
+        attention.set_fastpath_enabled(before[0])
+        for backend, enabled in zip(recurrent, before[1], strict=True):
+            backend.enabled = enabled
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch from logging the traceback of a failure that trace tells in one sentence."""
+    logger = logging.getLogger(FAKE_TENSOR_LOGGER)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
