@@ -89,8 +89,3 @@ def record(model: nn.Module, example_input: Any) -> Traced:
     hollow, products, flow = Hollow.of(model, example_input), Products(), Flow()
     hollow.run(Watch(hollow.network, hollow.inputs, (products.note, flow.note)))
     return Traced(tuple(products.layers), flow.groups())
-
-
-def stored_tensors(model: nn.Module, example_input: Any) -> tuple[tuple[End, ...], ...]:
-    """`record(model, example_input).stored` alone."""
-    return record(model, example_input).stored
