@@ -340,9 +340,9 @@ def test_wider_partial_sums_are_spilled_less():
         ("K", {"K": 5}, "tile K=5 .* 1..4"),
         ("K", {"K": 0}, "tile K=0"),
         ("C", {"K": 2}, "loop K .* no place"),
-        ("KK", {}, "must name each"),
-        ("X", {}, "must name each"),
-        ("K", {"X": 1}, "must name each"),
+        ("KK", {}, "may name nothing but .* each once"),
+        ("X", {}, "may name nothing but"),
+        ("K", {"X": 1}, "may name nothing but"),
     ],
 )
 def test_tilings_that_do_not_fit_are_refused(permutation, tiles, reason):

@@ -107,7 +107,7 @@ class Tiling:
         unknown = (set(self.permutation) | set(self.tiles)) - set(LOOPS)
         if unknown or len(set(self.permutation)) != len(self.permutation):
             raise BitqError(
-                f"permutation {self.permutation} and tiles {dict(self.tiles)} must name each of {LOOPS} once"
+                f"permutation {self.permutation} and tiles {dict(self.tiles)} may name nothing but {LOOPS}, each once"
             )
 
     def __reduce__(self) -> tuple[type[Tiling], tuple[tuple[str, ...], dict[str, int]]]:

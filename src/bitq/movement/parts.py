@@ -82,7 +82,8 @@ class BoundedTiling:
     Attributes:
         tiling: tile sizes, and the order of least traffic for them.
         bits: traffic into the memory, for all parts and groups.
-        bound_pj: the energy of that traffic, and the least energy of the traffic into all memories further in (pJ).
+        bound_pj: the energy of that traffic, and a lower bound on that of the traffic into all memories further in, in
+            pJ.
     """
 
     tiling: Tiling

@@ -66,7 +66,8 @@ class Sweep:
         series: one for float32 and one for each set of formats.
 
     Raises:
-        BitqError: series of another length than the sizes, or an amount that is not a positive number.
+        BitqError: series of another length than the sizes, an amount that is not a positive number, or a reference that
+            is none of the sizes.
     """
 
     device: str
@@ -86,7 +87,7 @@ class Sweep:
             if not all(isfinite(amount) and amount > 0 for amount in amounts):
                 raise BitqError(f"series {each.name!r} of a sweep must hold positive numbers")
             if not all(isfinite(energy) and energy >= 0 for energy in each.energy_pj):
-                raise BitqError(f"series {each.name!r} of a sweep has an energy that is no amount")
+                raise BitqError(f"series {each.name!r} of a sweep must hold finite energies of at least 0")
 
     @property
     def reference(self) -> int:
