@@ -125,7 +125,7 @@ class Packed:
         payload = np.ascontiguousarray(self.payload.numpy())
         if payload[-1] >> ((self.num_bits - 1) % 8 + 1):
             raise BitqError("a packed tensor whose last byte is not filled up with zeros is damaged")
-        at = native.layout(self.shape, (self.dim, self.inner_dims), fmt.block_size)
+        at = native.bands(self.shape, (self.dim, self.inner_dims), fmt.block_size)
         if at is None:
             bits = np.unpackbits(payload, count=self.num_bits, bitorder="little")
             split = count * fmt.mantissa_bits
@@ -160,7 +160,7 @@ def pack(
     wide = x.detach().cpu().contiguous().float()
     if not x.numel():
         return Packed(torch.empty(0, dtype=torch.uint8), fmt, tuple(x.shape), x.dtype, *axes, exponent_bias or 0)
-    at = native.layout(tuple(x.shape), axes, fmt.block_size)
+    at = native.bands(tuple(x.shape), axes, fmt.block_size)
     if at is None:
         peaks = blocks.peaks(wide, fmt.block_size, axes)
         highest = int(peaks.amax())
