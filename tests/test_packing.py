@@ -13,6 +13,7 @@ from bitq.errors import BitqError
 from bitq.formats import BlockFormat, grid
 from bitq.numerics import Packed, native_packing, pack, quantize, reference
 from bitq.numerics.packing import packed_bits
+from bitq.numerics.recipe import Axes, Recipe
 
 FORMATS = (*grid(8), *grid(16), BlockFormat(3, 1, 2), BlockFormat(32, 8, 4), BlockFormat(25, 1, 3))
 
@@ -156,12 +157,13 @@ def test_compiled_and_plain_paths_agree(data, fmt, axes, bias):
 
 
 def test_the_compiled_path_does_the_usual_layouts():
+    fmt = BlockFormat(3, 1, 4)
     for shape, axes in (((64, 3, 3, 3), (1, (2, 3))), ((2, 8, 5, 5), (1, ())), ((2, 6, 4, 3, 3), (1, (3, 4)))):
-        at = native_packing.bands(shape, axes, 4)
+        at = native_packing.bands(shape, Recipe(fmt, Axes(*axes)))
         assert at is not None
         assert at.size == prod(shape)
-        assert at.blocks == packed_bits(BlockFormat(3, 1, 4), shape, *axes) - 2 * prod(shape)
-    assert native_packing.bands((4, 5, 6), (2, (0,)), 4) is None
+        assert at.blocks == packed_bits(fmt, shape, *axes) - fmt.mantissa_bits * prod(shape)
+    assert native_packing.bands((4, 5, 6), Recipe(fmt, Axes(2, (0,)))) is None
 
 
 @settings(max_examples=300)

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bitq.formats import BlockFormat
-from bitq.numerics.blocks import Axes
+from bitq.numerics.recipe import Recipe
 
 try:
     import bitq.numerics._packing as _packing
@@ -57,15 +56,15 @@ class Bands(NamedTuple):
         return (outer * self.depth + within * self.block) * self.length
 
 
-def bands(shape: tuple[int, ...], axes: Axes, block_size: int) -> Bands | None:
+def bands(shape: tuple[int, ...], recipe: Recipe) -> Bands | None:
     """How a contiguous tensor lies in memory; None if it is empty, its blocks are scattered or nothing was built."""
-    dim, inside = axes
+    dim, inside = recipe.axes
     last = range(len(shape) - len(inside), len(shape))
     size = prod(shape)
     if _packing is None or not size or set(inside) != set(last):
         return None
     channels, between, window = shape[dim], prod(shape[dim + 1 : last.start]), prod(shape[d] for d in inside)
-    block = min(block_size, channels)
+    block = min(recipe.format.block_size, channels)
     if between > 1:
         return Bands(size, channels, between * window, block, window)
     length, run = channels * window, block * window
@@ -82,17 +81,17 @@ def peaks(x: NDArray[np.float32], at: Bands) -> NDArray[np.uint32]:
     return result
 
 
-def codes(block_peaks: NDArray[np.uint32], fmt: BlockFormat, bias: int) -> Bytes:
+def codes(block_peaks: NDArray[np.uint32], recipe: Recipe) -> Bytes:
     """The exponent codes of blocks with these peaks."""
     result = np.empty(block_peaks.size, np.uint8)
     source, target = _pointer("uint32_t *", block_peaks), _pointer("uint8_t *", result)
-    _packing.lib.bitq_codes(source, target, result.size, bias, fmt.top_code)
+    _packing.lib.bitq_codes(source, target, result.size, recipe.exponent_bias, recipe.format.top_code)
     return result
 
 
-def write(x: NDArray[np.float32], block_codes: Bytes, fmt: BlockFormat, at: Bands, bias: int) -> Bytes:
+def write(x: NDArray[np.float32], block_codes: Bytes, recipe: Recipe, at: Bands) -> Bytes:
     """The payload: mantissas of x, then the codes."""
-    m, se = fmt.mantissa_bits, fmt.exponent_bits
+    m, se, bias = recipe.format.mantissa_bits, recipe.format.exponent_bits, recipe.exponent_bias
     result = np.empty(-(-(m * x.size + se * block_codes.size) // 8), np.uint8)
     source, told, target = _pointer("float *", x), _pointer("uint8_t *", block_codes), _pointer("uint8_t *", result)
     lib = _packing.lib
@@ -101,18 +100,16 @@ def write(x: NDArray[np.float32], block_codes: Bytes, fmt: BlockFormat, at: Band
     return result
 
 
-def read_codes(payload: Bytes, fmt: BlockFormat, count: int, at: Bands) -> Bytes:
+def read_codes(payload: Bytes, recipe: Recipe, count: int, at: Bands) -> Bytes:
     """The codes of a payload of `count` mantissas."""
     result = np.empty(at.blocks, np.uint8)
     source, target = _pointer("uint8_t *", payload), _pointer("uint8_t *", result)
-    start = fmt.mantissa_bits * count
-    _packing.lib.bitq_read_codes(source, payload.size, start, target, result.size, fmt.exponent_bits)
+    start = recipe.format.mantissa_bits * count
+    _packing.lib.bitq_read_codes(source, payload.size, start, target, result.size, recipe.format.exponent_bits)
     return result
 
 
-def read(
-    payload: Bytes, block_codes: Bytes, fmt: BlockFormat, count: int, at: Bands, bias: int
-) -> NDArray[np.float32]:
+def read(payload: Bytes, block_codes: Bytes, recipe: Recipe, count: int, at: Bands) -> NDArray[np.float32]:
     """The values of a payload of `count` mantissas."""
     result = np.empty(count, np.float32)
     source, told, target = (
@@ -120,7 +117,7 @@ def read(
         _pointer("uint8_t *", block_codes),
         _pointer("float *", result),
     )
-    size, m, lib = payload.size, fmt.mantissa_bits, _packing.lib
+    size, m, bias, lib = payload.size, recipe.format.mantissa_bits, recipe.exponent_bias, _packing.lib
     _in_threads(lambda a, b: lib.bitq_read_values(source, size, told, target, a, b, *at, m, bias), at)
     return result
 
