@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILT_FROM := pyproject.toml setup.py constraints.txt \
-	$(filter-out %/_engine.c %/_kernel.c %/_packing.c,$(wildcard src/bitq/*/*.c)) $(wildcard src/bitq/*/*.h src/bitq/*/build_*.py)
+	$(filter-out %/_engine.c %/_kernel.c %/_packing.c,$(wildcard src/bitq/*/*.c)) $(wildcard src/bitq/*/*.h tools/extensions/*.py)
 
 .PHONY: env test test-torch demo lint clean
 

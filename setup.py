@@ -4,8 +4,8 @@ from setuptools import setup
 
 setup(
     cffi_modules=[
-        "src/bitq/movement/build_engine.py:ffi",
-        "src/bitq/numerics/build_kernel.py:ffi",
-        "src/bitq/numerics/build_packing.py:ffi",
+        "tools/extensions/engine.py:ffi",
+        "tools/extensions/kernel.py:ffi",
+        "tools/extensions/packing.py:ffi",
     ]
 )

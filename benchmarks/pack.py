@@ -48,7 +48,7 @@ def main() -> None:
                 rates = measure(works, x.nbytes, options.rounds)
                 print(f"{name:15} {fmt!s:>10} {threads:8}", *(f"{rate:7.2f}" for rate in rates.values()))
             if options.twin:
-                with patch.object(native, "layout", return_value=None):
+                with patch.object(native, "bands", return_value=None):
                     rates = measure(works, x.nbytes, 1)
                 print(f"{name:15} {fmt!s:>10} {'twin':>8}", *(f"{rate:7.2f}" for rate in rates.values()), flush=True)
 

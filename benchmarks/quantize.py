@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from bitq import BlockFormat, quantize
-from bitq.numerics import ops
+from bitq.numerics import paths
 
 OF_COPY, OF_CLONE, TIMES_PEERS, OF_DEVICE_COPY = 0.8, 0.8, 15.0, 0.7
 
@@ -191,7 +191,7 @@ def on_device() -> bool:
         print("no CUDA device: nothing measured there")
         return True
     device, fmt, met = torch.device("cuda", torch.cuda.current_device()), BlockFormat(8, 3, 16), True
-    print(f"{torch.cuda.get_device_name(device)}, Triton kernels: {'yes' if ops._kernels(device) else 'no'}")
+    print(f"{torch.cuda.get_device_name(device)}, Triton kernels: {'yes' if paths.gpu_kernels(device) else 'no'}")
     for dtype, layout, bias, rounding in (
         (torch.float32, torch.contiguous_format, -5, "nearest"),
         (torch.float32, torch.channels_last, -5, "nearest"),
@@ -214,7 +214,7 @@ def on_device() -> bool:
         fused = torch.compile(plain)
         candidates: dict[str, Callable[[], object]] = {"copy": lambda out=out, x=x: out.copy_(x)}
         candidates |= {"fused": lambda fused=fused, x=x: fused(x)} if rounding == "nearest" else {}
-        candidates |= {"kernels" if ops._kernels(device) else "torch path": eager}
+        candidates |= {"kernels" if paths.gpu_kernels(device) else "torch path": eager}
         times = medians(take_turns({name: finished(run) for name, run in candidates.items()}, 3))
         copy = times.pop("copy")
         best = min(times, key=times.__getitem__)

@@ -14,7 +14,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("without TRITON_INTERPRET=1 the kernels are compiled for a GPU", allow_module_level=True)
 
 from bitq.formats import BlockFormat
-from bitq.numerics import native, ops, quantize, reference, torch_path, triton_path
+from bitq.numerics import native, ops, paths, quantize, reference, torch_path, triton_path
+from bitq.numerics.recipe import Axes, Recipe
 from test_quantize import (
     EXTREMES,
     FORMATS,
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of
 @pytest.fixture(autouse=True)
 def _on_cpu(monkeypatch):
     """Quantization of CPU tensors goes where that of CUDA tensors goes."""
-    monkeypatch.setattr(ops, "_kernels", lambda x: triton_path)
+    monkeypatch.setattr(paths, "kernels_of", lambda x: triton_path)
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_any_tiles_have_the_bits_of_the_torch_path(monkeypatch, dtype, shape, di
     for x, bias, how in ((raw, -2, "nearest"), (mild, -2, rounding), (diverged, None, "nearest")):
         arguments = (x, fmt, dim, inner, bias, how)
         with monkeypatch.context() as patch:
-            patch.setattr(ops, "_kernels", lambda x: None)
+            patch.setattr(paths, "kernels_of", lambda x: None)
             expected, clipped = with_gradient(*arguments, generator())
         with monkeypatch.context() as patch:
             patch.delattr(torch_path, "quantize")
@@ -172,7 +173,7 @@ def test_a_layer_s_output_is_quantized_where_it_stands(no_fallback):
     fmt = BlockFormat(8, 3, 16)
     y = x * 2
     at = y.data_ptr()
-    y = ops.quantize_in_place(y, fmt, (1, ()), -7)
+    y = ops.quantize_in_place(y, Recipe(fmt, Axes(1), -7))
     assert y.data_ptr() == at
     expected, clipped = reference.quantize((x * 2).detach(), fmt, exponent_bias=-7)
     y.sum().backward()

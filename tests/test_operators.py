@@ -9,6 +9,7 @@ from torch.nn.functional import conv2d
 
 from bitq.formats import BlockFormat
 from bitq.numerics import native, quantize, reference, torch_path
+from bitq.numerics.recipe import Axes, Recipe
 
 FORMAT, BIAS = BlockFormat(8, 3, 16), -7  # codes reach E = 0: larger elements are clipped
 quantize_op, into_op, pass_op = (
@@ -179,7 +180,7 @@ def test_fused_torch_path_has_the_same_bits(dtype, fmt, bias, rounding):
     pattern = torch.int32 if dtype == torch.float32 else torch.int16
 
     def f(t):
-        return torch_path.quantize(t, fmt, (1, ()), bias, rounding, key, True)
+        return torch_path.quantize(t, Recipe(fmt, Axes(1), bias, rounding), key, True)
 
     torch.compiler.reset()
     compiled = torch.compile(f, fullgraph=True)

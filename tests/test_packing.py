@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, grid
 from bitq.numerics import Packed, native_packing, pack, quantize, reference
+from bitq.numerics.packing import packed_bits
+from bitq.numerics.recipe import Axes, Recipe
 
 FORMATS = (*grid(8), *grid(16), BlockFormat(3, 1, 2), BlockFormat(32, 8, 4), BlockFormat(25, 1, 3))
 
@@ -132,17 +134,21 @@ AXES = [((0,), ()), ((1,), ()), ((1,), (2,)), ((0,), (1, 2)), ((0,), (2,)), ((2,
 @settings(max_examples=200)
 @given(st.data(), st.sampled_from(FORMATS), st.sampled_from(AXES), st.sampled_from([None, -3, 100]))
 def test_compiled_and_plain_paths_agree(data, fmt, axes, bias):
-    """Beyond what fits in a tile, with any number of threads that begin at any band."""
-    shape = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 3, 9, 49, 255, 257])))
+    """Beyond what fits in a tile, with any number of threads that begin at any band, rows long and short."""
+    shapes = st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 3, 9, 49, 255, 257]))
+    shapes |= st.tuples(st.integers(900, 1100), st.integers(1, 4), st.integers(1, 3))
+    shape = data.draw(shapes)
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     x = torch.randn(shape, generator=generator) * torch.randn(shape, generator=generator).mul(3).exp2()
     x[torch.rand(shape[:2], generator=generator) < 0.2] = 0.0
     (dim,), inner = axes
     threads = data.draw(st.sampled_from([1, 2, 3, 7]))
-    with patch.object(native_packing, "PARALLEL", 1), patch.object(torch, "get_num_threads", lambda: threads):
+    row = data.draw(st.sampled_from([1, 64, native_packing.ROW]))
+    small = patch.multiple(native_packing, PARALLEL=1, ROW=row)
+    with small, patch.object(torch, "get_num_threads", lambda: threads):
         fast = pack(x, fmt, dim, inner, bias)
         values = fast.unpack()
-    with patch.object(native_packing, "layout", return_value=None):
+    with patch.object(native_packing, "bands", return_value=None):
         plain = pack(x, fmt, dim, inner, bias)
         assert torch.equal(plain.unpack().view(torch.int32), values.view(torch.int32))
     assert fast.exponent_bias == plain.exponent_bias
@@ -151,11 +157,13 @@ def test_compiled_and_plain_paths_agree(data, fmt, axes, bias):
 
 
 def test_the_compiled_path_does_the_usual_layouts():
+    fmt = BlockFormat(3, 1, 4)
     for shape, axes in (((64, 3, 3, 3), (1, (2, 3))), ((2, 8, 5, 5), (1, ())), ((2, 6, 4, 3, 3), (1, (3, 4)))):
-        at = native_packing.layout(shape, axes, 4)
+        at = native_packing.bands(shape, Recipe(fmt, Axes(*axes)))
         assert at is not None
-        assert at.outer * at.depth * at.length == prod(shape)
-    assert native_packing.layout((4, 5, 6), (2, (0,)), 4) is None
+        assert at.size == prod(shape)
+        assert at.blocks == packed_bits(fmt, shape, *axes) - fmt.mantissa_bits * prod(shape)
+    assert native_packing.bands((4, 5, 6), Recipe(fmt, Axes(2, (0,)))) is None
 
 
 @settings(max_examples=300)
@@ -174,7 +182,7 @@ def test_any_bits_are_numbers_or_refused(data, fmt, dtype):
             return str(error)
 
     fast = outcome()
-    with patch.object(native_packing, "layout", return_value=None):
+    with patch.object(native_packing, "bands", return_value=None):
         plain = outcome()
     if isinstance(fast, str):
         assert fast == plain

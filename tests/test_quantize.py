@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, grid
-from bitq.numerics import exponent_bias_for, native, ops, quantize, reference, torch_path
+from bitq.numerics import exponent_bias_for, native, paths, quantize, reference, torch_path
+from bitq.numerics.recipe import Axes, Recipe, recipe_for
 
 EXTREMES = (
     BlockFormat(3, 1, 2),
@@ -24,7 +25,7 @@ EXTREMES = (
 FORMATS = grid(8) + grid(16) + EXTREMES
 ROUNDINGS = ("nearest", "half_away", "toward_zero", "stochastic")
 
-paths = pytest.mark.parametrize("path", ["compiled", "torch"])
+each_path = pytest.mark.parametrize("path", ["compiled", "torch"])
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +143,7 @@ def tensors(draw):
     return x.permute(order).contiguous().permute(*torch.tensor(order).argsort().tolist()), dim, inner
 
 
-@paths
+@each_path
 @settings(max_examples=250, deadline=None)
 @given(st.data(), tensors(), st.sampled_from(FORMATS), st.sampled_from(ROUNDINGS), st.integers(0, 9))
 def test_every_bit_is_that_of_exact_arithmetic(path, data, tensor, fmt, rounding, seed):
@@ -190,7 +191,7 @@ def test_every_format_and_rounding_at_every_exponent(monkeypatch, fmt, rounding)
         assert same(quantize(x, fmt, 1, (), bias, rounding, generator, out=x.clone()), expected)
 
 
-@paths
+@each_path
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("fmt", [BlockFormat(8, 3, 2), BlockFormat(16, 1, 2), BlockFormat(8, 6, 2)], ids=str)
@@ -262,7 +263,7 @@ def test_a_wrongly_guessed_bias_leaves_no_trace(monkeypatch, fmt, inner):
                 assert same(fast, quantize(scaled, fmt, 1, inner))
 
 
-@paths
+@each_path
 def test_default_bias_passes_over_diverged_blocks_and_zero_blocks(path):
     fmt = BlockFormat(8, 2, 2)
     x = torch.tensor([[1.0, 0.3], [torch.inf, 1e30], [0.0, -0.0], [0.01, 0.02], [torch.nan, 0.0]])
@@ -275,7 +276,7 @@ def test_default_bias_passes_over_diverged_blocks_and_zero_blocks(path):
     assert same(quantize(only, fmt), torch.tensor([[torch.nan] * 2, [0.0] * 2]))
 
 
-@paths
+@each_path
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 4), (0, 2, 3, 3)])
 def test_empty_tensors_stay_empty(path, shape):
     x = torch.empty(shape, requires_grad=True)
@@ -285,7 +286,7 @@ def test_empty_tensors_stay_empty(path, shape):
     assert x.grad.shape == x.shape
 
 
-@paths
+@each_path
 @pytest.mark.parametrize(
     "view",
     [
@@ -315,6 +316,91 @@ def test_layout_does_not_matter(path, view):
         assert same(y, exact)
         assert strides(y) == strides(torch.empty_like(x))
     assert torch.equal(x, kept)
+
+
+GAPS = {
+    "half": lambda x: x[:, :7],
+    "every second": lambda x: x[:, ::2],
+    "crop": lambda x: x[:, :, 1:-1, 2:-1],
+    "batches": lambda x: x[::2],
+    "one column": lambda x: x[..., :1],
+    "expanded": lambda x: x[:1].expand(4, -1, -1, -1),
+    "half of channels last": lambda x: x.to(memory_format=torch.channels_last)[:, :7],
+    "channels last": lambda x: x.to(memory_format=torch.channels_last),
+    "turned": lambda x: x.transpose(1, 3)[1:],
+}
+"""Views whose memory has gaps, or whose blocks lie scattered for some axes below."""
+
+
+@pytest.mark.skipif(native._kernel is None, reason="the kernel is not built")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("view", GAPS)
+def test_views_take_the_kernel_and_keep_their_bits(monkeypatch, view, dtype):
+    x = GAPS[view]((torch.randn(6, 14, 5, 9, generator=torch.Generator().manual_seed(1)) * 4).to(dtype))
+    fmt, kept = BlockFormat(8, 3, 4), x.clone()
+    outs = {
+        "dense": lambda: torch.empty_like(x),
+        "in order": lambda: torch.empty(x.shape, dtype=dtype),
+        "turned": lambda: torch.empty(x.shape[::-1], dtype=dtype).permute(3, 2, 1, 0),
+        "with gaps": lambda: torch.empty((*x.shape, 2), dtype=dtype)[..., 0],
+    }
+    if view != "expanded":  # which has one memory for many elements
+        outs["itself"] = lambda: x
+    for dim, inner in ((1, ()), (-1, ()), (1, (2, 3)), (0, (2,)), (2, (0,))):
+        for bias, rounding in ((None, "nearest"), (-5, "toward_zero"), (-5, "stochastic"), (None, "stochastic")):
+            if rounding == "stochastic" and inner in ((2,), (0,)):
+                continue  # draws have one order and blocks another: the torch path's
+            arguments = fmt, dim, inner, bias, rounding
+            with monkeypatch.context() as patch:
+                patch.setattr(native, "_kernel", None)
+                expected, clipped = with_gradient(x, *arguments, torch.Generator().manual_seed(2))
+            with monkeypatch.context() as patch:
+                patch.delattr(torch_path, "quantize")
+                y, blocked = with_gradient(x, *arguments, torch.Generator().manual_seed(2))
+                assert same(y, expected)
+                assert torch.equal(blocked, clipped)
+                assert y.stride() == expected.stride() == torch.empty_like(x).stride()
+                assert bias is None or blocked.any()
+                for make in outs.values():
+                    out = make()
+                    assert quantize(x, *arguments, torch.Generator().manual_seed(2), out=out) is out
+                    assert same(out, expected)
+                    if out is x:
+                        x.copy_(kept)
+            assert torch.equal(x, kept)
+
+
+def test_memory_that_two_storages_share_is_no_copy():
+    memory = np.linspace(-4, 4, 120, dtype=np.float32)
+    x, out = (torch.from_numpy(memory[at : at + 100]).view(10, 10) for at in (0, 13))
+    expected = quantize(x.clone(), BlockFormat(8, 3, 4))
+    assert same(quantize(x, BlockFormat(8, 3, 4), out=out), expected)
+
+
+@pytest.mark.parametrize("stride", [(0, 0), (1, 10), (40, 2)])
+def test_gradient_of_any_strides_is_blocked_where_it_must(stride):
+    x = (torch.randn(7, 20, generator=torch.Generator().manual_seed(1)) * 4).requires_grad_()
+    y = quantize(x, BlockFormat(8, 3, 16), exponent_bias=-7)
+    upstream = torch.randn(400, generator=torch.Generator().manual_seed(2)).as_strided((7, 20), stride)
+    (found,) = torch.autograd.grad(y, x, upstream)
+    blocked = reference.quantize(x.detach(), BlockFormat(8, 3, 16), exponent_bias=-7)[1]
+    assert blocked.any()
+    assert torch.equal(found, upstream.masked_fill(blocked, 0))
+
+
+def test_recipes_are_checked_once_and_told_apart():
+    x, fmt = torch.ones(2, 3), BlockFormat(8, 3, 16)
+    recipe = recipe_for(x, fmt, -1)
+    assert recipe == Recipe(fmt, Axes(1), None, "nearest")
+    assert recipe_for(torch.zeros(5, 6), fmt, -1) is recipe  # of as many axes
+    assert {recipe: 1}[recipe_for(x, fmt, 1)] == 1
+    assert recipe_for(x, fmt, 1, exponent_bias=1) != recipe
+    with pytest.raises(BitqError, match="must be whole"):  # although 1.0 == 1
+        recipe_for(x, fmt, 1, exponent_bias=1.0)
+    assert recipe_for(x, fmt, 1, exponent_bias=15) == recipe_for(x.half(), fmt, 1, exponent_bias=15)
+    with pytest.raises(BitqError, match=r"-512\.\.15"):
+        recipe_for(x.half(), fmt, 1, exponent_bias=16)
+    assert recipe_for(x, fmt, 1, exponent_bias=16).exponent_bias == 16
 
 
 def test_padding_of_a_short_block_touches_nothing():
@@ -366,7 +452,7 @@ def test_stochastic_rounding_leaves_multiples_of_the_step():
     assert same(quantize(x, BlockFormat(8, 3, 4), rounding="stochastic"), x)
 
 
-@paths
+@each_path
 def test_saturated_blocks_pass_no_gradient_where_they_clip(path):
     fmt = BlockFormat(8, 2, 3)  # 6 bits: largest mantissa 31; codes reach E = 0..3
     x = torch.tensor([[31.0, 8.0, 0.1], [15.9, 1.0, 0.0], [torch.inf, 9.0, 1.0]], requires_grad=True)
@@ -378,7 +464,7 @@ def test_saturated_blocks_pass_no_gradient_where_they_clip(path):
     assert torch.equal(x.grad, torch.tensor([[0.0, 3.0, 4.0], [2.0, 3.0, 4.0], [2.0, 3.0, 4.0]]))
 
 
-@paths
+@each_path
 def test_gradient_is_that_of_the_identity_by_default(path):
     x = torch.randn(3, 20, 5, requires_grad=True)
     upstream = torch.randn(3, 20, 5)
@@ -395,8 +481,8 @@ def gpu_path(request, monkeypatch):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if request.param == "torch":
-        monkeypatch.setattr(ops, "_kernels", lambda device: native if device.type == "cpu" else None)
-    elif ops._kernels(torch.device("cuda", torch.cuda.current_device())) is None:
+        monkeypatch.setattr(paths, "gpu_kernels", lambda device: None)
+    elif paths.gpu_kernels(torch.device("cuda", torch.cuda.current_device())) is None:
         pytest.skip("Triton is missing or does not work here")
 
 

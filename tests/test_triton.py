@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from bitq.numerics import blocks, triton_path  # noqa: E402
-from bitq.numerics.torch_path import ROUNDINGS  # noqa: E402
+from bitq.numerics.recipe import ROUNDINGS, Axes  # noqa: E402
 
 POINTERS = {torch.float32: "*i32", torch.bfloat16: "*i16", torch.float16: "*i16"}
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -87,7 +87,7 @@ def test_kernels_compile_to_wide_moves_and_exact_operations(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     x = torch.empty(shape, device="meta")
     drawn = rounding == STOCHASTIC
-    layout = blocks.layout(x.shape, x.stride(), axes, block_size)
+    layout = blocks.layout(x.shape, x.stride(), Axes(*axes), block_size)
     cut = triton_path.job(layout, triton_path.tile_size(marked, drawn)).cut
     pointers = {"x": POINTERS[dtype], "y": POINTERS[dtype], "marks": "*i32", "top": "*i32", "key": "*i64"}
     absent = {"marks": not marked, "top": not derived, "key": not drawn}

@@ -16,20 +16,20 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 
+from bitq import private_torch
 from bitq.formats import BlockFormat
-from bitq.numerics.blocks import resolve_axes
 from bitq.numerics.ops import direct, quantize_in_place
-from bitq.numerics.quantize import check_bias, quantize
+from bitq.numerics.quantize import quantize
+from bitq.numerics.recipe import recipe_for
 
 WORTH_IT = 1 << 14  # elements; the bookkeeping costs more than a smaller tensor
 
 
 def quantized_fresh(y: Tensor, fmt: BlockFormat, axis: int, bias: int | None) -> Tensor:
     """y quantized in its own memory, for a y that nobody else has, as an operation's result that it does not save."""
-    if not direct(y) or y._is_view():
+    if not direct(y) or private_torch.is_view(y):
         return quantize(y, fmt, axis, exponent_bias=bias)
-    check_bias(bias, y.dtype)
-    return quantize_in_place(y, fmt, resolve_axes(y, axis, ()), bias)
+    return quantize_in_place(y, recipe_for(y, fmt, axis, exponent_bias=bias))
 
 
 def saving_raw(x: Tensor, quantized: Tensor, again: Callable[[Tensor], Tensor]) -> AbstractContextManager[object]:
@@ -38,15 +38,14 @@ def saving_raw(x: Tensor, quantized: Tensor, again: Callable[[Tensor], Tensor]) 
         not (direct(x) and direct(quantized))
         or not torch.is_grad_enabled()
         or x.numel() < WORTH_IT
-        or not torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]
-        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None  # somebody's own, as of checkpointing
+        or not private_torch.saved_tensors_are_free()  # they have somebody's own hooks, as of checkpointing
     ):
         return nullcontext()
-    raw, at, shape = _Saved(x.detach(), x._version, again), quantized.data_ptr(), quantized.shape
+    raw, at, shape = _Saved(x.detach(), private_torch.version(x), again), quantized.data_ptr(), quantized.shape
 
     def pack(tensor: Tensor) -> _Saved:
         same = tensor.data_ptr() == at and tensor.shape == shape
-        return raw if same else _Saved(tensor.detach(), tensor._version)
+        return raw if same else _Saved(tensor.detach(), private_torch.version(tensor))
 
     return saved_tensors_hooks(pack, _Saved.value)
 
@@ -63,7 +62,7 @@ class _Saved(NamedTuple):
     again: Callable[[Tensor], Tensor] | None = None
 
     def value(self) -> Tensor:
-        if self.tensor._version != self.version:
+        if private_torch.version(self.tensor) != self.version:
             raise RuntimeError(
                 "a tensor needed for the gradient of a quantized layer, of shape "
                 f"{tuple(self.tensor.shape)}, has been modified by an inplace operation since"

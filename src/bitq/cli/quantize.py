@@ -12,7 +12,7 @@ from bitq.errors import BitqError
 from bitq.formats import BlockFormat
 
 if TYPE_CHECKING:
-    from bitq.numerics.packedfile import Stored
+    from bitq.numerics.packedfile import FileTensor
     from bitq.tradeoff.plan import Plan
 
 
@@ -74,7 +74,7 @@ def quantize(
     )
 
 
-def _summary(source: Path, out: Path, entries: tuple[Stored, ...], biases: dict[str, int]) -> dict[str, Any]:
+def _summary(source: Path, out: Path, entries: tuple[FileTensor, ...], biases: dict[str, int]) -> dict[str, Any]:
     return {
         "source": str(source),
         "out": str(out),

@@ -75,7 +75,8 @@ def kept_rows(axis: Axis, tile_out: int, tile_tap: int) -> tuple[int, ...]:
         Nine sums, entry 3·(state of the output loop) + (state of the tap loop); entry 0, both outside, is the sum of
         the rows of all tiles.
     """
-    return tuple(_summed(axis, tile_out, tile_tap).kept)
+    tile = _summed(axis, tile_out, tile_tap)  # held while its field is read: that is a view of it
+    return tuple(tile.kept)
 
 
 @lru_cache(maxsize=65536)

@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bitq.errors import BitqError
 from bitq.formats import BlockFormat
+from bitq.numerics.recipe import Axes
 
 INFINITE = 0x7F800000  # bit pattern of a float32 infinity; those above it are NaN
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-Axes = tuple[int, tuple[int, ...]]
-
 
 class Layout(NamedTuple):
     """Memory read as [outer, channels, inner], of which `block` channels at one inner position make a block."""
@@ -27,28 +23,6 @@ class Layout(NamedTuple):
     inner: int
     block: int
     in_order: bool  # memory has the elements in the order of their indices
-
-
-def resolve_axes(x: Tensor, dim: int, inner_dims: tuple[int, ...]) -> Axes:
-    """`dim` and `inner_dims` as non-negative, distinct axes of x.
-
-    Raises:
-        BitqError: x is no float32, bfloat16 or float16 tensor, or an axis is missing or named twice.
-    """
-    if x.dtype not in DTYPES:
-        raise BitqError(
-            f"block quantization takes float32, bfloat16 or float16, not {x.dtype}; convert with .float()"
-        )
-    n = x.ndim
-    axes = (dim, *inner_dims)
-    if min(axes) < -n or max(axes) >= n:
-        raise BitqError(
-            f"dim={dim}, inner_dims={tuple(inner_dims)} do not fit a tensor of shape {tuple(x.shape)}"
-        )
-    resolved = tuple([d % n for d in axes])
-    if len(set(resolved)) != len(resolved):
-        raise BitqError(f"dim={dim}, inner_dims={tuple(inner_dims)} name an axis twice")
-    return resolved[0], resolved[1:]
 
 
 @lru_cache(4096)
@@ -76,6 +50,19 @@ def layout(shape: torch.Size, stride: tuple[int, ...], axes: Axes, block_size: i
         outer, inner = (prod(shape[d] for d in part) for part in (order[:at], order[at + 1 :]))
         return Layout(outer, shape[dim], inner, block, in_order)
     return None
+
+
+@lru_cache(4096)
+def dense_strides(shape: torch.Size, axes: Axes) -> tuple[tuple[int, ...], ...]:
+    """Strides of dense memory in the order of the indices, and of such in which each block lies together."""
+    outer = [d for d in range(len(shape)) if d != axes.dim and d not in axes.inner]
+    found = []
+    for order in (range(len(shape)), (*outer, axes.dim, *axes.inner)):
+        stride, step = [0] * len(shape), 1
+        for d in reversed(order):
+            stride[d], step = step, step * shape[d]
+        found.append(tuple(stride))
+    return tuple(found)
 
 
 def peaks(x: Tensor, block_size: int, axes: Axes) -> Tensor:

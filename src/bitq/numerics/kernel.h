@@ -1,4 +1,4 @@
-/* What build_kernel.py tells Python of kernel.c. */
+/* What tools/extensions/kernel.py tells Python of kernel.c. */
 
 /* Quantizes x into y, which may be x, or `fresh`: never written before. Without `has_bias` the bias is the default one.
  * Sets the bits of `clipped`, which are zero or NULL, of elements that pass no gradient, and returns their number.

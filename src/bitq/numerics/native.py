@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitq.formats import BlockFormat
 from bitq.numerics import blocks
-from bitq.numerics.blocks import Axes
-from bitq.numerics.torch_path import ROUNDINGS
+from bitq.numerics.recipe import ROUNDINGS, Recipe
 
 try:
     import bitq.numerics._kernel as _kernel
@@ -20,29 +18,32 @@ ROUNDING = {name: number for number, name in enumerate(ROUNDINGS)}
 MANTISSA_BITS = 23  # the most for which the kernel's roundings are exact
 
 
+def layout(shape: torch.Size, stride: tuple[int, ...], recipe: Recipe) -> blocks.Layout | None:
+    """How the kernel reads memory with these strides.
+
+    Returns:
+        None where the kernel cannot: it is not built, blocks lie scattered, draws have another order than memory, or
+        mantissas have more than 23 bits.
+    """
+    fmt = recipe.format
+    if _kernel is None or fmt.mantissa_bits > MANTISSA_BITS:
+        return None
+    found = blocks.layout(shape, stride, recipe.axes, fmt.block_size)
+    return None if found is None or (recipe.rounding == "stochastic" and not found.in_order) else found
+
+
 def quantize(
-    x: Tensor,
-    fmt: BlockFormat,
-    axes: Axes,
-    exponent_bias: int | None,
-    rounding: str,
-    key: Tensor | None,
-    with_clipped: bool,
-    out: Tensor | None = None,
+    x: Tensor, recipe: Recipe, key: Tensor | None, with_clipped: bool, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None] | None:
     """Values as the torch path gives them, and a bit for each element of memory that passes no gradient, if any.
 
     `out`, which may be x, must have x's dtype and strides. The bits are uint8, lowest first, of ceil(numel/8) bytes.
-
-    Returns:
-        None where the torch path has to do it: the kernel is not built, x is not in CPU memory, its blocks lie
-        scattered, its draws have another order than its memory, or mantissas have more than 23 bits.
+    None where there is no `layout` of x.
     """
-    if _kernel is None or not x.is_cpu or fmt.mantissa_bits > MANTISSA_BITS:
+    at = layout(x.shape, x.stride(), recipe)
+    if at is None:
         return None
-    layout = blocks.layout(x.shape, x.stride(), axes, fmt.block_size)
-    if layout is None or (key is not None and not layout.in_order):
-        return None
+    fmt, exponent_bias = recipe.format, recipe.exponent_bias
     y = torch.empty_like(x) if out is None else out
     bits = None
     if with_clipped and exponent_bias is not None:  # the default bias leaves no block above the top code
@@ -53,15 +54,15 @@ def quantize(
         ffi.cast("void *", y.data_ptr()),
         ffi.NULL if bits is None else ffi.cast("uint8_t *", bits.data_ptr()),
         KINDS[x.dtype],
-        layout.outer,
-        layout.channels,
-        layout.inner,
-        layout.block,
+        at.outer,
+        at.channels,
+        at.inner,
+        at.block,
         fmt.mantissa_bits,
         fmt.top_code,
         exponent_bias is not None,
         exponent_bias or 0,
-        ROUNDING[rounding],
+        ROUNDING[recipe.rounding],
         0 if key is None else int(key) & (2**64 - 1),
         out is None,
         torch.get_num_threads(),

@@ -6,20 +6,18 @@ What `quantize` calls directly on plain tensors goes through an operator whereve
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from functools import cache, lru_cache
-from types import ModuleType
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from bitq import private_torch
 from bitq.formats import BlockFormat
-from bitq.numerics import native, torch_path
-from bitq.numerics.blocks import Axes
+from bitq.numerics import paths
+from bitq.numerics.recipe import Axes, Recipe
 
 _ARGUMENTS = (
     "Tensor x, int mantissa_bits, int exponent_bits, int block_size, int dim, int[] inner_dims, "
@@ -34,49 +32,54 @@ for _schema in (
     _library.define(_schema)  # type: ignore[no-untyped-call]
 
 
-def quantize(
-    x: Tensor,
-    fmt: BlockFormat,
-    axes: Axes,
-    exponent_bias: int | None,
-    rounding: str,
-    key: Tensor | None,
-    out: Tensor | None = None,
-) -> Tensor:
+def quantize(x: Tensor, recipe: Recipe, key: Tensor | None, out: Tensor | None = None) -> Tensor:
     """The values, with their gradient; straight from the kernel where nothing looks on.
 
     `key` holds the 64 bits that stochastic rounding draws from; `out` is written to, and needs no gradient of x.
     """
     if out is not None:
-        if _alike(x, out):
-            _local(x, fmt, axes, exponent_bias, rounding, key, False, out)
-        else:
-            torch.ops.bitq.quantize_into(*_arguments(x, fmt, axes, exponent_bias, rounding, key), out)
+        if _plain(x) and _plain(out):
+            return paths.quantize(x, recipe, key, out=out)[0]
+        torch.ops.bitq.quantize_into(x, *_flat(recipe), key, out)
         return out
     trained = x.requires_grad and torch.is_grad_enabled()
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    transformed = private_torch.transforming() or private_torch.differentiating_forward()
     fused = torch.compiler.is_compiling() and x.device.type != "cpu"
     if transformed or (trained and (fused or _plain(x))):
         apply: Callable[..., Any] = _Transformed.apply if transformed else _StraightThrough.apply
-        found = apply(x, fmt, axes, exponent_bias, rounding, key)
+        found = apply(x, recipe, key)
         values: Tensor = found[0] if transformed else found
         return values
-    return _compute(x, fmt, axes, exponent_bias, rounding, key, trained)[0]
+    if fused or _plain(x):  # `torch.compile` fuses the torch path for other devices
+        return paths.quantize(x, recipe, key, trained)[0]
+    seen: Tensor = torch.ops.bitq.quantize(x, *_flat(recipe), key, trained)[0]
+    return seen
 
 
-def _arguments(
-    x: Tensor, fmt: BlockFormat, axes: Axes, exponent_bias: int | None, rounding: str, key: Tensor | None
-) -> tuple[Any, ...]:
-    """What the operator takes for these."""
-    return x, fmt.mantissa_bits, fmt.exponent_bits, min(fmt.block_size, 2**31), *axes, exponent_bias, rounding, key
+def _flat(recipe: Recipe) -> tuple[Any, ...]:
+    """A recipe as the operators' schemas take it: numbers, lists of them and text."""
+    fmt = recipe.format
+    size = min(fmt.block_size, 2**31)
+    return fmt.mantissa_bits, fmt.exponent_bits, size, *recipe.axes, recipe.exponent_bias, recipe.rounding
 
 
-def quantize_in_place(y: Tensor, fmt: BlockFormat, axes: Axes, exponent_bias: int | None) -> Tensor:
-    """y itself, rounded to nearest, with its gradient; for a `direct` y that no operation saved and that is no view."""
+def _recipe(flat: Sequence[Any]) -> Recipe:
+    """The inverse of `_flat`."""
+    *widths, dim, inner_dims, exponent_bias, rounding = flat
+    return Recipe(_format(*widths), Axes(dim, tuple(inner_dims)), exponent_bias, rounding)
+
+
+@lru_cache
+def _format(mantissa_bits: int, exponent_bits: int, block_size: int) -> BlockFormat:
+    return BlockFormat(mantissa_bits + exponent_bits, exponent_bits, block_size)
+
+
+def quantize_in_place(y: Tensor, recipe: Recipe) -> Tensor:
+    """y itself, not rounded stochastically, with its gradient; for a `direct` y that no operation saved, no view."""
     if y.requires_grad and torch.is_grad_enabled():
         apply: Callable[..., Tensor] = _InPlace.apply
-        return apply(y, fmt, axes, exponent_bias, "nearest", None)
-    return _local(y, fmt, axes, exponent_bias, "nearest", None, False, y)[0]
+        return apply(y, recipe)
+    return paths.quantize(y, recipe, None, out=y)[0]
 
 
 def direct(x: Tensor) -> bool:
@@ -84,104 +87,24 @@ def direct(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and type(x) in (Tensor, Parameter)
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-        and torch._C._get_tracing_state() is None
-        and forward_ad._current_level < 0
+        and not private_torch.transforming()
+        and not private_torch.dispatching()
+        and not private_torch.jit_tracing()
+        and not private_torch.differentiating_forward()
     )
 
 
 def _plain(x: Tensor) -> bool:
     """Whether x is `direct` memory for which there are kernels."""
-    return direct(x) and _kernels(x) is not None
-
-
-def _kernels(x: Tensor) -> ModuleType | None:
-    """What quantizes in one pass where x is: native.py, triton_path.py, or nothing."""
-    return native if x.is_cpu else _gpu_kernels(x.device) if x.is_cuda else None
-
-
-@cache
-def _gpu_kernels(device: torch.device) -> ModuleType | None:
-    """triton_path.py, where PyTorch's build brings Triton and its kernels give the torch path's bits on this device."""
-    try:
-        from bitq.numerics import triton_path
-
-        same = triton_path.agrees(device)
-    except ImportError:
-        return None
-    except Exception as error:  # whatever Triton misses: a C compiler, a newer device, a driver
-        same, reason = False, str(error).strip().partition("\n")[0]
-    else:
-        reason = "its bits are not those of PyTorch"
-    if not same:
-        warnings.warn(f"Triton does not work on {device} ({reason}): quantization there is slower", stacklevel=2)
-    return triton_path if same else None
-
-
-def _alike(x: Tensor, out: Tensor) -> bool:
-    """Whether the kernels can write to `out`: it lies as x does, in x's memory or apart from it."""
-    if not (_plain(x) and type(out) in (Tensor, Parameter) and out.device == x.device) or out.stride() != x.stride():
-        return False
-    return out.data_ptr() == x.data_ptr() or out.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
-
-
-def _compute(
-    x: Tensor,
-    fmt: BlockFormat,
-    axes: Axes,
-    exponent_bias: int | None,
-    rounding: str,
-    key: Tensor | None,
-    with_clipped: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Values, and what was clipped: None, bits (uint8) in order of memory, or the torch path's mask (bool).
-
-    The kernels do what is plain, `torch.compile` fuses the torch path for other devices, the operator does the rest.
-    """
-    if _plain(x) or (torch.compiler.is_compiling() and x.device.type != "cpu"):
-        return _local(x, fmt, axes, exponent_bias, rounding, key, with_clipped)
-    found: tuple[Tensor, Tensor] = torch.ops.bitq.quantize(
-        *_arguments(x, fmt, axes, exponent_bias, rounding, key), with_clipped
-    )
-    return found
-
-
-def _local(
-    x: Tensor,
-    fmt: BlockFormat,
-    axes: Axes,
-    exponent_bias: int | None,
-    rounding: str,
-    key: Tensor | None,
-    with_clipped: bool,
-    out: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    kernels = None if torch.compiler.is_compiling() else _kernels(x)
-    if kernels is not None:
-        fast: tuple[Tensor, Tensor | None] | None = kernels.quantize(
-            x, fmt, axes, exponent_bias, rounding, key, with_clipped, out
-        )
-        if fast is not None:
-            return fast
-    y, clipped = torch_path.quantize(x, fmt, axes, exponent_bias, rounding, key, with_clipped)
-    return y if out is None else out.copy_(y), clipped
+    return direct(x) and paths.kernels_of(x) is not None
 
 
 class _StraightThrough(torch.autograd.Function):
     """The operator's gradient with less overhead, and with nothing kept if nothing was clipped."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        fmt: BlockFormat,
-        axes: Axes,
-        exponent_bias: int | None,
-        rounding: str,
-        key: Tensor | None,
-    ) -> Tensor:
-        y, clipped = _local(x, fmt, axes, exponent_bias, rounding, key, True)
+    def forward(ctx: Any, x: Tensor, recipe: Recipe, key: Tensor | None) -> Tensor:
+        y, clipped = paths.quantize(x, recipe, key, True)
         ctx.save_for_backward(clipped)
         ctx.stride = y.stride()
         return y
@@ -189,18 +112,21 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (clipped,) = ctx.saved_tensors
-        return grad if clipped is None else _pass(grad, clipped, ctx.stride), None, None, None, None, None
+        return grad if clipped is None else _pass(grad, clipped, ctx.stride), None, None
 
 
-class _InPlace(_StraightThrough):
+class _InPlace(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, *settings: Any) -> Tensor:
-        fmt, axes, exponent_bias, rounding, key = settings
-        _, clipped = _local(y, fmt, axes, exponent_bias, rounding, key, True, y)
+    def forward(ctx: Any, y: Tensor, recipe: Recipe) -> Tensor:
+        _, clipped = paths.quantize(y, recipe, None, True, y)
         ctx.save_for_backward(clipped)
         ctx.stride = y.stride()
         ctx.mark_dirty(y)
         return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _StraightThrough.backward(ctx, grad)[:2]
 
 
 class _Transformed(torch.autograd.Function):
@@ -209,8 +135,8 @@ class _Transformed(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = torch.ops.bitq.quantize(*_arguments(*args), True)
+    def forward(x: Tensor, recipe: Recipe, key: Tensor | None) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = torch.ops.bitq.quantize(x, *_flat(recipe), key, True)
         return found
 
     @staticmethod
@@ -223,7 +149,7 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return _pass(grad, ctx.saved_tensors[0], ctx.stride), None, None, None, None, None
+        return _pass(grad, ctx.saved_tensors[0], ctx.stride), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, None]:
@@ -233,71 +159,27 @@ class _Transformed(torch.autograd.Function):
 def _pass(grad: Tensor, clipped: Tensor, stride: tuple[int, ...]) -> Tensor:
     if clipped.dtype != torch.bool:
         if not torch.is_grad_enabled() and _plain(grad):
-            return _pass_gradient(grad, clipped, stride)
-        clipped = _from_bits(clipped, grad.shape, stride)
+            return paths.pass_gradient(grad, clipped, stride)
+        clipped = paths.from_bits(clipped, grad.shape, stride)
     return grad.masked_fill(clipped, 0.0)
 
 
-@lru_cache
-def _format(mantissa_bits: int, exponent_bits: int, block_size: int) -> BlockFormat:
-    return BlockFormat(mantissa_bits + exponent_bits, exponent_bits, block_size)
-
-
-def _quantize(
-    x: Tensor,
-    mantissa_bits: int,
-    exponent_bits: int,
-    block_size: int,
-    dim: int,
-    inner_dims: list[int],
-    exponent_bias: int | None,
-    rounding: str,
-    key: Tensor | None,
-    with_clipped: bool = False,
-) -> tuple[Tensor, Tensor]:
-    fmt, axes = _format(mantissa_bits, exponent_bits, block_size), (dim, tuple(inner_dims))
-    y, clipped = _local(x, fmt, axes, exponent_bias, rounding, key, with_clipped)
+def _quantize(x: Tensor, *args: Any, with_clipped: bool = False) -> tuple[Tensor, Tensor]:
+    *flat, key = args[:8]
+    with_clipped = args[8] if len(args) > 8 else with_clipped
+    y, clipped = paths.quantize(x, _recipe(flat), key, with_clipped)
     if clipped is None:
         return y, x.new_zeros((x.numel() + 7) // 8 if with_clipped else 0, dtype=torch.uint8)
-    return y, _to_bits(clipped, y) if clipped.dtype == torch.bool else clipped
+    return y, paths.to_bits(clipped, y) if clipped.dtype == torch.bool else clipped
 
 
-def _quantize_into(
-    x: Tensor,
-    mantissa_bits: int,
-    exponent_bits: int,
-    block_size: int,
-    dim: int,
-    inner_dims: list[int],
-    exponent_bias: int | None,
-    rounding: str,
-    key: Tensor | None,
-    out: Tensor,
-) -> None:
-    fmt, axes = _format(mantissa_bits, exponent_bits, block_size), (dim, tuple(inner_dims))
-    out.copy_(_local(x, fmt, axes, exponent_bias, rounding, key, False)[0])
+def _quantize_into(x: Tensor, *args: Any) -> None:
+    *flat, key, out = args
+    paths.quantize(x, _recipe(flat), key, out=out)
 
 
 def _pass_gradient(grad: Tensor, clipped: Tensor, stride: list[int] | tuple[int, ...]) -> Tensor:
-    """`grad`, with zeros where the bits of a tensor with these strides are set."""
-    kernels = _kernels(grad)
-    if kernels is not None and grad.stride() == tuple(stride):
-        fast: Tensor | None = kernels.pass_gradient(grad, clipped)
-        if fast is not None:
-            return fast
-    return grad.clone().masked_fill_(_from_bits(clipped, grad.shape, tuple(stride)), 0.0)
-
-
-def _to_bits(mask: Tensor, y: Tensor) -> Tensor:
-    """A mask as a bit for each element of y in the order of memory, which y fills without gaps."""
-    flat = torch.empty_like(y, dtype=torch.bool).copy_(mask).as_strided((y.numel(),), (1,))
-    octets = torch.nn.functional.pad(flat, (0, -y.numel() % 8)).view(-1, 8)
-    return (octets << torch.arange(8, device=mask.device)).sum(1).to(torch.uint8)
-
-
-def _from_bits(bits: Tensor, shape: torch.Size, stride: tuple[int, ...]) -> Tensor:
-    flat = (bits.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8, device=bits.device)) & 1
-    return flat.flatten().bool().as_strided(shape, stride)
+    return paths.pass_gradient(grad, clipped, tuple(stride))
 
 
 def _fake_quantize(x: Tensor, *args: Any, with_clipped: bool = False) -> tuple[Tensor, Tensor]:

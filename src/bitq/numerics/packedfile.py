@@ -83,7 +83,7 @@ class _Header(BaseModel):
 
 
 @dataclass(frozen=True)
-class Stored:
+class FileTensor:
     """One tensor of a file: what it is, and how it is packed, if it is.
 
     Attributes:
@@ -119,7 +119,7 @@ class Stored:
 
 def write_packed(
     path: Path,
-    tensors: Sequence[Stored],
+    tensors: Sequence[FileTensor],
     load: Callable[[str], Tensor],
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -129,7 +129,7 @@ def write_packed(
     Args:
         path: of the file.
         tensors: what to write, in any order.
-        load: the tensor of a name, float or whatever its `Stored` says.
+        load: the tensor of a name, float or whatever its `FileTensor` says.
         metadata: other entries for the header.
         progress: called with (bytes of tensors read, all bytes of them).
 
@@ -211,7 +211,7 @@ def opened(path: Path) -> Iterator[Any]:
         yield inside
 
 
-def _content(tensor: Tensor, entry: Stored) -> tuple[NDArray[np.uint8], int | None]:
+def _content(tensor: Tensor, entry: FileTensor) -> tuple[NDArray[np.uint8], int | None]:
     """A tensor's bytes as they are stored, and its exponent bias if it is packed."""
     if entry.format is None or entry.blocks is None:
         return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), None
@@ -224,7 +224,7 @@ def _content(tensor: Tensor, entry: Stored) -> tuple[NDArray[np.uint8], int | No
 
 
 def _header(
-    tensors: Iterable[Stored], biases: Mapping[str, int], metadata: Mapping[str, str], digest: str, length: int
+    tensors: Iterable[FileTensor], biases: Mapping[str, int], metadata: Mapping[str, str], digest: str, length: int
 ) -> bytes:
     """The first bytes of a file, filled up with spaces to `length` bytes."""
     packed, listed, offset = {}, {}, 0

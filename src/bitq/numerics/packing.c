@@ -1,11 +1,14 @@
 /* The packed form of float32 block floating point, and back: what packing.py computes with numpy, in two passes.
  *
- * Memory is read as [outer, depth, length]. A block is `block` consecutive rows times `run` consecutive elements of a
- * row, the last ones perhaps fewer; a band is the rows of one block. Peaks and codes of blocks stand in row-major order,
- * bands outermost. Functions take a range of bands, so that threads can share the work. */
+ * Memory is read as [outer, depth, length], `size` elements in all: the last row may be short. A block is `block`
+ * consecutive rows times `run` consecutive elements of a row, the last ones perhaps fewer; a band is the rows of one
+ * block. Peaks and codes of blocks stand in row-major order, bands outermost. Functions take a range of bands, so that
+ * threads can share the work. */
 
 #include <stdint.h>
 #include <string.h>
+
+#include "packing.h" /* knows no includes: Python reads it, too */
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
 #if __has_attribute(target_clones)
@@ -24,7 +27,7 @@
 enum { TILE = 256 };
 
 typedef struct {
-    int64_t depth, length, block, run; /* of the layout */
+    int64_t size, depth, length, block, run;
     int mantissa_bits, bias;
 } layout;
 
@@ -54,11 +57,27 @@ INLINE float step_of(int32_t code, layout l) {
     return float_of((uint32_t)(shared + 2 - l.mantissa_bits + 127) << 23);
 }
 
-INLINE int64_t bands_of(layout l) { return (l.depth + l.block - 1) / l.block; }
+INLINE int64_t across(layout l) { return (l.length + l.run - 1) / l.run; }
 
 INLINE int64_t first_row(int64_t band, layout l) {
-    const int64_t bands = bands_of(l);
+    const int64_t bands = (l.depth + l.block - 1) / l.block;
     return band / bands * l.depth + band % bands * l.block;
+}
+
+/* Where a band begins; of the one after the last, where memory ends. */
+INLINE int64_t first_element(int64_t band, layout l) { return smaller(l.size, first_row(band, l) * l.length); }
+
+/* A walk over rows, band by band: the row it is at within its outer index, and how many its band has from there on.
+ * Short rows are frequent, so going on to the next takes no division. */
+typedef struct {
+    int64_t within, left;
+} walk;
+
+INLINE walk band_at(int64_t within, layout l) { return (walk){within, smaller(l.block, l.depth - within)}; }
+
+INLINE walk next_row(walk w, layout l) {
+    if (--w.left) return (walk){w.within + 1, w.left};
+    return band_at(w.within + 1 < l.depth ? w.within + 1 : 0, l);
 }
 
 /* Little-endian words in memory, whatever the machine's order. */
@@ -87,17 +106,24 @@ typedef struct {
     int held;
 } stream;
 
-INLINE stream write_fields(stream s, const uint32_t *fields, int64_t count, int width) {
-    for (int64_t i = 0; i < count; i++) {
-        s.word |= (uint64_t)fields[i] << s.held;
-        s.held += width;
-        if (s.held >= 32) {
-            store(s.to, (uint32_t)s.word);
-            s.to += 4;
-            s.word >>= 32;
-            s.held -= 32;
-        }
+INLINE stream write_field(stream s, uint32_t field, int width) {
+    s.word |= (uint64_t)field << s.held;
+    s.held += width;
+    if (s.held >= 32) {
+        store(s.to, (uint32_t)s.word);
+        s.to += 4;
+        s.word >>= 32;
+        s.held -= 32;
     }
+    return s;
+}
+
+/* Two at a time where both fit in a word: what one field waits for is the one before. */
+INLINE stream write_fields(stream s, const uint32_t *fields, int64_t count, int width) {
+    int64_t i = 0;
+    if (width <= 16)
+        for (; i + 1 < count; i += 2) s = write_field(s, fields[i] | fields[i + 1] << width, 2 * width);
+    for (; i < count; i++) s = write_field(s, fields[i], width);
     return s;
 }
 
@@ -108,8 +134,8 @@ INLINE void finish(stream s) {
 /* `count` fields of at most 24 bits from bit `at` on; touches no byte outside the `size` that the stream has. */
 INLINE void read_fields(const uint8_t *from, int64_t size, int64_t at, uint32_t *fields, int64_t count, int width) {
     const uint32_t mask = ((uint32_t)1 << width) - 1;
-    const int64_t inside = ((size - 4) * 8 + 7 - at) / width + 1; /* fields whose four bytes are all there */
-    const int64_t plain = size < 4 || inside < 0 ? 0 : smaller(count, inside);
+    const int64_t reach = (size - 4) * 8 + 7 - at; /* to the last bit that begins in four bytes which are all there */
+    const int64_t plain = reach < 0 ? 0 : smaller(count, reach / width + 1);
     for (int64_t i = 0; i < plain; i++) {
         const int64_t bit = at + i * width;
         fields[i] = load(from + (bit >> 3)) >> (bit & 7) & mask;
@@ -122,48 +148,67 @@ INLINE void read_fields(const uint8_t *from, int64_t size, int64_t at, uint32_t 
     }
 }
 
-/* Steps of the elements `start`.. of a row whose blocks have these codes. */
-INLINE void spread_steps(float *step, const uint8_t *codes, int64_t start, int64_t width, layout l) {
-    if (l.run == 1) {
-        for (int64_t i = 0; i < width; i++) step[i] = step_of(codes[start + i], l);
-        return;
+/* Where a walk over elements is: in a band with these codes, at a column of a row. */
+typedef struct {
+    const uint8_t *codes;
+    int64_t column;
+    walk row;
+} place;
+
+INLINE place start_of(int64_t band, const uint8_t *codes, layout l) {
+    return (place){codes + band * across(l), 0, band_at(first_row(band, l) % l.depth, l)};
+}
+
+/* The steps of the next `count` elements, whatever rows they lie in. */
+INLINE place spread_steps(float *step, place p, int64_t count, layout l) {
+    while (count) {
+        const int64_t width = smaller(count, l.length - p.column);
+        if (l.run == 1)
+            for (int64_t i = 0; i < width; i++) step[i] = step_of(p.codes[p.column + i], l);
+        else
+            for (int64_t i = 0, block = p.column / l.run; i < width; block++) {
+                const int64_t end = smaller(width, (block + 1) * l.run - p.column);
+                const float value = step_of(p.codes[block], l);
+                for (; i < end; i++) step[i] = value;
+            }
+        step += width, count -= width, p.column += width;
+        if (p.column < l.length) break;
+        p.column = 0;
+        if (p.row.left == 1) p.codes += across(l);
+        p.row = next_row(p.row, l);
     }
-    int64_t block = start / l.run;
-    for (int64_t i = 0; i < width; block++) {
-        const int64_t end = smaller(width, (block + 1) * l.run - start);
-        const float value = step_of(codes[block], l);
-        for (; i < end; i++) step[i] = value;
-    }
+    return p;
 }
 
 /* Bit pattern of max|x| of every block. Patterns of magnitudes are ordered as the magnitudes are, NaN above all. */
-CLONES void bitq_peaks(const float *x, uint32_t *peaks, int64_t first, int64_t last, int64_t depth, int64_t length,
-                       int64_t block, int64_t run) {
-    const layout l = {depth, length, block, run, 0, 0};
-    const int64_t across = (length + run - 1) / run;
-    for (int64_t band = first; band < last; band++) {
-        const int64_t row = first_row(band, l), rows = smaller(block, depth - row % depth);
-        uint32_t *peak = peaks + band * across;
-        memset(peak, 0, (size_t)across * sizeof *peak);
-        for (int64_t r = 0; r < rows; r++) {
-            const float *in = x + (row + r) * length;
-            if (run == 1) {
-                for (int64_t i = 0; i < length; i++) {
-                    const uint32_t bits = magnitude(in[i]);
-                    peak[i] = bits > peak[i] ? bits : peak[i];
-                }
-                continue;
+CLONES void bitq_peaks(const float *x, uint32_t *peaks, int64_t first, int64_t last, int64_t size, int64_t depth,
+                       int64_t length, int64_t block, int64_t run) {
+    const layout l = {size, depth, length, block, run, 0, 0};
+    const int64_t blocks = across(l), end = first_element(last, l);
+    walk row = band_at(first_row(first, l) % depth, l);
+    uint32_t *peak = peaks + first * blocks;
+    int fresh = 1;
+    for (int64_t at = first_element(first, l); at < end; at += length) {
+        const int64_t width = smaller(length, end - at);
+        const float *in = x + at;
+        if (run == 1)
+            for (int64_t i = 0; i < width; i++) {
+                const uint32_t bits = magnitude(in[i]), before = fresh ? 0 : peak[i];
+                peak[i] = bits > before ? bits : before;
             }
-            for (int64_t b = 0; b < across; b++) {
-                const int64_t end = smaller(length, (b + 1) * run);
-                uint32_t highest = peak[b];
-                for (int64_t i = b * run; i < end; i++) {
+        else
+            for (int64_t b = 0, i = 0; i < width; b++) {
+                const int64_t stop = smaller(width, i + run);
+                uint32_t highest = fresh ? 0 : peak[b];
+                for (; i < stop; i++) {
                     const uint32_t bits = magnitude(in[i]);
                     highest = bits > highest ? bits : highest;
                 }
                 peak[b] = highest;
             }
-        }
+        fresh = row.left == 1;
+        peak += fresh ? blocks : 0;
+        row = next_row(row, l);
     }
 }
 
@@ -177,39 +222,33 @@ CLONES void bitq_codes(const uint32_t *peaks, uint8_t *codes, int64_t count, int
     }
 }
 
-/* The mantissas of bands first..last into the stream that starts at `to`; the bits before the first of them must be
- * whole bytes. Rounding is that of kernel.c. */
+/* Rounding is that of kernel.c. */
 CLONES void bitq_write_mantissas(const float *x, const uint8_t *codes, uint8_t *to, int64_t first, int64_t last,
-                                 int64_t depth, int64_t length, int64_t block, int64_t run, int mantissa_bits,
-                                 int bias) {
-    const layout l = {depth, length, block, run, mantissa_bits, bias};
-    const int64_t across = (length + run - 1) / run;
+                                 int64_t size, int64_t depth, int64_t length, int64_t block, int64_t run,
+                                 int mantissa_bits, int bias) {
+    const layout l = {size, depth, length, block, run, mantissa_bits, bias};
     const float limit = (float)((1 << (mantissa_bits - 1)) - 1);
-    stream s = {to + first_row(first, l) * length * mantissa_bits / 8, 0, 0};
-    for (int64_t band = first; band < last; band++) {
-        const int64_t row = first_row(band, l), rows = smaller(block, depth - row % depth);
-        for (int64_t r = 0; r < rows; r++) {
-            const float *in = x + (row + r) * length;
-            for (int64_t start = 0; start < length; start += TILE) {
-                const int64_t width = smaller(TILE, length - start);
-                float step[TILE];
-                uint32_t field[TILE];
-                spread_steps(step, codes + band * across, start, width, l);
-                for (int64_t i = 0; i < width; i++) {
-                    float k = float_of(magnitude(in[start + i])) / step[i];
-                    k = k < limit ? k : limit;
-                    k = (k + 0x1p23f) - 0x1p23f;
-                    const int32_t whole = (int32_t)k;
-                    field[i] = (uint32_t)(whole | (whole ? negative(in[start + i]) : 0) << (mantissa_bits - 1));
-                }
-                s = write_fields(s, field, width, mantissa_bits);
-            }
+    const int64_t begin = first_element(first, l), end = first_element(last, l);
+    place p = start_of(first, codes, l);
+    stream s = {to + begin * mantissa_bits / 8, 0, 0};
+    for (int64_t at = begin; at < end; at += TILE) {
+        const int64_t width = smaller(TILE, end - at);
+        const float *in = x + at;
+        float step[TILE];
+        uint32_t field[TILE];
+        p = spread_steps(step, p, width, l);
+        for (int64_t i = 0; i < width; i++) {
+            float k = float_of(magnitude(in[i])) / step[i];
+            k = k < limit ? k : limit;
+            k = (k + 0x1p23f) - 0x1p23f;
+            const int32_t whole = (int32_t)k;
+            field[i] = (uint32_t)(whole | (whole ? negative(in[i]) : 0) << (mantissa_bits - 1));
         }
+        s = write_fields(s, field, width, mantissa_bits);
     }
     finish(s);
 }
 
-/* Codes after the `at` bits that `to` already has. */
 CLONES void bitq_write_codes(const uint8_t *codes, uint8_t *to, int64_t at, int64_t count, int width) {
     stream s = {to + (at >> 3), at & 7 ? to[at >> 3] : 0, (int)(at & 7)};
     for (int64_t start = 0; start < count; start += TILE) {
@@ -221,35 +260,31 @@ CLONES void bitq_write_codes(const uint8_t *codes, uint8_t *to, int64_t at, int6
     finish(s);
 }
 
-CLONES void bitq_read_codes(const uint8_t *from, int64_t size, int64_t at, uint8_t *codes, int64_t count, int width) {
+CLONES void bitq_read_codes(const uint8_t *from, int64_t bytes, int64_t at, uint8_t *codes, int64_t count, int width) {
     for (int64_t start = 0; start < count; start += TILE) {
         const int64_t some = smaller(TILE, count - start);
         uint32_t field[TILE];
-        read_fields(from, size, at + start * width, field, some, width);
+        read_fields(from, bytes, at + start * width, field, some, width);
         for (int64_t i = 0; i < some; i++) codes[start + i] = (uint8_t)field[i];
     }
 }
 
-/* The values of bands first..last. */
-CLONES void bitq_read_values(const uint8_t *from, int64_t size, const uint8_t *codes, float *y, int64_t first,
-                             int64_t last, int64_t depth, int64_t length, int64_t block, int64_t run,
+CLONES void bitq_read_values(const uint8_t *from, int64_t bytes, const uint8_t *codes, float *y, int64_t first,
+                             int64_t last, int64_t size, int64_t depth, int64_t length, int64_t block, int64_t run,
                              int mantissa_bits, int bias) {
-    const layout l = {depth, length, block, run, mantissa_bits, bias};
-    const int64_t across = (length + run - 1) / run;
+    const layout l = {size, depth, length, block, run, mantissa_bits, bias};
+    const int64_t begin = first_element(first, l), end = first_element(last, l);
     const int32_t top = 1 << (mantissa_bits - 1);
-    for (int64_t band = first; band < last; band++) {
-        const int64_t row = first_row(band, l), rows = smaller(block, depth - row % depth);
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t start = 0; start < length; start += TILE) {
-                const int64_t width = smaller(TILE, length - start), at = (row + r) * length + start;
-                float step[TILE];
-                uint32_t field[TILE];
-                spread_steps(step, codes + band * across, start, width, l);
-                read_fields(from, size, at * mantissa_bits, field, width, mantissa_bits);
-                for (int64_t i = 0; i < width; i++) {
-                    const int32_t k = (int32_t)field[i] & (top - 1), minus = (int32_t)field[i] >> (mantissa_bits - 1);
-                    y[at + i] = (float)((k ^ -minus) + minus) * step[i]; /* no branch on what is random */
-                }
-            }
+    place p = start_of(first, codes, l);
+    for (int64_t at = begin; at < end; at += TILE) {
+        const int64_t width = smaller(TILE, end - at);
+        float step[TILE];
+        uint32_t field[TILE];
+        p = spread_steps(step, p, width, l);
+        read_fields(from, bytes, at * mantissa_bits, field, width, mantissa_bits);
+        for (int64_t i = 0; i < width; i++) {
+            const int32_t k = (int32_t)field[i] & (top - 1), minus = (int32_t)field[i] >> (mantissa_bits - 1);
+            y[at + i] = (float)((k ^ -minus) + minus) * step[i]; /* no branch on what is random */
+        }
     }
 }

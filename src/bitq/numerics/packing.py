@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
 
@@ -15,7 +15,8 @@ from bitq.errors import BitqError
 from bitq.formats import BlockFormat
 from bitq.numerics import blocks
 from bitq.numerics import native_packing as native
-from bitq.numerics.quantize import check_bias, quantize
+from bitq.numerics.quantize import quantize
+from bitq.numerics.recipe import Axes, Recipe, recipe_for
 
 Words = NDArray[np.uint32]
 
@@ -93,10 +94,8 @@ class Packed:
     exponent_bias: int
 
     def __post_init__(self) -> None:
-        blocks.resolve_axes(
-            torch.empty(self.shape, dtype=self.dtype, device="meta"), self.dim, self.inner_dims
-        )
-        check_bias(self.exponent_bias, self.dtype)
+        like = torch.empty(self.shape, dtype=self.dtype, device="meta")
+        recipe_for(like, self.format, self.dim, self.inner_dims, self.exponent_bias)
         size = -(-self.num_bits // 8)
         if self.payload.dtype != torch.uint8 or tuple(self.payload.shape) != (size,):
             raise BitqError(
@@ -108,10 +107,6 @@ class Packed:
     def num_bits(self) -> int:
         """Size of the payload before the last byte is filled up: m·numel + SE·blocks (bits)."""
         return packed_bits(self.format, self.shape, self.dim, self.inner_dims)
-
-    @property
-    def _block_shape(self) -> tuple[int, ...]:
-        return _block_shape(self.format, self.shape, self.dim, self.inner_dims)
 
     def unpack(self) -> Tensor:
         """The quantized tensor, contiguous on the CPU, bit-identical to what `quantize` gives.
@@ -125,20 +120,21 @@ class Packed:
         payload = np.ascontiguousarray(self.payload.numpy())
         if payload[-1] >> ((self.num_bits - 1) % 8 + 1):
             raise BitqError("a packed tensor whose last byte is not filled up with zeros is damaged")
-        at = native.layout(self.shape, (self.dim, self.inner_dims), fmt.block_size)
+        recipe = Recipe(fmt, Axes(self.dim, self.inner_dims), self.exponent_bias)
+        at = native.bands(self.shape, recipe)
         if at is None:
             bits = np.unpackbits(payload, count=self.num_bits, bitorder="little")
             split = count * fmt.mantissa_bits
             codes = _words(bits[split:], fmt.exponent_bits).astype(np.uint8)
         else:
-            codes = native.read_codes(payload, fmt, count, at)
+            codes = native.read_codes(payload, recipe, count, at)
         highest, most = self.exponent_bias + int(codes.max()), 15 if self.dtype == torch.float16 else 127
         if highest > max(most, self.exponent_bias):
             raise BitqError(f"a packed {self.dtype} tensor with an exponent of {highest}, above {most}, is damaged")
         if at is None:
-            values = _values(self, _words(bits[:split], fmt.mantissa_bits), codes)
+            values = _values(_words(bits[:split], fmt.mantissa_bits), codes, self.shape, recipe)
         else:
-            values = torch.from_numpy(native.read(payload, codes, fmt, count, at, self.exponent_bias))
+            values = torch.from_numpy(native.read(payload, codes, recipe, count, at))
         values = values.view(self.shape)
         return values if self.dtype == torch.float32 else values.to(self.dtype) + 0.0  # no -0.0 of what underflows
 
@@ -155,12 +151,12 @@ def pack(
     Raises:
         BitqError: what `quantize` refuses, or a tensor with NaN or infinity, which no code stands for.
     """
-    axes = blocks.resolve_axes(x, dim, inner_dims)
-    check_bias(exponent_bias, x.dtype)
+    recipe = recipe_for(x, fmt, dim, inner_dims, exponent_bias)
+    axes = recipe.axes
     wide = x.detach().cpu().contiguous().float()
     if not x.numel():
         return Packed(torch.empty(0, dtype=torch.uint8), fmt, tuple(x.shape), x.dtype, *axes, exponent_bias or 0)
-    at = native.layout(tuple(x.shape), axes, fmt.block_size)
+    at = native.bands(tuple(x.shape), recipe)
     if at is None:
         peaks = blocks.peaks(wide, fmt.block_size, axes)
         highest = int(peaks.amax())
@@ -175,35 +171,39 @@ def pack(
         )
     default = ((highest >> 23) - 127 if highest else 0) - fmt.top_code
     bias = default if exponent_bias is None else exponent_bias
+    recipe = replace(recipe, exponent_bias=bias)
     if at is None:
-        payload = _payload(wide, peaks, fmt, axes, bias)
+        payload = _payload(wide, peaks, recipe)
     else:
-        payload = native.write(flat, native.codes(block_peaks, fmt, bias), fmt, at, bias)
+        payload = native.write(flat, native.codes(block_peaks, recipe), recipe, at)
     return Packed(torch.from_numpy(payload), fmt, tuple(x.shape), x.dtype, *axes, bias)
 
 
 # The twin of the compiled path: slow, for blocks of any axes, and right by inspection.
 
 
-def _payload(x: Tensor, peaks: Tensor, fmt: BlockFormat, axes: blocks.Axes, bias: int) -> NDArray[np.uint8]:
+def _payload(x: Tensor, peaks: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
     """Every bit as a byte, in order, packed at the end."""
+    fmt, axes, bias = recipe.format, recipe.axes, recipe.exponent_bias
+    assert bias is not None  # `pack` has chosen it
     codes = (blocks.exponents(peaks) - bias).clamp(0, fmt.top_code).masked_fill(peaks == 0, 0)
     step = blocks.steps(blocks.shared_exponents(peaks, fmt, bias), fmt)
-    step = blocks.spread(step, fmt.block_size, x.shape[axes[0]], axes[0])
+    step = blocks.spread(step, fmt.block_size, x.shape[axes.dim], axes.dim)
     k = (quantize(x, fmt, *axes, bias) / step).int()
     stored = torch.where(k < 0, fmt.largest_mantissa + 1 - k, k)
     bits = np.concatenate([_bits(stored, fmt.mantissa_bits), _bits(codes, fmt.exponent_bits)])
     return np.packbits(bits, bitorder="little")
 
 
-def _values(packed: Packed, words: Words, codes: NDArray[np.uint8]) -> Tensor:
+def _values(words: Words, codes: NDArray[np.uint8], shape: tuple[int, ...], recipe: Recipe) -> Tensor:
     """Mantissas times the steps of their blocks."""
-    fmt = packed.format
-    stored = torch.from_numpy(words.astype(np.int32)).view(packed.shape)
-    exponents = torch.from_numpy(codes.astype(np.int32)).view(packed._block_shape) + packed.exponent_bias
+    fmt, axes, bias = recipe.format, recipe.axes, recipe.exponent_bias
+    assert bias is not None  # the header tells it
+    stored = torch.from_numpy(words.astype(np.int32)).view(shape)
+    exponents = torch.from_numpy(codes.astype(np.int32)).view(_block_shape(fmt, shape, *axes)) + bias
     step = blocks.steps(exponents.clamp(min=fmt.lowest_exponent), fmt)
     k = torch.where(stored > fmt.largest_mantissa, fmt.largest_mantissa + 1 - stored, stored)
-    return k * blocks.spread(step, fmt.block_size, packed.shape[packed.dim], packed.dim) + 0.0
+    return k * blocks.spread(step, fmt.block_size, shape[axes.dim], axes.dim) + 0.0
 
 
 def _bits(values: Tensor, width: int) -> NDArray[np.uint8]:

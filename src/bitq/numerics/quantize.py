@@ -9,10 +9,8 @@ from torch import Tensor
 
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat
-from bitq.numerics import blocks, ops
-from bitq.numerics.torch_path import ROUNDINGS
-
-LEAST_BIAS = -512  # far below every float32: all blocks are at the format's lowest exponent
+from bitq.numerics import ops
+from bitq.numerics.recipe import recipe_for
 
 
 def quantize(
@@ -56,14 +54,11 @@ def quantize(
         BitqError: another dtype, impossible axes, an unknown rounding, an `exponent_bias` outside -512..127
             (-512..15 for float16), or an `out` that does not fit x or would lose a gradient.
     """
-    axes = blocks.resolve_axes(x, dim, inner_dims)
-    check_bias(exponent_bias, x.dtype)
-    if rounding not in ROUNDINGS:
-        raise BitqError(f"rounding {rounding!r} is unknown; it must be one of {', '.join(ROUNDINGS)}")
+    recipe = recipe_for(x, fmt, dim, inner_dims, exponent_bias, rounding)
     if out is not None:
         _check_out(out, x)
     key = _draw_key(x.device, generator) if rounding == "stochastic" else None
-    return ops.quantize(x, fmt, axes, exponent_bias, rounding, key, out)
+    return ops.quantize(x, recipe, key, out)
 
 
 def exponent_bias_for(max_abs: float | Tensor, fmt: BlockFormat) -> int:
@@ -86,15 +81,6 @@ def exponent_bias_for(max_abs: float | Tensor, fmt: BlockFormat) -> int:
 def largest_magnitude(x: Tensor) -> float:
     """max|x| over the finite elements of x; 0 if there is none."""
     return float(x.detach().abs().nan_to_num(0.0, 0.0, 0.0).amax()) if x.numel() else 0.0
-
-
-def check_bias(exponent_bias: int | None, dtype: torch.dtype) -> None:
-    """Raises BitqError if block values of this bias could leave the range of `dtype`."""
-    most = 15 if dtype == torch.float16 else 127
-    if exponent_bias is not None and exponent_bias not in range(LEAST_BIAS, most + 1):
-        raise BitqError(
-            f"exponent_bias is {exponent_bias}; for {dtype} it must be whole and lie in {LEAST_BIAS}..{most}"
-        )
 
 
 def _check_out(out: Tensor, x: Tensor) -> None:

@@ -51,11 +51,12 @@ typedef struct {
     const float *x, *draws;
     float *y;
     float wide[TILE], out[TILE], random[TILE + 2 * DRAWS];
+    uint16_t halves[TILE];
 } run;
 
 INLINE void open_run(run *r, const job *j, int64_t at, int64_t count) {
     r->x = (const float *)j->x + at;
-    r->y = j->kind == FLOAT32 && !j->stream ? (float *)j->y + at : r->out;
+    r->y = j->y && j->kind == FLOAT32 && !j->stream ? (float *)j->y + at : r->out;
     if (j->kind != FLOAT32) {
         widen(r->wide, j->x, at, count, j->kind);
         r->x = r->wide;
@@ -69,9 +70,9 @@ INLINE void close_run(run *r, const job *j, int64_t at, int64_t count) {
         if (j->stream) j->stream((float *)j->y + at, r->out, count * (int64_t)sizeof(float));
         return;
     }
-    uint16_t *to = (uint16_t *)j->y + at, *halves = (uint16_t *)r->wide;
-    narrow(j->stream ? halves : to, r->out, count, j->kind);
-    if (j->stream) j->stream(to, halves, count * (int64_t)sizeof(uint16_t));
+    uint16_t *to = (uint16_t *)j->y + at;
+    narrow(j->stream ? r->halves : to, r->out, count, j->kind);
+    if (j->stream) j->stream(to, r->halves, count * (int64_t)sizeof(uint16_t));
 }
 
 #define BY_ROUNDING(rounding, call)                  \

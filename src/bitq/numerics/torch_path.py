@@ -9,11 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitq.formats import BlockFormat
 from bitq.numerics import blocks
-from bitq.numerics.blocks import Axes
-
-ROUNDINGS = ("nearest", "half_away", "toward_zero", "stochastic")
+from bitq.numerics.recipe import Recipe
 
 _PATTERN = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 _WORD = 0xFFFFFFFF
@@ -21,33 +18,28 @@ _LANES = 16  # counters of a group of 64 elements, four words each
 
 
 def quantize(
-    x: Tensor,
-    fmt: BlockFormat,
-    axes: Axes,
-    exponent_bias: int | None,
-    rounding: str,
-    key: Tensor | None,
-    with_clipped: bool,
+    x: Tensor, recipe: Recipe, key: Tensor | None, with_clipped: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Values, and if wanted and there can be any the mask (bool) of elements that pass no gradient."""
     if not x.numel():
         return torch.empty_like(x), None
-    wide, dim, channels = x.float(), axes[0], x.shape[axes[0]]
-    peaks = blocks.peaks(wide, fmt.block_size, axes)
-    bias = blocks.default_bias(peaks, fmt) if exponent_bias is None else exponent_bias
+    fmt, dim = recipe.format, recipe.axes.dim
+    wide, channels = x.float(), x.shape[dim]
+    peaks = blocks.peaks(wide, fmt.block_size, recipe.axes)
+    bias = blocks.default_bias(peaks, fmt) if recipe.exponent_bias is None else recipe.exponent_bias
     shared = blocks.shared_exponents(peaks, fmt, bias)
     step = blocks.steps(shared, fmt).masked_fill(peaks >= blocks.INFINITE, torch.nan)
     each, inverse = (blocks.spread(s, fmt.block_size, channels, dim) for s in (step, blocks.inverses(step)))
     draws = None if key is None else uniforms(x.shape, key.to(x.device))
     limit, k = fmt.largest_mantissa, wide.abs() * inverse
-    size = _round(k.clamp(max=limit), rounding, draws) * each
+    size = _round(k.clamp(max=limit), recipe.rounding, draws) * each
     bits = torch.where(wide < 0, -size, size).to(x.dtype).view(_PATTERN[x.dtype])
     bits = bits.masked_fill(bits == torch.iinfo(bits.dtype).min, 0)  # compilers keep this: no -0.0
     y = torch.empty_like(x).copy_(bits.view(x.dtype))
-    if not with_clipped or exponent_bias is None:  # the default bias leaves no block above the top code
+    if not with_clipped or recipe.exponent_bias is None:  # the default bias leaves no block above the top code
         return y, None
     above = (blocks.exponents(peaks) > shared) & (peaks < blocks.INFINITE)
-    least = limit + (1.0 if rounding == "toward_zero" else 0.5)  # the limit is odd, so a tie is beyond it
+    least = limit + (1.0 if recipe.rounding == "toward_zero" else 0.5)  # the limit is odd, so a tie is beyond it
     over = k >= least if draws is None else draws < k - limit
     return y, over & blocks.spread(above, fmt.block_size, channels, dim)
 

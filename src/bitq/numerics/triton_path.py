@@ -18,9 +18,9 @@ from torch import Tensor
 
 from bitq.formats import BlockFormat
 from bitq.numerics import blocks, torch_path
-from bitq.numerics.blocks import Axes, Layout
+from bitq.numerics.blocks import Layout
 from bitq.numerics.native import MANTISSA_BITS
-from bitq.numerics.torch_path import ROUNDINGS
+from bitq.numerics.recipe import ROUNDINGS, Axes, Recipe
 
 PATTERNS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 DIGITS = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}  # bits of a significand
@@ -79,31 +79,34 @@ def job(layout: Layout, tile: int) -> Job | None:
     return Job(cut, ceil(count / stacks) * strips, (count, per_row, channels, inner, strips))
 
 
+def layout(shape: torch.Size, stride: tuple[int, ...], recipe: Recipe) -> Layout | None:
+    """How the kernels read memory with these strides.
+
+    Returns:
+        None where they cannot: there is none, blocks lie scattered or are larger than a tile, draws have another order
+        than memory, or mantissas have more than 23 bits.
+    """
+    drawn = recipe.rounding == "stochastic"
+    if recipe.format.mantissa_bits > MANTISSA_BITS:
+        return None
+    found = blocks.layout(shape, stride, recipe.axes, recipe.format.block_size)
+    if found is None or (drawn and not found.in_order) or job(found, tile_size(False, drawn)) is None:
+        return None
+    return found
+
+
 def quantize(
-    x: Tensor,
-    fmt: BlockFormat,
-    axes: Axes,
-    exponent_bias: int | None,
-    rounding: str,
-    key: Tensor | None,
-    with_clipped: bool,
-    out: Tensor | None = None,
+    x: Tensor, recipe: Recipe, key: Tensor | None, with_clipped: bool, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None] | None:
     """Values as the torch path gives them, and a bit for each element of memory that passes no gradient, if any could.
 
     `out`, which may be x, must have x's dtype and strides. The bits are uint8, lowest first, of ceil(numel/8) bytes.
-    Nothing waits for the device.
-
-    Returns:
-        None where the torch path has to do it: blocks lie scattered or are larger than a tile, the draws have another
-        order than memory, or mantissas have more than 23 bits.
+    Nothing waits for the device. None where there is no `layout` of x.
     """
-    layout = blocks.layout(x.shape, x.stride(), axes, fmt.block_size)
-    if layout is None or not x.numel() or fmt.mantissa_bits > MANTISSA_BITS:
-        return None
+    at, fmt, exponent_bias = layout(x.shape, x.stride(), recipe), recipe.format, recipe.exponent_bias
     marked = with_clipped and exponent_bias is not None  # the default bias leaves no block above the top code
-    work = job(layout, tile_size(marked, key is not None))
-    if work is None or (key is not None and not layout.in_order):
+    work = None if at is None else job(at, tile_size(marked, key is not None))
+    if work is None:
         return None
     y = torch.empty_like(x) if out is None else out
     top = torch.zeros(1, dtype=torch.int32, device=x.device) if exponent_bias is None else None
@@ -122,7 +125,7 @@ def quantize(
             *numbers(fmt, exponent_bias, x.dtype),
             *work.cut,
             kind,
-            ROUNDINGS.index(rounding),
+            ROUNDINGS.index(recipe.rounding),
         )
     return y, None if marks is None else marks.view(torch.uint8)[: (x.numel() + 7) // 8]
 
@@ -150,14 +153,15 @@ def pass_gradient(grad: Tensor, clipped: Tensor) -> Tensor | None:
 
 def agrees(device: torch.device) -> bool:
     """Whether these kernels give the torch path's bits there, for a few numbers that go wrong first."""
-    fmt, axes = BlockFormat(8, 4, 16), (1, ())
+    fmt, axes = BlockFormat(8, 4, 16), Axes(1)
     powers = 2.0 ** torch.arange(-24, 24, 3, dtype=torch.float64)
     rows = [powers * (1 - 2.0**-24), -powers, powers * 2.0**-126, powers.where(powers != 1, torch.nan), 0 * powers]
     x = torch.stack(rows).float().to(device)
     grad = torch.ones_like(x)
     for bias in (None, -8):  # the second clips
-        exact, over = torch_path.quantize(x, fmt, axes, bias, "nearest", None, True)
-        found = quantize(x, fmt, axes, bias, "nearest", None, True)
+        recipe = Recipe(fmt, axes, bias)
+        exact, over = torch_path.quantize(x, recipe, None, True)
+        found = quantize(x, recipe, None, True)
         if found is None or not torch.equal(found[0].view(torch.int32), exact.view(torch.int32)):
             return False
         if over is not None:

@@ -15,7 +15,7 @@ from bitq.accuracy.quantized import apply, blocks_of
 from bitq.errors import BitqError
 from bitq.files import RunFolder
 from bitq.formats import BlockFormat, TensorFormats
-from bitq.numerics.packedfile import DTYPES, ENTRY, PACKABLE, Stored, opened, read_packed, write_packed
+from bitq.numerics.packedfile import DTYPES, ENTRY, PACKABLE, FileTensor, opened, read_packed, write_packed
 from bitq.numerics.packing import WeightBlocks, weight_blocks
 from bitq.tradeoff.plan import Plan, PlanLayer, load_plan
 
@@ -43,7 +43,7 @@ def save_weights(path: Path, model: nn.Module, formats: Mapping[str, TensorForma
     for name, tensor in state.items():
         if tensor.dtype not in types:
             raise BitqError(f"{name!r} is of {tensor.dtype}, which a safetensors file does not hold")
-        entry = Stored(name, types[tensor.dtype], tuple(tensor.shape))
+        entry = FileTensor(name, types[tensor.dtype], tuple(tensor.shape))
         if name in names:
             module = names[name]
             blocks = blocks_of(model.get_submodule(module), entry.shape)
@@ -64,7 +64,7 @@ def quantize_file(
     wanted: Plan | BlockFormat,
     path: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[tuple[Stored, ...], dict[str, int]]:
+) -> tuple[tuple[FileTensor, ...], dict[str, int]]:
     """Write a checkpoint again with its weights packed; needs no network, and memory for one tensor at a time.
 
     Every weight gets the exponent bias of its own largest magnitude, as `bitq.apply` gives it.
@@ -92,7 +92,7 @@ def quantize_file(
         tensors = {}
         for name in file.keys():  # noqa: SIM118 - no mapping
             view = file.get_slice(name)
-            tensors[name] = Stored(name, view.get_dtype(), tuple(view.get_shape()))
+            tensors[name] = FileTensor(name, view.get_dtype(), tuple(view.get_shape()))
             if tensors[name].dtype not in DTYPES:
                 raise BitqError(f"{source}: {name!r} is of type {tensors[name].dtype}, which torch does not know")
         packed = _uniform(tensors, wanted) if isinstance(wanted, BlockFormat) else _planned(tensors, wanted, source)
@@ -111,7 +111,7 @@ def quantize_file(
             raise BitqError(f"{source}: {error}") from None
 
 
-def _planned(tensors: Mapping[str, Stored], plan: Plan, source: Path) -> dict[str, Stored]:
+def _planned(tensors: Mapping[str, FileTensor], plan: Plan, source: Path) -> dict[str, FileTensor]:
     """The tensors that a plan packs."""
     packed = {}
     for layer in plan.layers:
@@ -137,7 +137,7 @@ def _fits(shape: tuple[int, ...], layer: PlanLayer) -> bool:
     return shape[:2] == channels and prod(shape[2:]) == r * s
 
 
-def _uniform(tensors: Mapping[str, Stored], fmt: BlockFormat) -> dict[str, Stored]:
+def _uniform(tensors: Mapping[str, FileTensor], fmt: BlockFormat) -> dict[str, FileTensor]:
     """All tensors that look like weights of linear layers and convolutions."""
     return {
         name: _packed(entry, fmt, weight_blocks(entry.shape))
@@ -146,8 +146,8 @@ def _uniform(tensors: Mapping[str, Stored], fmt: BlockFormat) -> dict[str, Store
     }
 
 
-def _packed(entry: Stored, fmt: BlockFormat | None, blocks: WeightBlocks) -> Stored:
-    return Stored(entry.name, entry.dtype, entry.shape, fmt, blocks)
+def _packed(entry: FileTensor, fmt: BlockFormat | None, blocks: WeightBlocks) -> FileTensor:
+    return FileTensor(entry.name, entry.dtype, entry.shape, fmt, blocks)
 
 
 def _weight(module: str) -> str:

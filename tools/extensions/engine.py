@@ -1,4 +1,4 @@
-"""Build `bitq.movement._engine` from C (cffi, API mode)."""
+"""Builds `bitq.movement._engine` from its C sources; setuptools runs it from the root of the project."""
 
 from pathlib import Path
 
@@ -19,6 +19,3 @@ ffi.set_source(
     extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off"],
     py_limited_api=True,
 )
-
-if __name__ == "__main__":
-    ffi.compile(verbose=True)
