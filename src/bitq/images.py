@@ -19,7 +19,7 @@ from bitq.errors import BitqError
 _MOST_PIXELS = 64 * 2**20  # of one image file
 
 T = TypeVar("T")
-Batch = tuple[Tensor, Tensor]
+ImageBatch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ArrayImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int | slice | Tensor) -> Batch:
+    def __getitem__(self, index: int | slice | Tensor) -> ImageBatch:
         return self.scaling(self.pixels[index]), self.labels[index]
 
     def subset(self, indices: Tensor) -> ArrayImages:
@@ -74,7 +74,7 @@ class FileImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int | Tensor) -> Batch:
+    def __getitem__(self, index: int | Tensor) -> ImageBatch:
         if isinstance(index, int):
             return self.scaling(_decode(self.paths[index], self.shape, self.resize)), self.labels[index]
         return self.subset(index).held()[:]
@@ -109,7 +109,7 @@ class Batches:
     def __len__(self) -> int:
         return len(range(*self._starts()))
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ImageBatch]:
         count = len(self.images)
         order = torch.randperm(count) if self.shuffle else torch.arange(count)
         return (self.images[order[start : start + self.size]] for start in range(*self._starts()))

@@ -12,19 +12,19 @@ from torch import Tensor
 from bitq.numerics import blocks, native, torch_path
 from bitq.numerics.recipe import Recipe
 
-Found = tuple[Tensor, Tensor | None]
+ValuesAndMask = tuple[Tensor, Tensor | None]
 """Values, and what was clipped: None, bits (uint8) in order of the values' memory, or a mask (bool)."""
 
 
 def quantize(
     x: Tensor, recipe: Recipe, key: Tensor | None, with_clipped: bool = False, out: Tensor | None = None
-) -> Found:
+) -> ValuesAndMask:
     """Values of x, in `out` if that is given, which may be x.
 
     `key` holds the 64 bits that stochastic rounding draws from. What was clipped is told if that is wanted.
     """
     kernels = None if torch.compiler.is_compiling() else kernels_of(x)
-    found: Found | None = None
+    found: ValuesAndMask | None = None
     if kernels is not None and (out is None or _alike(x, out)):
         found = kernels.quantize(x, recipe, key, with_clipped, out)
     if kernels is not None and found is None:
@@ -40,7 +40,7 @@ def quantize(
 
 def _on_a_copy(
     kernels: ModuleType, x: Tensor, recipe: Recipe, key: Tensor | None, with_clipped: bool, y: Tensor
-) -> Found | None:
+) -> ValuesAndMask | None:
     """The same into y, apart from x, quantized in place where x was copied to; None if kernels take no copy at all.
 
     A kernel reads memory once, a copy once more. The torch path reads it some twenty times.

@@ -11,7 +11,7 @@ from typing import Any
 
 import altair as alt
 
-Row = Mapping[str, Any]
+Datum = Mapping[str, Any]
 Spec = dict[str, Any]
 
 TENSORS = ("input", "weight", "output")
@@ -53,7 +53,7 @@ _CONFIG = {
 }
 
 
-def allocation(cells: Sequence[Row], layers: Sequence[str], mantissas: Sequence[int]) -> Spec:
+def allocation(cells: Sequence[Datum], layers: Sequence[str], mantissas: Sequence[int]) -> Spec:
     """Which format every tensor got: layers down, tensors across, colour for the mantissa.
 
     Args:
@@ -99,7 +99,7 @@ def allocation(cells: Sequence[Row], layers: Sequence[str], mantissas: Sequence[
 
 
 def per_layer(
-    bars: Sequence[Row], layers: Sequence[str], levels: Sequence[str], quantity: str, unit: str
+    bars: Sequence[Datum], layers: Sequence[str], levels: Sequence[str], quantity: str, unit: str
 ) -> Spec:
     """Stacked bars of one quantity per layer and pair of memories.
 
@@ -131,7 +131,7 @@ def per_layer(
     return spec(chart, bars, f"{quantity} of {len(layers)} layers in {unit}, by memory.")
 
 
-def over_bound(dots: Sequence[Row], layers: Sequence[str], levels: Sequence[str]) -> Spec:
+def over_bound(dots: Sequence[Datum], layers: Sequence[str], levels: Sequence[str]) -> Spec:
     """How many times its lower bound each layer moves, a lane of each layer's row for each pair of memories.
 
     Args:
@@ -174,7 +174,7 @@ def over_bound(dots: Sequence[Row], layers: Sequence[str], levels: Sequence[str]
 
 
 def landscape(
-    points: Sequence[Row], front: Sequence[Row], accuracy_float: float | None, closer: bool = False
+    points: Sequence[Datum], front: Sequence[Datum], accuracy_float: float | None, closer: bool = False
 ) -> Spec:
     """Accuracy against movement of everything evaluated.
 
@@ -249,7 +249,7 @@ def landscape(
     )
 
 
-def sensitivity(rows: Sequence[Row], modules: Sequence[str], formats: Sequence[str]) -> Spec:
+def sensitivity(rows: Sequence[Datum], modules: Sequence[str], formats: Sequence[str]) -> Spec:
     """Estimated loss of accuracy if one tensor alone takes one format; a ring marks the plan's choice.
 
     Args:
@@ -306,7 +306,7 @@ def _group_axis(formats: Sequence[str]) -> alt.Axis:
     )
 
 
-def spec(chart: Any, rows: Sequence[Row], description: str, **more: Sequence[Row]) -> Spec:
+def spec(chart: Any, rows: Sequence[Datum], description: str, **more: Sequence[Datum]) -> Spec:
     """The chart as plain data, the rows beside it: Altair would check each of them against its schema."""
     plain: Spec = chart.properties(description=description).to_dict()
     datasets = {name: [dict(row) for row in values] for name, values in {"rows": rows, **more}.items()}

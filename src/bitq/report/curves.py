@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from bitq.report.charts import BLUE, GREEN, INK, Row, Spec, spec, tooltips
+from bitq.report.charts import BLUE, GREEN, INK, Datum, Spec, spec, tooltips
 
 Field = tuple[str, str]
 SERIES = (BLUE, GREEN, "#a3568c", "#b08a00", "#3aa6a0", "#7a6a58")
@@ -18,7 +18,7 @@ _SIZE_LABEL = (
 )
 
 
-def curves(points: Sequence[Row], marks: Sequence[Row], colors: Mapping[str, str], memory: str, y: Field) -> Spec:
+def curves(points: Sequence[Datum], marks: Sequence[Datum], colors: Mapping[str, str], memory: str, y: Field) -> Spec:
     """One quantity against the size of a memory, a line per set of formats, for the page.
 
     Args:
@@ -33,8 +33,8 @@ def curves(points: Sequence[Row], marks: Sequence[Row], colors: Mapping[str, str
 
 
 def picture(
-    points: Sequence[Row],
-    marks: Sequence[Row],
+    points: Sequence[Datum],
+    marks: Sequence[Datum],
     colors: Mapping[str, str],
     memory: str,
     ys: Sequence[Field],
@@ -48,7 +48,7 @@ def picture(
     return spec(whole, points, title, marks=marks)
 
 
-def _panel(points: Sequence[Row], colors: Mapping[str, str], memory: str, field: Field) -> Any:
+def _panel(points: Sequence[Datum], colors: Mapping[str, str], memory: str, field: Field) -> Any:
     quantity, title = field
     sizes = [point["kib"] for point in points]
     least, most = min(sizes), max(sizes)

@@ -46,8 +46,8 @@ def _label(name: str) -> str:
     return f"{name}\u200b"
 
 
-def _cells(plan: Plan) -> list[charts.Row]:
-    cells: list[charts.Row] = []
+def _cells(plan: Plan) -> list[charts.Datum]:
+    cells: list[charts.Datum] = []
     for layer in plan.layers:
         for tensor, entry in zip(charts.TENSORS, (layer.input, layer.weight, layer.output), strict=True):
             fmt = entry.format if entry else None
@@ -72,7 +72,7 @@ def _mantissas(plan: Plan) -> list[int]:
     return sorted(possible | {entry.format.mantissa_bits for entry in entries})
 
 
-def _bars(plan: Plan, levels: Sequence[str], value: Callable[[PlanLevel], float]) -> list[charts.Row]:
+def _bars(plan: Plan, levels: Sequence[str], value: Callable[[PlanLevel], float]) -> list[charts.Datum]:
     return [
         {
             "layer": _label(layer.name),
@@ -86,7 +86,7 @@ def _bars(plan: Plan, levels: Sequence[str], value: Callable[[PlanLevel], float]
     ]
 
 
-def _over_bound(plan: Plan) -> list[charts.Row]:
+def _over_bound(plan: Plan) -> list[charts.Datum]:
     return [
         {
             "layer": _label(layer.name),
@@ -116,9 +116,9 @@ def _parts_text(level: PlanLevel) -> str:
     return " · ".join(f"{name} {text.amount_bits(bits)}" for name, bits in parts)
 
 
-def _points(run: Evidence) -> tuple[list[charts.Row], list[charts.Row]]:
+def _points(run: Evidence) -> tuple[list[charts.Datum], list[charts.Datum]]:
     """All predicted and measured plans whose accuracy is a number, and the measured ones among them."""
-    predicted: list[charts.Row] = [
+    predicted: list[charts.Datum] = [
         {
             "kind": "predicted",
             "movement": float(f"{point.movement_bits / text.BITS_PER_MBIT:.5g}"),
@@ -131,13 +131,13 @@ def _points(run: Evidence) -> tuple[list[charts.Row], list[charts.Row]]:
     return predicted + tuned, tuned
 
 
-def _around(tuned: Sequence[charts.Row], points: Sequence[charts.Row]) -> list[charts.Row]:
+def _around(tuned: Sequence[charts.Datum], points: Sequence[charts.Datum]) -> list[charts.Datum]:
     """The fine-tuned points and those about as accurate: others would lie outside the picture."""
     least = min(point["accuracy"] for point in tuned)
     return [point for point in points if point["accuracy"] >= least]
 
 
-def _tuned(each: Measurement) -> charts.Row:
+def _tuned(each: Measurement) -> charts.Datum:
     return {
         "kind": each.proposer,
         "label": each.label,
@@ -152,9 +152,9 @@ def _drawable(*values: float) -> bool:
     return all(map(isfinite, values))
 
 
-def front(points: Iterable[charts.Row]) -> list[charts.Row]:
+def front(points: Iterable[charts.Datum]) -> list[charts.Datum]:
     """Points that no other beats in both accuracy and movement, from the least movement on."""
-    found: list[charts.Row] = []
+    found: list[charts.Datum] = []
     for point in sorted(points, key=lambda point: (point["movement"], -point["accuracy"])):
         if not found or point["accuracy"] > found[-1]["accuracy"]:
             found.append({"movement": point["movement"], "accuracy": point["accuracy"]})
@@ -168,7 +168,7 @@ def _sensitivity(run: Evidence) -> charts.Spec:
     ]
     chosen = run.plan.formats()
     formats: set[BlockFormat] = set()
-    rows: list[charts.Row] = []
+    rows: list[charts.Datum] = []
     for module in modules:
         for tensor, drops in run.sensitivity[module].items():
             parsed = {BlockFormat.parse(name): drop for name, drop in drops.items() if isfinite(drop)}

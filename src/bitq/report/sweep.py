@@ -60,7 +60,7 @@ def _quantities(sweep: Sweep) -> list[curves.Field]:
     return [traffic, ("energy", "energy of all memories (µJ)")] if known else [traffic]
 
 
-def _points(sweep: Sweep) -> list[charts.Row]:
+def _points(sweep: Sweep) -> list[charts.Datum]:
     return [
         {
             "series": series.name,
@@ -73,7 +73,7 @@ def _points(sweep: Sweep) -> list[charts.Row]:
     ]
 
 
-def _marks(sweep: Sweep) -> list[charts.Row]:
+def _marks(sweep: Sweep) -> list[charts.Datum]:
     own = {"kib": sweep.reference_bytes / 1024, "label": f"{sweep.memory} of {text.size(sweep.reference_bytes)}"}
     level = {
         "from_kib": sweep.sizes_bytes[0] / 1024,
@@ -98,7 +98,7 @@ def _label(sweep: Sweep, size: float) -> str:
     return f"≤ {text.size(size)}" if size == sweep.sizes_bytes[0] else text.size(size)
 
 
-def _floor(series: Series) -> charts.Row:
+def _floor(series: Series) -> charts.Datum:
     return {"series": series.name, "traffic": series.floor_bits / text.BITS_PER_MBIT}
 
 
