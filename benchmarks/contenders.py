@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bitq.accuracy.evaluate import forward
-from bitq.accuracy.quantized import apply, channel_axis, quantized_weight, set_formats
+from bitq.accuracy.kinds import kind_of
+from bitq.accuracy.quantized import apply, quantized_weight, set_formats
 from bitq.accuracy.sensitivity import TENSORS
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics import quantize
@@ -270,7 +271,7 @@ def _quantized(layer: nn.Module, number: int, tensor: Tensor, fmt: BlockFormat) 
     """An input (0), weight (1) or output (2) of a layer in a format."""
     if number == 1:
         return quantized_weight(layer, tensor, fmt)
-    return quantize(tensor, fmt, channel_axis(layer))
+    return quantize(tensor, fmt, kind_of(layer).channel_axis(layer))
 
 
 def _choices(plan: Sequence[Sequence[int]]) -> Choices:

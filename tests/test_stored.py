@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import bitq
 import tiny
-from bitq.accuracy.quantized import LAYERS
+from bitq.accuracy.kinds import quantizable
 from bitq.formats import grid
 from bitq.numerics import pack
 from bitq.progress import Silent
@@ -103,7 +103,7 @@ def test_two_readers_of_the_networks_input_share_it():
 def test_reencoding_moves_the_tensor_once_in_either_format():
     model, example = Block(project=True), torch.empty(1, 3, 6, 6, device="meta")
     layers = trace(model, example)
-    elements = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    elements = {name: model.get_submodule(name).weight.numel() for name in quantizable(model)}
     space = build_space(layers, elements, 0, tiny.DEVICE, grid(8)[::7])
     shared = ties(space, stored_tensors(model, example))
     assert len(shared) == 3

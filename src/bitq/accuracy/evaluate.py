@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bitq.accuracy.quantized import in_formats
 from bitq.errors import BitqError
 
 Batch = tuple[Any, Any]
@@ -92,12 +93,13 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
         metric: `top1` costs no second pass over the data, another function does.
 
     Raises:
-        BitqError: no batch, a loss that fails, or a metric outside [0, 1].
+        BitqError: no batch, a loss that fails, a metric outside [0, 1], or a network that does not compute in the
+            formats `bitq.apply` gave it.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), in_formats(model):
             losses, correct, total = [], 0, 0
             for inputs, target in _on_device(model, batches):
                 output = forward(model, inputs)

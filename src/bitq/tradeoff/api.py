@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bitq.accuracy.evaluate import Batch, Loss, Metric, cross_entropy, top1
-from bitq.accuracy.quantized import LAYERS
+from bitq.accuracy.kinds import quantizable, unquantizable
 from bitq.devices import Device, load_device
 from bitq.errors import BitqError
 from bitq.formats import grid
@@ -139,6 +139,8 @@ def search(
 def space_of(model: nn.Module, layers: Sequence[Layer], device: Device, bits: int, listener: Listener) -> Space:
     """The search space of a network's own weights: every format of `bits` bits, for every module that can take one.
 
+    The listener is told which modules cannot, and why.
+
     Args:
         model: the network.
         layers: as it was traced.
@@ -149,7 +151,10 @@ def space_of(model: nn.Module, layers: Sequence[Layer], device: Device, bits: in
     Raises:
         BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
     """
-    elements = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    for name, reason in unquantizable(model).items():
+        listener.note(f"module {name!r} stays float: it {reason}")
+    modules = {name: model.get_submodule(name) for name in quantizable(model)}
+    elements = {name: module.weight.numel() for name, module in modules.items()}  # type: ignore[operator]
     return build_space(layers, elements, stored_bytes(model), device, grid(bits), listener.step)
 
 

@@ -8,7 +8,8 @@ from math import prod
 
 from torch import nn
 
-from bitq.accuracy.quantized import UNKNOWN, is_transposed
+from bitq.accuracy.kinds import kind_of
+from bitq.accuracy.quantized import UNKNOWN
 from bitq.accuracy.sensitivity import TENSORS
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.layers import LOOPS, Layer
@@ -16,7 +17,7 @@ from bitq.movement import Widths
 from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.network import traffic_bits
 from bitq.movement.sweep import by_module, sweep
-from bitq.movement.widths import widths
+from bitq.movement.widths import taken, widths
 from bitq.numerics import exponent_bias_for
 from bitq.store import Json, versions
 from bitq.tradeoff.allocate import allocate, predicted_loss
@@ -189,8 +190,8 @@ def _plan(
 
 
 def _layer(run: Run, layer: Layer, formats: TensorFormats, biases: dict[str, int]) -> PlanLayer:
-    if not layer.weight_is_parameter:
-        formats = TensorFormats()
+    formats = taken(layer, formats)
+    kind = kind_of(run.model.get_submodule(layer.module)) if formats.weight else None
     q = widths(layer, formats, run.space.device.partial_sum_bits)
     seen = run.max_abs.get(layer.module, UNKNOWN)
     return PlanLayer(
@@ -198,7 +199,7 @@ def _layer(run: Run, layer: Layer, formats: TensorFormats, biases: dict[str, int
         module=layer.module,
         loops={loop: getattr(layer, loop) for loop in LOOPS},
         groups=layer.groups,
-        transposed=formats.weight is not None and is_transposed(run.model.get_submodule(layer.module)),
+        transposed=kind is not None and kind.transposed,
         input=_activation(formats.input, seen.input),
         weight=_entry(formats.weight, biases[layer.module]) if formats.weight else None,
         output=_activation(formats.output, seen.output),
