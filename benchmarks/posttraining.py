@@ -29,7 +29,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bitq.accuracy.quantized import LAYERS, apply, observing
+from bitq.accuracy.kinds import quantizable
+from bitq.accuracy.quantized import apply, observing
 from bitq.api import search
 from bitq.devices import Device, load_device
 from bitq.formats import BlockFormat, TensorFormats
@@ -76,7 +77,7 @@ def main() -> int:
 
 def compare(network: str, model: nn.Module, images: Tensor, labels: Tensor, formats: list[BlockFormat]) -> Tensor:
     """Print accuracy and agreement of float32 and of every format for all tensors; the classes of float32."""
-    names = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
+    names = list(quantizable(model))
     with observing(model, names) as seen:
         reference = classes(model, images[:CALIBRATED])
     reference = torch.cat([reference, classes(model, images[CALIBRATED:])])

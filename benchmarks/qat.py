@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitq.accuracy.quantized import LAYERS, apply, observing
+from bitq.accuracy.kinds import quantizable
+from bitq.accuracy.quantized import apply, observing
 from bitq.allocator import keeping_freed_memory
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.networks import resnet18
@@ -62,7 +63,7 @@ class Trainer:
         self.inputs, self.labels = torch.randn(shape), torch.randint(10, (shape[0],))
         self.model = make()
         if fmt is not None:
-            names = [name for name, module in self.model.named_modules() if isinstance(module, LAYERS)]
+            names = list(quantizable(self.model))
             with torch.no_grad(), observing(self.model, names) as seen:
                 self.model(self.inputs)
             apply(self.model, dict.fromkeys(names, TensorFormats(fmt, fmt, fmt)), seen)

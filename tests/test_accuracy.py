@@ -330,16 +330,26 @@ def test_divergence_is_told():
 # Sensitivities
 
 
+MIXED = tuple(
+    BlockFormat(mantissa + exponent, exponent, size)
+    for mantissa in (3, 4, 5)
+    for exponent in (2, 3, 5)
+    for size in (1, 2, 4, 8, 16, 48)
+)
+"""Of unlike `bits`: every mantissa with every exponent."""
+
+
 @st.composite
 def scored_formats(draw):
-    formats = draw(st.lists(st.sampled_from(grid(8)), min_size=1, max_size=40, unique=True))
+    of_what = st.sampled_from(draw(st.sampled_from([grid(8), tuple(dict.fromkeys((*grid(8), *MIXED, *grid(16))))])))
+    formats = draw(st.lists(of_what, min_size=1, max_size=40, unique=True))
     value = st.floats(-1, 1) | st.sampled_from([0.0, 0.1])
     return formats, draw(st.lists(value, min_size=len(formats), max_size=len(formats)))
 
 
 def no_finer(a, b):
-    """Neither more mantissa bits nor smaller blocks."""
-    return a.exponent_bits >= b.exponent_bits and a.block_size >= b.block_size
+    """Neither wider elements, nor more of their bits for the mantissa, nor smaller blocks."""
+    return a.bits <= b.bits and a.mantissa_bits <= b.mantissa_bits and a.block_size >= b.block_size
 
 
 @given(scored_formats())
@@ -474,6 +484,31 @@ def test_lines_over_the_logarithm_of_the_block_are_recovered(extent):
 
     measured = {fmt: 2 * truth(fmt) ** (1 / POWER) for fmt in probed(grid(8), extent)}
     assert scores(grid(8), measured, extent) == pytest.approx([truth(fmt) for fmt in grid(8)])
+
+
+@pytest.mark.parametrize("extent", [1, 3, 16, 64])
+def test_formats_of_unlike_bits_have_scores_of_their_own(extent):
+    def truth(fmt):
+        finest = 2.0 ** -fmt.mantissa_bits + 0.01 * 2.0 ** -fmt.exponent_bits
+        return finest * (1 + 0.3 * np.log2(min(fmt.block_size, extent)))
+
+    chosen = probed(MIXED, extent)
+    sizes = {min(size, extent) for size in PROBED_BLOCKS}
+    places = [(fmt.mantissa_bits, fmt.exponent_bits, min(fmt.block_size, extent)) for fmt in chosen]
+    assert sorted(places) == sorted((m, e, size) for m in (3, 4, 5) for e in (2, 3, 5) for size in sizes)
+    measured = {fmt: 2 * truth(fmt) ** (1 / POWER) for fmt in chosen}
+    assert scores(MIXED, measured, extent) == pytest.approx([truth(fmt) for fmt in MIXED])
+
+
+def test_a_wide_exponent_is_no_small_mantissa():
+    fine, coarse = BlockFormat(12, 8, 16), BlockFormat(6, 2, 16)  # both have 4 bits of mantissa
+    assert _ordered([fine, coarse], [0.1, 0.4]).tolist() == [0.1, 0.4]
+    assert _ordered([fine, coarse], [0.4, 0.1]).tolist() == [0.25, 0.25]
+
+
+def test_a_smaller_mantissa_may_do_better_by_a_wider_exponent():
+    assert _ordered([BlockFormat(12, 8, 16), BlockFormat(6, 1, 16)], [0.1, 0.4]).tolist() == [0.1, 0.4]
+    assert _ordered([BlockFormat(12, 8, 16), BlockFormat(6, 1, 16)], [0.4, 0.1]).tolist() == [0.4, 0.1]
 
 
 def test_without_the_probed_blocks_every_format_is_measured():

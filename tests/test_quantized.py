@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from bitq.accuracy import quantized
-from bitq.accuracy.quantized import MaxAbs, apply, observing, restore, set_formats
+from bitq.accuracy.quantized import MaxAbs, apply, observing, restore, set_formats, weight_in_use
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics import exponent_bias_for, quantize
@@ -100,7 +99,8 @@ def test_each_layer_equals_itself_quantized_by_hand(kind, max_abs):
     x = torch.randn(shape) * torch.randn(shape).mul(2).exp2()
     expected = by_hand(layer, x, FORMATS, max_abs, weight_by_hand(layer, FORMATS.weight))
     apply(model, {"0": FORMATS}, {"0": max_abs})
-    assert torch.equal(model[0].weight, weight_by_hand(layer, FORMATS.weight))
+    assert torch.equal(weight_in_use(model[0]), weight_by_hand(layer, FORMATS.weight))
+    assert model[0].weight is model[0]._parameters["weight"]
     assert torch.equal(model(x), expected)
     with torch.no_grad():
         for _ in range(2):
@@ -152,63 +152,86 @@ def test_formats_change_between_passes_and_leave_no_trace():
         assert torch.equal(model(x), first)
 
 
-def test_kept_weights_follow_the_weight(monkeypatch):
-    calls = []
-    real = quantized.quantized_weight
-    monkeypatch.setattr(quantized, "quantized_weight", lambda *a: calls.append(1) or real(*a))
+def permuted(weight):
+    weight.data.copy_(weight.detach().flatten()[torch.randperm(weight.numel())].view_as(weight))
+
+
+def exchanged(weight):
+    """Two rows change places: every sum over elements, or over pairs of them, stays."""
+    rows = weight.detach().clone()
+    weight.data[0], weight.data[1] = rows[1], rows[0]
+
+
+def replaced(weight):
+    weight.data = torch.randn_like(weight)
+
+
+CHANGES = {
+    "a permutation behind autograd": permuted,
+    "an exchange behind autograd": exchanged,
+    "a sign behind autograd": lambda weight: weight.data[2, 1].neg_(),
+    "other memory": replaced,
+    "clipping": lambda weight: weight.clamp_(-0.1, 0.1),
+    "an initialization": nn.init.xavier_uniform_,
+    "a moving average": lambda weight: weight.lerp_(torch.randn_like(weight), 0.3),
+    "a copy": lambda weight: weight.copy_(torch.randn_like(weight)),
+}
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_written_to_the_weight_counts_and_stays(change, mode):
+    model, x = nn.Sequential(nn.Linear(10, 8)), torch.randn(3, 10)
+    layer, twin = model[0], copy.deepcopy(model[0])
+    apply(model, {"0": TensorFormats(weight=FORMATS.weight)})
+    with mode():
+        for _ in range(2):
+            model(x)
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        CHANGES[change](layer.weight)
+    torch.set_rng_state(state)
+    with torch.no_grad():
+        CHANGES[change](twin.weight)
+    with mode():
+        y = model(x)
+    assert torch.equal(layer.weight, twin.weight)
+    assert torch.equal(model.state_dict()["0.weight"], twin.weight)
+    assert torch.equal(y, F.linear(x, quantize(twin.weight.detach(), FORMATS.weight), twin.bias))
+
+
+def test_other_weights_and_formats_count():
     model, x = nn.Sequential(nn.Linear(10, 7)), torch.randn(3, 10)
     layer = model[0]
     apply(model, {"0": TensorFormats(weight=FORMATS.weight)})
 
-    def check():
-        weight = layer._parameters["weight"]
-        expected = F.linear(x.to(weight), quantize(weight.detach(), FORMATS.weight), layer.bias)
+    def check(fmt=FORMATS.weight):
+        weight = layer.weight
+        assert weight is layer._parameters["weight"]
+        expected = F.linear(x.to(weight), quantize(weight.detach(), fmt), layer.bias)
         assert torch.equal(model(x.to(weight)), expected)
 
-    with torch.no_grad():
-        check()
-        check()
-        assert len(calls) == 1
-        layer._parameters["weight"].mul_(1.7)
-        check()
-        layer.weight = nn.Parameter(torch.randn(7, 10))
-        check()
-        model.bfloat16()
-        check()
-        model.float()
-        check()
-        assert len(calls) == 5
-        twin = copy.deepcopy(model)
-        twin[0]._parameters["weight"].add_(1.0)
-        assert torch.equal(twin[0].weight, quantize(twin[0]._parameters["weight"].detach(), FORMATS.weight))
-        check()
-        layer._parameters["weight"].mul_(0.9)
-        check()
-        changes = layer._parameters["weight"]._version
-        layer.weight = nn.Parameter(layer._parameters["weight"].data)  # the same memory, counted anew
-        for _ in range(changes):
-            layer._parameters["weight"].mul_(1.3)
-        check()
-        set_formats(model, {"0": TensorFormats(weight=OTHER.weight)})
-        assert torch.equal(layer.weight, quantize(layer._parameters["weight"].detach(), OTHER.weight))
-        set_formats(model, {"0": TensorFormats(weight=FORMATS.weight)})
-    with torch.inference_mode():
-        check()
     check()
-    assert layer.weight.requires_grad
-    torch.optim.SGD(model.parameters(), 0.5).zero_grad()
+    layer.weight = nn.Parameter(torch.randn(7, 10))
+    check()
+    model.bfloat16()
+    check()
+    model.float()
+    check()
+    set_formats(model, {"0": TensorFormats(weight=OTHER.weight)})
+    check(OTHER.weight)
     model(x).sum().backward()
     torch.optim.SGD(model.parameters(), 0.5).step()
-    with torch.no_grad():
-        check()
+    check(OTHER.weight)
 
 
 def test_inference_weights_are_quantized_too():
     with torch.inference_mode():
         model = nn.Sequential(nn.Linear(10, 7))
         apply(model, {"0": FORMATS})
-        assert torch.equal(model[0].weight, model[0].weight)
-        model(torch.randn(3, 10))
+        expected = quantize(model[0].weight, FORMATS.weight)
+        assert torch.equal(weight_in_use(model[0]), expected)
+        assert model(torch.randn(3, 10)).is_inference()
 
 
 def test_training_moves_the_float_weights():
@@ -226,8 +249,7 @@ def test_training_moves_the_float_weights():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
-    weight = model.stem._parameters["weight"]
-    assert not torch.equal(weight, model.stem.weight)
+    assert not torch.equal(model.stem.weight, weight_in_use(model.stem))
 
 
 def test_gradient_of_a_layer_is_straight_through():
@@ -236,8 +258,8 @@ def test_gradient_of_a_layer_is_straight_through():
     apply(model, {"0": TensorFormats(FORMATS.input, FORMATS.weight)})
     upstream = torch.randn(3, 7)
     model(x).backward(upstream)
-    assert torch.equal(x.grad, upstream @ layer.weight)
-    assert torch.equal(layer._parameters["weight"].grad, upstream.T @ quantize(x.detach(), FORMATS.input))
+    assert torch.equal(x.grad, upstream @ weight_in_use(layer))
+    assert torch.equal(layer.weight.grad, upstream.T @ quantize(x.detach(), FORMATS.input))
 
 
 def test_copies_are_independent():
@@ -317,7 +339,7 @@ def test_shared_modules_are_one():
     apply(model, {"stem": FORMATS, "again": FORMATS})
     assert model.stem is model.again
     expected = quantize(F.conv2d(
-        quantize(x, FORMATS.input), quantize(model.stem._parameters["weight"], FORMATS.weight, 1, (2, 3)),
+        quantize(x, FORMATS.input), quantize(model.stem.weight, FORMATS.weight, 1, (2, 3)),
         model.stem.bias, padding=1,
     ), FORMATS.output)  # fmt: skip
     assert torch.equal(model.again(x), expected)

@@ -22,7 +22,8 @@ import bitq
 import tiny
 from bitq.accuracy.evaluate import score
 from bitq.accuracy.finetune import Training
-from bitq.accuracy.quantized import LAYERS, _Quantized
+from bitq.accuracy.kinds import quantizable
+from bitq.accuracy.quantized import is_quantized
 from bitq.errors import BitqError
 from bitq.formats import grid
 from bitq.layers import GEOMETRY, LOOPS
@@ -150,7 +151,7 @@ def test_totals_are_sums_and_the_objective_is_its_formula(finished):
 
 def test_the_references_are_those_of_the_space(finished):
     folder, result, model = finished
-    weights = {name: module.weight.nbytes for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    weights = {name: model.get_submodule(name).weight.nbytes for name in quantizable(model)}
     layers = trace(model, torch.empty(1, 1, 8, 8))
     space = build_space(layers, weights, result.plan.totals.model_bytes_float, tiny.DEVICE, grid(8))
     totals = result.plan.totals
@@ -296,7 +297,7 @@ def test_the_same_seed_finds_the_same_and_leaves_the_users_things_alone(finished
     assert [type(module) for module in model.modules()] == kinds
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
-    assert any(isinstance(module, _Quantized) for module in result.model.modules())
+    assert any(is_quantized(module) for module in result.model.modules())
 
 
 def test_searching_again_evaluates_nothing(finished, copied):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import tiny
-from bitq.accuracy.quantized import LAYERS, blocked_weight
+from bitq.accuracy.kinds import quantizable
 from bitq.devices import Device, Memory
 from bitq.errors import BitqError
 from bitq.formats import TensorFormats, grid
@@ -65,7 +65,7 @@ def traced(request):
 
 
 def space_of(model, layers, formats=FORMATS, device=tiny.DEVICE):
-    weights = {name: module.weight.nbytes for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    weights = {name: model.get_submodule(name).weight.nbytes for name in quantizable(model)}
     return build_space(layers, weights, stored_bytes(model), device, formats)
 
 
@@ -107,9 +107,9 @@ def test_a_model_is_as_large_as_its_packed_weights_and_the_rest(traced):
         choices = random_plan(space, Random(seed))
         state, packed = model.state_dict(), 0
         for name, formats in space.tensor_formats(choices).items():
-            module = model.get_submodule(name)
-            weight, dim, inner = blocked_weight(module, state.pop(f"{name}.weight" if name else "weight"))
-            packed += pack(weight, formats.weight, dim, inner).payload.numel()
+            weight = state.pop(f"{name}.weight" if name else "weight")
+            shape, dim, inner = quantizable(model)[name].blocks(model.get_submodule(name), tuple(weight.shape))
+            packed += pack(weight.reshape(shape), formats.weight, dim, inner).payload.numel()
         rest = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
         assert space.cost(choices).model_bytes == packed + rest
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import bitq
 import tiny
-from bitq.accuracy.quantized import LAYERS
+from bitq.accuracy.kinds import quantizable
 from bitq.formats import grid
 from bitq.numerics import pack
 from bitq.progress import Silent
@@ -112,7 +112,7 @@ def test_one_run_of_the_network_tells_its_layers_and_its_stored_tensors():
 def test_reencoding_moves_the_tensor_once_in_either_format():
     model, example = Block(project=True), torch.empty(1, 3, 6, 6, device="meta")
     traced = record(model, example)
-    weights = {name: module.weight.nbytes for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    weights = {name: model.get_submodule(name).weight.nbytes for name in quantizable(model)}
     space = build_space(traced.layers, weights, 0, tiny.DEVICE, grid(8)[::7])
     shared = ties(space, traced.stored)
     assert len(shared) == 3

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from torch import nn
 
 from bitq.accuracy.evaluate import Loss, Metric, cross_entropy, top1
+from bitq.accuracy.kinds import unquantizable
 from bitq.batches import Batch, first_example, pairs
 from bitq.devices import Device, load_device
 from bitq.errors import BitqError
@@ -109,6 +110,8 @@ def search(
     folder = RunFolder(Path(run))
     wanted = settings or Settings()
     with Terminal() if listener is None else nullcontext(listener) as heard:
+        for name, reason in unquantizable(model).items():
+            heard.note(f"module {name!r} stays float: it {reason}")
         space = space_of(model, traced.layers, target, bits, heard.step)
         shared = ties(space, traced.stored)
         space = replace(space, ties=shared) if wanted.tied else space

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bitq.accuracy.quantized import in_formats
 from bitq.batches import Batch, described, forward, pairs, to_device
 from bitq.errors import BitqError
 from bitq.memory import memory_told, out_of_memory
@@ -97,13 +98,13 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
         metric: `top1` costs no second pass over the data, another function does.
 
     Raises:
-        BitqError: no batch or one that is none (see `bitq.batches`), a loss that fails, a metric outside [0, 1], or
-            memory that runs out.
+        BitqError: no batch or one that is none (see `bitq.batches`), a loss that fails, a metric outside [0, 1], a
+            network that does not compute in the formats `bitq.apply` gave it, or memory that runs out.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.inference_mode(), memory_told("evaluating the network"):
+        with torch.inference_mode(), memory_told("evaluating the network"), in_formats(model):
             losses, correct, total = [], 0, 0
             for inputs, target in _on_device(model, batches):
                 output = forward(model, inputs)

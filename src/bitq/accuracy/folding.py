@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bitq.accuracy.quantized import LAYERS, blocks_of, computes_as_torch, is_quantized, is_transposed
+from bitq.accuracy.kinds import has_kind, kind_of
+from bitq.accuracy.quantized import is_quantized
 from bitq.batches import arguments
 from bitq.errors import BitqError
 from bitq.private_torch import has_hooks
@@ -66,7 +67,7 @@ class _Tracer(fx.Tracer):
     """Does not look into layers and norms of any class."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (*LAYERS, *NORMS)) or super().is_leaf_module(m, module_qualified_name)
+        return has_kind(m) or isinstance(m, NORMS) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _graph(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> fx.Graph:
@@ -112,7 +113,8 @@ def _pairs(model: nn.Module, graph: fx.Graph) -> list[tuple[str, str]]:
         if type(norm) not in NORMS or norm.running_mean is None or before.op != "call_module":
             continue
         layer = modules[str(before.target)]
-        if computes_as_torch(type(layer)) and len(before.users) == 1 and alone(before) and alone(node):
+        as_torch = has_kind(layer) and kind_of(layer).computes_as_torch(type(layer))
+        if as_torch and len(before.users) == 1 and alone(before) and alone(node):
             pairs.append((str(before.target), str(node.target)))
     return pairs
 
@@ -122,7 +124,7 @@ def _channels_second(model: nn.Module, names: list[str], args: tuple[Any, ...], 
     found = set()
 
     def look(name: str, layer: nn.Module, y: Tensor) -> None:
-        if y.ndim == (2 if isinstance(layer, nn.Linear) else len(layer.kernel_size) + 2):  # type: ignore[arg-type]
+        if y.ndim + kind_of(layer).channel_axis(layer) == 1:
             found.add(name)
 
     handles = [
@@ -148,16 +150,14 @@ def _folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
         scale = (variance + norm.eps).rsqrt()
         if norm.weight is not None:
             scale = scale * norm.weight.double()
-        shape = blocks_of(layer, tuple(layer.weight.shape)).shape
-        if is_transposed(layer):  # [groups, inputs, outputs of a group, *window]
-            per_output = scale.reshape(shape[0], 1, shape[2], *[1] * (len(shape) - 3))
-        else:  # [outputs, inputs, *window]
-            per_output = scale.reshape(shape[0], *[1] * (len(shape) - 1))
+        kind = kind_of(layer)
+        shape = kind.blocks(layer, tuple(layer.weight.shape)).shape
+        per_output = scale.reshape([size if axis in kind.output_axes else 1 for axis, size in enumerate(shape)])
         weight = layer.weight.double().reshape(shape) * per_output
         bias = -mean if layer.bias is None else layer.bias.double() - mean
         bias = bias * scale + (0.0 if norm.bias is None else norm.bias.double())
-        kind = layer.weight.dtype
-        return weight.reshape(layer.weight.shape).to(kind), bias.to(kind)
+        dtype = layer.weight.dtype
+        return weight.reshape(layer.weight.shape).to(dtype), bias.to(dtype)
 
 
 def _first_line(error: Exception) -> str:

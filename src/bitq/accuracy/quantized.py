@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex
+from threading import get_ident
+from typing import Any, Literal, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
 from bitq.accuracy import straight
+from bitq.accuracy.kinds import Kind, kind_of, reason_against
+from bitq.accuracy.watching import watching
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, MaxAbs, TensorFormats
 from bitq.numerics import exponent_bias_for, largest_magnitude, quantize
 from bitq.numerics.ops import direct
-from bitq.numerics.packing import WeightBlocks, weight_blocks
-
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
-"""The modules that can be quantized, with their subclasses."""
-
 
 UNKNOWN = MaxAbs()
 
@@ -42,14 +40,18 @@ def apply(
 ) -> None:
     """Makes the named modules of `model` compute on quantized input, weight and output.
 
-    Each becomes, in place, an instance of a subclass of its class: parameters, buffers, hooks, names and
-    state_dict stay, optimizers go on with the float weight, and `module.weight` reads as the quantized one.
-    Blocks run along the channels (features) of activations, and along the input channels of one output
-    channel in weights, kernel window included and groups apart. Modules that are quantized already change
-    their formats.
+    Each becomes, in place, an instance of a subclass of its class: parameters, buffers, hooks, names and state_dict
+    stay, and optimizers go on with the float weight. Blocks run along the channels (features) of activations, and along
+    the input channels of one output channel in weights, kernel window included and groups apart. Modules that are
+    quantized already change their formats.
 
-    The quantized weight is kept until the weight or its format changes: as its version counter tells, and, on the
-    CPU, a checksum, for what is written through `weight.data`.
+    `module.weight` is the float parameter, to read and to write. The module's own forward computes with its quantized
+    form, made afresh in every pass, so that no change of the weight is missed, however it was made;
+    `weight_in_use(module)` gives it to others.
+
+    Formats act where the network calls the module. Torch's fused `TransformerEncoderLayer`, which in evaluation reads
+    the weights of its layers instead, takes its plain path once one of them has formats. A network that computes with a
+    module's weight itself is told of within `in_formats`, as by the search.
 
     A training step keeps no more for backward than the float network does: `bitq.accuracy.straight` says how.
 
@@ -60,7 +62,8 @@ def apply(
             A module it does not name keeps what it had, or else gives every activation its own bias.
 
     Raises:
-        BitqError: a path that names no module of `LAYERS`, or two paths of one module with unlike formats.
+        BitqError: a path that names no module or one that takes no formats (`bitq.accuracy.kinds`), or two paths of one
+            module with unlike formats.
     """
     if not isinstance(formats, Mapping):
         max_abs = formats.max_abs() if max_abs is None else max_abs
@@ -69,6 +72,7 @@ def apply(
         if not isinstance(module, _Quantized):
             module.__class__ = _quantized_class(type(module))  # type: ignore[arg-type]
             module._bitq = _State(wanted)
+            module.register_forward_pre_hook(_called)
         module._bitq.formats = wanted
         if max_abs is not None and name in max_abs:
             module._bitq.max_abs = max_abs[name]
@@ -91,7 +95,38 @@ def restore(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, _Quantized):
             del module._bitq
+            for number in [key for key, hook in module._forward_pre_hooks.items() if hook is _called]:
+                del module._forward_pre_hooks[number]
             module.__class__ = type(module).__bases__[1]
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether `apply` gave a module formats."""
+    return isinstance(module, _Quantized)
+
+
+def weight_in_use(module: nn.Module) -> Tensor:
+    """The weight as a module computes with it: quantized, if `apply` gave it a format, and then a tensor of its own.
+
+    Its gradient passes straight through to `module.weight`.
+    """
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    fmt = module._bitq.formats.weight if isinstance(module, _Quantized) else None
+    return weight if fmt is None else quantized_weight(module, weight, fmt)
+
+
+def in_formats(model: nn.Module) -> AbstractContextManager[None]:
+    """Inside, a network that does not compute in the formats `apply` gave it is told of.
+
+    Raises:
+        BitqError: what `bitq.accuracy.watching` notices of a module with a format.
+    """
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _Quantized) and module._bitq.formats != TensorFormats()
+    ]
+    return watching(model, names, "measured") if names else nullcontext()
 
 
 @contextmanager
@@ -102,112 +137,70 @@ def observing(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, MaxA
         By name; a module that has not run yet is missing. NaN and infinities are passed over.
 
     Raises:
-        BitqError: a path that names no module of `LAYERS`.
+        BitqError: a path that names no module or one that takes no formats; at the end, if something ran, a module that
+            never did; or a product with such a module's weight past it.
     """
     seen: dict[str, MaxAbs] = {}
 
     def record(name: str, x: Tensor, y: Tensor) -> None:
         before = seen.get(name, MaxAbs(0.0, 0.0))
-        seen[name] = MaxAbs(*(max(b or 0.0, largest_magnitude(t)) for b, t in zip(before, (x, y), strict=True)))
+        seen[name] = MaxAbs(*(max(b or 0.0, largest_magnitude(_dense(t))) for b, t in zip(before, (x, y), strict=True)))
 
+    modules = {name: _layer(model, name) for name in names}
     handles = [
         module.register_forward_hook(
             lambda _, args, kwargs, y, name=name: record(name, args[0] if args else kwargs["input"], y),
             with_kwargs=True,
         )
-        for name in names
-        for module in [_layer(model, name)]
+        for name, module in modules.items()
     ]
     try:
-        yield seen
+        with watching(model, modules, "calibrated"):
+            yield seen
     finally:
         for handle in handles:
             handle.remove()
-
-
-class _CachedWeight(NamedTuple):
-    parameter: Tensor
-    memory: Tensor  # the parameter's when it was quantized; held, so that nothing else comes to lie there
-    version: int
-    checksum: int
-    format: BlockFormat
-    quantized: Tensor
-
-    def serves(self, parameter: Tensor, fmt: BlockFormat) -> bool:
-        return (
-            self.parameter is parameter
-            and self.memory.data_ptr() == parameter.data_ptr()
-            and self.version == parameter._version
-            and self.format == fmt
-            and self.checksum == _checksum(parameter)
-        )
-
-
-def _checksum(x: Tensor) -> int:
-    """The sum of x's bits, read as integers, at a small part of the price of quantizing; 0 on other devices."""
-    if x.device.type != "cpu" or not x.numel():
-        return 0
-    x = x.detach()
-    if x.is_contiguous() and not x.nbytes % 8:
-        return int(x.view(-1).view(torch.int64).sum())
-    return int(x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]).sum())
 
 
 @dataclass
 class _State:
     formats: TensorFormats
     max_abs: MaxAbs = UNKNOWN
-    cached: _CachedWeight | None = None
+    lent: dict[int, Tensor] = field(default_factory=dict)
+    """The quantized weight while a forward of the layer's own runs, by thread."""
 
     def activation(self, tensor: Literal["input", "output"]) -> tuple[BlockFormat | None, int | None]:
         """Format and exponent bias of an activation."""
         fmt, largest = getattr(self.formats, tensor), getattr(self.max_abs, tensor)
         return fmt, None if fmt is None or largest is None else exponent_bias_for(largest, fmt)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "cached": None}
-
 
 class _Quantized(nn.Module):
     """What all quantized layers share; the second base of its subclasses is the layer's own class."""
 
     _bitq: _State
-    _fresh: bool  # what `forward` gives is new memory that no operation saved
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight as the layer computes with it."""
-        own = self._parameters.get("weight")
-        weight: Tensor = super().weight if own is None else own  # type: ignore[misc]  # a parametrized one
-        fmt = self._bitq.formats.weight
-        if fmt is None:
-            return weight
-        if own is None or not direct(own) or own.is_inference():
-            return quantized_weight(self, weight, fmt)
-        kept = self._bitq.cached
-        if kept is None or not kept.serves(own, fmt):
-            kept = self._bitq.cached = None  # its memory first
-            with torch.inference_mode(False), torch.no_grad():
-                raw = own.detach()
-                told = (own, raw, own._version, _checksum(own), fmt)
-                kept = _CachedWeight(*told, quantized_weight(self, raw, fmt))
-            self._bitq.cached = kept
-        return straight.attached(own, kept.quantized) if torch.is_grad_enabled() else kept.quantized
+    _kind: Kind
+    _fresh = True  # what `_compute` gives is new memory that no operation saved
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         return _made, (type(self).__bases__[1],), self.__getstate__()  # type: ignore[no-untyped-call]
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's own forward, between quantized activations."""
-        state, axis = self._bitq, channel_axis(self)
+        """What the layer computes, on a quantized weight between quantized activations."""
+        if input.is_nested:  # as torch.nn.TransformerEncoder makes of padded sequences: the rows of all of them
+            parts = input.unbind()
+            y = self.forward(torch.cat(parts), *args, **kwargs)
+            rows = torch.split(y, [len(part) for part in parts])
+            return torch.nested.as_nested_tensor(list(rows), layout=input.layout)
+        state, axis = self._bitq, self._kind.channel_axis(self)
         fmt, bias = state.activation("input")
         if fmt is None:
-            y: Tensor = super().forward(input, *args, **kwargs)
+            y = self._compute(input, *args, **kwargs)
         else:
             again = partial(quantize, fmt=fmt, dim=axis, exponent_bias=bias)
             x = again(input)
             with straight.saving_raw(input, x, again):
-                y = super().forward(x, *args, **kwargs)
+                y = self._compute(x, *args, **kwargs)
         fmt, bias = state.activation("output")
         if fmt is None:
             return y
@@ -215,59 +208,86 @@ class _Quantized(nn.Module):
             return straight.quantized_fresh(y, fmt, axis, bias)
         return quantize(y, fmt, axis, exponent_bias=bias)
 
-
-def is_quantized(module: nn.Module) -> bool:
-    """Whether `apply` gave a module formats."""
-    return isinstance(module, _Quantized)
+    def _compute(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._kind.compute(self, x, weight_in_use(self), *args, **kwargs)
 
 
-def computes_as_torch(layer: type[nn.Module]) -> bool:
-    """Whether a class is one of `LAYERS` or computes just as one does."""
-    return any(
-        issubclass(layer, kind)
-        and layer.forward is kind.forward
-        and getattr(layer, "_conv_forward", None) is getattr(kind, "_conv_forward", None)
-        for kind in LAYERS
-    )
+class _QuantizedItsOwnWay(_Quantized):
+    """A layer whose class has a forward of its own, to which `self.weight` reads as the quantized one."""
+
+    _fresh = False
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight; within its own forward as it computes with it."""
+        lent = self._bitq.lent.get(_thread())
+        if lent is not None:
+            return lent
+        own = self._parameters.get("weight")
+        weight: Tensor = super().weight if own is None else own  # type: ignore[misc]  # a parametrized one
+        return weight
+
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        super(_Quantized, type(self)).weight.fset(self, value)  # type: ignore[misc]  # a parametrized one
+
+    def _compute(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        forward = super(_Quantized, self).forward
+        if self._bitq.formats.weight is None:
+            y: Tensor = forward(x, *args, **kwargs)
+            return y
+        weight, lent = weight_in_use(self), self._bitq.lent
+        before = weight.detach().clone() if direct(weight) else None
+        lent[_thread()] = weight
+        try:
+            y = forward(x, *args, **kwargs)
+        finally:
+            del lent[_thread()]
+        if before is not None and not _same_bits(before, weight.detach()):
+            raise BitqError(
+                f"the forward of {type(self).__bases__[1].__name__} writes to its weight, which is lost once it has "
+                "a format; write to it outside of forward, or leave the weight float"
+            )
+        return y
+
+
+def _called(module: nn.Module, args: Any) -> None:
+    """Does nothing, but torch's fused encoder layers pass over no module with a hook."""
+
+
+def _thread() -> int:
+    """The running thread: several may run one module, or its replicas, at once."""
+    return 0 if torch.compiler.is_compiling() else get_ident()
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    return a.dtype == b.dtype and torch.equal(a.view(kind), b.view(kind))
+
+
+def _dense(x: Tensor) -> Tensor:
+    """All elements of x, of a nested tensor's parts one after the other."""
+    return torch.cat(x.unbind()) if x.is_nested else x
 
 
 @cache
 def _quantized_class(layer: type[nn.Module]) -> type[_Quantized]:
-    return type(f"Quantized{layer.__name__}", (_Quantized, layer), {"_fresh": computes_as_torch(layer)})
+    kind = kind_of(layer)
+    base = _Quantized if kind.computes_as_torch(layer) else _QuantizedItsOwnWay
+    return type(f"Quantized{layer.__name__}", (base, layer), {"_kind": kind})
 
 
 def _made(layer: type[nn.Module]) -> _Quantized:
     """An empty module that pickle or copy fills."""
-    kind = _quantized_class(layer)  # type: ignore[arg-type]  # of a class, whatever mypy thinks of its hash
-    return kind.__new__(kind)
-
-
-def channel_axis(layer: nn.Module) -> int:
-    """The channels' axis counted from the last, so the same with a batch and without."""
-    return -1 if isinstance(layer, nn.Linear) else -1 - len(layer.kernel_size)  # type: ignore[arg-type]
-
-
-def is_transposed(layer: nn.Module) -> bool:
-    """Whether a layer's weight has its input channels first."""
-    return isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d)
-
-
-def blocks_of(layer: nn.Module, shape: tuple[int, ...]) -> WeightBlocks:
-    """Where the blocks of a layer's weight of this shape lie."""
-    transposed = is_transposed(layer)
-    return weight_blocks(shape, transposed, layer.groups if transposed else 1)  # type: ignore[arg-type]
-
-
-def blocked_weight(layer: nn.Module, weight: Tensor) -> tuple[Tensor, int, tuple[int, ...]]:
-    """A layer's weight as it is blocked: the tensor, its blocked axis, and the axes wholly inside every block."""
-    shape, dim, inner = blocks_of(layer, tuple(weight.shape))
-    return weight.reshape(shape), dim, inner
+    cls = _quantized_class(layer)  # type: ignore[arg-type]  # of a class, whatever mypy thinks of its hash
+    return cls.__new__(cls)
 
 
 def quantized_weight(layer: nn.Module, weight: Tensor, fmt: BlockFormat) -> Tensor:
-    """A layer's weight in a format, blocked as the layer has it; of the weight's shape."""
-    seen, dim, inner = blocked_weight(layer, weight)
-    return quantize(seen, fmt, dim=dim, inner_dims=inner).reshape(weight.shape)
+    """A layer's weight in a format, blocked as the layer's kind has it; of the weight's shape."""
+    kind = layer._kind if isinstance(layer, _Quantized) else kind_of(layer)
+    shape, dim, inner = kind.blocks(layer, tuple(weight.shape))
+    return quantize(weight.reshape(shape), fmt, dim=dim, inner_dims=inner).reshape(weight.shape)
 
 
 def _layer(model: nn.Module, name: str) -> nn.Module:
@@ -275,13 +295,9 @@ def _layer(model: nn.Module, name: str) -> nn.Module:
         module = model.get_submodule(name)
     except AttributeError:
         raise BitqError(f"the model has no module {name!r}") from None
-    if not isinstance(module, LAYERS):
-        kinds = ", ".join(kind.__name__ for kind in LAYERS)
-        raise BitqError(f"module {name!r} is a {type(module).__name__}; formats apply to {kinds}")
-    if "weight" in vars(module):
-        raise BitqError(
-            f"module {name!r} gets its weight from a hook; torch.nn.utils.parametrizations can be quantized"
-        )
+    reason = reason_against(model, name)
+    if reason is not None:
+        raise BitqError(f"module {name!r} {reason}")
     return module
 
 

@@ -20,15 +20,20 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bitq.accuracy.evaluate import Loss, device_of, loss_of
-from bitq.accuracy.quantized import UNKNOWN, channel_axis, quantized_weight
+from bitq.accuracy.kinds import kind_of
+from bitq.accuracy.quantized import UNKNOWN, quantized_weight
+from bitq.accuracy.watching import watching
 from bitq.batches import Batch, count_inputs, forward, pairs, to_device
 from bitq.errors import BitqError
 from bitq.formats import TENSORS, BlockFormat, MaxAbs, TensorName
 from bitq.memory import memory_told
 from bitq.numerics import exponent_bias_for, quantize
 
+Widths = tuple[int, int]
+"""Bits of a format's mantissa and exponent: with the block size all that its values depend on."""
+
 PROBED_BLOCKS = (1, 4, 16, 48)
-"""Block sizes measured for every exponent width; the others are read off lines through them over log2 BS."""
+"""Block sizes measured for every mantissa and exponent; the others are read off lines through them over log2 BS."""
 
 POWER = 0.6
 """Of the perturbation, in a tensor's score."""
@@ -40,13 +45,16 @@ def probed(formats: Sequence[BlockFormat], extent: int) -> tuple[BlockFormat, ..
     Of formats whose blocks are cut to the same size by the extent, the first; all, if the usual sizes are missing.
     """
     sizes = {min(size, extent) for size in PROBED_BLOCKS}
-    widths = {fmt.exponent_bits for fmt in formats}
-    found: dict[tuple[int, int], BlockFormat] = {}
+    found: dict[tuple[Widths, int], BlockFormat] = {}
     for fmt in formats:
-        found.setdefault((fmt.exponent_bits, min(fmt.block_size, extent)), fmt)
+        found.setdefault((_widths(fmt), min(fmt.block_size, extent)), fmt)
     chosen = {place: fmt for place, fmt in found.items() if place[1] in sizes}
-    complete = len(chosen) == len(sizes) * len(widths)
+    complete = len(chosen) == len(sizes) * len({_widths(fmt) for fmt in formats})
     return tuple((chosen if complete else found).values())
+
+
+def _widths(fmt: BlockFormat) -> Widths:
+    return fmt.mantissa_bits, fmt.exponent_bits
 
 
 def perturbations(
@@ -73,32 +81,44 @@ def perturbations(
         By path, tensor and format. A tensor that the loss does not depend on has 0.
 
     Raises:
-        BitqError: no tensor of any module has anything but 0, a loss that fails or is not finite, or memory that runs
-            out.
+        BitqError: no tensor of any module has anything but 0, a loss that fails or is not finite, memory that runs
+            out, a module that the network never calls, or whose weight it computes with past the module.
     """
     own = copy.deepcopy(model).eval().requires_grad_()
+    with watching(own, modules, "scored"), memory_told("scoring formats"):
+        return _perturbations(own, modules, formats, max_abs, batches, loss, progress)
+
+
+def _perturbations(
+    own: nn.Module,
+    modules: Sequence[str],
+    formats: Callable[[str, str], Sequence[BlockFormat]],
+    max_abs: Mapping[str, MaxAbs],
+    batches: Sequence[Batch],
+    loss: Loss,
+    progress: Callable[[int, int], None],
+) -> dict[str, dict[TensorName, dict[BlockFormat, float]]]:
     found: dict[str, dict[TensorName, dict[BlockFormat, float]]] = {
         name: {tensor: dict.fromkeys(formats(name, tensor), 0.0) for tensor in TENSORS} for name in modules
     }
     total, device = 0, device_of(own)
-    with memory_told("scoring formats"):
-        for done, batch in enumerate(pairs(own, batches)):
-            progress(done, len(batches))
-            inputs, target = to_device(batch, device)
-            count = count_inputs(inputs)
-            total += count
-            own.zero_grad(set_to_none=True)
-            with _kept(own, modules) as kept, torch.enable_grad(), parametrize.cached():
-                value = loss_of(forward(own, inputs), target, loss)
-                if not torch.isfinite(value):
-                    raise BitqError(f"the float network's loss is {value.item()} on training data; it must be finite")
-                if value.requires_grad:
-                    (value * count).backward()  # type: ignore[no-untyped-call]
-                for name, tensor, x in kept:
-                    for fmt in found[name][tensor]:
-                        found[name][tensor][fmt] += _perturbation(
-                            own.get_submodule(name), name, tensor, x, fmt, max_abs
-                        )
+    for done, batch in enumerate(pairs(own, batches)):
+        progress(done, len(batches))
+        inputs, target = to_device(batch, device)
+        count = count_inputs(inputs)
+        total += count
+        own.zero_grad(set_to_none=True)
+        with _kept(own, modules) as kept, torch.enable_grad(), parametrize.cached():
+            value = loss_of(forward(own, inputs), target, loss)
+            if not torch.isfinite(value):
+                raise BitqError(f"the float network's loss is {value.item()} on training data; it must be finite")
+            if value.requires_grad:
+                (value * count).backward()  # type: ignore[no-untyped-call]
+            for name, tensor, x in kept:
+                for fmt in found[name][tensor]:
+                    found[name][tensor][fmt] += _perturbation(
+                        own.get_submodule(name), name, tensor, x, fmt, max_abs
+                    )
     progress(len(batches), len(batches))
     if not batches:
         raise BitqError("the training data has no batch; give at least one batch of (input, target)")
@@ -167,7 +187,7 @@ def _perturbation(
     else:
         largest = getattr(max_abs.get(name, UNKNOWN), tensor)
         bias = None if largest is None else exponent_bias_for(largest, fmt)
-        rounded = quantize(value, fmt, channel_axis(layer), exponent_bias=bias)
+        rounded = quantize(value, fmt, kind_of(layer).channel_axis(layer), exponent_bias=bias)
     return float(((rounded - value) * x.grad).square().sum())
 
 
@@ -183,9 +203,10 @@ def scores(
 
     Returns:
         Array (formats,), (perturbation / 2)^POWER; interpolated for block sizes that were not measured, and never less
-        for a coarser format (fewer mantissa bits or larger blocks) than for a finer one.
+        for a coarser format than for a finer one: for one that has nothing more (no wider elements, no more of their
+        bits for the mantissa, no smaller blocks).
     """
-    powers = {(fmt.exponent_bits, min(fmt.block_size, extent)): (value / 2) ** POWER for fmt, value in measured.items()}
+    powers = {(_widths(fmt), min(fmt.block_size, extent)): (value / 2) ** POWER for fmt, value in measured.items()}
     return _ordered(formats, [_interpolated(fmt, powers, extent) for fmt in formats])
 
 
@@ -194,16 +215,19 @@ def _ordered(formats: Sequence[BlockFormat], values: Sequence[float]) -> NDArray
 
     The mean of the least such scores above the values and the largest below them.
     """
-    axes = [sorted({fmt.exponent_bits for fmt in formats}), sorted({fmt.block_size for fmt in formats})]
-    places = [(axes[0].index(fmt.exponent_bits), axes[1].index(fmt.block_size)) for fmt in formats]
-    table = np.full((len(axes[0]), len(axes[1])), np.nan)
-    table[tuple(zip(*places, strict=True))] = values
-    above = np.fmax.accumulate(np.fmax.accumulate(table, axis=0), axis=1)
-    below = np.fmin.accumulate(np.fmin.accumulate(table[::-1, ::-1], axis=0), axis=1)[::-1, ::-1]
+    grain = [(-fmt.bits, -fmt.mantissa_bits, fmt.block_size) for fmt in formats]
+    axes = [sorted(set(steps)) for steps in zip(*grain, strict=True)]
+    places = [tuple(axis.index(step) for axis, step in zip(axes, steps, strict=True)) for steps in grain]
+    above = np.full([len(axis) for axis in axes], np.nan)
+    above[tuple(zip(*places, strict=True))] = values
+    below = np.flip(above)
+    for axis in range(above.ndim):
+        above, below = np.fmax.accumulate(above, axis=axis), np.fmin.accumulate(below, axis=axis)
+    below = np.flip(below)
     return np.array([(above[place] + below[place]) / 2 for place in places])
 
 
-def _interpolated(fmt: BlockFormat, powers: Mapping[tuple[int, int], float], extent: int) -> float:
-    sizes = sorted(size for width, size in powers if width == fmt.exponent_bits)
-    values = [powers[fmt.exponent_bits, size] for size in sizes]
+def _interpolated(fmt: BlockFormat, powers: Mapping[tuple[Widths, int], float], extent: int) -> float:
+    sizes = sorted(size for widths, size in powers if widths == _widths(fmt))
+    values = [powers[_widths(fmt), size] for size in sizes]
     return float(np.interp(log2(min(fmt.block_size, extent)), [log2(size) for size in sizes], values))

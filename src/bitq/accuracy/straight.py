@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 
 from bitq import private_torch
@@ -50,12 +49,6 @@ def saving_raw(x: Tensor, quantized: Tensor, again: Callable[[Tensor], Tensor]) 
     return saved_tensors_hooks(pack, _Saved.value)
 
 
-def attached(parameter: Tensor, values: Tensor) -> Tensor:
-    """`values` as the quantized form of a parameter, to which the gradient passes."""
-    apply: Callable[..., Tensor] = _Attached.apply
-    return apply(parameter, values)
-
-
 class _Saved(NamedTuple):
     tensor: Tensor
     version: int
@@ -69,13 +62,3 @@ class _Saved(NamedTuple):
             )
         with torch.no_grad():
             return self.tensor if self.again is None else self.again(self.tensor)
-
-
-class _Attached(Function):
-    @staticmethod
-    def forward(ctx: Any, parameter: Tensor, values: Tensor) -> Tensor:
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad, None

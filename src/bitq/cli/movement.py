@@ -143,7 +143,6 @@ def _records(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) 
     from bitq.movement.network import traffic_bits
 
     for layer, before in zip(moved, original, strict=True):
-        formats = layer.formats if layer.layer.weight_is_parameter else FLOAT
         for level, level_before in zip(layer.levels, before.levels, strict=True):
             bits_float = traffic_bits(level_before.traffic, before.widths)
             for part, bits in traffic_bits(level.traffic, layer.widths).items():
@@ -155,7 +154,7 @@ def _records(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) 
                     "memory": level.memory,
                     "tensor": tensor,
                     "direction": "written" if part == "output_writes" else "read",
-                    "format": getattr(formats, tensor) or "float32",
+                    "format": getattr(layer.formats, tensor) or "float32",
                     "width_bits": getattr(layer.widths, tensor),
                     "traffic_bits": bits,
                     "traffic_bits_float": bits_float[part],

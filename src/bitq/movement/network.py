@@ -11,7 +11,7 @@ from bitq.layers import Layer
 from bitq.movement.joint import BUDGET, joint_movement
 from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.model import Traffic, Widths
-from bitq.movement.widths import widths
+from bitq.movement.widths import taken, widths
 
 NETWORK_BUDGET = 100 * BUDGET
 """Tile vectors to solve for a network's joint plan: some minutes, however many layers it has."""
@@ -62,7 +62,7 @@ def layer_movement(
 
     Args:
         layer: any layer.
-        formats: of its tensors.
+        formats: for its tensors, which have those it takes (`bitq.movement.widths.taken`).
         device: its memories.
         joint: plan all memories at once for the least energy, instead of each for its least traffic.
         budget: of a joint plan, as for `joint_movement`.
@@ -70,6 +70,7 @@ def layer_movement(
     Raises:
         Infeasible: a memory too small for one element of each tensor.
     """
+    formats = taken(layer, formats)
     sizes = widths(layer, formats, device.partial_sum_bits)
     if joint:
         plan = joint_movement(layer, sizes, device, budget)

@@ -10,6 +10,11 @@ FLOAT_BITS = 32.0
 """Width of an element that is left as float32, in bits."""
 
 
+def taken(layer: Layer, formats: TensorFormats) -> TensorFormats:
+    """What of these formats a layer's tensors take: a product of two activations stays float."""
+    return formats if layer.weight_is_parameter else TensorFormats()
+
+
 def widths(layer: Layer, formats: TensorFormats, partial_sum_bits: float = 0.0) -> Widths:
     """Packed bits per element of a layer's tensors, the exponents of short blocks counted as they are.
 
@@ -17,12 +22,11 @@ def widths(layer: Layer, formats: TensorFormats, partial_sum_bits: float = 0.0) 
     windows lie whole inside each block.
 
     Args:
-        layer: a product of two activations (`weight_is_parameter` False) stays float whatever the formats.
-        formats: of the three tensors; None is a 32-bit float.
+        layer: any layer.
+        formats: for the three tensors, of which they have those it takes (`taken`); None is a 32-bit float.
         partial_sum_bits: that an output takes at least while it is accumulated (a device's, as a rule).
     """
-    if not layer.weight_is_parameter:
-        formats = TensorFormats()
+    formats = taken(layer, formats)
     return Widths(
         input=_width(formats.input, layer.C * layer.groups),
         weight=_width(formats.weight, layer.C, layer.R * layer.S),

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from math import isfinite
 
-from bitq.accuracy.quantized import UNKNOWN, is_transposed
+from bitq.accuracy.kinds import kind_of
+from bitq.accuracy.quantized import UNKNOWN
 from bitq.devices import Device
 from bitq.formats import TENSORS, BlockFormat, TensorFormats
 from bitq.layers import GEOMETRY, LOOPS, Layer
@@ -14,7 +15,7 @@ from bitq.movement import Widths
 from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.network import traffic_bits
 from bitq.movement.sweep import by_module, sweep
-from bitq.movement.widths import widths
+from bitq.movement.widths import taken, widths
 from bitq.numerics import exponent_bias_for
 from bitq.store import versions
 from bitq.tradeoff.allocate import allocate, predicted_loss
@@ -200,8 +201,8 @@ def _sensitivity(study: Study, found: Found) -> Sensitivity:
 
 
 def _layer(study: Study, layer: Layer, formats: TensorFormats, biases: dict[str, int]) -> PlanLayer:
-    if not layer.weight_is_parameter:
-        formats = TensorFormats()
+    formats = taken(layer, formats)
+    kind = kind_of(study.subject.model.get_submodule(layer.module)) if formats.weight else None
     q = widths(layer, formats, study.space.device.partial_sum_bits)
     seen = study.max_abs.get(layer.module, UNKNOWN)
     return PlanLayer(
@@ -210,7 +211,7 @@ def _layer(study: Study, layer: Layer, formats: TensorFormats, biases: dict[str,
         loops={loop: getattr(layer, loop) for loop in LOOPS},
         groups=layer.groups,
         **{name: getattr(layer, name) for name in GEOMETRY},
-        transposed=formats.weight is not None and is_transposed(study.subject.model.get_submodule(layer.module)),
+        transposed=kind is not None and kind.transposed,
         input=_activation(formats.input, seen.input),
         weight=_entry(formats.weight, biases[layer.module]) if formats.weight else None,
         output=_activation(formats.output, seen.output),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bitq.accuracy.quantized import LAYERS
+from bitq.accuracy.kinds import quantizable
 from bitq.devices import Device
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats, effective_width, grid
@@ -153,7 +153,7 @@ def space_of(
     Raises:
         BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
     """
-    weights = {name: _bytes(module.weight) for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    weights = {name: _bytes(model.get_submodule(name).weight) for name in quantizable(model)}  # type: ignore[arg-type]
     return build_space(layers, weights, stored_bytes(model), device, grid(bits), progress)
 
 

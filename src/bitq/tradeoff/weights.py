@@ -11,7 +11,8 @@ from pathlib import Path
 
 from torch import nn
 
-from bitq.accuracy.quantized import apply, blocks_of
+from bitq.accuracy.kinds import kind_of
+from bitq.accuracy.quantized import apply
 from bitq.errors import BitqError
 from bitq.files import RunFolder
 from bitq.formats import BlockFormat, TensorFormats
@@ -46,8 +47,8 @@ def save_weights(path: Path, model: nn.Module, formats: Mapping[str, TensorForma
         entry = FileTensor(name, types[tensor.dtype], tuple(tensor.shape))
         if name in names:
             module = names[name]
-            blocks = blocks_of(model.get_submodule(module), entry.shape)
-            entry = _packed(entry, formats[module].weight, blocks)
+            layer = model.get_submodule(module)
+            entry = _packed(entry, formats[module].weight, kind_of(layer).blocks(layer, entry.shape))
         entries.append(entry)
     for name, module in names.items():
         if name not in state:

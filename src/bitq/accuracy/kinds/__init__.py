@@ -1,0 +1,24 @@
+"""Which modules take formats, and everything that depends on their kind: one file for each.
+
+A new kind is a new file beside these that registers a `Kind`, and its name in the first import below. Whoever asks what
+a layer is, how its tensors are blocked or how it computes asks `kind_of`; which modules of a network take formats says
+`quantizable`, and why others do not `unquantizable`.
+"""
+
+from bitq.accuracy.kinds import convolution, linear, transposed  # each registers itself
+from bitq.accuracy.kinds.kind import Kind, class_names, has_kind, kind_of, register
+from bitq.accuracy.kinds.network import quantizable, reason_against, unquantizable
+
+__all__ = [
+    "Kind",
+    "class_names",
+    "convolution",
+    "has_kind",
+    "kind_of",
+    "linear",
+    "quantizable",
+    "reason_against",
+    "register",
+    "transposed",
+    "unquantizable",
+]
