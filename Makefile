@@ -20,9 +20,9 @@ $(INSTALLED): $(BUILT_FROM)
 test: env
 	$(BIN)/pytest
 
-# What bitq needs of PyTorch beyond its documentation, in any version: make test-torch TORCH=2.8.0
+# What bitq needs of PyTorch beyond its documentation, in any version: make test-torch TORCH=2.10.0
 test-torch:
-	$(PYTHON) tools/test_torch.py $(or $(TORCH),$(error say which version: make test-torch TORCH=2.8.0))
+	$(PYTHON) tools/test_torch.py $(or $(TORCH),$(error say which version: make test-torch TORCH=2.10.0))
 
 demo: env
 	$(BIN)/bitq search demo --device stm32f103c8 --run runs/demo

@@ -1,4 +1,4 @@
-"""What PyTorch does not promise is there, and asked for in one file: `make test-torch TORCH=2.8.0` asks a version."""
+"""What PyTorch does not promise is there, and asked for in one file: `make test-torch TORCH=2.10.0` asks a version."""
 
 import ast
 from contextlib import suppress

@@ -1,8 +1,8 @@
 """Runs the tests of what bitq needs of PyTorch beyond its documentation with another version of it.
 
-    python tools/test_torch.py 2.8.0
+    python tools/test_torch.py 2.10.0
 
-makes the environment .venv-torch/2.8.0 with that version, in pyproject.toml's range or not. The range is what passed.
+makes the environment .venv-torch/2.10.0 with that version, in pyproject.toml's range or not. The range is what passed.
 """
 
 import subprocess

@@ -1,6 +1,6 @@
 """Every name of PyTorch that its documentation does not promise, in one place: what a new version may take away.
 
-`tests/test_private_torch.py` says which of them a version lacks; `make test-torch TORCH=2.6.0` asks any version.
+`tests/test_private_torch.py` says which of them a version lacks; `make test-torch TORCH=2.10.0` asks any version.
 """
 
 from __future__ import annotations
