@@ -60,9 +60,7 @@ WITHOUT = [
 ]
 """Modules, and what importing them must not load."""
 
-PRIVATE = {
-    "bitq.accuracy.quantized",
-}
+PRIVATE: set[str] = set()
 """Modules beside `bitq.private_torch` that use names which PyTorch does not promise."""
 
 SAME_TYPES = {

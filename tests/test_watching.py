@@ -11,11 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import bitq
+import tiny
 from bitq.accuracy.evaluate import cross_entropy, score
-from bitq.accuracy.quantized import MaxAbs, apply, in_formats, observing, restore
+from bitq.accuracy.quantized import apply, in_formats, observing, restore
 from bitq.accuracy.sensitivity import perturbations
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.formats import BlockFormat, MaxAbs, TensorFormats
 
 COARSE = BlockFormat(4, 2, 4)
 ACTIVATIONS = TensorFormats(input=COARSE, output=COARSE)
@@ -290,11 +291,7 @@ def test_threads_that_share_a_layer_do_not_meet():
     assert not wrong
 
 
-def test_a_search_leaves_what_is_never_called_float_and_says_so():
-    from bitq.tradeoff.api import space_of
-
-    import tiny
-
+def test_a_search_leaves_what_is_never_called_float_and_says_so(tmp_path):
     class Attending(nn.Module):
         def __init__(self):
             super().__init__()
@@ -303,9 +300,11 @@ def test_a_search_leaves_what_is_never_called_float_and_says_so():
         def forward(self, x):
             return self.head(self.attention(x, x, x)[0].mean(1))
 
-    model, listener = Attending(), tiny.Listening()
-    space = space_of(model, bitq.trace(model, X[:1]), tiny.DEVICE, 8, listener)
-    assert space.modules == ("head",)
-    assert [note.split(":")[0] for note in listener.notes] == [
+    listener, batches = tiny.Listening(), [(X, torch.arange(len(X)) % 4)]
+    few = tiny.settings(rounds=1, plans=1, uniforms=1, training=bitq.Training(steps=2))
+    options = {"device": tiny.DEVICE, "run": tmp_path, "settings": few, "listener": listener}
+    plan = bitq.search(Attending(), batches, batches, **options).plan
+    assert set(plan.formats()) == {"head"}
+    assert [note.split(":")[0] for note in listener.notes if "stays float" in note] == [
         f"module {name!r} stays float" for name in ("attention", "attention.out_proj")
     ]

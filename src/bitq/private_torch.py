@@ -94,3 +94,36 @@ def saved_tensors_are_free() -> bool:
     """Whether saved tensors may be given hooks: these are not disabled, and nobody has set any."""
     hooks = torch._C._autograd
     return hooks._saved_tensors_hooks_is_enabled() and hooks._top_saved_tensors_default_hooks(True) is None  # type: ignore[attr-defined]
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """A module's parameters by name, whatever an attribute of that name reads as."""
+    return module._parameters
+
+
+def forward_pre_hooks(module: nn.Module) -> dict[int, Any]:
+    """What runs before a module's forward, by the number it was registered with."""
+    return module._forward_pre_hooks
+
+
+CONVOLVE = "_conv_forward"
+"""The method of a convolution that pads as the layer does and convolves."""
+
+
+def convolve(layer: Any, input: Tensor, weight: Tensor) -> Tensor:
+    """What a convolution computes with another weight."""
+    y: Tensor = layer._conv_forward(input, weight, layer.bias)
+    return y
+
+
+OUTPUT_PADDING = "_output_padding"
+"""The method of a transposed convolution that finds what to add to the size of its result."""
+
+
+def output_padding(layer: Any, input: Tensor, output_size: list[int] | None) -> list[int]:
+    """What a transposed convolution adds to the size of its result, by axis."""
+    spatial = len(layer.kernel_size)
+    added: list[int] = layer._output_padding(
+        input, output_size, layer.stride, layer.padding, layer.kernel_size, spatial, layer.dilation
+    )
+    return added

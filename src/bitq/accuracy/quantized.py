@@ -19,6 +19,7 @@ from bitq.errors import BitqError
 from bitq.formats import BlockFormat, MaxAbs, TensorFormats
 from bitq.numerics import exponent_bias_for, largest_magnitude, quantize
 from bitq.numerics.ops import direct
+from bitq.private_torch import forward_pre_hooks, own_parameters
 
 UNKNOWN = MaxAbs()
 
@@ -95,8 +96,9 @@ def restore(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, _Quantized):
             del module._bitq
-            for number in [key for key, hook in module._forward_pre_hooks.items() if hook is _called]:
-                del module._forward_pre_hooks[number]
+            hooks = forward_pre_hooks(module)
+            for number in [key for key, hook in hooks.items() if hook is _called]:
+                del hooks[number]
             module.__class__ = type(module).__bases__[1]
 
 
@@ -223,7 +225,7 @@ class _QuantizedItsOwnWay(_Quantized):
         lent = self._bitq.lent.get(_thread())
         if lent is not None:
             return lent
-        own = self._parameters.get("weight")
+        own = own_parameters(self).get("weight")
         weight: Tensor = super().weight if own is None else own  # type: ignore[misc]  # a parametrized one
         return weight
 

@@ -29,7 +29,7 @@ from bitq.formats import TENSORS, BlockFormat, MaxAbs, TensorName
 from bitq.memory import memory_told
 from bitq.numerics import exponent_bias_for, quantize
 
-Widths = tuple[int, int]
+Precision = tuple[int, int]
 """Bits of a format's mantissa and exponent: with the block size all that its values depend on."""
 
 PROBED_BLOCKS = (1, 4, 16, 48)
@@ -45,7 +45,7 @@ def probed(formats: Sequence[BlockFormat], extent: int) -> tuple[BlockFormat, ..
     Of formats whose blocks are cut to the same size by the extent, the first; all, if the usual sizes are missing.
     """
     sizes = {min(size, extent) for size in PROBED_BLOCKS}
-    found: dict[tuple[Widths, int], BlockFormat] = {}
+    found: dict[tuple[Precision, int], BlockFormat] = {}
     for fmt in formats:
         found.setdefault((_widths(fmt), min(fmt.block_size, extent)), fmt)
     chosen = {place: fmt for place, fmt in found.items() if place[1] in sizes}
@@ -53,7 +53,7 @@ def probed(formats: Sequence[BlockFormat], extent: int) -> tuple[BlockFormat, ..
     return tuple((chosen if complete else found).values())
 
 
-def _widths(fmt: BlockFormat) -> Widths:
+def _widths(fmt: BlockFormat) -> Precision:
     return fmt.mantissa_bits, fmt.exponent_bits
 
 
@@ -227,7 +227,7 @@ def _ordered(formats: Sequence[BlockFormat], values: Sequence[float]) -> NDArray
     return np.array([(above[place] + below[place]) / 2 for place in places])
 
 
-def _interpolated(fmt: BlockFormat, powers: Mapping[tuple[Widths, int], float], extent: int) -> float:
+def _interpolated(fmt: BlockFormat, powers: Mapping[tuple[Precision, int], float], extent: int) -> float:
     sizes = sorted(size for widths, size in powers if widths == _widths(fmt))
     values = [powers[_widths(fmt), size] for size in sizes]
     return float(np.interp(log2(min(fmt.block_size, extent)), [log2(size) for size in sizes], values))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bitq.errors import BitqError
+from bitq.private_torch import own_parameters
 
 _PRODUCTS = re.compile(
     r"(add|b|badd|addb)?mm|(add)?mv|v?dot|inner|(bi)?linear|(__r?)?matmul(__)?|einsum|tensordot|chain_matmul|multi_dot|"
@@ -70,7 +71,7 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, watched: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        weights = {name: module._parameters.get("weight") for name, module in watched.items()}
+        weights = {name: own_parameters(module).get("weight") for name, module in watched.items()}
         placed = {weight.data_ptr(): (name, weight) for name, weight in weights.items() if weight is not None}
         self._starts = sorted(placed)
         self._ends = {at: at + weight.nbytes for at, (_, weight) in placed.items()}
@@ -79,7 +80,7 @@ class _Watch(TorchFunctionMode):
 
     def starts_of(self, module: nn.Module) -> list[int]:
         """Where the watched weights begin that are a module's own parameters: it may compute with them."""
-        own = (p.data_ptr() for p in module._parameters.values() if p is not None)
+        own = (p.data_ptr() for p in own_parameters(module).values() if p is not None)
         return [at for at in own if at in self._ends]
 
     def enter(self, weight: int) -> None:

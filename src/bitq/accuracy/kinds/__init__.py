@@ -6,8 +6,8 @@ a layer is, how its tensors are blocked or how it computes asks `kind_of`; which
 """
 
 from bitq.accuracy.kinds import convolution, linear, transposed  # each registers itself
+from bitq.accuracy.kinds.choosable import quantizable, reason_against, unquantizable
 from bitq.accuracy.kinds.kind import Kind, class_names, has_kind, kind_of, register
-from bitq.accuracy.kinds.network import quantizable, reason_against, unquantizable
 
 __all__ = [
     "Kind",

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor, nn
+from torch import nn
 
 from bitq.accuracy.kinds.kind import Kind, register
-
-
-def _compute(layer: Any, input: Tensor, weight: Tensor) -> Tensor:
-    y: Tensor = layer._conv_forward(input, weight, layer.bias)
-    return y
-
+from bitq.private_torch import CONVOLVE, convolve
 
 CONVOLUTION = register(
     Kind(
         classes=(nn.Conv1d, nn.Conv2d),
-        compute=_compute,
+        compute=convolve,
         channel_axis=lambda layer: -1 - len(layer.kernel_size),
-        steps=("forward", "_conv_forward"),
+        steps=("forward", CONVOLVE),
     )
 )

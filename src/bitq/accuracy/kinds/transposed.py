@@ -8,13 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitq.accuracy.kinds.kind import Kind, register
+from bitq.private_torch import OUTPUT_PADDING, output_padding
 
 
 def _compute(layer: Any, input: Tensor, weight: Tensor, output_size: list[int] | None = None) -> Tensor:
     spatial = len(layer.kernel_size)
-    added = layer._output_padding(
-        input, output_size, layer.stride, layer.padding, layer.kernel_size, spatial, layer.dilation
-    )
+    added = output_padding(layer, input, output_size)
     convolve = functional.conv_transpose1d if spatial == 1 else functional.conv_transpose2d
     return convolve(input, weight, layer.bias, layer.stride, layer.padding, added, layer.groups, layer.dilation)
 
@@ -26,6 +25,6 @@ TRANSPOSED = register(
         channel_axis=lambda layer: -1 - len(layer.kernel_size),
         transposed=True,
         output_axes=(0, 2),
-        steps=("forward", "_output_padding"),
+        steps=("forward", OUTPUT_PADDING),
     )
 )
