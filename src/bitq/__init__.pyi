@@ -6,6 +6,7 @@ from .accuracy.finetune import Training as Training
 from .accuracy.folding import fold as fold
 from .accuracy.quantized import apply as apply
 from .accuracy.quantized import restore as restore
+from .accuracy.quantized import weight_in_use as weight_in_use
 from .api import Result as Result
 from .api import search as search
 from .batches import Batch as Batch

@@ -1,0 +1,121 @@
+"""The rules of others propose what they promise, on a study that is measured as the search's own plans are."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+import bitq
+import tiny
+from bitq.accuracy.quantized import quantized_weight
+from bitq.files import RunFolder
+from bitq.store import Store
+from bitq.tradeoff.allocate import predicted_loss
+from bitq.tradeoff.ledger import Ledger
+from bitq.tradeoff.measure import Data, Subject, Task, evaluate, seeded
+from bitq.tradeoff.records import Proposal
+from bitq.tradeoff.rules import RULES
+from bitq.tradeoff.rules.gradient import BATCHES, gradient_scores
+from bitq.tradeoff.rules.hessian import traces
+from bitq.tradeoff.rules.limits import limits
+from bitq.tradeoff.rules.untuned import Untuned
+from bitq.tradeoff.space import space_of
+from bitq.tradeoff.study import Proposed, Study
+
+COUNT = 3
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("runs"))
+    model = tiny.trained()
+    space = space_of(model, bitq.trace(model, torch.empty(1, 1, 8, 8)), tiny.DEVICE, 8)
+    subject = Subject("tiny", model, Data(*tiny.loaders()), Task())
+    settings = tiny.settings(budgets=bitq.Budgets(accuracy_loss=0.05), training=bitq.Training(steps=2))
+    with Store(folder.results) as store:
+        yield Study.opened(subject, space, settings, Ledger(folder, store))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_proposes_plans_of_the_space_and_repeats(study, name):
+    proposal = RULES[name](study, COUNT)
+    assert 1 <= len(proposal.plans) <= COUNT
+    for plan in proposal.plans:
+        assert len(plan) == len(study.space.modules)
+        assert {index for choice in plan for index in choice} <= set(range(len(study.space.formats)))
+    assert RULES[name](study, COUNT) == proposal
+    kept = study.ledger.once(Proposal, {"rule": name}, lambda: proposal)
+    assert kept == study.ledger.known(Proposal, {"rule": name}) == proposal
+
+
+@pytest.mark.parametrize("name", ["gradient", "greedy", "hessian"])
+def test_plans_keep_their_limits_of_movement(study, name):
+    moved = [study.space.cost(plan).movement_bits for plan in RULES[name](study, COUNT).plans]
+    for bits, limit in zip(moved, limits(study, COUNT), strict=True):
+        assert bits <= limit * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", ["uniform", "uniform-within", "hessian"])
+def test_some_give_every_tensor_of_a_layer_one_format(study, name):
+    plans = RULES[name](study, COUNT).plans
+    assert all(len(set(choice)) == 1 for plan in plans for choice in plan)
+    assert name == "hessian" or all(len(set(plan)) == 1 for plan in plans)
+
+
+def test_gradient_scores_are_squared_gradients_times_squared_errors(study):
+    """Held against a pass of its own over the weights, batch by batch."""
+    model, found = study.subject.model, gradient_scores(study)
+    name, number = study.space.modules[0], 0
+    layer, few = model.get_submodule(name), range(0, len(study.space.formats), 13)
+    total, inputs = dict.fromkeys(few, 0.0), 0
+    with seeded(study.seed):
+        batches = list(itertools.islice(study.subject.data.train, BATCHES))
+    for images, labels in batches:
+        loss = functional.cross_entropy(model.eval()(images), labels) * len(images)
+        (gradient,) = torch.autograd.grad(loss, [layer.weight])
+        inputs += len(images)
+        for index in few:
+            error = quantized_weight(layer, layer.weight.detach(), study.space.formats[index]) - layer.weight.detach()
+            total[index] += float((gradient.square() * error.square()).sum())
+    for index in few:
+        assert found[number][1, index] == pytest.approx(total[index] / inputs, rel=1e-4)
+
+
+def test_traces_are_never_negative_and_one_for_each_layer(study):
+    found = traces(study)
+    assert len(found) == len(study.space.modules)
+    assert min(found) >= 0
+    assert max(found) > 0
+
+
+def test_untuned_plans_are_measured_as_a_study_without_fine_tuning_measures_them(study):
+    plan = study.space.uniform(20)
+    formats = study.space.tensor_formats(plan)
+    validation = study.subject.data.validation
+    untuned = Untuned(study)
+    coarse = untuned.accuracy(formats, validation)
+    assert untuned.accuracy({}, validation) == study.float_accuracy.validation
+    assert untuned.accuracy(formats, validation) == coarse
+    model = tiny.trained()
+    bitq.apply(model, formats, study.max_abs)
+    assert evaluate(model, validation, study.subject.task).accuracy == coarse
+
+
+def test_a_measured_plan_is_kept_with_its_costs_and_where_it_came_from(study):
+    plans = [
+        Proposed("by another name", study.space.uniform(3), "other"),
+        Proposed("drawn", RULES["random"](study, 1).plans[0], "other"),
+    ]
+    found = dict(study.measured(plans))
+    assert [found[plan].proposer for plan in plans] == ["uniform", "other"]
+    for plan in plans:
+        assert found[plan].figures() == study.space.cost(plan.choices).figures()
+        assert found[plan].label == plan.label
+    assert dict(study.measured(plans)) == found
+
+
+def test_the_sum_of_scores_is_that_of_the_study(study):
+    plan = study.space.uniform(7)
+    assert predicted_loss(study.scores, plan) == pytest.approx(sum(float(np.sum(each[:, 7])) for each in study.scores))
