@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.nn.parameter import is_lazy
 
 from bitq.accuracy.kinds.kind import Kind, class_names, has_kind, kind_of
+from bitq.private_torch import is_lazy
 
 
 def quantizable(model: nn.Module) -> dict[str, Kind]:
