@@ -207,7 +207,7 @@ def test_movement_of_a_users_network(bitq, own_network):
     assert (conv["name"], conv["loops"]["N"], conv["weight_is_parameter"]) == ("conv", 2, True)
     assert conv["width_bits"] == {"input": 6.0, "weight": 5 + 3 / 27, "output": 5 + 3 / 8, "partial_sum": 5 + 3 / 8}
     assert product["weight_is_parameter"] is False
-    assert set(conv["formats"].values()) == {FORMAT}
+    assert set(conv["formats"].values()) == {str(FORMAT)}
     assert set(product["formats"].values()) == {None}
     assert set(product["width_bits"].values()) == {32}
     assert product["energy_pj"] == product["energy_pj_float"]

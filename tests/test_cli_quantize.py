@@ -105,7 +105,7 @@ def test_a_plan_packs_every_layer_as_applying_it_does(folder, capsys):
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     bitq.apply(model, plan)
     for module in formats:
-        expected[f"{module}.weight"] = model.get_submodule(module).weight.detach()
+        expected[f"{module}.weight"] = bitq.weight_in_use(model.get_submodule(module)).detach()
     loaded = bitq.load_weights("out.safetensors")
     assert loaded.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -139,7 +139,7 @@ def test_one_format_for_every_weight(folder, capsys, dtype):
     loaded = bitq.load_weights(folder / "out.safetensors")
     apply(model, dict.fromkeys(("0", "3", "8"), TensorFormats(weight=FORMAT)))
     for name in ("0", "3", "8"):
-        assert torch.equal(loaded[f"{name}.weight"], model.get_submodule(name).weight)
+        assert torch.equal(loaded[f"{name}.weight"], bitq.weight_in_use(model.get_submodule(name)))
     assert torch.equal(loaded["1.weight"], model[1].weight)
 
 

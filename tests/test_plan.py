@@ -62,6 +62,7 @@ PLAN = {
     "alpha": 0.2,
     "layers": [LAYER, FLOAT_LAYER],
     "totals": TOTALS,
+    "outcome": "0123456789abcdef",
 }
 
 
