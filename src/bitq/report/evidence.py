@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from bitq.errors import BitqError
 from bitq.files import RunFolder
 from bitq.formats import TensorName
 from bitq.movement.sweep import Sweep
@@ -26,6 +25,7 @@ from bitq.tradeoff.records import (
     Reencoding,
     Row,
     Sensitivity,
+    wrong_result,
 )
 
 
@@ -116,9 +116,7 @@ def _sweep(evaluations: Sequence[Evaluation], where: Path) -> Sweep | None:
     try:
         return TypeAdapter(Sweep).validate_python(stored[-1]) if stored else None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BitqError(f"{where}: a result of kind 'sweep' is not one of bitq: {place}: {first['msg']}") from None
+        raise wrong_result("sweep", where, error) from None
 
 
 def _efforts(evaluations: tuple[Evaluation, ...]) -> tuple[Effort, ...]:

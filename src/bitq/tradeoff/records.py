@@ -41,14 +41,17 @@ class Record(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise BitqError(
-                f"{where}: a result of kind {cls.kind!r} is not one of bitq: {place}: {first['msg']}"
-            ) from None
+            raise wrong_result(cls.kind, where, error) from None
 
 
 R = TypeVar("R", bound=Record)
+
+
+def wrong_result(kind: str, where: object, error: ValidationError) -> BitqError:
+    """What to say of a stored result that is not what its kind should be: the first wrong entry."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return BitqError(f"{where}: a result of kind {kind!r} is not one of bitq: {place}: {first['msg']}")
 
 
 class Cost(Record):
