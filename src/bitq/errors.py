@@ -1,11 +1,44 @@
 """What bitq says when a user's input is wrong."""
 
+from __future__ import annotations
+
+import re
+
+LONGEST_WORD, LONGEST_MESSAGE = 200, 1200
+"""Characters of what others wrote, as a name out of a file, that a sentence repeats."""
+
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD},}}")
+
+
+def printable(text: str) -> str:
+    """Text of others as a terminal may be given it: what is not printable, as an escape code, stands as "\\x1b".
+
+    Ends of lines and tabs stay.
+    """
+    kept = text.isprintable() or all(character.isprintable() or character in "\n\t" for character in text)
+    if kept:
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str, most: int = LONGEST_WORD) -> str:
+    """Text of at most `most` characters, what is between its begin and its end left out."""
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end - 1]}…{text[len(text) - end :]}"
+
 
 class BitqError(ValueError):
     """A mistake in what the user gave, told in one sentence: what, where, and what would be right.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. A message is fit to print whatever names of
+    others it repeats: one line, nothing that a terminal would obey, of bounded length.
     """
+
+    def __init__(self, message: str = "") -> None:
+        line = " ".join(printable(str(message)).split())
+        super().__init__(shortened(_LONG_WORD.sub(_shortened, line), LONGEST_MESSAGE))
 
 
 class Infeasible(BitqError):  # noqa: N818 - it is read as the answer to a question
@@ -14,3 +47,7 @@ class Infeasible(BitqError):  # noqa: N818 - it is read as the answer to a quest
     Says what the least is that could be kept. Raised only where this is certain: a solver that fails, or any other
     mistake, is never told so.
     """
+
+
+def _shortened(word: re.Match[str]) -> str:
+    return shortened(word[0])
