@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 from torch.nn.functional import conv2d
 
 from bitq.formats import BlockFormat
-from bitq.numerics import native, quantize, reference, torch_path
+from bitq.numerics import native, ops, quantize, reference, torch_path
 from bitq.numerics.recipe import Axes, Recipe
 
 FORMAT, BIAS = BlockFormat(8, 3, 16), -7  # codes reach E = 0: larger elements are clipped
@@ -278,17 +278,22 @@ def test_threads_do_not_change_a_bit():
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_fuses_to_the_same_bits():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_torch_path_fuses_to_the_same_bits_and_gradients(device, monkeypatch):
     def f(t, rounding):
         return quantize(t, FORMAT, exponent_bias=BIAS, rounding=rounding)
 
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    expected = {rounding: f(sample(), rounding) for rounding in ("nearest", "half_away", "toward_zero")}
+    monkeypatch.setattr(ops, "_fused", lambda x: torch.compiler.is_compiling())
+    torch.compiler.reset()
     compiled = torch.compile(f, fullgraph=True)
-    for rounding in ("nearest", "half_away", "toward_zero"):
-        leaf = sample().cuda().requires_grad_()
+    for rounding, values in expected.items():
+        leaf = sample().to(device).requires_grad_()
         y = compiled(leaf, rounding)
         y.sum().backward()
-        assert torch.equal(y.cpu(), f(sample(), rounding))
+        assert torch.equal(y.cpu(), values)
         assert torch.equal(leaf.grad.cpu() == 0, reference.quantize(sample(), FORMAT, 1, (), BIAS, rounding)[1])
 
 

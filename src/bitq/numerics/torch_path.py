@@ -35,13 +35,21 @@ def quantize(
     size = _round(k.clamp(max=limit), recipe.rounding, draws) * each
     bits = torch.where(wide < 0, -size, size).to(x.dtype).view(_PATTERN[x.dtype])
     bits = bits.masked_fill(bits == torch.iinfo(bits.dtype).min, 0)  # compilers keep this: no -0.0
-    y = torch.empty_like(x).copy_(bits.view(x.dtype))
+    y = _laid_as(x, bits.view(x.dtype))
     if not with_clipped or recipe.exponent_bias is None:  # the default bias leaves no block above the top code
         return y, None
     above = (blocks.exponents(peaks) > shared) & (peaks < blocks.INFINITE)
     least = limit + (1.0 if recipe.rounding == "toward_zero" else 0.5)  # the limit is odd, so a tie is beyond it
     over = k >= least if draws is None else draws < k - limit
     return y, over & blocks.spread(above, fmt.block_size, channels, dim)
+
+
+def _laid_as(x: Tensor, values: Tensor) -> Tensor:
+    """`values` with the strides of x. PyTorch 2.11 compiles what was written in place to have no gradient."""
+    if torch.compiler.is_compiling():
+        laid: Tensor = torch.ops.aten.copy(torch.empty_like(x), values)
+        return laid
+    return torch.empty_like(x).copy_(values)
 
 
 def _round(k: Tensor, rounding: str, draws: Tensor | None) -> Tensor:
