@@ -34,7 +34,7 @@ def test_interpreted_kernels_have_the_bits_of_their_twins():
     assert "[100%]" in told.stdout
 
 
-def compiled(kernel, pointers, constants, architecture, aligned=()):
+def compiled(kernel, pointers, constants, architecture, aligned=(), warps=4):
     """A kernel with these arguments for a GPU, its other arguments whole numbers."""
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constants else pointers.get(n, "i32") for n in names}
@@ -45,7 +45,7 @@ def compiled(kernel, pointers, constants, architecture, aligned=()):
         {(names.index(n),): value for n, value in constants.items()},
         {at: attribute for at, attribute in known.items() if names[at[0]] not in constants},
     )
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32))
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
 
 
 def resources(kernel, architecture, folder):
@@ -88,17 +88,19 @@ def test_kernels_compile_to_wide_moves_and_exact_operations(
     x = torch.empty(shape, device="meta")
     drawn = rounding == STOCHASTIC
     layout = blocks.layout(x.shape, x.stride(), Axes(*axes), block_size)
-    cut = triton_path.job(layout, triton_path.tile_size(marked, drawn)).cut
+    cut = triton_path.job(layout, triton_path.tile_size(dtype, marked, drawn)).cut
     pointers = {"x": POINTERS[dtype], "y": POINTERS[dtype], "marks": "*i32", "top": "*i32", "key": "*i64"}
     absent = {"marks": not marked, "top": not derived, "key": not drawn}
     constants = {**cut._asdict(), "KIND": triton_path.KINDS[dtype], "ROUNDING": ROUNDINGS.index(rounding)}
     constants |= {name: None for name, missing in absent.items() if missing}
-    kernel = compiled(triton_path._round, pointers, constants, architecture)
+    warps = triton_path.warps(dtype)
+    kernel = compiled(triton_path._round, pointers, constants, architecture, warps=warps)
     check(kernel, architecture, tmp_path)
     if derived:
         del constants["ROUNDING"]
         constants = {n: value for n, value in constants.items() if n in triton_path._largest.arg_names and n != "top"}
-        check(compiled(triton_path._largest, pointers, constants, architecture), architecture, tmp_path)
+        largest = compiled(triton_path._largest, pointers, constants, architecture, warps=warps)
+        check(largest, architecture, tmp_path)
 
 
 @pytest.mark.parametrize("architecture", [80, 90])
