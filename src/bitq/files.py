@@ -27,7 +27,7 @@ _REFUSALS = {
     (errno.EFBIG,): "it would be larger than the system allows; raise its limit of file sizes",
     (errno.EACCES, errno.EPERM): "this user may not; change the permissions or give another place",
     (errno.EROFS,): "the file system is read-only; give another place",
-    (errno.ENOTDIR, errno.EEXIST): "a folder of its path is a file; give another place",
+    (errno.ENOTDIR, errno.EEXIST): "a part of its path is no folder; give another place",
     (errno.ENAMETOOLONG,): "the name is too long; give a shorter one",
     (errno.ELOOP,): "its links lead in a circle; give a place without",
 }
@@ -91,7 +91,7 @@ def remove_leftovers(folder: Path) -> None:
         with suppress(OSError):  # its writer was faster, or it is another user's
             handle = os.open(part, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
             try:
-                if _locked(handle, wait=False):
+                if stat.S_ISREG(os.fstat(handle).st_mode) and _locked(handle, wait=False):
                     part.unlink()
             finally:
                 os.close(handle)
