@@ -328,6 +328,7 @@ def _search(folder: Path, words: tuple[str, ...], stop: int | None) -> None:
         count = _dying(str(folder.resolve()), stop, log)
         try:
             command()
+            code = 0
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 0
         os.write(log, f"{next(count) - 1}\n".encode())
