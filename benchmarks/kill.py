@@ -66,8 +66,8 @@ WORDS = (
 LONGEST_SECONDS = 300.0
 """After which a search hangs."""
 
-ENDING_SECONDS = 60.0
-"""After which what a killed search started must have ended."""
+ENDING_SECONDS = 150.0
+"""After which what killed searches started must have ended; agents of Ray wait a minute for its head."""
 
 AGAIN = 0.3
 """Share of the searches that are killed a second time."""
@@ -81,6 +81,7 @@ _EVENTS = {"os.rename": 2, "os.remove": 1, "os.mkdir": 1}
 """Audit events that change files, and how many of their arguments are paths."""
 
 _STATEMENTS = ("BEGIN", "INSERT", "COMMIT", "CREATE", "PRAGMA", "ALTER", "UPDATE", "DELETE")
+_WORKER = re.compile(r"ray::(?!\w+Agent\b)")
 _KEPT = re.compile(r"INSERT .*INTO evaluations VALUES \('(\w+)'")
 
 
@@ -112,14 +113,14 @@ class Ended:
         writes: it made, if it came to its end.
         kept: keys of the evaluations that it put into the store.
         seconds: it took.
-        left: processes that it started and that did not end.
+        started: processes that it started, with when they were born.
     """
 
     code: int
     writes: int
     kept: frozenset[str]
     seconds: float
-    left: tuple[str, ...]
+    started: Mapping[int, str]
 
 
 def main() -> int:
@@ -148,6 +149,7 @@ def _killings(scratch: Path, options: argparse.Namespace) -> int:
     writes = list(range(1, undisturbed.writes + 1))
     chance.shuffle(writes)
     hit, failed, again = set(), 0, 0
+    started = dict(undisturbed.started)
     with Terminal() as terminal:
         for number in range(options.count):
             terminal.step(f"killing searches ({failed} failed)", number, options.count)
@@ -157,7 +159,7 @@ def _killings(scratch: Path, options: argparse.Namespace) -> int:
             kills = [_kill(chance, turn, writes, undisturbed.seconds, options.ray) for turn in turns]
             folder = scratch / str(number)
             shutil.copytree(template, folder)
-            wrong = list(killed(folder, words, kills, chance)) + list(differences(folder, reference))
+            wrong = list(killed(folder, words, kills, chance, started)) + list(differences(folder, reference))
             hit |= {kill.write for kill in kills if kill.write}
             again += len(kills) - 1
             if wrong:
@@ -169,11 +171,14 @@ def _killings(scratch: Path, options: argparse.Namespace) -> int:
                 shutil.copytree(folder, kept)
                 (kept / "told.txt").write_text(told)
             shutil.rmtree(folder)
+    left = _left(started)
+    if left:
+        print(f"left running: {', '.join(left)}", file=sys.stderr)
     print(
         f"{options.count} searches killed, {again} times more as they went on, at {len(hit)} of {len(writes)} writes "
         f"and at random: {failed} failed"
     )
-    return min(failed, 1)
+    return int(bool(failed or left))
 
 
 def _kill(chance: random.Random, number: int, writes: list[int], seconds: float, ray: bool) -> Kill:
@@ -224,8 +229,13 @@ def warm_up(folder: Path, template: Path) -> None:
         entry.unlink()
 
 
-def killed(folder: Path, words: tuple[str, ...], kills: list[Kill], chance: random.Random) -> Iterator[str]:
-    """Run a search that is killed so, and then to its end; what is wrong with that, beside its results."""
+def killed(
+    folder: Path, words: tuple[str, ...], kills: list[Kill], chance: random.Random, started: dict[int, str]
+) -> Iterator[str]:
+    """Run a search that is killed so, and then to its end; what is wrong with that, beside its results.
+
+    Processes that it starts are added to `started`.
+    """
     for kill in (*kills, None):
         before = results(folder / "run")
         ended = run(folder, words, kill, chance)
@@ -234,8 +244,7 @@ def killed(folder: Path, words: tuple[str, ...], kills: list[Kill], chance: rand
         after = results(folder / "run")
         if any(after.get(key) != row for key, row in before.items()):
             yield f"{kill}: finished evaluations changed"
-        if ended.left:
-            yield f"{kill}: left running: {', '.join(ended.left)}"
+        started |= ended.started
         if ended.code not in ((0, -signal.SIGKILL) if kill else (0,)):
             yield f"{kill or 'going on'}: exit {ended.code}: {_last_line(folder / 'err')}"
 
@@ -298,7 +307,7 @@ def run(folder: Path, words: tuple[str, ...], kill: Kill | None = None, chance: 
         now = time.monotonic() - start
         if pending is not None and kill is not None and now > pending:
             pending = None
-            workers = [each for each in _descendants(pid) if _name(each).startswith("ray::")]
+            workers = [each for each in _descendants(pid) if _WORKER.match(_name(each))]
             if kill.victims != "worker":
                 _end([pid, *(_descendants(pid) if kill.victims == "all" else ())])
             elif workers:
@@ -310,7 +319,7 @@ def run(folder: Path, words: tuple[str, ...], kill: Kill | None = None, chance: 
     (folder / "log").unlink(missing_ok=True)
     writes = next((int(word) for word in log if word.isdigit() and len(word) < 10), 0)
     kept = frozenset(word for word in log if len(word) == 64)
-    return Ended(os.waitstatus_to_exitcode(ended[1]), writes, kept, seconds, _left(started))
+    return Ended(os.waitstatus_to_exitcode(ended[1]), writes, kept, seconds, started)
 
 
 def _search(folder: Path, words: tuple[str, ...], stop: int | None) -> None:
@@ -385,7 +394,7 @@ def _end(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _left(started: dict[int, str]) -> tuple[str, ...]:
+def _left(started: Mapping[int, str]) -> tuple[str, ...]:
     """Names of processes that do not end; they are killed then."""
     deadline = time.monotonic() + ENDING_SECONDS
     while alive := [pid for pid, born in started.items() if _born(pid) == born]:
@@ -422,9 +431,10 @@ def _born(pid: int) -> str:
 
 def _name(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="backslashreplace")[:200]
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
     except OSError:
         return ""
+    return words.decode(errors="backslashreplace").strip()[:200]
 
 
 if __name__ == "__main__":

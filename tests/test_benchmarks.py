@@ -104,7 +104,7 @@ def test_a_search_is_killed_before_every_write(tmp_path, monkeypatch):
     monkeypatch.setattr(kill, "command", command)
     (tmp_path / "whole").mkdir()
     whole = kill.run(tmp_path / "whole", ())
-    assert (whole.code, len(whole.kept), whole.left) == (0, 1, ())
+    assert (whole.code, len(whole.kept)) == (0, 1)
     plans, stored = [], []
     for write in range(1, whole.writes + 2):
         folder = tmp_path / str(write)
@@ -120,6 +120,6 @@ def test_a_search_is_killed_before_every_write(tmp_path, monkeypatch):
 
 def test_what_is_done_twice_is_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(kill, "command", lambda: made(Path.cwd(), float=1))
-    told = list(kill.killed(made(tmp_path, float=1), (), [kill.Kill(seconds=60)], kill.random.Random(0)))
+    told = list(kill.killed(made(tmp_path, float=1), (), [kill.Kill(seconds=60)], kill.random.Random(0), {}))
     assert len(told) == 2
     assert all("done although it was finished" in line for line in told)
