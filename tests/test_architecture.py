@@ -20,7 +20,7 @@ import bitq
 PACKAGE = Path(bitq.__file__).parent
 
 RANKS = (
-    {"errors"},
+    {"errors", "interrupts"},
     {"files", "formats", "layers", "memory", "nested", "outside", "private_torch", "progress", "store"},
     {"allocator", "batches", "geometry"},
     {"devices", "images", "numerics"},

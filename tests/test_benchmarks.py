@@ -1,12 +1,15 @@
 """The benchmarks of the search run, continue, and say what they lack."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import kill
+from bitq.files import write_atomically
 from bitq.store import Store
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -56,3 +59,67 @@ def test_missing_data_are_told(tmp_path, name, options):
     told = benchmark(name, *options, "--run", tmp_path)
     assert told.returncode == 0
     assert "resnet20: skipped: looked for CIFAR-10 as an .npz" in told.stdout
+
+
+def test_searches_survive_being_killed(tmp_path):
+    told = benchmark("kill.py", "--count", 4, "--failed", tmp_path / "failed")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert told.stdout.startswith("4 searches killed, ")
+    assert told.stdout.endswith(": 0 failed\n")
+    assert not (tmp_path / "failed").exists()
+
+
+def made(folder, **results):
+    """A run folder with a plan and these results."""
+    with Store(folder / "run" / "results.sqlite") as store:
+        for kind, value in results.items():
+            store.put(kind, {}, {"value": value, "seconds": len(str(folder))}, 1.0)
+    write_atomically(folder / "run" / "plan.json", b"plan")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda folder: None, []),
+        (lambda folder: (folder / "run" / "plan.json").write_bytes(b"plaN"), ["run/plan.json differs"]),
+        (lambda folder: (folder / "run" / "more").touch(), ["files: ['run/more']"]),
+        (lambda folder: (folder / "run" / "plan.json").unlink(), ["files: ['run/plan.json']"]),
+        (lambda folder: (folder / ".bitq-0.part").touch(), ["left of a killed writer: .bitq-0.part"]),
+        (lambda folder: made(folder, score=2), ["results differ"]),
+    ],
+)
+def test_what_a_kill_spoils_is_seen(tmp_path, change, told):
+    folder, reference = made(tmp_path / "killed", float=1), made(tmp_path / "undisturbed", float=1)
+    change(folder)
+    found = list(kill.differences(folder, reference))
+    assert len(found) == len(told)
+    assert all(text in line for text, line in zip(told, found, strict=True))
+
+
+def test_a_search_is_killed_before_every_write(tmp_path, monkeypatch):
+    def command():
+        made(Path.cwd(), float=1)
+
+    monkeypatch.setattr(kill, "command", command)
+    (tmp_path / "whole").mkdir()
+    whole = kill.run(tmp_path / "whole", ())
+    assert (whole.code, len(whole.kept)) == (0, 1)
+    plans, stored = [], []
+    for write in range(1, whole.writes + 2):
+        folder = tmp_path / str(write)
+        folder.mkdir()
+        ended = kill.run(folder, (), kill.Kill(write))
+        assert ended.code == (-signal.SIGKILL if write <= whole.writes else 0)
+        plans.append((folder / "run" / "plan.json").exists())
+        stored.append(len(kill.results(folder / "run")))
+    assert plans == sorted(plans)
+    assert stored == sorted(stored)
+    assert (plans[0], plans[-1], stored[0], stored[-1]) == (False, True, 0, 1)
+
+
+def test_what_is_done_twice_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(kill, "command", lambda: made(Path.cwd(), float=1))
+    told = list(kill.killed(made(tmp_path, float=1), (), [kill.Kill(seconds=60)], kill.random.Random(0), {}))
+    assert len(told) == 2
+    assert all("done although it was finished" in line for line in told)

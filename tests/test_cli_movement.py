@@ -245,7 +245,7 @@ def test_shapes_are_of_this_world(mistake, shape):
         (["movement", "demo", "--device", DEVICE, "--fromat", "8:e3:b16"], "--format"),
         (["movement", "demo", "more", "--device", DEVICE], "more"),
         (["devices", "none"], "no device 'none'"),
-        (["devices", "a" * 5000], "File name too long"),
+        (["devices", "a" * 5000], "too long"),
         (["device"], "devices"),
     ],
 )
@@ -397,7 +397,7 @@ def test_a_reader_that_leaves_early_is_no_failure_to_talk_about():
     process = command("devices", "--json")
     process.stdout.close()
     assert process.stderr.read() == ""
-    assert process.wait() == 1
+    assert process.wait() == 141
 
 
 @pytest.mark.parametrize(

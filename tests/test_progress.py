@@ -212,3 +212,20 @@ def test_what_was_told_done_of_plans_under_way_is_not_to_come_again(clock, lines
         listener.step("fine-tuning", 150, 200)
         (line,) = lines()
         assert line.endswith("about 10 s left; in all about 90 s left")
+
+
+@pytest.mark.parametrize("terminal", ["1", ""])
+def test_names_of_others_are_shown_not_obeyed(clock, capsys, monkeypatch, terminal):
+    monkeypatch.setenv("FORCE_COLOR", terminal)
+    monkeypatch.setattr("bitq.progress.PATIENCE_SECONDS", 0)
+    steering = "\x1b[2J\x1b]0;owned\x07[bold]\x9b31m"
+    with Terminal(clock) as listener:
+        listener.outlook({}, steering)
+        for done in range(3):
+            listener.step(steering, done, 3)
+            clock.now += 11
+            time.sleep(0.15)
+        listener.note(steering)
+    err = capsys.readouterr().err
+    assert not any(code in err for code in ("\x1b[2J", "\x1b]0;", "\x07", "\x9b"))
+    assert err.count(r"\x1b[2J\x1b]0;owned\x07[bold]") > 1

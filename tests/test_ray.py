@@ -31,12 +31,22 @@ def killing_once(folder):
     return metric
 
 
+def answer(number, frame):
+    """To SIGTERM."""
+
+
 @pytest.fixture(scope="module")
 def workers():
     from bitq.tradeoff.ray_workers import RayWorkers
 
+    before = signal.signal(signal.SIGTERM, answer)
     with RayWorkers(count=2) as found:
         yield found
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_answer_to_a_signal_stays(workers):
+    assert signal.getsignal(signal.SIGTERM) is answer
 
 
 def test_a_killed_worker_changes_nothing(workers, tmp_path):

@@ -11,6 +11,8 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bitq.errors import printable
+
 PATIENCE_SECONDS = 2.0
 """Work that is done sooner shows no bar."""
 
@@ -84,6 +86,8 @@ def _after(pace: _Pace | None, parts: int, now: float) -> _Pace | None:
 class Terminal:
     """Draws a bar with the time left for the running stage, and prints notes, on stderr. A context manager.
 
+    Names of others in them are shown, not obeyed: escape codes stand as such.
+
     Args:
         clock: seconds, from any start.
     """
@@ -91,11 +95,11 @@ class Terminal:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[outlook]}"),
+            TextColumn("{task.fields[outlook]}", markup=False),
             console=self._console,
             transient=True,
         )
@@ -117,7 +121,7 @@ class Terminal:
 
     def step(self, what: str, done: int, total: int) -> None:
         """Move the stage's bar."""
-        now = self._clock()
+        now, what = self._clock(), printable(what)
         if what != self._stage or (self._done and not done):
             if what != self._stage:
                 self._spoke = now
@@ -135,7 +139,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Print it above the bar."""
-        self._console.print(text, soft_wrap=True)
+        self._console.print(printable(text), soft_wrap=True)
 
     def outlook(self, left: Mapping[str, int], best: str) -> None:
         """Tell with the stage's progress how long the whole work takes, as soon as every kind of stage was met.
@@ -147,7 +151,7 @@ class Terminal:
             grown = max(parts - self._planned.get(kind, 0), 0)
             self._left[kind] = min(parts, self._left.get(kind, 0) + grown)
         self._left = {kind: self._left[kind] for kind in left}
-        self._planned, self._best = dict(left), best
+        self._planned, self._best = dict(left), printable(best)
 
     def _count(self, what: str, done: int, now: float) -> None:
         """Take what was done of a stage from what is to come, and learn how long a part takes."""

@@ -1,13 +1,12 @@
 """The command line: `bitq COMMAND`.
 
 Results go to stdout, everything else to stderr. Exit codes: 0, 2 for a mistake of the user's (told in one
-sentence), 130 when interrupted. Commands import what they compute with when they are called, so that `--help`
-answers at once.
+sentence), 130 when interrupted (143 by SIGTERM), 141 if nobody reads the result. Commands import what they
+compute with when they are called, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -21,12 +20,12 @@ from bitq.cli.movement import movement
 from bitq.cli.quantize import quantize
 from bitq.cli.report import report
 from bitq.cli.search import search
+from bitq.cli.streams import own_streams
 from bitq.errors import BitqError
+from bitq.files import refusal
+from bitq.interrupts import INTERRUPTED, interrupts, sentence
 
-MISTAKE, INTERRUPTED = 2, 130
-
-CONTINUED = {"search": "; the same command continues where it stopped"}
-"""What an interrupt of a command is told with, beside that it happened."""
+MISTAKE = 2
 
 app = typer.Typer(
     name="bitq",
@@ -48,30 +47,37 @@ app.command()(devices)
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command, of `sys.argv` by default, and exit; no command at all asks for help."""
-    if args is None:
-        _own_stdout()
     words = sys.argv[1:] if args is None else args
     try:
-        code = app(words or ["--help"], prog_name="bitq", standalone_mode=False) or 0
-    except typer.TyperException as error:
-        code = _mistake(error.format_message())
-    except (BitqError, OSError, MemoryError) as error:
-        code = _mistake(str(error) or type(error).__name__)
-    if code == INTERRUPTED:
-        print("Error: interrupted before the end" + CONTINUED.get("".join(words[:1]), ""), file=sys.stderr)
+        interrupts.working = True
+        code, mistake = _run(words, own=args is None)
+        interrupts.working = False
+    except BaseException as error:
+        interrupts.working = False
+        if not interrupts.code and not isinstance(error, KeyboardInterrupt):
+            raise
+        code, mistake = INTERRUPTED, ""
+    if interrupts.code or code == INTERRUPTED:
+        code, mistake = interrupts.code or INTERRUPTED, sentence(words)
+    if mistake:
+        print(mistake, file=sys.stderr)
     sys.exit(code)
 
 
-def _own_stdout() -> None:
-    """Leave what libraries print from C, as a solver does, to stderr: stdout is for results alone."""
-    if not sys.stdout:  # closed
-        return
-    sys.stdout.flush()
-    own = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = os.fdopen(own, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
-
-
-def _mistake(message: str) -> int:
-    print("Error:", " ".join(message.split()), file=sys.stderr)
-    return MISTAKE
+def _run(words: Sequence[str], own: bool) -> tuple[int, str]:
+    """Exit code of a command, and what to tell of a mistake; `own` if the standard streams are this process's own."""
+    try:
+        if own:
+            own_streams()
+        code = app(words or ["--help"], prog_name="bitq", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return code, ""
+    except typer.TyperException as error:
+        mistake = BitqError(error.format_message())
+    except BitqError as error:
+        mistake = error
+    except OSError as error:
+        mistake = BitqError(f"{error.filename or 'a file or stream'} cannot be read or written: {refusal(error)}")
+    except MemoryError as error:
+        mistake = BitqError(str(error) or "this takes more memory than there is; ask for less at once")
+    return MISTAKE, f"Error: {mistake}"

@@ -15,7 +15,7 @@ from bitq.cli.formats import HELP, NAMES, Planned, Uniform, read_formats
 from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.cli.shapes import InputShape, Network, input_and_layers
 from bitq.errors import BitqError
-from bitq.files import write_atomically
+from bitq.files import check_replaceable, write_atomically
 
 if TYPE_CHECKING:
     from bitq.movement.sweep import Sweep
@@ -69,6 +69,8 @@ def buffer(
 
     if out is not None and out.suffix.lower() not in KINDS:
         raise BitqError(f"--out {out} must end in {', '.join(KINDS)}")
+    if out is not None:
+        check_replaceable(out)
     target = load_device(device)
     least = None if from_ is None else _bytes("--from", from_)
     most = None if to is None else _bytes("--to", to)

@@ -10,7 +10,18 @@ import typer
 from rich.table import Table
 
 from bitq.cli.formats import HELP, NAMES, read_formats
-from bitq.cli.output import Json, bits_text, count_text, csv_text, energy_text, print_json, ratio_text, show, times_text
+from bitq.cli.output import (
+    Json,
+    bits_text,
+    count_text,
+    csv_text,
+    energy_text,
+    print_json,
+    print_text,
+    ratio_text,
+    show,
+    times_text,
+)
 from bitq.cli.shapes import InputShape, Network, input_and_layers
 from bitq.errors import BitqError
 from bitq.formats import TensorFormats
@@ -66,7 +77,7 @@ def movement(
         about = {"network": network, "device": target.name, "input_shape": shape}
         print_json({**about, **_document(moved, original)})
     elif as_csv:
-        print(csv_text(list(_records(moved, original))), end="", flush=True)
+        print_text(csv_text(list(_records(moved, original))))
     else:
         shown = " x ".join(map(str, shape))
         sums = f", partial sums of {target.partial_sum_bits:g} bits or more" if target.partial_sum_bits else ""

@@ -7,10 +7,14 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
+
+from bitq.errors import printable
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")
@@ -21,8 +25,24 @@ PIPE_COLUMNS = 160
 
 
 def print_json(document: Any) -> None:
-    """Write one JSON document to stdout."""
-    print(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False), flush=True)
+    """Write one JSON document to stdout; what a terminal would obey, or stdout cannot encode, as an escape of JSON."""
+    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
+    if printable(text) != text or not _encodable(text):
+        text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=True)
+    print(text.replace("\x7f", "\\u007f"), flush=True)
+
+
+def print_text(text: str) -> None:
+    """Write lines of text, such as CSV, to stdout; what a terminal would obey, as an escape."""
+    print(printable(text), end="", flush=True)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
@@ -35,9 +55,22 @@ def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def show(*parts: RenderableType) -> None:
-    """Write text and tables to stdout, as they are: markup in the names of others means nothing."""
+    """Write text and tables to stdout: markup in the names of others means nothing, an escape code stands as such."""
     width = None if sys.stdout.isatty() else PIPE_COLUMNS
-    Console(markup=False, highlight=False, emoji=False, width=width).print(*parts, sep="\n")
+    console = Console(markup=False, highlight=False, emoji=False, width=width)
+    shown = [printable(part) if isinstance(part, str) else _Printable(part) for part in parts]
+    console.print(*shown, sep="\n", crop=False)  # escapes may widen a table
+
+
+@dataclass(frozen=True)
+class _Printable:
+    """A table of which a terminal obeys nothing but its own style."""
+
+    inner: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for text, style, control in console.render(self.inner, options):
+            yield Segment(text if control else printable(text), style, control)
 
 
 def bits_text(bits: float) -> str:

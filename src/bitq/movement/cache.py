@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +20,8 @@ import platformdirs
 from numpy.typing import NDArray
 
 from bitq import layers
+from bitq.errors import BitqError
+from bitq.files import replacing
 from bitq.layers import Layer
 from bitq.movement import _engine
 
@@ -107,21 +108,14 @@ def _read(path: Path, key: bytes, shape: tuple[int, int]) -> NDArray[np.float64]
 
 def _write(path: Path, key: bytes, table: NDArray[np.float64]) -> None:
     content = table.astype("<f8").tobytes()
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=_SUFFIX)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_checksum(key, content) + content)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    with suppress(OSError, BitqError):
+        with replacing(path, durable=False) as file:
+            file.write(_checksum(key, content) + content)
         _evict(path.parent)
 
 
 def _evict(folder: Path) -> None:
-    """Remove what lies beyond the bounds, newest entries first kept; what killed writers left behind ages out too."""
+    """Remove what lies beyond the bounds, newest entries first kept."""
     entries = []
     for entry in folder.glob(f"*{_SUFFIX}"):
         with suppress(FileNotFoundError):  # another process evicts as well

@@ -7,6 +7,8 @@ would. What a crashed worker was at is measured anew by another.
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -45,11 +47,15 @@ class RayWorkers:
             raise BitqError("Ray is not installed; pip install 'bitq[ray]'") from None
         self._ray = ray
         own: dict[str, Any] = {"num_cpus": count, "include_dashboard": False} if address is None else {}
+        terminated = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = address or "this machine"
             raise BitqError(f"no Ray cluster at {where}: {' '.join(str(error).split())}") from None
+        finally:
+            if callable(terminated) and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminated)  # Ray sets its own, which ends this process in a crash
 
     def __enter__(self) -> Self:
         return self
