@@ -245,7 +245,7 @@ def test_shapes_are_of_this_world(mistake, shape):
         (["movement", "demo", "--device", DEVICE, "--fromat", "8:e3:b16"], "--format"),
         (["movement", "demo", "more", "--device", DEVICE], "more"),
         (["devices", "none"], "no device 'none'"),
-        (["devices", "a" * 5000], "too long"),
+        (["devices", "a" * 5000], "no device 'aaa"),
         (["device"], "devices"),
     ],
 )

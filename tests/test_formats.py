@@ -46,6 +46,10 @@ def test_grid_refuses_other_widths():
         ((8, True, 16), "exponent_bits is True"),
         ((8, 3, "16"), "block_size is '16'"),
         ((8, 3, None), "block_size is None"),
+        ((8, 3, 10**9), "block_size is 1000000000; it must be a whole number, 1..999999999"),
+        ((8, 3, 10**5000), "block_size is a number of many digits"),
+        ((-(10**5000), 3, 1), "bits is a number of many digits"),
+        ((8, 3, "1" * 5000), "^.{,150}$"),
     ],
 )
 def test_impossible_formats_say_why(args, reason):
@@ -64,7 +68,7 @@ def test_a_format_is_a_plain_value():
     assert TensorFormats(weight=fmt) == TensorFormats(None, fmt, None)
 
 
-@pytest.mark.parametrize("fmt", [*grid(8), *grid(16), BlockFormat(32, 8, 1000)])
+@pytest.mark.parametrize("fmt", [*grid(8), *grid(16), BlockFormat(32, 8, 1000), BlockFormat(8, 3, 10**9 - 1)])
 def test_text_round_trip(fmt):
     assert BlockFormat.parse(str(fmt)) == fmt
     assert BlockFormat.parse(f"  {fmt}\n") == fmt
@@ -72,11 +76,13 @@ def test_text_round_trip(fmt):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "8", "8:3:16", "8:e3", "8:e3:b16:", "8:e-3:b16", "8:e3:b1.5", "٨:e3:b16", "8:e3:b" + "9" * 50],
+    ["", "8", "8:3:16", "8:e3", "8:e3:b16:", "8:e-3:b16", "8:e3:b1.5", "٨:e3:b16", "8:e3:b" + "9" * 5000, "\x1b[2J"],
 )
 def test_nonsense_is_no_format(text):
-    with pytest.raises(BitqError, match="8:e3:b16"):
+    with pytest.raises(BitqError, match="8:e3:b16") as caught:
         BlockFormat.parse(text)
+    assert len(str(caught.value)) < 250
+    assert str(caught.value).isprintable()
 
 
 def test_text_of_an_impossible_format_says_why():

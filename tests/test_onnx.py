@@ -234,6 +234,7 @@ def test_only_small_tensors_are_computed(nodes, file, monkeypatch):
     """A terabyte of numbers has a size, and nobody needs them for it."""
     from bitq.onnx import shapes
 
+    monkeypatch.setattr("bitq.onnx.apart.apart", lambda work, *limits: work())  # look on
     computed, compute = [], shapes._computed
     monkeypatch.setattr(
         shapes, "_computed", lambda node, *args: computed.append(node.op_type) or compute(node, *args)
@@ -602,7 +603,7 @@ def test_only_control_flow_without_products_is_understood(file):
         (helper.make_node("Einsum", ["x", "w"], ["y"], equation="...i,ij->...j"), [(5, 2), (2, 3)], "all axes named"),
         (helper.make_node("LSTM", ["x", "w", "w"], ["y"]), [(2, 3, 4), (1, 8, 4)], "does not model|do not fit"),
         (helper.make_node("FusedMatMul", ["x", "w"], ["y"], domain="other"), [(2, 3), (3, 4)], "does not model"),
-        (helper.make_node("MatMul", ["x", "w"], ["y"]), [(10**7, 10**7), (10**7, 1)], "over 10+ elements"),
+        (helper.make_node("MatMul", ["x", "w"], ["y"]), [(10**7, 10**7), (10**7, 1)], "it must have 0 to 10{12}$"),
         (helper.make_node("MatMul", ["x"], ["y"]), [(2, 3), (3, 4)], "malformed|do not fit"),
     ],
 )
@@ -647,15 +648,15 @@ def test_what_is_no_onnx_file_is_told(content, file):
 
 
 def test_a_missing_file_and_a_folder_are_told(tmp_path):
-    refused(tmp_path / "none.onnx", "cannot be read: No such file")
-    refused(tmp_path, "cannot be read: Is a directory")
+    refused(tmp_path / "none.onnx", "there is no file")
+    refused(tmp_path, "is a folder; give an ONNX file")
 
 
 def test_a_file_larger_than_any_is_not_read(tmp_path):
     path = tmp_path / "large.onnx"
     with path.open("wb") as large:
         large.truncate(2**31)
-    refused(path, "has 2147483648 bytes, but an ONNX file at most")
+    refused(path, "has 2147483648 bytes, but an ONNX file has at most")
 
 
 @pytest.mark.parametrize("text", [b"Conv", b"stem", b"w"])

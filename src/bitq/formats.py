@@ -8,13 +8,16 @@ from functools import cache
 from operator import index
 from typing import Literal, NamedTuple, Self, get_args
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, shortened
 
 EXPONENT_BITS = {16: range(1, 8), 8: range(2, 7)}
 """Widths of the shared exponent that the grid holds, by `bits` (paper, Table 2)."""
 
 BLOCK_SIZES = (1, 2, 4, 8, 16, 24, 32, 48)
 """Block sizes that the grid holds, in elements (paper, Table 2)."""
+
+LARGEST_BLOCK = 10**9 - 1
+"""Elements of a block: more than any axis has."""
 
 _TEXT = re.compile(r"(\d{1,9}):e(\d{1,9}):b(\d{1,9})", re.ASCII)
 
@@ -32,7 +35,7 @@ class BlockFormat:
     Attributes:
         bits: width of one element if nothing were shared (paper: q_b), 3..32 bits.
         exponent_bits: width of the shared exponent (paper: SE), 1..8 bits, as many as a float32 has.
-        block_size: elements along the blocked axis that share an exponent (paper: BS), at least 1.
+        block_size: elements along the blocked axis that share an exponent (paper: BS), 1..999999999.
 
     Raises:
         BitqError: a width out of range, or a mantissa that is not 2..24 bits wide: one bit is the sign, and
@@ -44,15 +47,15 @@ class BlockFormat:
     block_size: int
 
     def __post_init__(self) -> None:
-        for field, least, most in (("bits", 3, 32), ("exponent_bits", 1, 8), ("block_size", 1, None)):
+        for field, least, most in (("bits", 3, 32), ("exponent_bits", 1, 8), ("block_size", 1, LARGEST_BLOCK)):
             value = getattr(self, field)
             try:
                 whole = index(value)
             except TypeError:
                 whole = least - 1
-            if isinstance(value, bool) or whole < least or (most is not None and whole > most):
-                bounds = f"{least}..{most}" if most is not None else f"at least {least}"
-                raise BitqError(f"block format: {field} is {value!r}; it must be a whole number, {bounds}")
+            if isinstance(value, bool) or not least <= whole <= most:
+                given = "a number of many digits" if abs(whole) > 10**20 else shortened(repr(value), 60)
+                raise BitqError(f"block format: {field} is {given}; it must be a whole number, {least}..{most}")
             object.__setattr__(self, field, whole)
         if not 2 <= self.mantissa_bits <= 24:
             raise BitqError(
@@ -96,7 +99,7 @@ class BlockFormat:
         match = _TEXT.fullmatch(text.strip())
         if match is None:
             raise BitqError(
-                f"block format {text!r} must read BITS:eEXPONENT_BITS:bBLOCK_SIZE, such as 8:e3:b16, "
+                f"block format {shortened(text, 60)!r} must read BITS:eEXPONENT_BITS:bBLOCK_SIZE, such as 8:e3:b16, "
                 f"or be one of {', '.join(_PRESETS)}"
             )
         return cls(*map(int, match.groups()))

@@ -14,7 +14,7 @@ from rich.table import Table
 from bitq.cli.formats import HELP, NAMES, Planned, Uniform, read_formats
 from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.cli.shapes import InputShape, Network, input_and_layers
-from bitq.errors import BitqError
+from bitq.errors import BitqError, shortened
 from bitq.files import check_replaceable, write_atomically
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def buffer(
     from bitq.progress import Terminal
 
     if out is not None and out.suffix.lower() not in KINDS:
-        raise BitqError(f"--out {out} must end in {', '.join(KINDS)}")
+        raise BitqError(f"--out {shortened(str(out), 60)} must end in {', '.join(KINDS)}")
     if out is not None:
         check_replaceable(out)
     target = load_device(device)
@@ -103,7 +103,8 @@ def _bytes(option: str, text: str) -> float:
     match = _SIZE.fullmatch(text.strip())
     size = float(match[1]) * _UNITS[match[2]] if match else 0
     if size < 1:
-        raise BitqError(f"{option} {text!r} must be a size of at least a byte, such as 512B, 20KiB or 4MiB")
+        given = shortened(text, 60)
+        raise BitqError(f"{option} {given!r} must be a size of at least a byte, such as 512B, 20KiB or 4MiB")
     return size
 
 

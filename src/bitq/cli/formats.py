@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, shortened
 from bitq.formats import PRESETS, BlockFormat, TensorFormats
 from bitq.layers import GEOMETRY, LOOPS, Layer
 
@@ -92,12 +93,15 @@ def read_formats(text: str | None) -> Uniform | Planned:
     """
     if text is None:
         return Uniform()
-    path = Path(text)
-    if path.is_dir() or path.suffix == ".json" or path.is_file():
+    path, folder, file = Path(text), False, False
+    with suppress(OSError):  # no file has so long a name
+        folder, file = path.is_dir(), path.is_file()
+    if folder or file or path.suffix == ".json":
         from bitq.tradeoff.plan import load_plan
 
-        file = path / "plan.json" if path.is_dir() else path
-        return Planned(load_plan(file), file)
+        plan = path / "plan.json" if folder else path
+        return Planned(load_plan(plan), plan)
     if ":" not in text and text.strip().lower() not in PRESETS:
-        raise BitqError(f"formats {text!r} are neither such as 8:e3:b16 nor the plan.json of a finished search")
+        given = shortened(text, 60)
+        raise BitqError(f"formats {given!r} are neither such as 8:e3:b16 nor the plan.json of a finished search")
     return Uniform(BlockFormat.parse(text))

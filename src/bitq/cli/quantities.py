@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, shortened
 from bitq.tradeoff.quantities import QUANTITIES
 
 _AMOUNT = re.compile(r"(\d{1,18}(?:\.\d{1,9})?(?:e\d{1,2})?) ?([A-Za-zµ]*)", re.ASCII | re.IGNORECASE)
@@ -32,7 +32,8 @@ def amount(option: str, text: str | None, units: Mapping[str, float]) -> float |
     found = _AMOUNT.fullmatch(text.strip().replace("μ", "µ"))
     if found is None or found[2] not in {"", *units}:
         names = ", ".join(units)
-        raise BitqError(f"{option} is {text!r}; it must be a number, with or without one of the units {names}")
+        given = shortened(text, 60)
+        raise BitqError(f"{option} is {given!r}; it must be a number, with or without one of the units {names}")
     return float(found[1]) * units.get(found[2], 1.0)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, shortened
 from bitq.layers import Layer
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DEMO = "demo"
 DEMO_SHAPE = (1, 1, 28, 28)
 IMAGE_SHAPE = (1, 3, 224, 224)  # of the networks that come with bitq
-MOST_ELEMENTS = 10**12
+MOST_ELEMENTS, MOST_AXES = 10**12, 16
 FIRST = ""  # as for load_onnx: the first input, by no name
 
 Shape = tuple[int, ...]
@@ -54,11 +54,12 @@ def input_and_layers(network: str, input_shape: Sequence[str] | None) -> tuple[S
         found = load_onnx(Path(network), given)
         shape, layers = found.input_shape, found.layers
     else:
-        if named := [name for name in given if name != FIRST]:
+        if named := [shortened(name, 60) for name in given if name != FIRST]:
             raise BitqError(f"--input-shape names input {named[0]!r}, which only ONNX files have; give the shape alone")
         shape, layers = _traced(network, given.get(FIRST))
     if not layers:
-        raise BitqError(f"network {network!r} must compute a convolution or matrix product, but has none")
+        name = shortened(network, 60)
+        raise BitqError(f"network {name!r} must compute a convolution or matrix product, but has none")
     return shape, layers
 
 
@@ -76,9 +77,10 @@ def _traced(network: str, given: Shape | None) -> tuple[Shape, tuple[Layer, ...]
             return _on(NETWORKS[network](), given or IMAGE_SHAPE)
     if ":" not in network:
         known = ", ".join((DEMO, *NETWORKS))
-        raise BitqError(f"no network {network!r}: give {known}, an ONNX file or package.module:function")
+        given_name = shortened(network, 60)
+        raise BitqError(f"no network {given_name!r}: give {known}, an ONNX file or package.module:function")
     if given is None:
-        raise BitqError(f"network {network!r} needs --input-shape, such as 1,3,224,224")
+        raise BitqError(f"network {shortened(network, 60)!r} needs --input-shape, such as 1,3,224,224")
     from bitq.loading import load_network
 
     return _on(load_network(network), given)
@@ -98,21 +100,25 @@ def _by_name(texts: Sequence[str]) -> dict[str, Shape]:
     for text in texts:
         name, named, shape = text.rpartition("=")
         if named and not name:
-            raise BitqError(f"--input-shape {text!r} must have an input's name before the =, such as ids=1,128")
+            given = shortened(text, 60)
+            raise BitqError(f"--input-shape {given!r} must have an input's name before the =, such as ids=1,128")
         if name in shapes:
-            which = f"input {name!r}" if named else "the first input"
+            which = f"input {shortened(name, 60)!r}" if named else "the first input"
             raise BitqError(f"--input-shape is given twice for {which}; give it once")
         shapes[name] = _parsed(shape)
     return shapes
 
 
 def _parsed(text: str) -> Shape:
+    given = shortened(text, 60)
     try:
         shape = tuple(int(extent) for extent in text.split(","))
     except ValueError:
         shape = (0,)
     if min(shape) < 1:
-        raise BitqError(f"--input-shape {text!r} must be whole numbers above 0, such as 1,3,224,224")
+        raise BitqError(f"--input-shape {given!r} must be whole numbers above 0, such as 1,3,224,224")
+    if len(shape) > MOST_AXES:
+        raise BitqError(f"--input-shape {given!r} has {len(shape)} axes; it must have at most {MOST_AXES}")
     if prod(shape) > MOST_ELEMENTS:
-        raise BitqError(f"--input-shape {text!r} has over {MOST_ELEMENTS} elements; it must have fewer")
+        raise BitqError(f"--input-shape {given!r} has over {MOST_ELEMENTS} elements; it must have fewer")
     return shape

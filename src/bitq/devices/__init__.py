@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, shortened
+from bitq.outside import read_outside
+from bitq.validation import told
 
-MAX_FILE_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 16
+MOST_PJ_PER_BIT = 1e9
+"""A millijoule for a bit: more than the most wasteful radio takes."""
+
+LEAST_CAPACITY_BYTES, MOST_CAPACITY_BYTES = 1, 1e18
+LONGEST_LINE, LONGEST_TEXT = 200, 2000
+"""Characters of a title, and of what may take several lines."""
+
+# A key of many parts takes tomllib time that grows with the square of their number; a device file's have two at most.
+_DEEP_KEY = re.compile(
+    r"""(?:^|[\[{,])[ \t]*(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){8}""", re.MULTILINE | re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -57,21 +73,40 @@ class Device:
         return tuple(zip(self.memories[-2::-1], self.memories[:0:-1], strict=True))
 
 
+def _one_line(text: str) -> str:
+    """Refuses what a terminal might obey: all but letters, signs and spaces."""
+    for character in text:
+        if not (character.isprintable() or unicodedata.category(character) == "Zs"):
+            raise ValueError(f"a control character ({character.encode('unicode_escape').decode()}) must not be in it")
+    return text
+
+
+def _lines(text: str) -> str:
+    """Refuses control characters but ends of lines and tabs."""
+    for line in text.expandtabs().split("\n"):
+        _one_line(line)
+    return text
+
+
+_Line = Annotated[str, Field(max_length=LONGEST_LINE), AfterValidator(_one_line)]
+_Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_lines)]
+
+
 class _MemoryFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    name: Annotated[str, Field(min_length=1, max_length=40)]
-    capacity_bytes: Annotated[float, Field(gt=0, le=1e18)] | None = None
+    name: Annotated[_Line, Field(min_length=1, max_length=40)]
+    capacity_bytes: Annotated[float, Field(ge=LEAST_CAPACITY_BYTES, le=MOST_CAPACITY_BYTES)] | None = None
     double_buffered: bool = False
-    energy_pj_per_bit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    source: Annotated[str, Field(min_length=1)]
+    energy_pj_per_bit: Annotated[float, Field(ge=0, le=MOST_PJ_PER_BIT)] = 0.0
+    source: Annotated[_Text, Field(min_length=1)]
 
 
 class _DeviceFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     schema_version: Annotated[int, Field(ge=1, le=1)]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=40)]
-    title: str
-    description: str = ""
+    title: _Line
+    description: _Text = ""
     partial_sum_bits: Annotated[float, Field(gt=0, le=128)] | None = None
     memories: Annotated[list[_MemoryFile], Field(min_length=2, max_length=8)]
 
@@ -90,25 +125,28 @@ def load_device(name_or_path: str | Path) -> Device:
     """
     if str(name_or_path) in device_names():
         return _parse(files(__name__).joinpath(f"{name_or_path}.toml").read_bytes(), str(name_or_path))
-    path = Path(name_or_path)
-    if not path.is_file():
-        known = ", ".join(device_names())
-        raise BitqError(f"no device {str(name_or_path)!r}: give {known}, or the path of a device file (TOML)")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise BitqError(f"device file {path} is larger than {MAX_FILE_BYTES} bytes; it should be short")
-    return _parse(path.read_bytes(), str(path))
+    path, there = Path(name_or_path), False
+    with suppress(OSError):  # no file has so long a name
+        there = path.exists() and not path.is_dir()
+    if not there:
+        known, given = ", ".join(device_names()), shortened(str(name_or_path), 60)
+        raise BitqError(f"no device {given!r}: give {known}, or the path of a device file (TOML)")
+    return _parse(read_outside(path, MAX_FILE_BYTES, "a device file (TOML)"), str(path))
 
 
 def _parse(content: bytes, where: str) -> Device:
     try:
         text = content.decode("utf-8")
-        entry = _DeviceFile.model_validate(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BitqError(f"device file {where} is not TOML: {error}") from None
+        entry = _DeviceFile.model_validate(_document(text))
+    except UnicodeDecodeError as error:
+        raise BitqError(f"device file {where} is not TOML: its byte {error.start + 1} is no UTF-8 text") from None
+    except RecursionError:
+        raise BitqError(f"device file {where} nests brackets too deep; memories and their entries need few") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BitqError(f"device file {where}{_line(text, first['loc'])}: {place}: {first['msg']}") from None
+        raise BitqError(f"device file {where}{_line(text, error.errors()[0]['loc'])}: {told(error)}") from None
+    except ValueError as error:  # tomllib's own, or Python's of a number of thousands of digits
+        reason = shortened(str(error), 120) if isinstance(error, tomllib.TOMLDecodeError) else "a number is too long"
+        raise BitqError(f"device file {where} is not TOML: {reason}") from None
     wrong = _contradiction(entry.memories)
     if wrong is not None:
         at, what = wrong
@@ -120,6 +158,14 @@ def _parse(content: bytes, where: str) -> Device:
         memories=tuple(map(_memory, entry.memories)),
         partial_sum_bits=entry.partial_sum_bits or 0.0,
     )
+
+
+def _document(text: str) -> dict[str, object]:
+    """What the TOML says, in time that grows with its length alone."""
+    if deep := _DEEP_KEY.search(text):
+        line = text.count("\n", 0, deep.end()) + 1
+        raise tomllib.TOMLDecodeError(f"a key has too many parts (at line {line})")
+    return tomllib.loads(text)
 
 
 def _contradiction(memories: list[_MemoryFile]) -> tuple[tuple[int, str], str] | None:
@@ -147,7 +193,7 @@ def _memory(entry: _MemoryFile) -> Memory:
 
 def _line(text: str, place: tuple[int | str, ...]) -> str:
     """The line (", line 7") of the entry that `place` names or of the memory that lacks it, "" if unclear."""
-    lines = text.splitlines()
+    lines = text.split("\n")
     start, end = 0, len(lines)
     if place[:1] == ("memories",) and len(place) > 1:
         starts = [number for number, line in enumerate(lines) if line.lstrip().startswith("[[memories]]")]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitq.devices import Device
-from bitq.errors import BitqError
+from bitq.errors import BitqError, shortened
 from bitq.formats import TensorFormats
 from bitq.layers import Layer
 from bitq.movement.bound import compulsory
@@ -192,7 +192,8 @@ def _place(device: Device, memory: str | None) -> int:
     if memory is None:
         return len(names) - 1
     if memory not in names:
-        raise BitqError(f"device {device.name} has no memory {memory!r} of limited size; give {', '.join(names)}")
+        given = shortened(memory, 60)
+        raise BitqError(f"device {device.name} has no memory {given!r} of limited size; give {', '.join(names)}")
     return names.index(memory)
 
 

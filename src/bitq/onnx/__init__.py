@@ -9,6 +9,10 @@ from pathlib import Path
 from bitq.errors import BitqError
 from bitq.layers import Layer
 
+LEAST_SECONDS, NODES_PER_SECOND = 10, 2500
+MEMORY_BYTES = 1 << 30
+"""What inferring shapes may take."""
+
 
 @dataclass(frozen=True)
 class OnnxNetwork:
@@ -40,8 +44,21 @@ def load_onnx(path: Path, input_shape: Sequence[int] | Mapping[str, Sequence[int
         import onnx  # noqa: F401
     except ModuleNotFoundError as error:
         raise BitqError(f"reading {path} needs the package {error.name}; install 'bitq[onnx]'") from error
-    from bitq.onnx.graph import read_graph
+    from bitq.onnx.apart import Died, apart
+    from bitq.onnx.graph import graph_of, read_model
     from bitq.onnx.products import layers
 
-    graph = read_graph(path, input_shape)
-    return OnnxNetwork(graph.input_shape, layers(graph))
+    model = read_model(path)
+
+    def network() -> OnnxNetwork:
+        graph = graph_of(model, path, input_shape)
+        return OnnxNetwork(graph.input_shape, layers(graph))
+
+    seconds = LEAST_SECONDS + len(model.graph.node) // NODES_PER_SECOND
+    try:
+        return apart(network, seconds, MEMORY_BYTES)
+    except Died as error:
+        raise BitqError(
+            f"{path}: inferring the shapes of its tensors ends in a crash of ONNX's own code, or would take over "
+            f"{seconds} s or {MEMORY_BYTES >> 30} GiB; look at it with onnx.checker"
+        ) from error

@@ -14,10 +14,10 @@ from onnx.helper import get_attribute_value
 from bitq import geometry
 from bitq.errors import BitqError
 from bitq.layers import Layer, unique_name
-from bitq.onnx.graph import Graph, nodes_within
+from bitq.onnx.checks import nodes_within, shown, told
+from bitq.onnx.graph import Graph
 from bitq.onnx.shapes import Shape
 
-MOST_ELEMENTS = 10**12  # of one tensor
 # Operators that multiply inside: none of them may be missed in silence.
 _PRODUCT = re.compile(r"Conv(?!ert)|Gemm|MatMul|Einsum|Attention|RNN|LSTM|GRU|MoE")
 _UNSAFE = re.compile(r"[^\w./:#-]")  # in a name that a terminal shows
@@ -37,47 +37,37 @@ class _Node:
         if shape is None:
             raise BitqError(self._unknown(name))
         if not prod(shape):
-            raise BitqError(f"{self} has {name!r} of {' x '.join(map(str, shape))} elements; it must have some")
-        if prod(shape) > MOST_ELEMENTS:
-            raise BitqError(f"{self} has {name!r} of over {MOST_ELEMENTS} elements; it must have fewer")
+            sizes = " x ".join(map(str, shape))
+            raise BitqError(f"{self} has {shown(name)} of {sizes} elements; it must have some")
         return shape
 
     def _unknown(self, name: str) -> str:
         """Why the shape of one of its tensors is not known: the operator from which on it is not."""
         producers = {result: node for node in self.graph.nodes for result in node.output}
-        lost = [name]  # each of them because of the next
-        while lost[-1] in producers:
-            unknown = (each for each in producers[lost[-1]].input if each and each not in self.graph.shapes)
+        lost = {name}  # each of them because of the next
+        while name in producers:
+            unknown = (each for each in producers[name].input if each and each not in self.graph.shapes)
             before = next((each for each in unknown if each not in lost), None)
             if before is None:
-                source = _Node(self.graph, producers[lost[-1]])
                 return (
-                    f"{source} computes {lost[-1]!r}, whose shape does not follow from the file but is needed for "
-                    f"{_told(self.proto)}; write that shape into its value_info"
+                    f"{self.graph.path}: {told(producers[name])} computes {shown(name)}, whose shape does not follow "
+                    f"from the file but is needed for {told(self.proto)}; write that shape into its value_info"
                 )
-            lost.append(before)
-        return f"{self} has {lost[-1]!r}, whose shape does not follow from the file; write it into its value_info"
+            lost.add(before)
+            name = before
+        return f"{self} has {shown(name)}, whose shape does not follow from the file; write it into its value_info"
 
     def is_activation(self, name: str) -> bool:
         """Whether values of the tensor depend on an input of the network."""
         return name in self.graph.activations
 
     def __str__(self) -> str:
-        return f"{self.graph.path}: {_told(self.proto)}"
+        return f"{self.graph.path}: {told(self.proto)}"
 
     @property
     def name(self) -> str:
         """Its own name, or else that of its result; safe to show."""
-        return _safe_name(self.proto)
-
-
-def _safe_name(node: onnx.NodeProto) -> str:
-    return _UNSAFE.sub("_", node.name or "".join(node.output[:1]))
-
-
-def _told(node: onnx.NodeProto) -> str:
-    """A node, for messages."""
-    return f"node {_safe_name(node)!r} ({node.op_type})"
+        return _UNSAFE.sub("_", self.proto.name or "".join(self.proto.output[:1]))
 
 
 def layers(graph: Graph) -> tuple[Layer, ...]:
@@ -96,7 +86,10 @@ def layers(graph: Graph) -> tuple[Layer, ...]:
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             if isinstance(error, BitqError):
                 raise
-            raise BitqError(f"{graph.path}: node {proto.name!r} ({proto.op_type}) is malformed: {error}") from error
+            raise BitqError(
+                f"{graph.path}: {told(proto)} is malformed: its attributes and the shapes of its tensors do not belong "
+                "together"
+            ) from error
         if loops is not None:
             name = unique_name(node.name, found)
             found[name] = Layer(name=name, **loops)

@@ -9,6 +9,7 @@ the model are not opened.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from math import prod
@@ -20,13 +21,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, printable, shortened
+from bitq.onnx.checks import MOST_FOLLOWED, check_elements, shown, told
 
 Shape = tuple[int, ...]
 Dimension = int | str | None  # a size, the name of an open one, or neither
-
-MOST_ELEMENTS = 1024
-"""Of a tensor whose values are followed; larger ones hold weights, not what shapes follow from."""
 
 _FOLLOWED = {  # GatherElements is not among them: its reference counts down from an index out of range
     "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Expand",
@@ -35,6 +34,10 @@ _FOLLOWED = {  # GatherElements is not among them: its reference counts down fro
     "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tile", "Transpose", "Unsqueeze", "Where", "Xor",
 }
 _STANDARD = ("", "ai.onnx")
+_JARGON = (
+    r"\[\w*Error\]", r"\(op_type:.*?, node name:.*?\):?", r"Shape inference error\(s\):", r"Inference error\(s\):",
+    r"\S*\.(?:cc|h|cpp):\d+:?", r"\b(?:\w+::)+\w+:?", r"==> Context:.*", r"^\w+: ?\[",
+)
 
 Values = dict[str, NDArray[Any]]
 Types = dict[str, onnx.TypeProto]
@@ -69,8 +72,21 @@ def known_shapes(model: onnx.ModelProto, path: Path) -> dict[str, Shape]:
             types.update(_inferred(node, types, values, opsets, path))
         for name, value in _results(node, types, values, opsets).items():
             _note(values, name, value)
-    shapes = {name: _shape(tensor) for name, tensor in types.items()}
-    return {name: shape for name, shape in shapes.items() if shape is not None}
+    found = {name: _shape(tensor) for name, tensor in types.items()}
+    shapes = {name: shape for name, shape in found.items() if shape is not None}
+    for name, shape in shapes.items():
+        check_elements(shape, f"{path}: tensor {shown(name)}")
+    return shapes
+
+
+def misfit(error: Exception) -> str:
+    """What ONNX's own code says is wrong, without the names of its parts."""
+    text = " ".join(printable(str(error)).split())
+    node = re.search(r"\(op_type:\s*(.*?), node name:\s*(.*?)\):", text)
+    for pattern in _JARGON:
+        text = re.sub(pattern, " ", text)
+    where = f"at node {shown(node[2])} ({shortened(node[1], 40)}): " if node and node[2] else ""
+    return where + shortened(" ".join(text.split()).strip(" :.") or "ONNX does not say why", 200)
 
 
 def _shape(tensor: onnx.TypeProto | None) -> Shape | None:
@@ -80,14 +96,14 @@ def _shape(tensor: onnx.TypeProto | None) -> Shape | None:
 
 
 def _note(values: Values, name: str, value: NDArray[Any] | None) -> None:
-    if value is not None and value.size <= MOST_ELEMENTS and value.dtype.kind in "biuf":
+    if value is not None and value.size <= MOST_FOLLOWED and value.dtype.kind in "biuf":
         values[name] = value
 
 
 def _value(tensor: onnx.TensorProto) -> NDArray[Any] | None:
     """The values of a small tensor that the file itself holds."""
     outside = tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data
-    if outside or prod(tensor.dims) > MOST_ELEMENTS:
+    if outside or prod(tensor.dims) > MOST_FOLLOWED:
         return None
     with suppress(Exception):  # whatever a decoder of untrusted bytes runs into
         return np.asarray(numpy_helper.to_array(tensor))
@@ -111,9 +127,10 @@ def _inferred(
         return onnx.shape_inference.infer_node_outputs(
             schema, node, {name: types[name] for name in used}, data, opset_imports=imports
         )
+    except MemoryError:
+        raise
     except Exception as error:  # whatever checks of untrusted nodes run into
-        reason = " ".join(str(error).split())[:300]
-        raise BitqError(f"{path}: the shapes do not fit together: node {node.name!r}: {reason}") from error
+        raise BitqError(f"{path}: the shapes do not fit together: {told(node)}: {misfit(error)}") from error
 
 
 def _results(node: onnx.NodeProto, types: Types, values: Values, opsets: Mapping[str, int]) -> Values:
@@ -130,7 +147,7 @@ def _results(node: onnx.NodeProto, types: Types, values: Values, opsets: Mapping
         return {}
     outputs = [name for name in node.output if name]
     shapes = [_shape(types.get(name)) for name in outputs]
-    if any(shape is None or prod(shape) > MOST_ELEMENTS for shape in shapes):
+    if any(shape is None or prod(shape) > MOST_FOLLOWED for shape in shapes):
         return {}
     return _computed(node, outputs, {name: values[name] for name in node.input if name}, opsets)
 

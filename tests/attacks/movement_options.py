@@ -1,0 +1,25 @@
+"""By the door of the options of commands that count movement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attacks import attack
+
+DIGITS = "9" * 5000
+
+
+@attack(f"movement demo --device eyeriss --formats 8:e3:b{DIGITS}", "block format '8:e3:b9.* must read BITS:")
+@attack("movement demo --device eyeriss --formats -8:e3:b16", "block format '-8:e3:b16' must read")
+@attack("movement demo --device eyeriss --formats ８:e3:b16", "block format .* must read")
+@attack(f"movement demo --device eyeriss --formats {DIGITS}", "formats '9.*' are neither such as 8:e3:b16 nor")
+@attack("movement demo --device eyeriss --formats mxint\\x1b[2J:", "block format .* must read")
+@attack(f"buffer demo --formats 8:e9999:b{DIGITS}", "block format .* must read")
+@attack(f"buffer demo --from {DIGITS}", "--from '9.*' must be a size")
+@attack(f"buffer demo --memory {DIGITS}", "has no memory '9.*' of limited size; give registers")
+@attack(f"movement {DIGITS} --device eyeriss", "no network '9.*': give demo")
+@attack(f"movement demo --device eyeriss --input-shape 1,1,28,{DIGITS}", "must be whole numbers above 0")
+@attack(f"movement demo --device eyeriss --input-shape {DIGITS}=1,2", "which only ONNX files have")
+@attack("movement demo --device eyeriss --input-shape 1" + ",1" * 2500, "has 2501 axes; it must have at most 16")
+def text(folder: Path) -> None:
+    """Numbers where texts stand, and more digits than any number has."""
