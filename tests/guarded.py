@@ -298,12 +298,20 @@ def engine_of(library, sources):
 
     class Interface:
         new = staticmethod(declared.new_allocator(allocate, lambda at: held.pop(at).free()))
+        def_extern = staticmethod(lambda **options: lambda function: function)
 
         def __getattr__(self, name):
             return getattr(declared, name)
 
+    class Library:
+        own = declared.dlopen(library)
+        bitq_ask = declared.callback("int(void)", lambda: 0)
+
+        def __getattr__(self, name):
+            return getattr(self.own, name)
+
     engine = ModuleType("bitq.movement._engine")
-    engine.__file__, engine.ffi, engine.lib = library, Interface(), declared.dlopen(library)
+    engine.__file__, engine.ffi, engine.lib = library, Interface(), Library()
     return engine
 
 

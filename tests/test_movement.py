@@ -4,7 +4,10 @@ import csv
 import math
 import os
 import re
+import signal
+import time
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -27,13 +30,21 @@ from bitq.movement import (
     simulate,
     traffic,
 )
-from bitq.movement.expression import split, whole
+from bitq.movement import optimum as optimum_module
+from bitq.movement.asking import heard
+from bitq.movement.axis import Axis, axis_tiles
+from bitq.movement.expression import MOST_PARTS, split, whole
 from bitq.movement.network import traffic_bits
 from bitq.movement.widths import widths as widths_of
 from movement_twins import all_tilings, count_elements, least_bits, simulate_parts
 from strategies import few_loops, layers, one_axis, table, tilings, widths
 
 ORACLE = "BITQ_MOVEMENT_ORACLE"
+
+LONG = Layer("long", K=4, C=4, Q=2_000_000, S=5, padding=(0, 2), input_size=(1, 2_000_000))
+"""Takes a minute to tile."""
+
+FLOAT = Widths(32.0, 32.0, 32.0)
 
 
 @given(st.data())
@@ -359,3 +370,81 @@ def test_widths_follow_the_formats_of_the_tensors():
     assert widths_of(layer, TensorFormats(weight=fmt)) == Widths(32.0, 32.0, both.weight)
     product = Layer("attention", K=40, C=17, weight_is_parameter=False)
     assert widths_of(product, TensorFormats(fmt, fmt, fmt)) == Widths(32.0, 32.0, 32.0)
+
+
+def test_widths_of_too_many_tilings_are_solved_in_pieces(monkeypatch):
+    layer = Layer("pieces", N=4, K=24, C=24, P=14, Q=14, R=3, S=3, padding=(1, 1), input_size=(14, 14))
+    rows = np.array(list(product((2.0, 4.5, 8.0, 31.0), repeat=3)))
+    bits, chosen, optima = optimal_tilings(layer, rows, 20_000.0)
+    monkeypatch.setattr(optimum_module, "MOST_CANDIDATES", 2000)
+    pieces, solve = [], optimum_module._solve_by_halves
+    monkeypatch.setattr(optimum_module, "_solve_by_halves", lambda *args: pieces.append(1) or solve(*args))
+    again, chosen_again, optima_again = optimal_tilings(layer, rows, 20_000.0)
+    assert pieces
+    assert np.array_equal(bits, again)
+    assert [optima[i].tiling for i in chosen] == [optima_again[i].tiling for i in chosen_again]
+    assert len(optima) == len(optima_again)
+    monkeypatch.setattr(optimum_module, "MOST_CANDIDATES", -1)
+    with pytest.raises(BitqError, match=r"layer 'pieces' has over -1 tilings to compare, which take .* smaller input"):
+        optimal_tilings(layer, np.ones((2, 3)), 1e4)
+
+
+def test_a_long_axis_with_padding_is_tiled_soon():
+    """Tiles at its ends, whose first row is padding, are not looked through."""
+    start = time.process_time()
+    tiles = axis_tiles(Axis(out=20_011, taps=5, stride=1, dilation=1, padding=2, size=20_011, spread=1))
+    assert time.process_time() - start < 0.8  # it took 6 seconds
+    assert tiles[len(tiles) - 1].kept[0] == 20_011
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (replace(LONG, Q=20_000_000, input_size=(1, 20_000_000)), "an axis of 20000000 outputs.* 1.6 GiB to tile"),
+        (Layer("flat", Q=1, S=1, input_size=(1, 10**12)), "an axis of 1 outputs, 1 taps and 10{12} inputs takes 7450"),
+        (Layer("all", N=10**6, K=10**6, C=10**6), "layer 'all' has 1e.18 multiply-accumulates, more than"),
+        (Layer("many", N=10**5, C=10**5, P=200, Q=200, R=3, S=3), "layer 'many' has .* combinations of tile sizes"),
+    ],
+)
+def test_what_takes_too_much_is_refused_before_it_starts(layer, reason):
+    start = time.process_time()
+    with pytest.raises(BitqError, match=reason):
+        optimize(layer, FLOAT, 1e6)
+    assert time.process_time() - start < 1
+
+
+def test_a_loop_of_more_parts_than_can_be_looked_at_is_refused():
+    layer = Layer("long", K=MOST_PARTS + 1)
+    tiling = Tiling((), dict.fromkeys(LOOPS, 1))
+    with pytest.raises(BitqError, match=f"loop K of {MOST_PARTS + 1} iterations is cut into {MOST_PARTS + 1} tiles"):
+        split(whole(layer), tiling)
+    assert len(split(whole(replace(layer, K=1000)), tiling)["K"]) == 1000
+
+
+def test_long_work_is_heard_of_and_ends_where_nobody_wants_it():
+    def leave():
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyError("enough")
+
+    calls = []
+    with pytest.raises(KeyError, match="enough"), heard(leave):
+        optimize(LONG, FLOAT, 1e5)
+    assert len(calls) == 2
+    optimize(Layer("short", K=2), FLOAT, 1e5)  # nothing of it is left
+
+
+def test_a_signal_ends_long_work():
+    def handle(*_):
+        raise InterruptedError("now")
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        start = time.process_time()
+        with pytest.raises(InterruptedError, match="now"):
+            optimize(replace(LONG, K=5), FLOAT, 1e5)
+        assert time.process_time() - start < 3
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

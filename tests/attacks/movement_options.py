@@ -23,3 +23,15 @@ DIGITS = "9" * 5000
 @attack("movement demo --device eyeriss --input-shape 1" + ",1" * 2500, "has 2501 axes; it must have at most 16")
 def text(folder: Path) -> None:
     """Numbers where texts stand, and more digits than any number has."""
+
+
+@attack("movement demo --device stm32f103c8 --input-shape 1,1,2,30000000", "takes .* GiB to tile, more than 0.5")
+@attack("movement demo --device eyeriss --input-shape 1,1,1,1000000000000", "takes .* GiB to tile, more than 0.5")
+@attack("buffer demo --input-shape 1,1,2,30000000", "takes .* GiB to tile, more than 0.5")
+@attack("movement resnet18 --device eyeriss --input-shape 1,3,1,300000000000", "takes .* GiB to tile, more than 0.5")
+@attack("movement demo --device stm32f103c8 --input-shape 1,1,2,100000", "", code=0)
+@attack("movement wide:net --device eyeriss --input-shape 1000000,1000000", "1e\\+18 multiply-accumulates, more than")
+def shapes(folder: Path) -> None:
+    """Images of a thousand million columns, and more products than can be counted."""
+    text = "import torch\n\ndef net():\n    return torch.nn.Linear(1000000, 1000000, device='meta')\n"
+    (folder / "wide.py").write_text(text)

@@ -9,6 +9,7 @@ HEADER = (HERE / "engine.h").read_text(encoding="utf-8")
 
 ffi = FFI()
 ffi.cdef(HEADER)
+ffi.cdef('extern "Python" int bitq_ask(void);')  # what Python answers, see bitq.movement.asking
 ffi.set_source(
     "bitq.movement._engine",
     f"#include <stdint.h>\n{HEADER}",

@@ -30,6 +30,23 @@ static int64_t shared(const axis *x, interval a, interval b) {
     return rows_in(x, both);
 }
 
+/* The least output of p0..p1-1 whose place with tap r is stored and not below 0, or the largest whose place is stored and
+ * not beyond the last; p1 or p0 - 1 if there is none. Places of one tap are an arithmetic progression, of which every
+ * period-th may be stored, period <= spread: so few are looked at, however long the axis. */
+static int64_t first_stored(const axis *x, int64_t p0, int64_t p1, int64_t r) {
+    int64_t low = place_of(x, 0, r), p = low >= 0 ? p0 : most(p0, ceil_div(-low, x->stride));
+    for (int64_t end = least(p1, p + x->spread); p < end && place_of(x, p, r) < x->places; p++)
+        if (stored(x, place_of(x, p, r))) return p;
+    return p1;
+}
+
+static int64_t last_stored(const axis *x, int64_t p0, int64_t p1, int64_t r) {
+    int64_t room = x->places - 1 - place_of(x, 0, r), p = room < 0 ? p0 - 1 : least(p1 - 1, room / x->stride);
+    for (int64_t end = most(p0, p - x->spread + 1); p >= end && place_of(x, p, r) >= 0; p--)
+        if (stored(x, place_of(x, p, r))) return p;
+    return p0 - 1;
+}
+
 /* First and last stored place among outputs p0..p1-1 and taps r0..r1-1. The extreme corners answer unless padding or
  * spreading hides them. */
 static interval used(const axis *x, int64_t p0, int64_t p1, int64_t r0, int64_t r1) {
@@ -38,13 +55,12 @@ static interval used(const axis *x, int64_t p0, int64_t p1, int64_t r0, int64_t 
     if (first && last) return v;
     if (!first) v.first = INT64_MAX;
     if (!last) v.last = -1;
-    for (int64_t p = p0; p < p1; p++)
-        for (int64_t r = r0; r < r1; r++) {
-            int64_t place = place_of(x, p, r);
-            if (!stored(x, place)) continue;
-            if (!first) v.first = least(v.first, place);
-            if (!last) v.last = most(v.last, place);
-        }
+    for (int64_t r = r0; r < r1; r++) {
+        int64_t p = first ? p1 : first_stored(x, p0, p1, r);
+        if (p < p1) v.first = least(v.first, place_of(x, p, r));
+        p = last ? p0 - 1 : last_stored(x, p0, p1, r);
+        if (p >= p0) v.last = most(v.last, place_of(x, p, r));
+    }
     if (v.first > v.last) v.first = 1, v.last = 0;
     return v;
 }
@@ -88,7 +104,7 @@ static int dominates(const bitq_axis_tile *a, const bitq_axis_tile *b) {
 
 static int find_existing(axis *x) {
     x->below = calloc((size_t)x->places + 1, sizeof *x->below);
-    if (!x->below) return -1;
+    if (!x->below) return BITQ_NO_MEMORY;
     for (int64_t p = 0; p < x->out; p++)
         for (int64_t r = 0; r < x->taps; r++)
             if (stored(x, place_of(x, p, r))) x->below[place_of(x, p, r) + 1] = 1;
@@ -106,15 +122,17 @@ int bitq_axis_sums(int64_t out, int64_t taps, int64_t stride, int64_t dilation, 
     if (!failed) sum_tiles(&x, tile, tiles);
     free(tiles);
     free(x.below);
-    return failed ? -1 : 0;
+    return failed ? BITQ_NO_MEMORY : 0;
 }
 
 int64_t bitq_axis_tiles(int64_t out, int64_t taps, int64_t stride, int64_t dilation, int64_t padding, int64_t size,
-                        int64_t spread, bitq_axis_tile *result, int64_t room) {
+                        int64_t spread, bitq_axis_tile *result, int64_t room, bitq_unwanted unwanted) {
+    enum { LOOKS = 1 << 20 /* at tiles between two questions */ };
+    int64_t looks = 0;
     axis x = {out, taps, stride, dilation, padding, size, spread, NULL, size > 0 ? (size - 1) * spread + 1 : 0};
     int64_t count = find_existing(&x);
     interval *tiles = malloc((size_t)out * (size_t)taps * sizeof *tiles);
-    if (!tiles) count = -1;
+    if (!tiles) count = BITQ_NO_MEMORY;
     if (count == 0) {
         bitq_axis_tile *group = NULL;
         int64_t group_room = 0;
@@ -123,8 +141,15 @@ int64_t bitq_axis_tiles(int64_t out, int64_t taps, int64_t stride, int64_t dilat
             for (int64_t r_low = 1; r_low <= taps && count >= 0;) {
                 int64_t trips_tap = ceil_div(taps, r_low), r_high = trips_tap == 1 ? taps : (taps - 1) / (trips_tap - 1);
                 int64_t members = 0;
-                for (int64_t p = p_low; p <= p_high; p++)
+                for (int64_t p = p_low; p <= p_high && count >= 0; p++)
                     for (int64_t r = r_low; r <= r_high; r++) {
+                        if ((looks += trips_out * trips_tap + members) >= LOOKS) {
+                            looks = 0;
+                            if (unwanted && unwanted()) {
+                                count = BITQ_GIVEN_UP;
+                                break;
+                            }
+                        }
                         bitq_axis_tile t = {p, r, trips_out, trips_tap, 0, {0}};
                         sum_tiles(&x, &t, tiles);
                         int beaten = 0;
@@ -134,7 +159,7 @@ int64_t bitq_axis_tiles(int64_t out, int64_t taps, int64_t stride, int64_t dilat
                             group_room = 2 * group_room + 8;
                             bitq_axis_tile *more = realloc(group, (size_t)group_room * sizeof *group);
                             if (!more) {
-                                count = -1;
+                                count = BITQ_NO_MEMORY;
                                 break;
                             }
                             group = more;

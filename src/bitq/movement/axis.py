@@ -6,8 +6,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from bitq.errors import BitqError
 from bitq.layers import Layer
 from bitq.movement._engine import ffi, lib
+from bitq.movement.asking import UNWANTED, checked
+
+MOST_BYTES = 1 << 29
+"""Of the rows and tiles of one axis, which the engine makes lists of."""
 
 OUTER, CURRENT, INNER = range(3)
 """Where a loop stands when some loop of the nest advances: outside of it, that loop itself, inside of it."""
@@ -54,14 +59,13 @@ def axis_tiles(axis: Axis) -> Any:
     """All tile pairs of an axis worth trying, an array of the engine's `bitq_axis_tile`.
 
     Raises:
-        MemoryError: an axis too long for this machine.
+        BitqError: an axis that is too long.
     """
+    _check_length(axis)
     room = 4096
     while True:
         tiles = ffi.new("bitq_axis_tile[]", room)
-        count = lib.bitq_axis_tiles(*_geometry(axis), tiles, room)
-        if count < 0:
-            raise MemoryError(f"an axis of {axis.out} outputs has too many tiles for this machine's memory")
+        count = checked(lib.bitq_axis_tiles(*_geometry(axis), tiles, room, UNWANTED), f"an axis of {axis.out} outputs")
         if count <= room:
             return ffi.new("bitq_axis_tile[]", [tiles[i] for i in range(count)])
         room = count
@@ -86,10 +90,20 @@ def largest_rows(axis: Axis, tile_out: int, tile_tap: int) -> int:
 
 
 def _summed(axis: Axis, tile_out: int, tile_tap: int) -> Any:
+    _check_length(axis)
     tile = ffi.new("bitq_axis_tile *", {"tile_out": tile_out, "tile_tap": tile_tap})
-    if lib.bitq_axis_sums(*_geometry(axis), tile):
-        raise MemoryError(f"an axis of {axis.out} outputs has too many tiles for this machine's memory")
+    checked(lib.bitq_axis_sums(*_geometry(axis), tile), f"an axis of {axis.out} outputs")
     return tile
+
+
+def _check_length(axis: Axis) -> None:
+    """Refuse an axis for which the engine's lists, an interval for each tile and a count for each row, are too long."""
+    needed = axis.out * axis.taps * ffi.sizeof("int64_t[2]") + (axis.size * axis.spread + 1) * ffi.sizeof("int64_t")
+    if needed > MOST_BYTES:
+        raise BitqError(
+            f"an axis of {axis.out} outputs, {axis.taps} taps and {axis.size} inputs takes {needed / 2**30:.1f} GiB to "
+            f"tile, more than {MOST_BYTES / 2**30:.1f} GiB; give a smaller input shape"
+        )
 
 
 def _geometry(axis: Axis) -> tuple[int, ...]:

@@ -87,17 +87,6 @@ static int members_of(int64_t loops) {
     return set;
 }
 
-static int append(bitq_candidates *l, const bitq_candidate *c) {
-    if (l->count == l->room) {
-        int64_t room = 2 * l->room + 1024;
-        bitq_candidate *items = realloc(l->items, (size_t)room * sizeof *items);
-        if (!items) return -1;
-        l->items = items, l->room = room;
-    }
-    l->items[l->count++] = *c;
-    return 0;
-}
-
 /* The box of widths that is asked for, and what no candidate may exceed at its lowest corner to be of use: the least
  * traffic at the highest corner of one that fits everywhere. inputs: elements that every tiling reads. */
 typedef struct {
@@ -107,7 +96,7 @@ typedef struct {
 
 /* Append what one tile vector can do: for every set of loops run innermost to keep the weights or the outputs in place,
  * the order that reads the fewest inputs. Dominated ones are left out. */
-static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candidate base, box *asked, bitq_candidates *out) {
+static void append_orders(const bitq_problem *x, const tile_vector *t, bitq_candidate base, box *asked, bitq_candidates *out) {
     static const int KEEPS_WEIGHT[3] = {LOOP_N, LOOP_P, LOOP_Q}, KEEPS_OUTPUT[3] = {LOOP_C, LOOP_R, LOOP_S};
     double groups = (double)x->groups, all[2] = {1, 1};
     double weights = (double)(x->K * x->C) * (double)(x->R * x->S), outputs = (double)(x->N * x->K) * (double)(x->P * x->Q);
@@ -118,7 +107,7 @@ static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candi
     bitq_candidate weights_stay = {.input = asked->inputs, .weight = groups * weights}, outputs_stay = weights_stay;
     weights_stay.output = groups * outputs * (2 * all[1] - 1);
     outputs_stay.weight = groups * weights * all[0], outputs_stay.output = groups * outputs;
-    if (bitq_bits_of(asked->low, &weights_stay) > asked->most && bitq_bits_of(asked->low, &outputs_stay) > asked->most) return 0;
+    if (bitq_bits_of(asked->low, &weights_stay) > asked->most && bitq_bits_of(asked->low, &outputs_stay) > asked->most) return;
 
     lattice l;
     solve_lattice(x, t, &l);
@@ -153,21 +142,22 @@ static int append_orders(const bitq_problem *x, const tile_vector *t, bitq_candi
                 const bitq_candidate *o = &out->items[i];
                 beaten = o->input <= c.input && o->weight <= c.weight && o->output <= c.output;
             }
-            if (!beaten && append(out, &c)) return -1;
+            if (!beaten) out->items[out->count++] = c;
             double most = bitq_bits_of(asked->high, &c);
             if (fits_everywhere && most < asked->most) asked->most = most;
         }
     }
-    return 0;
 }
 
 typedef struct {
     int64_t *sizes, count;
 } sizes;
 
-/* The smallest tile of each number of trips, largest first. */
+/* The smallest tile of each number of trips, largest first: trips up to the root of the extent, and sizes up to it. */
 static sizes sizes_of(int64_t extent) {
-    sizes s = {malloc((size_t)extent * sizeof(int64_t)), 0};
+    int64_t room = 1;
+    while (room < extent / room + 1) room++;
+    sizes s = {malloc((size_t)(2 * room + 1) * sizeof(int64_t)), 0};
     if (s.sizes)
         for (int64_t trips = 1; trips <= extent;) {
             int64_t size = ceil_div(extent, trips);
@@ -177,14 +167,35 @@ static sizes sizes_of(int64_t extent) {
     return s;
 }
 
+enum { ORDERS = 15 /* at most, that one tile vector appends */ };
+
+/* Make room for what one more tile vector appends. Before the list grows, those that the box has outrun meanwhile are
+ * dropped: no triple chooses them. */
+static int make_room(bitq_candidates *l, const box *asked, int64_t most) {
+    int64_t left = 0, room = 2 * l->room + 1024;
+    if (l->count + ORDERS <= l->room) return 0;
+    for (int64_t i = 0; i < l->count; i++)
+        if (!(bitq_bits_of(asked->low, &l->items[i]) > asked->most)) l->items[left++] = l->items[i];
+    l->count = left;
+    if (2 * left + ORDERS <= l->room) return 0;
+    if (left > most) return BITQ_TOO_MANY;
+    bitq_candidate *items = realloc(l->items, (size_t)room * sizeof *items);
+    if (!items) return BITQ_NO_MEMORY;
+    l->items = items, l->room = room;
+    return 0;
+}
+
 /* All candidates that some width triple between low and high may choose. Given the other tiles, the largest K tile that
  * fits is best (fewer trips of K never move more), so only the K tiles that are largest somewhere in the box are tried. */
-int bitq_enumerate(const bitq_problem *x, const double *low, const double *high, double capacity, bitq_candidates *out) {
+int bitq_enumerate(const bitq_problem *x, const double *low, const double *high, double capacity, int64_t most,
+                   bitq_unwanted unwanted, bitq_candidates *out) {
+    enum { LOOKS = 1 << 17 /* at tile vectors between two questions */ };
+    int64_t looks = 0;
     double rows = (double)x->rows[x->row_tiles - 1].kept[0]; /* the last pair of an axis is its only tile */
     double columns = (double)x->columns[x->column_tiles - 1].kept[0];
     box asked = {low, high, capacity, INFINITY, (double)(x->groups * x->N * x->C) * rows * columns};
     sizes ns = sizes_of(x->N), ks = sizes_of(x->K), cs = sizes_of(x->C);
-    int failed = !ns.sizes || !ks.sizes || !cs.sizes;
+    int failed = !ns.sizes || !ks.sizes || !cs.sizes ? BITQ_NO_MEMORY : 0;
     for (int64_t h = 0; h < x->row_tiles && !failed; h++)
         for (int64_t w = 0; w < x->column_tiles && !failed; w++) {
             const bitq_axis_tile *rows = &x->rows[h], *columns = &x->columns[w];
@@ -195,18 +206,23 @@ int bitq_enumerate(const bitq_problem *x, const double *low, const double *high,
                     double weight = (double)(cs.sizes[c] * rows->tile_tap * columns->tile_tap);
                     double output = (double)(ns.sizes[n] * rows->tile_out * columns->tile_out);
                     for (int64_t k = 0; k < ks.count && !failed; k++) {
+                        if (++looks % LOOKS == 0 && unwanted && unwanted()) {
+                            failed = BITQ_GIVEN_UP;
+                            break;
+                        }
                         base.tile[1] = ks.sizes[k];
                         base.footprint[1] = weight * (double)ks.sizes[k];
                         base.footprint[2] = output * (double)ks.sizes[k];
                         if (bitq_dot(low, base.footprint) > capacity) continue;
                         tile_vector t = vector_of(x, ns.sizes[n], ks.sizes[k], cs.sizes[c], h, w);
-                        failed = append_orders(x, &t, base, &asked, out);
+                        if ((failed = make_room(out, &asked, most))) break;
+                        append_orders(x, &t, base, &asked, out);
                         if (bitq_dot(high, base.footprint) <= capacity) break;
                     }
                 }
         }
     free(ns.sizes), free(ks.sizes), free(cs.sizes);
-    return failed ? -1 : 0;
+    return failed;
 }
 
 void bitq_order(const bitq_problem *x, const bitq_candidate *c, int64_t *order) {

@@ -61,7 +61,7 @@ static int divide(const query *q, int64_t *triples, int64_t n, const int64_t *ca
         }
     }
     int64_t *left = malloc((size_t)count * sizeof *left), lefts = 0;
-    if (!left) return -1;
+    if (!left) return BITQ_NO_MEMORY;
     for (int64_t i = 0; i < count; i++) {
         const bitq_candidate *c = &q->all[candidates[i]];
         if (bitq_dot(low, c->footprint) > q->capacity) continue;
@@ -81,7 +81,7 @@ static int divide(const query *q, int64_t *triples, int64_t n, const int64_t *ca
         double *sorted = malloc((size_t)n * sizeof *sorted);
         if (!sorted) {
             free(left);
-            return -1;
+            return BITQ_NO_MEMORY;
         }
         for (int64_t j = 0; j < n; j++) sorted[j] = q->widths[3 * triples[j] + axis];
         qsort(sorted, (size_t)n, sizeof *sorted, by_width);
@@ -106,11 +106,11 @@ static int divide(const query *q, int64_t *triples, int64_t n, const int64_t *ca
         }
     }
     free(left);
-    return failed ? -1 : 0;
+    return failed ? BITQ_NO_MEMORY : 0;
 }
 
-int64_t bitq_optimize(const bitq_problem *x, const double *widths, int64_t n, double capacity, double *bits,
-                      int64_t *chosen, bitq_candidate **found) {
+int64_t bitq_optimize(const bitq_problem *x, const double *widths, int64_t n, double capacity, int64_t most,
+                      bitq_unwanted unwanted, double *bits, int64_t *chosen, bitq_candidate **found) {
     *found = NULL;
     double low[3], high[3];
     for (int i = 0; i < 3; i++) low[i] = high[i] = widths[i];
@@ -122,10 +122,14 @@ int64_t bitq_optimize(const bitq_problem *x, const double *widths, int64_t n, do
         }
     }
     bitq_candidates all = {NULL, 0, 0};
-    int failed = bitq_enumerate(x, low, high, capacity, &all);
+    int failed = bitq_enumerate(x, low, high, capacity, most, unwanted, &all);
+    if (failed) {
+        free(all.items);
+        return failed;
+    }
     int64_t *triples = malloc((size_t)n * sizeof *triples), *candidates = malloc((size_t)all.count * sizeof *candidates);
-    int64_t result = -1;
-    if (!failed && triples && (candidates || !all.count)) {
+    int64_t result = BITQ_NO_MEMORY;
+    if (triples && (candidates || !all.count)) {
         for (int64_t j = 0; j < n; j++) triples[j] = j;
         for (int64_t i = 0; i < all.count; i++) candidates[i] = i;
         query q = {all.items, widths, capacity, bits, chosen};
@@ -133,14 +137,14 @@ int64_t bitq_optimize(const bitq_problem *x, const double *widths, int64_t n, do
         result = all.count;
         for (int64_t j = 0; j < n; j++)
             if (chosen[j] < 0) result = 0;
-        if (failed) result = -1;
+        if (failed) result = BITQ_NO_MEMORY;
     }
     free(triples), free(candidates);
     if (result > 0) { /* keep only the chosen ones */
         int64_t *place = calloc((size_t)all.count, sizeof *place), used = 0;
         if (!place) {
             free(all.items);
-            return -1;
+            return BITQ_NO_MEMORY;
         }
         for (int64_t j = 0; j < n; j++) place[chosen[j]] = 1;
         for (int64_t i = 0; i < all.count; i++)

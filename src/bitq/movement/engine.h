@@ -1,5 +1,11 @@
 /* The exact least data movement of one convolution through one buffer. See optimum.py for the mathematics. */
 
+/* Work that may take long asks now and then whether it is wanted still; any answer but 0 ends it. */
+typedef int (*bitq_unwanted)(void);
+
+/* What work returns, or in place of a count, if it has no result. */
+enum { BITQ_NO_MEMORY = -1, BITQ_GIVEN_UP = -2, BITQ_TOO_MANY = -3 };
+
 /* One pair of tile sizes along one image axis: outputs (P or Q) and kernel taps (R or S).
  * Loops are in one of three states when some loop of the nest advances: 0 outside of it, 1 that loop, 2 inside of it.
  * kept[3 * state of the output loop + state of the tap loop]: stored rows the new tile shares with the held one, summed
@@ -28,18 +34,19 @@ typedef struct {
     double steps;        /* number of tiles; of equal traffic, the fewest steps leave the next memory most to reuse */
 } bitq_candidate;
 
-/* Non-dominated tile pairs of one axis, at most `room` of them stored; returns how many there are, -1 out of memory. */
+/* Non-dominated tile pairs of one axis, at most `room` of them stored; returns how many there are. */
 int64_t bitq_axis_tiles(int64_t out, int64_t taps, int64_t stride, int64_t dilation, int64_t padding, int64_t size,
-                        int64_t spread, bitq_axis_tile *result, int64_t room);
+                        int64_t spread, bitq_axis_tile *result, int64_t room, bitq_unwanted unwanted);
 
-/* One pair of tile sizes: the largest tile's rows and the sums. Returns 0, or -1 out of memory. */
+/* One pair of tile sizes: the largest tile's rows and the sums. Returns 0, or BITQ_NO_MEMORY. */
 int bitq_axis_sums(int64_t out, int64_t taps, int64_t stride, int64_t dilation, int64_t padding, int64_t size,
                    int64_t spread, bitq_axis_tile *tile);
 
 /* Least traffic for each of n width triples (input, weight, output; row major). bits and chosen have n entries, chosen
- * indexes *found (released with bitq_free). Returns the number of *found, 0 if a triple fits no tiling, -1 out of memory. */
-int64_t bitq_optimize(const bitq_problem *problem, const double *widths, int64_t n, double capacity, double *bits,
-                      int64_t *chosen, bitq_candidate **found);
+ * indexes *found (released with bitq_free). Returns the number of *found, 0 if a triple fits no tiling; BITQ_TOO_MANY if more
+ * than `most` candidates are to be compared. */
+int64_t bitq_optimize(const bitq_problem *problem, const double *widths, int64_t n, double capacity, int64_t most,
+                      bitq_unwanted unwanted, double *bits, int64_t *chosen, bitq_candidate **found);
 
 /* The loop order of a candidate, outermost first, as seven indices into N K C P Q R S. */
 void bitq_order(const bitq_problem *problem, const bitq_candidate *candidate, int64_t *order);
@@ -84,8 +91,8 @@ typedef struct {
  * weight, partial sum and finished output. *solved counts
  * the tile vectors whose orders were solved, N, K and C tiles that make the same tiles once, and one for every thousand that
  * were only looked at. Returns the number of *found
- * (bitq_free), -1 out of memory, -2 if more than `most` were to be solved or about as many found. */
-int64_t bitq_parts_choices(const bitq_parts *parts, const double *widths, double limit, int64_t most, int64_t *solved,
-                           bitq_choice **found);
+ * (bitq_free), BITQ_TOO_MANY if more than `most` were to be solved or about as many found. */
+int64_t bitq_parts_choices(const bitq_parts *parts, const double *widths, double limit, int64_t most, bitq_unwanted unwanted,
+                           int64_t *solved, bitq_choice **found);
 
 void bitq_free(void *pointer);

@@ -17,9 +17,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import prod
 
+from bitq.errors import BitqError
 from bitq.layers import LOOPS, Layer
 from bitq.movement.axis import CURRENT, INNER, OUTER, Axis, kept_rows
 from bitq.movement.model import Tiling, Traffic
+
+MOST_PARTS = 1 << 20
+"""That a loop may be cut into, each of which is looked at."""
 
 Spans = tuple[range, ...]
 """What a loop runs over in each part, one span after the other."""
@@ -40,7 +44,18 @@ def whole(layer: Layer) -> Parts:
 
 
 def split(parts: Parts, tiling: Tiling) -> Parts:
-    """The tiles of every part: the problems of the next inner memory."""
+    """The tiles of every part: the problems of the next inner memory.
+
+    Raises:
+        BitqError: a loop that is cut into more than can be looked at.
+    """
+    for loop, spans in parts.items():
+        tiles = sum(-(-len(span) // tiling.tiles[loop]) for span in spans)
+        if tiles > MOST_PARTS:
+            raise BitqError(
+                f"loop {loop} of {spans[-1].stop} iterations is cut into {tiles} tiles, more than the {MOST_PARTS} "
+                "that can be looked at; give a smaller input shape, or a device of larger memories"
+            )
     return {
         loop: tuple(
             range(start, min(start + tiling.tiles[loop], span.stop))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from bitq.devices import Device
 from bitq.formats import TensorFormats
 from bitq.layers import Layer
+from bitq.movement.asking import heard
 from bitq.movement.joint import BUDGET, joint_movement
 from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.model import Traffic, Widths
@@ -91,7 +93,7 @@ def network_movement(
         layers: of one network or of several.
         formats: of each layer's tensors.
         device: its memories.
-        progress: called with (done, total) before each layer.
+        progress: called with (done, total) before each layer, and now and then while one is solved.
         joint: as for `layer_movement`; more than a hundred different layers share `NETWORK_BUDGET`.
 
     Raises:
@@ -102,9 +104,11 @@ def network_movement(
     solved: dict[tuple[Layer, TensorFormats], LayerMovement] = {}
     moved = []
     for done, (layer, question) in enumerate(zip(layers, questions, strict=True)):
-        progress(done, len(layers))
+        tell = partial(progress, done, len(layers))
+        tell()
         if question not in solved:
-            solved[question] = layer_movement(layer, question[1], device, joint, budget)
+            with heard(tell):
+                solved[question] = layer_movement(layer, question[1], device, joint, budget)
         moved.append(replace(solved[question], layer=layer))
     return tuple(moved)
 

@@ -17,6 +17,7 @@ each box drops the candidates that another one beats everywhere in it.
 
 from __future__ import annotations
 
+from math import isqrt, prod
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,15 @@ from numpy.typing import ArrayLike, NDArray
 from bitq.errors import BitqError, Infeasible
 from bitq.layers import LOOPS, Layer
 from bitq.movement._engine import ffi, lib
+from bitq.movement.asking import UNWANTED, checked
 from bitq.movement.axis import Axis, axis_tiles
 from bitq.movement.model import Footprint, Optimum, Tiling, Traffic, Widths
+
+MOST_MACS = 1 << 53
+"""Of a layer: up to here the engine, which counts in double precision, is exact."""
+
+MOST_VECTORS, MOST_CANDIDATES = 10**9, 1 << 21
+"""Combinations of tile sizes to look at, which takes some minutes; and of those, the ones to compare at once."""
 
 Table = NDArray[np.float64]
 """Widths as an array (n, 3) or (n, 4) of bits per element: input, weight, output and, if set apart, partial sum."""
@@ -45,7 +53,7 @@ def optimize(layer: Layer, widths: Widths, capacity_bits: float) -> Optimum:
 
     Raises:
         Infeasible: no tiling fits; says the least capacity that does.
-        BitqError: a capacity that is not positive.
+        BitqError: a capacity that is not positive, or a layer of more tilings than can be looked at.
     """
     table = width_table([[widths.input, widths.weight, widths.output, widths.accumulated]])
     _, chosen, candidates = _solve(layer, table, capacity_bits)
@@ -133,18 +141,25 @@ def _solve(
     bits, chosen, held = np.empty(len(table)), np.empty(len(table), dtype=np.int64), _held(table)
     if not len(table):
         return bits, chosen, []
+    problem = _problem(layer)
+    _check_work(layer, *problem)
     found = ffi.new("bitq_candidate **")
     count = lib.bitq_optimize(
-        _problem(layer)[0],
+        problem[0],
         ffi.from_buffer("double[]", held),
         len(held),
         capacity_bits,
+        MOST_CANDIDATES,
+        UNWANTED,
         ffi.from_buffer("double[]", bits),
         ffi.from_buffer("int64_t[]", chosen),
         found,
     )
-    if count < 0:
-        raise MemoryError(f"layer {layer.name!r} has too many tilings for this machine's memory")
+    if count == lib.BITQ_TOO_MANY and len(np.unique(held, axis=0)) > 1:
+        return _solve_by_halves(layer, table, capacity_bits)
+    gib = MOST_CANDIDATES * ffi.sizeof("bitq_candidate") / 2**30
+    too_many = f"has over {MOST_CANDIDATES} tilings to compare, which take {gib:.1f} GiB; give a smaller input shape"
+    checked(count, f"layer {layer.name!r}", too_many)
     if count == 0:
         needed = float(held.sum(axis=1).max())
         raise Infeasible(
@@ -154,6 +169,47 @@ def _solve(
     owner = ffi.gc(found[0], lib.bitq_free)
     bits += _finishing(table, _outputs(layer))  # the same for all tilings, so the least stays the least
     return bits, chosen, [ffi.new("bitq_candidate *", owner[i]) for i in range(count)]
+
+
+def _solve_by_halves(
+    layer: Layer, table: Table, capacity_bits: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64], list[Any]]:
+    """The same as `_solve`: fewer candidates are worth comparing for widths that are more alike."""
+    held = _held(table)
+    order = np.argsort(held[:, np.argmax(held.max(axis=0) / held.min(axis=0))], kind="stable")
+    bits, chosen = np.empty(len(table)), np.empty(len(table), dtype=np.int64)
+    places: dict[tuple[int, ...], int] = {}
+    candidates: list[Any] = []
+    for rows in np.array_split(order, 2):
+        bits[rows], own, found = _solve(layer, table[rows], capacity_bits)
+        at = []
+        for candidate in found:
+            at.append(places.setdefault((*candidate.tile, *candidate.axis, candidate.stationary), len(candidates)))
+            if at[-1] == len(candidates):
+                candidates.append(candidate)
+        chosen[rows] = np.array(at)[own]
+    return bits, chosen, candidates
+
+
+def _check_work(layer: Layer, problem: Any, rows: Any, columns: Any) -> None:
+    """Refuse what cannot be counted exactly, or would take hours; of K the largest tile that fits is soon found."""
+    macs = prod(getattr(layer, loop) for loop in LOOPS)
+    if macs > MOST_MACS:
+        raise BitqError(
+            f"layer {layer.name!r} has {macs:.3g} multiply-accumulates, more than the {MOST_MACS:.3g} up to which "
+            "traffic is counted exactly; give a smaller input shape"
+        )
+    vectors = len(rows) * len(columns) * _sizes(layer.N) * _sizes(layer.C)
+    if vectors > MOST_VECTORS:
+        raise BitqError(
+            f"layer {layer.name!r} has {vectors:.3g} combinations of tile sizes, more than the {MOST_VECTORS:.3g} that "
+            "can be looked at; give a smaller input shape"
+        )
+
+
+def _sizes(extent: int) -> int:
+    """About how many different smallest tile sizes a loop has."""
+    return 2 * isqrt(extent)
 
 
 def _outputs(layer: Layer) -> int:

@@ -22,7 +22,7 @@ static int append(list *l, const bitq_choice *c) {
     if (l->count == l->room) {
         int64_t room = 2 * l->room + 1024;
         bitq_choice *items = realloc(l->items, (size_t)room * sizeof *items);
-        if (!items) return -1;
+        if (!items) return BITQ_NO_MEMORY;
         l->items = items, l->room = room;
     }
     l->items[l->count++] = *c;
@@ -112,9 +112,10 @@ static void first_alike(const bitq_loop_tile *tiles, int64_t count, int64_t *fir
     }
 }
 
-int64_t bitq_parts_choices(const bitq_parts *x, const double *q, double limit, int64_t most, int64_t *solved,
-                           bitq_choice **found) {
-    enum { UNKNOWN, UNWANTED, WANTED, LOOKS = 1024 /* at tile vectors take the time of solving one */ };
+int64_t bitq_parts_choices(const bitq_parts *x, const double *q, double limit, int64_t most, bitq_unwanted unwanted,
+                           int64_t *solved, bitq_choice **found) {
+    enum { UNKNOWN, UNWANTED, WANTED, LOOKS = 1024 /* at tile vectors take the time of solving one */, SOLUTIONS = 4096 };
+    int64_t asked = 0;
     typedef struct {
         bitq_choice choice;
         int verdict;
@@ -140,7 +141,14 @@ int64_t bitq_parts_choices(const bitq_parts *x, const double *q, double limit, i
                         for (int64_t k = 0; k < x->tiles[1]; k++) known[k].verdict = UNKNOWN;
                     for (int64_t k = 0; k < x->tiles[1] && !failed; k++) {
                         if (++looks % LOOKS == 0) ++*solved;
-                        if ((stopped = *solved >= most || all.count >= most)) break;
+                        if (*solved - asked >= SOLUTIONS) {
+                            asked = *solved;
+                            if (unwanted && unwanted()) {
+                                stopped = BITQ_GIVEN_UP;
+                                break;
+                            }
+                        }
+                        if ((stopped = *solved >= most || all.count >= most ? BITQ_TOO_MANY : 0)) break;
                         const bitq_loop_tile *K = &x->loops[1][k];
                         double size = (double)K->size;
                         if (q[0] * input + q[1] * (weight * size) + q[2] * (output * size) > x->capacity) continue;
@@ -165,7 +173,7 @@ int64_t bitq_parts_choices(const bitq_parts *x, const double *q, double limit, i
     free(first_k), free(first_c), free(known);
     if (failed || stopped) {
         free(all.items);
-        return failed ? -1 : -2;
+        return failed ? BITQ_NO_MEMORY : stopped;
     }
     *found = all.items;
     return all.count;

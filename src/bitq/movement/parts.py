@@ -24,6 +24,7 @@ import numpy as np
 
 from bitq.layers import LOOPS, Layer
 from bitq.movement._engine import ffi, lib
+from bitq.movement.asking import UNWANTED, checked
 from bitq.movement.axis import CURRENT, INNER, OUTER, Axis, largest_rows
 from bitq.movement.expression import Parts, SpanEnds, Spans, elements, ends, kept_by_parts, repetitions
 from bitq.movement.model import Tiling, Widths
@@ -124,7 +125,7 @@ def tilings_below(
         For how many tile vectors the best order was found, and the tilings. None in their place if it gave up.
 
     Raises:
-        MemoryError: more tilings than this machine can hold.
+        BitqError: more tilings than this machine can hold.
     """
     innermost = not question.inner
     size = dict(zip(LOOPS, sizes, strict=True))
@@ -164,11 +165,10 @@ def tilings_below(
     )
     found, solved = ffi.new("bitq_choice **"), ffi.new("int64_t *")
     prices = [widths.input, widths.weight, widths.accumulated, widths.output]
-    count = lib.bitq_parts_choices(asked, prices, limit_pj, most, solved, found)
-    if count == -2:
+    count = lib.bitq_parts_choices(asked, prices, limit_pj, most, UNWANTED, solved, found)
+    if count == lib.BITQ_TOO_MANY:
         return solved[0], None
-    if count < 0:
-        raise MemoryError(f"layer {question.layer.name!r} has too many tilings for this machine's memory")
+    checked(count, f"layer {question.layer.name!r}")
     return solved[0], _sorted(ffi.gc(found[0], lib.bitq_free), count, loops, axes)
 
 

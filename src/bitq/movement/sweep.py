@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import floor, fsum, inf, isfinite, log2
 
 import numpy as np
@@ -17,6 +18,7 @@ from bitq.devices import Device
 from bitq.errors import BitqError, shortened
 from bitq.formats import TensorFormats
 from bitq.layers import Layer
+from bitq.movement.asking import heard
 from bitq.movement.bound import compulsory
 from bitq.movement.levels import movement_many
 from bitq.movement.model import Widths
@@ -120,7 +122,7 @@ def sweep(
             what the next inner memory holds.
         most_bytes: where they end; by default 4 MiB (or the memory's own size, if that is more), and at most what the
             next outer memory holds.
-        progress: called with (what, done, total) before each distinct shape and size.
+        progress: called with (what, done, total) before each distinct shape and size, and now and then meanwhile.
 
     Raises:
         BitqError: no such memory, sizes out of order or beyond the neighbouring memories, or formats called float32.
@@ -179,8 +181,10 @@ def _moved(
         triples = [[width.input, width.weight, width.output] for width in distinct]
         tables = []
         for done, device in enumerate(devices, number * len(devices)):
-            progress("trying every size", done, total)
-            tables.append(movement_many(shape, triples, device))
+            tell = partial(progress, "trying every size", done, total)
+            tell()
+            with heard(tell):
+                tables.append(movement_many(shape, triples, device))
         for width, table in zip(distinct, np.stack(tables, axis=1), strict=True):
             moved[shape, width] = table
     return moved
