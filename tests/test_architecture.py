@@ -21,7 +21,7 @@ PACKAGE = Path(bitq.__file__).parent
 
 RANKS = (
     {"errors", "interrupts"},
-    {"files", "formats", "layers", "memory", "nested", "outside", "private_torch", "progress", "store"},
+    {"files", "formats", "layers", "memory", "nested", "outside", "private_torch", "progress", "store", "validation"},
     {"allocator", "batches", "geometry"},
     {"devices", "images", "numerics"},
     {"accuracy", "tracing", "movement", "datasets", "loading", "networks", "demo"},

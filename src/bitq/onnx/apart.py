@@ -17,14 +17,14 @@ from typing import NoReturn, TypeVar, cast
 
 from bitq.errors import BitqError
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 class Died(Exception):  # noqa: N818 - as a fact, it is told otherwise to users
     """The process ended without a result: it met its limits, or a signal."""
 
 
-def apart(work: Callable[[], Result], seconds: int, memory_bytes: int) -> Result:
+def apart(work: Callable[[], T], seconds: int, memory_bytes: int) -> T:
     """The result of some work, which must change nothing: it happens in a copy of this process.
 
     Only Linux has such copies that are safe; elsewhere the work is done here.
@@ -61,10 +61,10 @@ def apart(work: Callable[[], Result], seconds: int, memory_bytes: int) -> Result
     done, result = pickle.loads(answer)
     if not done:
         raise BitqError(result)
-    return cast("Result", result)
+    return cast("T", result)
 
 
-def _answer(work: Callable[[], Result], writing: int, seconds: int, memory_bytes: int) -> NoReturn:
+def _answer(work: Callable[[], T], writing: int, seconds: int, memory_bytes: int) -> NoReturn:
     """Do the work and write what came of it, in the copy; nothing at all if it cannot be done."""
     try:
         gc.disable()  # objects of this process are not to be cleared away twice
