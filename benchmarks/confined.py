@@ -32,7 +32,8 @@ _INTERNAL = re.compile(
     r"""
     \b[A-Z_]\w*(Error|Exception|Reader|Writer)\b | (?<![\w'"./:-])_[A-Za-z]\w*[A-Z]\w* | <class\ ' | \ object\ at\ 0x
     | \bpydantic\b | Input\ should\ be | Extra\ inputs\ are | Field\ required | \[type=
-    | (?i:\berrno\b) | Traceback | site-packages | \w\.(py|cpp|cc|h|rs):\d | NoneType | \bc10:: | \btorch\._ | enforce\ fail
+    | (?i:\berrno\b) | Traceback | site-packages | \w\.(py|cpp|cc|h|rs):\d | NoneType | \bc10::
+    | \btorch\._ | enforce\ fail
     | codec\ can't | object\ (is\ not|has\ no|cannot) | unsupported\ operand | invalid\ literal | ordinal\ not\ in
     """,
     re.VERBOSE,
@@ -92,9 +93,15 @@ class Ended:
             return "no number" if any(_told_of_no_number(self.out)) else ""
         if not self.sentence.startswith("Error: "):
             return "no sentence"
-        if _INTERNAL.search(self.sentence):
+        if self.internal:
             return "internal name"
         return "long message" if len(self.sentence) > LONGEST_SENTENCE else ""
+
+    @property
+    def internal(self) -> str:
+        """The first word of a library in the sentence, "" if there is none."""
+        found = _INTERNAL.search(self.sentence)
+        return found[0] if found else ""
 
     @property
     def place(self) -> str:
@@ -123,7 +130,7 @@ def confined(
         beside = set(folder.parent.iterdir())
         for inner in ("home", "temporary"):
             (aside / inner).mkdir()
-        process = context.Process(target=_command, args=(tuple(words), str(folder), name))
+        process = context.Process(target=_command, args=(tuple(words), str(folder), name, int(seconds)))
         process.start()
         start = time.monotonic()  # the first of all waits for the imports
         stopped, most = "", 0
@@ -172,8 +179,9 @@ def _kill(process: Any) -> None:
     process.join()
 
 
-def _command(words: tuple[str, ...], folder: str, aside: str) -> None:
+def _command(words: tuple[str, ...], folder: str, aside: str, seconds: int) -> None:
     os.setsid()
+    signal.alarm(3 * seconds + 1)  # if nobody watches any more
     os.chdir(folder)
     home, temporary, cached = (str(Path(aside) / name) for name in ("home", "temporary", "cache"))
     os.environ.update(HOME=home, TMPDIR=temporary, BITQ_CACHE_DIR=cached, COLUMNS="160")

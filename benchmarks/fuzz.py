@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import re
 import shlex
 import shutil
@@ -26,7 +27,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import torch
@@ -144,6 +145,8 @@ def signature(kind: Kind, words: Sequence[str], wrong: str, ended: Ended) -> str
     where = ended.place
     if wrong == "a file outside":
         where = " ".join(ended.left)
+    elif wrong == "internal name":
+        where = f"{ended.internal} after {' '.join(ended.sentence.split()[1:3])}"
     elif not where and not ended.stopped:
         where = re.sub(r"'[^']*'|\"[^\"]*\"|-?[\d.]+(e[+-]?\d+)?|\S{40,}|[^ -~]", "_", ended.sentence)[:90]
     return f"{kind.name}: {' '.join(words[:1])}: {wrong}: {where}"
@@ -151,7 +154,9 @@ def signature(kind: Kind, words: Sequence[str], wrong: str, ended: Ended) -> str
 
 def _files(folder: Path) -> dict[str, tuple[int, ...]]:
     """What tells that a file was changed, by its name in a folder."""
-    found = {str(path.relative_to(folder)): path.lstat() for path in folder.rglob("*") if "__pycache__" not in path.parts}
+    found = {
+        str(path.relative_to(folder)): path.lstat() for path in folder.rglob("*") if "__pycache__" not in path.parts
+    }
     return {
         name: (each.st_mode, each.st_ino, each.st_size, each.st_mtime_ns)
         for name, each in found.items()
@@ -159,25 +164,31 @@ def _files(folder: Path) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _further(
-    words: Sequence[str], folder: Path, before: Mapping[str, tuple[int, ...]], ended: Ended
-) -> Iterator[str]:
+def _further(words: Sequence[str], folder: Path, before: Mapping[str, tuple[int, ...]], ended: Ended) -> Iterator[str]:
     """What else is wrong with an end that has the right form."""
     after = _files(folder)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     if changed and words[0] != "search":
-        own = {word for option, word in zip(words, words[1:], strict=False) if option in ("--out", words[1])}
+        own = {word for option, word in pairwise(words) if option in ("--out", words[1])}
         if words[0] == "report":
             own = {name for name in changed if Path(name).name.startswith(("report.html", "results.sqlite"))}
         if ended.code or changed - {str(Path(name)) for name in own}:
-            yield f"{'refused, but ' if ended.code else ''}changed {' '.join(sorted(Path(name).name for name in changed))}"
+            names = " ".join(sorted({Path(name).name for name in changed}))
+            yield f"{'refused, but ' if ended.code else ''}changed {names}"
     if not ended.code:
-        given = dict(zip(words, words[1:], strict=False))
-        if unreal := [option for option in _FINITE if re.search(r"(?i)nan|inf|\de\+?\d{3}", given.get(option, ""))]:
+        given = dict(pairwise(words))
+        if unreal := [option for option in _FINITE if not _finite(given.get(option, ""))]:
             yield f"accepted {unreal[0]}"
         for page in folder.glob("*/report.html"):
             if MARK in page.read_text(errors="replace"):
                 yield "unescaped in the page"
+
+
+def _finite(text: str) -> bool:
+    try:
+        return all(map(math.isfinite, map(float, text.split(","))))
+    except ValueError:
+        return True
 
 
 def enter(found: Found, outcome: Outcome) -> None:
@@ -219,8 +230,13 @@ def tell(outcome: Outcome) -> None:
     for change in outcome.changes:
         print(f"  {ascii(change)[1:-1]}")
     ended = outcome.ended
-    print(f"exit {ended.code} {ended.stopped} {ended.seconds:.2f} s, {ended.memory_bytes >> 20} MiB", outcome.group or "right")
-    print(ascii(ended.out[-500:]), ended.err[-3000:].encode("ascii", "backslashreplace").decode(), ended.stack, sep="\n")
+    print(
+        f"exit {ended.code} {ended.stopped} {ended.seconds:.2f} s, {ended.memory_bytes >> 20} MiB",
+        outcome.group or "right",
+    )
+    print(
+        ascii(ended.out[-500:]), ended.err[-3000:].encode("ascii", "backslashreplace").decode(), ended.stack, sep="\n"
+    )
 
 
 def table(found: Found, known: Mapping[str, Kind]) -> Table:

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import subprocess
 import sys
 
-import onnx.inliner
-import onnx.reference
-import PIL.JpegImagePlugin
-import PIL.PngImagePlugin
-import rich.progress
-import torch._dynamo  # seconds, which torch takes at a command's first hollow tensor
 from markupsafe import Markup
 
-import bitq.api
-import bitq.cli
-import bitq.datasets
-import bitq.demo.resnet8
-import bitq.loading
-import bitq.movement.joint
-import bitq.movement.sweep
-import bitq.networks
-import bitq.onnx.products
-import bitq.report.sweep
-import bitq.tradeoff.weights  # noqa: F401
 from bitq.report import page
+
+MODULES = (
+    *("bitq.cli", "bitq.api", "bitq.datasets", "bitq.loading", "bitq.networks", "bitq.demo.resnet8"),
+    *("bitq.report.sweep", "bitq.tradeoff.weights", "bitq.movement.joint", "bitq.movement.sweep", "bitq.onnx.products"),
+    *("onnx.reference", "onnx.inliner", "rich.progress", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"),
+    "torch._dynamo",  # seconds, which a command takes at its first tensor without memory
+)
+
+for module in MODULES:
+    importlib.import_module(module)
 
 # Made elsewhere: the JavaScript engine that bundles it has threads, which a fork does not take along.
 _MADE = "import sys; from bitq.report import page; sys.stdout.buffer.write(page._script().encode())"

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-
 MOST_BYTES = 16 << 20
 """Of a file that is changed."""
 

@@ -30,7 +30,9 @@ def _arrays(rng: Random, given: Input) -> str:
     """One array of another type, shape or content."""
     try:
         with np.load(io.BytesIO(given.content(FILE)), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if archive.zip.getinfo(f"{name}.npy").file_size < 2**20}
+            arrays = {
+                name: archive[name] for name in archive.files if archive.zip.getinfo(f"{name}.npy").file_size < 2**20
+            }
     except UnchangedError:
         raise
     except Exception:  # whatever an earlier change has damaged
@@ -44,7 +46,9 @@ def _arrays(rng: Random, given: Input) -> str:
                 arrays[name] = old.astype(kind) if (kind := rng.choice(kinds)) != "V4" else np.zeros(len(old), "V4")
                 how = f"of type {kind}"
             case 1:
-                shape = rng.choice(((), (0,), (1,), (0, 1, 8, 8), (1, 0, 0), (3, 8, 8), (2**10, 0, 2**30), (24, 8, 8, 1), (1,) * 30))
+                shape = rng.choice(
+                    ((), (0,), (1,), (0, 1, 8, 8), (1, 0, 0), (3, 8, 8), (2**10, 0, 2**30), (24, 8, 8, 1), (1,) * 30)
+                )
                 arrays[name] = np.zeros(shape, old.dtype)
                 how = f"of shape {shape}"
             case 2:
@@ -87,11 +91,15 @@ def _header(rng: Random, given: Input) -> str:
     content = entries.get(name, b"")
     end = content.find(b"\n") + 1
     if rng.random() < 0.7:
-        shape = rng.choice(("(2147483648,)", "(1099511627776, 0)", "(-1,)", "(1.5,)", "()", "(65536, 65536, 65536, 65536)", "'a'"))
+        shape = rng.choice(
+            ("(2147483648,)", "(1099511627776, 0)", "(-1,)", "(1.5,)", "()", "(65536, 65536, 65536, 65536)", "'a'")
+        )
         kind = rng.choice(("<f4", "|u1", "<i8", "|O", "<f4,<f4", "|S1000000000", "x", "<m8[s]", "|V0", "<U0"))
         text = f"{{'descr': {kind!r}, 'fortran_order': {rng.choice((True, False, 3))}, 'shape': {shape}, }}"
         if rng.random() < 0.15:
-            text = rng.choice(("(" * 5000, "{" * 100, "9" * 60_000, "{'descr': [" + "('a', '<f4')," * 3000 + "]}", "\0" * 100))
+            text = rng.choice(
+                ("(" * 5000, "{" * 100, "9" * 60_000, "{'descr': [" + "('a', '<f4')," * 3000 + "]}", "\0" * 100)
+            )
         header = text.encode() + b" " * 10 + b"\n"
         entries[name] = b"\x93NUMPY\x01\0" + (len(header) & 0xFFFF).to_bytes(2, "little") + header + content[end:]
         how = text[:60]

@@ -106,7 +106,9 @@ def _odd_tensor(rng: Random, given: Input) -> str:
     try:
         state = torch.load(io.BytesIO(content), weights_only=True)
         how = _odd_state(rng, state)
-        wrapped: Any = rng.choice((state, state, state, {"state_dict": state}, {"model": {"state_dict": state}}, [state]))
+        wrapped: Any = rng.choice(
+            (state, state, state, {"state_dict": state}, {"model": {"state_dict": state}}, [state])
+        )
         torch.save(wrapped, given.path(name), _use_new_zipfile_serialization=name.endswith(".pt"))
         return how + (", within another" if wrapped is not state else "")
     except Exception as error:  # an earlier change may have left nothing that can be read or written
@@ -170,7 +172,7 @@ def _pickle(rng: Random) -> bytes:
             lambda: b"\x80\x02}X\x01\x00\x00\x00aJ\x00\x00\x00\x00s.",
             lambda: b"\x80\x02Q.",
             lambda: pickle.dumps({"\x1b[31mred": 1}),
-            lambda: pickle.dumps({name: None for name in TEXTS[:-1]}),
+            lambda: pickle.dumps(dict.fromkeys(TEXTS[:-1])),
             lambda: b"\x80\x02]" + b"]a" * 5000 + b".",
         )
     )()
@@ -191,7 +193,19 @@ def _zip(rng: Random, given: Input) -> str:
 
 def _name(rng: Random, given: Input) -> str:
     """Another name of the file, of what may be in no name, or of no checkpoint."""
-    names = ("c\x1b[31m.pt", "c.txt", "c", "ü.safetensors", "c\n.pt", "--c.pt", "/dev/zero", "/dev/full", "none.pt", ".", "")
+    names = (
+        "c\x1b[31m.pt",
+        "c.txt",
+        "c",
+        "ü.safetensors",
+        "c\n.pt",
+        "--c.pt",
+        "/dev/zero",
+        "/dev/full",
+        "none.pt",
+        ".",
+        "",
+    )
     old, new = _file(given), rng.choice((*names, "x" * 300, "C" * 250 + ".pt", rng.choice(TEXTS[:-1])))
     given.words[given.words.index("--checkpoint") + 1] = new
     with suppress(UnchangedError):

@@ -212,7 +212,24 @@ def _scalar(rng: Random, value: Any) -> Any:
             return rng.choice(FLOATS)
         case bytes():
             return rng.choice((b"", b"\xff" * 8, value[:-1], value * 2, rng.randbytes(len(value)), _i(2**40).tobytes()))
-    known = ("x", "y", "a", "b", "w", "v", "", "Conv", "Gemm", "MatMul", "Loop", "If", "Shape", "LSTM", "own", "ai.onnx")
+    known = (
+        "x",
+        "y",
+        "a",
+        "b",
+        "w",
+        "v",
+        "",
+        "Conv",
+        "Gemm",
+        "MatMul",
+        "Loop",
+        "If",
+        "Shape",
+        "LSTM",
+        "own",
+        "ai.onnx",
+    )
     return rng.choice((*known, *known, *TEXTS[:-1]))
 
 
@@ -313,18 +330,30 @@ def _depth(rng: Random, given: Input) -> str:
             chain = [node("Relu", [f"x{k}" if k else "x"], [f"x{k + 1}"]) for k in range(number)]
             model = _model([*chain, node("Conv", [f"x{number}", "w"], ["y"])], {"w": _f(4, 2, 3, 3)})
         case 2:
-            double = [node("Add", ["x", "x"], ["x0"]), *(node("Concat", [f"x{k}"] * 2, [f"x{k + 1}"], axis=1) for k in range(60))]
+            double = [
+                node("Add", ["x", "x"], ["x0"]),
+                *(node("Concat", [f"x{k}"] * 2, [f"x{k + 1}"], axis=1) for k in range(60)),
+            ]
             model = _model([*double, node("Conv", ["x60", "w"], ["y"])], {"w": _f(4, 2, 3, 3)})
         case _:
             functions = []
             for depth in range(min(number, 60)):
                 name = f"F{depth - 1}" if depth else "Relu"
-                body = [node(name, ["p"], ["q"], domain="own" if depth else ""), node(name, ["q"], ["r"], domain="own" if depth else "")]
-                functions.append(helper.make_function("own", f"F{depth}", ["p"], ["r"], body, [*_IMPORTS, helper.make_opsetid("own", 1)]))
+                body = [
+                    node(name, ["p"], ["q"], domain="own" if depth else ""),
+                    node(name, ["q"], ["r"], domain="own" if depth else ""),
+                ]
+                functions.append(
+                    helper.make_function(
+                        "own", f"F{depth}", ["p"], ["r"], body, [*_IMPORTS, helper.make_opsetid("own", 1)]
+                    )
+                )
             call = node(functions[-1].name, ["x"], ["a"], domain="own")
             model = _model([call, node("Conv", ["a", "w"], ["y"])], {"w": _f(4, 2, 3, 3)}, functions=functions)
     given.path(FILE).write_bytes(model.SerializePartialToString(deterministic=True))
     return f"{number} deep or long"
 
 
-KIND = Kind("graph", make, (*[_field] * 10, *[_dims] * 6, *[_opset] * 2, _depth, damage(FILE), special(FILE), change_word))
+KIND = Kind(
+    "graph", make, (*[_field] * 10, *[_dims] * 6, *[_opset] * 2, _depth, damage(FILE), special(FILE), change_word)
+)

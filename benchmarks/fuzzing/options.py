@@ -14,22 +14,39 @@ from fuzzing.values import FLOATS, INTEGERS, TEXTS, change_word
 
 NUMBERS = (
     *(str(each) for each in (*INTEGERS, *FLOATS)),
-    *("", " ", "1e400", "9" * 400, "0x10", "1_000", "١", "½", "1,", ",", "1e-400", "--", "-", "+1", "1.5", "1e3", "0.0000001"),
+    *("", " ", "1e400", "9" * 400, "0x10", "1_000", "١", "½", "1,", ",", "1e-400", "--", "-", "+1"),
+    *("1.5", "1e3", "0.0000001"),
 )
 FORMATS = (
-    *("8:e3:b16", "mxint8", "msfp12", "8:e3:b0", "8:e0:b1", "0:e0:b0", "8:e8:b1", "16:e5:b" + "9" * 30, "8:e3:b" + "9" * 4000),
+    *("8:e3:b16", "mxint8", "msfp12", "8:e3:b0", "8:e0:b1", "0:e0:b0", "8:e8:b1"),
+    *("16:e5:b" + "9" * 30, "8:e3:b" + "9" * 4000),
     *("-8:e3:b16", "8:e3", ":::", "8:e3:b16:", "8:e３:b16", "run", "run/plan.json", "/dev/zero", "pipe", "d.toml", "."),
 )
 SHAPES = (
-    *(f"1,1,{SIDE},{SIDE}", "1,1,2,100000", "0,1,8,8", "1,1,8", "1", "", ",", "1,1,8,8,8", "1,1,1,1", "-1,1,8,8", "x=1,1,8,8"),
-    *("1,1,8,9223372036854775807", "1,1,100000,100000", "9" * 5000, "1,1,8.0,8", "1000000,1,8,8", ",".join("1" * 100), "=1", "1,1,3,3"),
+    *(f"1,1,{SIDE},{SIDE}", "1,1,2,100000", "0,1,8,8", "1,1,8", "1", "", ",", "1,1,8,8,8"),
+    *("1,1,1,1", "-1,1,8,8", "x=1,1,8,8"),
+    *("1,1,8,9223372036854775807", "1,1,100000,100000", "9" * 5000, "1,1,8.0,8", "1000000,1,8,8"),
+    *(",".join("1" * 100), "=1", "1,1,3,3"),
 )
-AMOUNTS = (*NUMBERS, "1Mbit", "1 uJ", "1 µJ", "99999999999999999TB", "1e99Mbit", "4KiB", "1e-9KiB", "0 bit", "-1KiB", "1KiB\0")
-PATHS = ("/dev/zero", "/dev/full", "/dev/null", "pipe", "loop", "nothing", ".", "/", "folder", "empty", "x" * 300, "a\0b", "d.toml")
-OUTS = ("out.png", "out.svg", "out.csv", "out", "folder", "pipe", "loop", "folder/none/out.png", "o\x1b[31m.png", "x" * 300 + ".png", "d.toml/a.png", "")
+AMOUNTS = (
+    *(*NUMBERS, "1Mbit", "1 uJ", "1 µJ", "99999999999999999TB", "1e99Mbit", "4KiB", "1e-9KiB", "0 bit", "-1KiB", "1KiB\0"),
+)
+SCALES = (*NUMBERS, "0.5,0.5,0.5", "nan,nan,nan", "0,", "1e38", "1e-38", "0.5;0.5", "1,2,3,4")
+PACKED = ("folder", "pipe", "loop", "run", "x" * 300, "d.toml/a", "o\x1b[31m", "net.safetensors", "nothing")
+WORDS = ("--none", "-x", "\x1b[31m", "--\x1b[31m", "é", "x" * 5000, "--x" + "y" * 5000, "--json=1", "")
+PATHS = (
+    *("/dev/zero", "/dev/full", "/dev/null", "pipe", "loop", "nothing", ".", "/", "folder", "empty"),
+    *("x" * 300, "a\0b", "d.toml"),
+)
+OUTS = (
+    *("out.png", "out.svg", "out.csv", "out", "folder", "pipe", "loop", "folder/none/out.png"),
+    *("o\x1b[31m.png", "x" * 300 + ".png", "d.toml/a.png", ""),
+)
 NETWORKS = (
-    *("net:make", "net:none", "none:make", "net:", ":make", ":", "net", "demo", "net:make.x", "os:sep", "net:torch", "json:loads"),
-    *("net:make:make", "a.b.c:d", "..:x", "none.onnx", "pipe.onnx", "/dev/zero", "net.py", "x" * 5000 + ":a", "ü:ü", "\x1b[31m:a", "nét:make"),
+    *("net:make", "net:none", "none:make", "net:", ":make", ":", "net", "demo", "net:make.x"),
+    *("os:sep", "net:torch", "json:loads"),
+    *("net:make:make", "a.b.c:d", "..:x", "none.onnx", "pipe.onnx", "/dev/zero", "net.py"),
+    *("x" * 5000 + ":a", "ü:ü", "\x1b[31m:a", "nét:make"),
 )
 """Of these nothing is run but what is a user's own, or harmless."""
 
@@ -55,7 +72,7 @@ VALUES = {
     "--network": NETWORKS,
     "--out": OUTS,
     "--run": ("new", "run", "folder", "pipe", "loop", "d.toml", "d.toml/run", "x" * 300, "n\x1b[31m", "net.py", "\n"),
-    **dict.fromkeys(("--mean", "--std"), (*NUMBERS, "0.5,0.5,0.5", "nan,nan,nan", "0,", "1e38", "1e-38", "0.5;0.5", "1,2,3,4")),
+    **dict.fromkeys(("--mean", "--std"), SCALES),
 }
 """Of options, by name; of all others, numbers."""
 
@@ -66,7 +83,8 @@ _MORE = {
     "search": (
         *("--checkpoint", "--bits", "--alpha", "--tied", "--max-accuracy-loss", "--max-movement", "--max-energy"),
         *("--max-model-bytes", "--learning-rate", "--amp", "--seed", "--without-qat", "--without-movement"),
-        *("--without-tradeoff", "--ablations", "--batch-size", "--image-size", "--channels", "--mean", "--std", "--limit"),
+        *("--without-tradeoff", "--ablations", "--batch-size", "--image-size", "--channels", "--mean"),
+        *("--std", "--limit"),
     ),
     "evaluate": ("--seed", "--batch-size", "--image-size", "--channels", "--mean", "--std", "--limit"),
     "report": ("--alpha",),
@@ -120,7 +138,7 @@ def _argument(rng: Random, given: Input) -> str:
     if command in ("movement", "buffer", "search"):
         values: tuple[str, ...] = tuple(name for name in NETWORKS if name != "demo" or command != "search")
     elif command == "quantize" and rng.random() < 0.5:
-        given.words[2] = rng.choice(("folder", "pipe", "loop", "run", "x" * 300, "d.toml/a", "o\x1b[31m", "net.safetensors", "nothing"))
+        given.words[2] = rng.choice(PACKED)
         return f"to {given.words[2]!r:.40}"
     else:
         values = (*PATHS, *TEXTS[1:-1], "run", "run/plan.json", "pictures")
@@ -139,7 +157,7 @@ def _word(rng: Random, given: Input) -> str:
         case 1:
             given.words.insert(place, given.words[place - 1])
             return f"{given.words[place]!r:.40} twice"
-    given.words.insert(place, rng.choice(("--none", "-x", "\x1b[31m", "--\x1b[31m", "é", "x" * 5000, "--x" + "y" * 5000, "--json=1", "")))
+    given.words.insert(place, rng.choice(WORDS))
     return f"with {given.words[place]!r:.40}"
 
 
@@ -165,4 +183,5 @@ def _harmless(change: Change) -> Change:
     return changed
 
 
-KIND = Kind("options", make, tuple(map(_harmless, (*[_change] * 6, *[_more] * 5, *[_argument] * 2, _word, change_word))))
+_CHANGES = (*[_change] * 6, *[_more] * 5, *[_argument] * 2, _word, change_word)
+KIND = Kind("options", make, tuple(map(_harmless, _CHANGES)))

@@ -80,7 +80,9 @@ def _data(rng: Random, given: Input) -> str:
     if not data:
         return str(damage(_file(given))(rng, given))
     at, span = rng.randrange(len(data)), rng.choice((1, 8, 64))
-    new = rng.choice((b"\xff" * span, b"\0" * span, rng.randbytes(span), b"\x00\x00\xc0\x7f" * span, b"\x80\x7f" * span))
+    new = rng.choice(
+        (b"\xff" * span, b"\0" * span, rng.randbytes(span), b"\x00\x00\xc0\x7f" * span, b"\x80\x7f" * span)
+    )
     _write(given, header, (data[:at] + new + data[at + len(new) :])[: len(data)])
     return f"data: {new[:8]!r} at {at}"
 
@@ -89,7 +91,20 @@ def _tensors(rng: Random, given: Input) -> str:
     """Another checkpoint: odd names, types and shapes."""
     kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.uint8, torch.bool)
     kinds += (torch.int64, torch.float8_e4m3fn, torch.complex64, torch.uint16)
-    shapes = ((), (0,), (1,), (0, 3), (4, 3), (4, 3, 3), (4, 3, 3, 3), (1,) * 5, (2,) * 6, (300, 7), (1, 2**12), (2**12, 1))
+    shapes = (
+        (),
+        (0,),
+        (1,),
+        (0, 3),
+        (4, 3),
+        (4, 3, 3),
+        (4, 3, 3, 3),
+        (1,) * 5,
+        (2,) * 6,
+        (300, 7),
+        (1, 2**12),
+        (2**12, 1),
+    )
     tensors = {}
     for _ in range(rng.randint(1, 4)):
         name = rng.choice(("0.weight", "a.weight", "weight", "7.bias", *TEXTS[:-1])) + rng.choice(("", ".weight"))
@@ -107,7 +122,9 @@ def _out(rng: Random, given: Input) -> str:
     """Another place to write to."""
     if given.words[0] == "evaluate":
         raise UnchangedError
-    given.words[2] = rng.choice(("net.safetensors", "run", "net.py/out", "out", "none/out.safetensors", "o\x1b[31m", "x" * 300))
+    given.words[2] = rng.choice(
+        ("net.safetensors", "run", "net.py/out", "out", "none/out.safetensors", "o\x1b[31m", "x" * 300)
+    )
     return f"to {given.words[2]!r:.40}"
 
 

@@ -68,7 +68,9 @@ def _picture(rng: Random, given: Input) -> str:
 def _chunks(rng: Random, given: Input) -> str:
     """A PNG that says another size than it has, bombs, or odd chunks."""
     name = _one(rng, given)
-    width, height = rng.choice(((SIDE, SIDE), (2**31 - 1, 1), (1, 2**31 - 1), (50_000, 50_000), (0, 0), (30_000, 30_000)))
+    width, height = rng.choice(
+        ((SIDE, SIDE), (2**31 - 1, 1), (1, 2**31 - 1), (50_000, 50_000), (0, 0), (30_000, 30_000))
+    )
     depth, color = rng.choice(((8, 0), (16, 0), (1, 3), (8, 6), (3, 9), (8, 3)))
     size = rng.choice((0, 100, 8 << 20))
     odd = rng.choice((b"tEXt", b"zTXt", b"iCCP", b"iTXt", b"PLTE", b"acTL", b"eXIf", b"IHDR", b"IEND"))
@@ -94,7 +96,9 @@ def _squeezed(size: int) -> bytes:
 def _name(rng: Random, given: Input) -> str:
     """A file or folder under another name."""
     old = rng.choice((given.path(_one(rng, given)), _folder(rng, given)))
-    name = rng.choice((*TEXTS[1:-1], "\x1b[31m.png", "a.PNG", ".png", "x" * 200 + ".jpg", ".hidden", "a\n.png", "-.png"))
+    name = rng.choice(
+        (*TEXTS[1:-1], "\x1b[31m.png", "a.PNG", ".png", "x" * 200 + ".jpg", ".hidden", "a\n.png", "-.png")
+    )
     name = name.replace("/", "_").replace("\0", "_")[:200]
     if name.strip(".") == "" or len(name.encode()) > 250 or (old.parent / name).exists():
         raise UnchangedError
@@ -132,10 +136,14 @@ def _files(rng: Random, given: Input) -> str:
     source = rng.choice(sorted(given.path(ROOT).glob("*")))
     if not source.is_dir() or source.is_symlink() or folder.is_relative_to(source):
         raise UnchangedError
-    shutil.copytree(source, folder / f"copy{rng.randrange(1000)}", symlinks=True, ignore=shutil.ignore_patterns("p*.png"))
+    shutil.copytree(
+        source, folder / f"copy{rng.randrange(1000)}", symlinks=True, ignore=shutil.ignore_patterns("p*.png")
+    )
     return f"{folder.name} holds {source.name} again"
 
 
 KIND = Kind(
-    "pictures", make, (*[_damage] * 5, *[_picture] * 3, *[_chunks] * 3, *[_name] * 3, *[_files] * 3, _special, change_word)
+    "pictures",
+    make,
+    (*[_damage] * 5, *[_picture] * 3, *[_chunks] * 3, *[_name] * 3, *[_files] * 3, _special, change_word),
 )

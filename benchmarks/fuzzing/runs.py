@@ -13,7 +13,18 @@ from random import Random
 from bitq.cli.evaluate import evaluate
 from fuzzing import MOST_BYTES, Input, Kind, UnchangedError
 from fuzzing.seeds import FEW, SEARCH, take
-from fuzzing.values import FLOATS, INTEGERS, TEXTS, change_json, change_tree, change_word, damage, json_text, odd, special
+from fuzzing.values import (
+    FLOATS,
+    INTEGERS,
+    TEXTS,
+    change_json,
+    change_tree,
+    change_word,
+    damage,
+    json_text,
+    odd,
+    special,
+)
 
 STORE = "run/results.sqlite"
 NAMED = ("--network", "net:make") if "network" in inspect.signature(evaluate).parameters else ()
@@ -183,6 +194,8 @@ def _salvage(rng: Random, given: Input) -> str:
 KIND = Kind(
     "run",
     make,
-    (*[_page] * 4, *[_row] * 8, *[_statement] * 4, _swap, _special, *[_damage] * 2, change_json("run/plan.json"))
-    + (_salvage, change_word),
+    (
+        *(*[_page] * 4, *[_row] * 8, *[_statement] * 4, *[_damage] * 2),
+        *(_swap, _special, _salvage, change_json("run/plan.json"), change_word),
+    ),
 )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from confined import confined
 
-NETWORK = '''
+NETWORK = """
 import torch
 from torch import nn
 
@@ -24,16 +24,16 @@ def make():
             nn.Conv2d(1, 4, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
             nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3),
         )
-'''
+"""
 """Of the module that cases name."""
 
-PAYLOAD = '''
+PAYLOAD = """
 import pathlib
 
 pathlib.Path("../executed").touch()
 
 from net import make
-'''
+"""
 """Importable where a command runs; nothing but a user may have it imported."""
 
 DEVICE = """
@@ -62,7 +62,7 @@ FEW = ("--steps", "1", "--rounds", "1", "--plans", "1", "--uniforms", "1")
 
 
 def make(folder: Path) -> None:
-    """Write all into a folder: net.py, payload.py, d.toml, data.npz, pictures/, net.safetensors, net.pt, legacy.pt, run/.
+    """Write net.py, payload.py, d.toml, data.npz, pictures/, net.safetensors, net.pt, legacy.pt and run/ into a folder.
 
     Raises:
         RuntimeError: bitq does not search the tiny network.
@@ -74,7 +74,9 @@ def make(folder: Path) -> None:
     counts = {"train": 24, "val": 12, "test": 12}
     labels = {name: np.arange(count) % CLASSES for name, count in counts.items()}
     pixels = {name: rng.random((count, 1, SIDE, SIDE), dtype=np.float32) for name, count in counts.items()}
-    arrays = {f"x_{name}": array for name, array in pixels.items()} | {f"y_{name}": each for name, each in labels.items()}
+    arrays = {f"x_{name}": array for name, array in pixels.items()} | {
+        f"y_{name}": each for name, each in labels.items()
+    }
     np.savez(folder / "data.npz", **arrays)
     for name in counts:
         for place, (image, label) in enumerate(zip(pixels[name][:6], labels[name], strict=False)):
