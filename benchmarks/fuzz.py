@@ -104,15 +104,16 @@ def fuzz(cases: Sequence[Case], good: Path, folder: Path, keep: Path, processes:
     An interrupt ends it with what was found.
     """
     found, done, left = Found(), 0, iter(cases)
-    with ThreadPoolExecutor(processes) as pool:
 
-        def started(count: int) -> set[Future[Outcome]]:
-            return {pool.submit(judged, case, good, range(case.count), folder) for case in islice(left, count)}
+    def started(count: int) -> set[Future[Outcome]]:
+        return {pool.submit(judged, case, good, range(case.count), folder) for case in islice(left, count)}
 
-        try:
+    try:
+        with ThreadPoolExecutor(processes) as pool:
             running = started(2 * processes)
             while running:
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= started(len(finished))
                 for each in finished:
                     outcome, done = each.result(), done + 1
                     enter(found, outcome)
@@ -120,10 +121,8 @@ def fuzz(cases: Sequence[Case], good: Path, folder: Path, keep: Path, processes:
                         found.kept[outcome.group] = written(outcome, good, folder, keep)
                         terminal.note(f"case {outcome.case.index}: {outcome.group}")
                     terminal.step("cases", done, len(cases))
-                running |= started(len(finished))
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            terminal.note(f"interrupted after {done} of {len(cases)} cases")
+    except KeyboardInterrupt:
+        terminal.note(f"interrupted after {done} of {len(cases)} cases")
     return found
 
 

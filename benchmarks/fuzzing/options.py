@@ -29,7 +29,8 @@ SHAPES = (
     *(",".join("1" * 100), "=1", "1,1,3,3"),
 )
 AMOUNTS = (
-    *(*NUMBERS, "1Mbit", "1 uJ", "1 µJ", "99999999999999999TB", "1e99Mbit", "4KiB", "1e-9KiB", "0 bit", "-1KiB", "1KiB\0"),
+    *(*NUMBERS, "1Mbit", "1 uJ", "1 µJ", "99999999999999999TB", "1e99Mbit", "4KiB"),
+    *("1e-9KiB", "0 bit", "-1KiB", "1KiB\0"),
 )
 SCALES = (*NUMBERS, "0.5,0.5,0.5", "nan,nan,nan", "0,", "1e38", "1e-38", "0.5;0.5", "1,2,3,4")
 PACKED = ("folder", "pipe", "loop", "run", "x" * 300, "d.toml/a", "o\x1b[31m", "net.safetensors", "nothing")
