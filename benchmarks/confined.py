@@ -1,27 +1,47 @@
 """Run commands of bitq on hostile inputs: each in a process of its own that is stopped before it hurts, and watched.
 
-Processes are forked from one that has imported everything, so that a command costs what it computes.
+Processes are forked from one that has imported everything (`preloaded`), so that a command costs what it computes.
 """
 
 from __future__ import annotations
 
+import faulthandler
+import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
-PRELOADED = (
-    *("bitq.cli", "bitq.api", "bitq.onnx", "bitq.datasets", "bitq.loading", "bitq.report", "bitq.demo"),
-    *("bitq.tradeoff.weights", "bitq.movement.sweep", "onnx.reference", "onnx.inliner", "rich.progress"),
-)
 SECONDS, MEMORY_BYTES = 20.0, 2 << 30
+LONGEST_SENTENCE = 1300
 _LOOK_SECONDS = 0.02
+_STACK_SECONDS = 0.05  # for a process to write where it is, before it is killed
+
+_INTERNAL = re.compile(
+    r"""
+    \b[A-Z_]\w*(Error|Exception|Reader|Writer)\b | (?<![\w'"./:-])_[A-Za-z]\w*[A-Z]\w* | <class\ ' | \ object\ at\ 0x
+    | \bpydantic\b | Input\ should\ be | Extra\ inputs\ are | Field\ required | \[type=
+    | (?i:\berrno\b) | Traceback | site-packages | \w\.(py|cpp|cc|h|rs):\d | NoneType | \bc10::
+    | \btorch\._ | enforce\ fail
+    | codec\ can't | object\ (is\ not|has\ no|cannot) | unsupported\ operand | invalid\ literal | ordinal\ not\ in
+    """,
+    re.VERBOSE,
+)
+"""What only those understand who wrote a program: names of its classes and the words of its libraries."""
+
+_FRAME = re.compile(r'File "([^"]*)", line \d+,? in (\S+)')
+_EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -34,6 +54,9 @@ class Ended:
         seconds: it took.
         memory_bytes: it held at most.
         stopped: why it was killed, "" if it was not: "time" or "memory".
+        cpu_seconds: it computed; what it took, where it did not live to tell.
+        left: what it left outside of the folder where it ran: beside it, at home, among temporary files.
+        stack: where it was when it was killed, as Python's faulthandler tells it.
     """
 
     code: int
@@ -42,6 +65,14 @@ class Ended:
     seconds: float
     memory_bytes: int
     stopped: str = ""
+    cpu_seconds: float = 0.0
+    left: tuple[str, ...] = ()
+    stack: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The last line on stderr."""
+        return "".join(self.err.strip().split("\n")[-1:])
 
     @property
     def fault(self) -> str:
@@ -54,12 +85,31 @@ class Ended:
             return "traceback"
         if self.code not in (0, 2):
             return f"exit {self.code}"
+        if self.left:
+            return "a file outside"
         if not all(c.isprintable() or c in "\n\t\r" for c in self.out + self.err):
             return "control characters"
-        last = self.err.strip().splitlines()[-1:]
-        if self.code == 2 and not (last and last[0].startswith("Error: ")):
+        if self.code == 0:
+            return "no number" if any(_told_of_no_number(self.out)) else ""
+        if not self.sentence.startswith("Error: "):
             return "no sentence"
-        return ""
+        if self.internal:
+            return "internal name"
+        return "long message" if len(self.sentence) > LONGEST_SENTENCE else ""
+
+    @property
+    def internal(self) -> str:
+        """The first word of a library in the sentence, "" if there is none."""
+        found = _INTERNAL.search(self.sentence)
+        return found[0] if found else ""
+
+    @property
+    def place(self) -> str:
+        """The exception, and where in bitq it was raised or the process was killed; "" where nothing tells."""
+        frames = _FRAME.findall(self.stack)[::-1] or _FRAME.findall(self.err)
+        own = [f"{Path(file).name} {name}" for file, name in frames if "/bitq/" in file] or [""]
+        raised = _EXCEPTION.findall(self.err)[-1:] if "Traceback" in self.err else []
+        return " at ".join(filter(None, [*raised, own[-1]]))
 
 
 def confined(
@@ -69,17 +119,20 @@ def confined(
 
     Args:
         words: after the program's name.
-        folder: where it runs; home and temporary files lie there, too.
+        folder: where it runs; nobody else may write beside it meanwhile.
         seconds: after which it is killed.
         memory_bytes: resident, above which it is killed.
     """
+    _serve()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
-    with tempfile.TemporaryDirectory(prefix="confined-") as aside:
-        out, err, peak = (Path(aside) / name for name in ("out", "err", "peak"))
-        process = context.Process(target=_command, args=(tuple(words), str(folder), str(out), str(err), str(peak)))
-        start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="confined-") as name:
+        aside = Path(name)
+        beside = set(folder.parent.iterdir())
+        for inner in ("home", "temporary"):
+            (aside / inner).mkdir()
+        process = context.Process(target=_command, args=(tuple(words), str(folder), name, int(seconds)))
         process.start()
+        start = time.monotonic()  # the first of all waits for the imports
         stopped, most = "", 0
         while process.is_alive():
             process.join(_LOOK_SECONDS)
@@ -89,38 +142,75 @@ def confined(
             elif time.monotonic() - start > seconds:
                 stopped = "time"
             if stopped:
-                process.kill()
-                process.join()
+                _kill(process)
         took = time.monotonic() - start
-        told = int(peak.read_text()) if peak.exists() else 0
-        if max(told, most) > memory_bytes:
+        with suppress(ProcessLookupError, PermissionError):  # what it started
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        used = aside / "used"
+        cpu, peak = json.loads(used.read_text()) if used.exists() else (took, 0)
+        if max(peak, most) > memory_bytes:
             stopped = "memory"
-        texts = [path.read_text(errors="backslashreplace") if path.exists() else "" for path in (out, err)]
-        return Ended(process.exitcode or 0, *texts, took, max(told, most), stopped)
+        out, err, stack = (_text(aside / name) for name in ("out", "err", "stack"))
+        made = [*_files(aside / "home"), *_files(aside / "temporary"), *set(folder.parent.iterdir()) - beside]
+        left = tuple(sorted(path.name for path in made))
+        return Ended(process.exitcode or 0, out, err, took, max(peak, most), stopped, cpu, left, stack)
 
 
-def _command(words: tuple[str, ...], folder: str, out: str, err: str, peak: str) -> None:
+@cache
+def _serve() -> None:
+    """Start the process that all others are forked from; it finds the same modules as this one."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in (str(Path(__file__).parent), *sys.path) if path)
+    try:
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["preloaded"])
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _kill(process: Any) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGUSR1)
+    time.sleep(_STACK_SECONDS)
+    process.kill()
+    process.join()
+
+
+def _command(words: tuple[str, ...], folder: str, aside: str, seconds: int) -> None:
+    os.setsid()
+    signal.alarm(3 * seconds + 1)  # if nobody watches any more
     os.chdir(folder)
-    os.environ.update(HOME=folder, TMPDIR=folder, BITQ_CACHE_DIR=str(Path(folder) / ".cache"), COLUMNS="160")
+    home, temporary, cached = (str(Path(aside) / name) for name in ("home", "temporary", "cache"))
+    os.environ.update(HOME=home, TMPDIR=temporary, BITQ_CACHE_DIR=cached, COLUMNS="160")
     tempfile.tempdir = None
-    for number, path in ((1, out), (2, err)):
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    for number, name in ((0, os.devnull), (1, "out"), (2, "err")):
+        handle = os.open(Path(aside) / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(handle, number)
         os.close(handle)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     sys.argv = ["bitq", *words]
+    with (Path(aside) / "stack").open("w") as stack:
+        faulthandler.register(signal.SIGUSR1, stack)
+        code = _ran()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    (Path(aside) / "used").write_text(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss << 10]))
+    os._exit(code)
+
+
+def _ran() -> int:
+    """The exit code of the command that `sys.argv` says."""
     import torch
 
     torch.set_num_threads(1)
     from bitq.cli import main
 
-    code = 1
     try:
         main()
     except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+        return ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     except BaseException:
         import traceback
 
@@ -128,9 +218,23 @@ def _command(words: tuple[str, ...], folder: str, out: str, err: str, peak: str)
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        Path(peak).write_text(str(kib << 10))
-    os._exit(code)
+    return 1
+
+
+def _told_of_no_number(out: str) -> Iterator[bool]:
+    """For every number of JSON that a command printed, whether it is none or infinite."""
+    if out.startswith(("{", "[")):
+        numbers: list[float] = []
+
+        def number(text: str) -> float:
+            numbers.append(float(text))
+            return numbers[-1]
+
+        try:
+            json.loads(out, parse_float=number, parse_constant=number)
+        except (ValueError, RecursionError):
+            yield True
+        yield from (not abs(each) < float("inf") for each in numbers)
 
 
 def _resident(pid: int | None) -> int:
@@ -140,3 +244,11 @@ def _resident(pid: int | None) -> int:
     except OSError:
         return 0
     return int(status.split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode(errors="backslashreplace") if path.exists() else ""
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.is_dir()]

@@ -1,4 +1,4 @@
-"""The benchmarks of the search run, continue, and say what they lack."""
+"""The benchmarks run, continue, say what they lack, and see the faults that they look for."""
 
 import os
 import signal
@@ -11,6 +11,8 @@ import pytest
 import kill
 from bitq.files import write_atomically
 from bitq.store import Store
+from confined import Ended, confined
+from fuzzing import Case, Input, UnchangedError, kinds, seeds
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -123,3 +125,87 @@ def test_what_is_done_twice_is_seen(tmp_path, monkeypatch):
     told = list(kill.killed(made(tmp_path, float=1), (), [kill.Kill(seconds=60)], kill.random.Random(0), {}))
     assert len(told) == 2
     assert all("done although it was finished" in line for line in told)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """Good inputs of every kind."""
+    folder = tmp_path_factory.mktemp("seeds")
+    seeds.make(folder)
+    return folder
+
+
+def contents(folder):
+    regular = {path for path in folder.rglob("*") if path.is_file() and path.stat().st_size < 1 << 24}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path in regular else path.lstat().st_mode
+        for path in folder.rglob("*")
+        if not path.is_symlink()
+    }
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_inputs_to_be_changed_are_right_as_they_are(kind, good, tmp_path):
+    case = Case(kinds()[kind], 0, 0)
+    given, changes = case.build(good, tmp_path / "in", [])
+    ended = confined(given.words, given.folder)
+    wanting = kind == "checkpoint"  # which is read before the data that are not there
+    assert (ended.code, ended.fault, changes) == (2 if wanting else 0, "", ()), ended.err
+    assert "none.npz" in ended.sentence or not wanting
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_case_is_made_again_from_its_number(kind, good, tmp_path):
+    made = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        for index in range(6):
+            case = Case(kinds()[kind], 5, index)
+            given, changes = case.build(good, tmp_path / name / str(index), range(case.count))
+            made.append((name, given.words, changes))
+    one, other = ([each[1:] for each in made if each[0] == name] for name in ("one", "other"))
+    assert one == other
+    assert any(changes for _, changes in one)
+    assert kind == "run" or contents(tmp_path / "one") == contents(tmp_path / "other")  # SQLite counts its changes
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "/dev/zero", "a/../../b", "link/a", "a\0b", "x" * 100])
+def test_nothing_is_changed_outside_of_a_folder(name, tmp_path):
+    (tmp_path / "link").symlink_to("/")
+    with pytest.raises(UnchangedError):
+        Input(tmp_path, []).path(name)
+
+
+@pytest.mark.parametrize(
+    ("end", "fault"),
+    [
+        ({"code": 0, "out": '{"a": 1e308}'}, ""),
+        ({"code": 0, "out": '{"a": 1e400}'}, "no number"),
+        ({"code": 0, "out": '{"a": NaN}'}, "no number"),
+        ({"code": 0, "out": '{"a": 1}{}'}, "no number"),
+        ({"code": 0, "out": "\x1b[31mred"}, "control characters"),
+        ({"code": 0, "left": ("a",)}, "a file outside"),
+        ({"code": 2, "err": "10 of 20\nError: d.toml is not TOML; write TOML\n"}, ""),
+        ({"code": 2, "err": "d.toml is not TOML\n"}, "no sentence"),
+        ({"code": 2, "err": "Error: [Errno 2] no file"}, "internal name"),
+        ({"code": 2, "err": "Error: d.toml: memories.0 is no _MemoryFile"}, "internal name"),
+        ({"code": 2, "err": "Error: c.pt is damaged: ValueError"}, "internal name"),
+        ({"code": 2, "err": "Error: a: Input should be a valid string"}, "internal name"),
+        ({"code": 2, "err": "Error: " + "x" * 1400}, "long message"),
+        ({"code": 1, "err": "Traceback (most recent call last):\nKeyError: 1"}, "traceback"),
+        ({"code": 3}, "exit 3"),
+        ({"code": -6}, "SIGABRT"),
+        ({"code": -9, "stopped": "time"}, "time"),
+    ],
+)
+def test_every_fault_of_an_end_is_seen(end, fault):
+    assert Ended(**{"out": "", "err": "", "seconds": 0.1, "memory_bytes": 1, **end}).fault == fault
+
+
+def test_hostile_inputs_are_counted_and_what_fails_can_be_repeated(tmp_path):
+    told = benchmark("fuzz.py", "--count", len(kinds()), "--processes", 1, "--keep", tmp_path)
+    (total,) = (line for line in told.stdout.splitlines() if "total" in line)
+    cases, right, refused, failed = map(int, total.replace("│", " ").split()[1:5])
+    assert cases == right + refused + failed == len(kinds())
+    assert told.returncode == bool(failed)
+    assert bool(failed) == any(tmp_path.glob("*/run.sh"))
