@@ -21,10 +21,10 @@ PACKAGE = Path(bitq.__file__).parent
 
 RANKS = (
     {"errors", "interrupts"},
-    {"files", "formats", "layers", "memory", "nested", "outside", "private_torch", "progress", "store", "validation"},
-    {"allocator", "batches", "geometry"},
-    {"devices", "images", "numerics"},
-    {"accuracy", "tracing", "movement", "datasets", "loading", "networks", "demo"},
+    {"files", "formats", "layers", "memory", "nested", "outside", "private_torch", "progress", "validation"},
+    {"allocator", "batches", "database", "geometry"},
+    {"devices", "images", "numerics", "store"},
+    {"accuracy", "tracing", "movement", "datasets", "loading", "networks", "demo", "salvage"},
     {"onnx"},
     {"tradeoff"},
     {"report"},

@@ -155,11 +155,11 @@ def test_evaluate_measures_the_plans_accuracy(bitq, folder):
     totals = plan_of(folder / "run")["totals"]
     (folder / "run" / "results.sqlite").unlink()  # weights and plan are enough
     shutil.rmtree(folder / "run" / "checkpoints")
-    code, out, err = bitq("evaluate", "run", "--data", "data.npz", "--json")
+    code, out, err = bitq("evaluate", "run", "--network", NETWORK, "--data", "data.npz", "--json")
     document = json.loads(out)
     assert (code, err) == (0, "")
     assert document["accuracy"] == document["planned"] == totals["accuracy"]
-    code, out, _ = bitq("evaluate", "run", "--data", "data.npz")
+    code, out, _ = bitq("evaluate", "run", "--network", NETWORK, "--data", "data.npz")
     assert out.count(f"{totals['accuracy']:.2%}") == 2
 
 
@@ -202,7 +202,7 @@ def test_images_in_folders(bitq, folder):
     document = json.loads(out)
     assert document["run"] == "runs/tiny_networks.network"  # where none was named
     assert plan_of(folder / document["run"])["bits"] == 16
-    measured = json.loads(bitq("evaluate", document["run"], *images, "--json")[1])
+    measured = json.loads(bitq("evaluate", document["run"], "--network", NETWORK, *images, "--json")[1])
     assert measured["accuracy"] == document["totals"]["accuracy"]
 
 
@@ -417,24 +417,85 @@ def test_run_folders_that_are_none(mistake, folder):
 
 def test_runs_that_cannot_be_evaluated(mistake, folder):
     data = ["--data", "data.npz"]
+    named = ["--network", NETWORK]
     assert "no plan at" in mistake("evaluate", "nowhere", *data)
-    assert "needs --data" in mistake("evaluate", "run")
+    assert "needs --data" in mistake("evaluate", "run", *named)
     assert "--seed" in mistake("evaluate", "run", *data, "--seed", 10**30)
+    assert "is of another network" in mistake("evaluate", "run", *data, "--network", "tiny_networks:other")
+    assert "does not name a network" in mistake("evaluate", "run", *data, "--network", "Sequential")
     plan = plan_of(folder / "run")
-    for network, reason in (
-        ("tiny_networks:other", "is of another network"),
-        ("Sequential", "does not name a network"),
-    ):
-        (folder / "run" / "plan.json").write_text(json.dumps({**plan, "network": network}))
-        assert reason in mistake("evaluate", "run", *data)
     (folder / "run" / "plan.json").write_text("{")
-    assert "is not a plan" in mistake("evaluate", "run", *data)
+    assert "is not a plan" in mistake("evaluate", "run", *named, *data)
     (folder / "run" / "plan.json").write_text(json.dumps(plan))
     weights = folder / "run" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert "weights.safetensors cannot be read" in mistake("evaluate", "run", *data)
+    assert "weights.safetensors" in mistake("evaluate", "run", *named, *data)
     weights.unlink()
-    assert "weights.safetensors" in mistake("evaluate", "run", *data)
+    assert "weights.safetensors" in mistake("evaluate", "run", *named, *data)
+
+
+def test_evaluate_imports_what_the_user_names_and_nothing_else(bitq, mistake, folder):
+    said = mistake("evaluate", "run", "--data", "data.npz")
+    assert f"names the network '{NETWORK}'" in said
+    assert said.endswith(f"give bitq evaluate run --network {NETWORK}")
+    plan = plan_of(folder / "run")
+    (folder / "run" / "plan.json").write_text(json.dumps({**plan, "network": "os:abort"}))
+    code, out, err = bitq("evaluate", "run", "--network", NETWORK, "--data", "data.npz", "--json")
+    assert (code, json.loads(out)["accuracy"]) == (0, plan["totals"]["accuracy"]), err
+
+
+def test_evaluate_notes_a_plan_that_does_not_tell_its_weights(bitq, folder):
+    plan = plan_of(folder / "run")
+    del plan["weights"]
+    (folder / "run" / "plan.json").write_text(json.dumps(plan))
+    code, out, err = bitq("evaluate", "run", "--network", NETWORK, "--data", "data.npz", "--json")
+    assert (code, json.loads(out)["accuracy"]) == (0, plan["totals"]["accuracy"])
+    assert err == "run/plan.json is of an earlier version, which did not tell which weights belong to a plan\n"
+
+
+def test_what_reads_a_plan_imports_nothing(bitq, folder):
+    """The plan names a module that would leave a trace, wherever it is looked for."""
+    for place in (folder, folder / "run"):
+        (place / "payload.py").write_text(f"open({str(folder / 'trace')!r}, 'w').close()")
+    plan = plan_of(folder / "run")
+    (folder / "run" / "plan.json").write_text(json.dumps({**plan, "network": "payload:make"}))
+    on_device = ["--formats", "run", "--device", "tiny.toml", "--input-shape", "1,1,8,8"]
+    for words in (
+        ["movement", NETWORK, *on_device],
+        ["buffer", NETWORK, *on_device],
+        ["quantize", "net.safetensors", "packed.safetensors", "--plan", "run"],
+        ["report", "run"],
+        ["report", "run", "--salvage"],
+        [*COMPLETE, "--run", "run"],
+    ):
+        code, _, err = bitq(*words)
+        assert code == 0, (words, err)
+        assert not (folder / "trace").exists(), words
+        assert "payload" not in sys.modules
+
+
+# A damaged results store
+
+
+def test_what_can_be_read_of_a_damaged_store_is_kept_and_the_search_goes_on(bitq, mistake, folder):
+    before, plan = evaluations(folder / "run"), plan_of(folder / "run")
+    store = folder / "run" / "results.sqlite"
+    with sqlite3.connect(store) as database:
+        database.execute("UPDATE evaluations SET result = '{' WHERE kind = 'float'")
+    harmed = store.read_bytes()
+    hint = "`bitq report run --salvage` keeps all that can still be read"
+    for words in (["report", "run"], [*COMPLETE, "--run", "run"]):
+        assert hint in mistake(*words)
+    document = json.loads(bitq("report", "run", "--salvage", "--json")[1])
+    lost = {"kept": len(before), "lost": 1, "aside": "run/results.damaged-1.sqlite"}  # the outcome is not in `before`
+    assert document["salvaged"] == lost
+    assert document["report"] == "run/report.html"
+    assert (folder / document["salvaged"]["aside"]).read_bytes() == harmed
+    assert len(evaluations(folder / "run")) == len(before) - 1
+    assert bitq(*COMPLETE, "--run", "run")[0] == 0
+    assert {row[:2] for row in evaluations(folder / "run")} == {row[:2] for row in before}
+    assert plan_of(folder / "run") == plan
+    assert "Nothing is damaged" in bitq("report", "run", "--salvage")[1]
 
 
 def test_runs_that_have_no_report(mistake, folder):

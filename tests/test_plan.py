@@ -63,6 +63,7 @@ PLAN = {
     "layers": [LAYER, FLOAT_LAYER],
     "totals": TOTALS,
     "outcome": "0123456789abcdef",
+    "weights": "ab" * 32,
 }
 
 
@@ -165,7 +166,7 @@ def test_other_files_are_refused(tmp_path, text):
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_amounts_are_numbers(tmp_path, number):
     text = json.dumps(changed(PLAN, ("totals", "energy_pj"), "NUMBER")).replace('"NUMBER"', number)
-    with pytest.raises(BitqError, match=r"not a plan: (totals.energy_pj|the file)"):
+    with pytest.raises(BitqError, match=r"not a plan: (totals.energy_pj must be|it has -?(NaN|Infinity) where)"):
         load(tmp_path, text)
 
 
@@ -184,7 +185,7 @@ def test_a_missing_plan_and_a_huge_one_are_refused(tmp_path):
         load_plan(tmp_path)
     with (tmp_path / "plan.json").open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)
-    with pytest.raises(BitqError, match="larger than 64 MiB"):
+    with pytest.raises(BitqError, match=f"but a plan has at most {MAX_FILE_BYTES}"):
         load_plan(tmp_path / "plan.json")
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -95,7 +96,8 @@ def test_the_plan_is_written_as_it_is_returned(finished):
 
 def test_plan_json_is_what_scripts_rely_on(finished):
     document = json.loads((finished[0] / "plan.json").read_text())
-    assert {"schema_version", "network", "device", "bits", "alpha", "layers", "totals", "outcome"} == document.keys()
+    about = {"schema_version", "network", "device", "bits", "alpha"}
+    assert about | {"layers", "totals", "outcome", "weights"} == document.keys()
     assert (document["schema_version"], document["network"], document["device"]) == (1, "Sequential", "tiny")
     assert (document["bits"], document["alpha"]) == (8, 0.2)
     layers = trace(tiny.network(), torch.empty(1, 1, 8, 8))
@@ -357,11 +359,112 @@ def test_a_half_precision_network_is_searched(tmp_path):
     assert file.stat().st_size == 8 + header + totals.model_bytes
 
 
-def test_lost_checkpoints_are_told(finished, copied):
+def damage(path, others):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lose(path, others):
+    path.unlink()
+
+
+def swap(path, others):
+    shutil.copy(others[0], path)
+
+
+def pipe(path, others):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def inflate(path, others):
+    with path.open("ab") as file:
+        file.truncate(1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (damage, "is damaged, or of another plan"),
+        (lose, "there is no file"),
+        (swap, "is damaged, or of another plan"),
+        (pipe, "is no regular file"),
+        (inflate, "but a file of fine-tuned weights has at most"),
+    ],
+)
+def test_fine_tuned_weights_that_are_lost_are_told_and_made_again(finished, copied, harm, said):
+    files = {path: path.read_bytes() for path in (copied / "checkpoints").iterdir()}
+    best = next(path for path in files if same_weights(path, finished[1].model))
+    harm(best, [path for path in files if path != best])
+    listener = tiny.Listening()
+    before = results(copied)
+    again = search(copied, finished[2], listener=listener)
+    assert any(said in note and note.endswith("making these weights again") for note in listener.notes)
+    assert best.read_bytes() == files[best]
+    assert (again.plan, results(copied)) == (finished[1].plan, before)
+    assert (copied / "weights.safetensors").read_bytes() == (finished[0] / "weights.safetensors").read_bytes()
+
+
+def same_weights(path, model):
+    state, kept = model.state_dict(), safetensors.torch.load_file(path)
+    return all(torch.equal(kept[name], tensor) for name, tensor in state.items())
+
+
+def test_weights_that_do_not_come_out_again_are_not_made_up(finished, copied):
     for path in (copied / "checkpoints").iterdir():
         path.write_bytes(b"damaged")
-    with pytest.raises(BitqError, match="is missing or damaged"):
+    with sqlite3.connect(copied / "results.sqlite") as database:
+        for key, result in database.execute("SELECT key, result FROM evaluations WHERE kind = 'finetune'").fetchall():
+            other = json.dumps({**json.loads(result), "weights": "0" * 64})
+            database.execute("UPDATE evaluations SET result = ? WHERE key = ?", (other, key))
+    with pytest.raises(BitqError, match="the same fine-tuning gives other weights"):
         search(copied, finished[2])
+
+
+def test_a_search_stops_when_no_plan_is_left(finished, copied):
+    listener = tiny.Listening()
+    many = search(copied, finished[2], settings=tiny.settings(rounds=30, uniforms=3), listener=listener)
+    ((told, enough),) = [
+        (note, int(note.split()[-5])) for note in listener.notes if note.startswith("no plan is left that could be")
+    ]
+    assert told.endswith(f"{enough} of 30 rounds were enough")
+    uniforms = [each for each in contenders(copied) if each["label"].startswith("uniform")]
+    assert len(uniforms) >= 3  # those of the last round are measured all the same
+    listener = tiny.Listening()
+    more = search(copied, finished[2], settings=tiny.settings(rounds=10**6, uniforms=3), listener=listener)
+    assert any(note.endswith(f"{enough} of 1000000 rounds were enough") for note in listener.notes)
+    assert more.plan.layers == many.plan.layers
+
+
+def test_a_plan_and_weights_of_two_searches_are_not_taken_together(finished, copied, monkeypatch):
+    """As a kill between the two leaves them; the same search mends it and fine-tunes nothing."""
+    heavy = tiny.settings(alpha=2.0)
+
+    def killed(plan, path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bitq.tradeoff.plan.Plan.save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            search(copied, finished[2], settings=heavy)
+    assert (copied / "plan.json").read_bytes() == (finished[0] / "plan.json").read_bytes()
+    assert (copied / "weights.safetensors").read_bytes() != (finished[0] / "weights.safetensors").read_bytes()
+    with pytest.raises(BitqError, match="do not belong together.*run the search command again"):
+        bitq.load_quantized(tiny.network(), copied)
+    before = results(copied)
+    mended = search(copied, finished[2], settings=heavy)
+    assert results(copied) == before
+    assert bitq.load_quantized(tiny.network(), copied) == mended.plan
+
+
+def test_a_plan_of_an_earlier_version_takes_its_weights(finished, copied):
+    document = json.loads((copied / "plan.json").read_text())
+    del document["weights"]
+    (copied / "plan.json").write_text(json.dumps(document))
+    assert bitq.load_quantized(tiny.network(), copied).weights is None
+    document["outcome"] = "0123456789abcdef"  # of another search than the weights
+    (copied / "plan.json").write_text(json.dumps(document))
+    with pytest.raises(BitqError, match="do not belong together"):
+        bitq.load_quantized(tiny.network(), copied)
 
 
 # Everything of the user's own

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitq.errors import BitqError
-from bitq.store import Store
+from bitq.store import Store, _key
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -110,14 +110,14 @@ def test_another_file_is_refused_and_left_alone(tmp_path, content):
 
 
 def test_a_folder_in_its_place_is_refused(tmp_path):
-    with pytest.raises(BitqError, match="not a results store"):
+    with pytest.raises(BitqError, match="is a folder; give a results store"):
         Store(tmp_path)
 
 
 KILLED = """
 import sys
 from pathlib import Path
-from bitq.store import Store
+from bitq.store import Store, _key
 with Store(Path(sys.argv[1])) as store:
     for i in range(10**6):
         store.get_or_run("probe", {"i": i}, lambda: {"square": i * i, "padding": "x" * 3000})
@@ -140,8 +140,9 @@ def test_what_was_finished_survives_a_kill(path):
 def test_a_full_disk_is_told_and_loses_nothing(path):
     with Store(path) as store:
         store.get_or_run("probe", {"i": 1}, lambda: {"square": 1})
-        store._db.execute(f"PRAGMA max_page_count = {store._db.execute('PRAGMA page_count').fetchone()[0]}")
-        with pytest.raises(BitqError, match=r"results.sqlite cannot be written \(database or disk is full\); all that"):
+        ((pages,),) = store._db.ask("PRAGMA page_count")
+        store._db.ask(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(BitqError, match=r"results.sqlite cannot be written: the disk is full; all that"):
             store.get_or_run("probe", {"i": 2}, lambda: {"padding": "x" * 10**5})
         assert store.get("probe", {"i": 1}) == {"square": 1}
         assert store.get("probe", {"i": 2}) is None
@@ -153,7 +154,7 @@ def test_a_full_disk_is_told_and_loses_nothing(path):
 HOLDING = """
 import sys, time
 from pathlib import Path
-from bitq.store import Store
+from bitq.store import Store, _key
 with Store(Path(sys.argv[1]), alone=True):
     print("held", flush=True)
     time.sleep(60)
@@ -227,8 +228,11 @@ def test_evaluations_tell_versions_and_stores_of_before_are_read(path):
             "CREATE TABLE evaluations (key TEXT PRIMARY KEY, kind TEXT NOT NULL, config TEXT NOT NULL,"
             " result TEXT NOT NULL, seconds REAL NOT NULL, finished REAL NOT NULL);"
             "CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT NOT NULL);"
-            "INSERT INTO evaluations VALUES ('k', 'old', '{}', '{\"a\": 1}', 1.0, 2.0); PRAGMA user_version = 1;"
+            f"INSERT INTO evaluations VALUES ('{_key('old', {})}', 'old', '{{}}', '{{\"a\": 1}}', 1.0, 2.0);"
+            "PRAGMA user_version = 1;"
         )
+    with Store(path, read_only=True) as store:
+        assert [(one.result, one.versions) for one in store.evaluations()] == [({"a": 1}, {})]
     with Store(path) as store:
         store.get_or_run("new", {}, lambda: {"a": 2})
         old, new = store.evaluations()

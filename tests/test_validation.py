@@ -1,5 +1,7 @@
 """What is told of a wrong document: the place, what would be right, and what is there, in plain words and few."""
 
+import json
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -8,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from bitq.validation import told
+from bitq.errors import BitqError
+from bitq.validation import DEEPEST, MOST_DIGITS, parsed, told
 
 
 class Memory(BaseModel):
@@ -102,3 +105,75 @@ def test_no_word_of_a_library_is_said(kind, value):
         sentence = told(error)
         assert not JARGON.search(sentence.replace(repr(value), ""))
         assert len(sentence) < 400
+
+
+# JSON
+
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(DOCUMENTS, st.booleans(), st.sampled_from([None, 1]))
+def test_a_document_is_what_was_written(document, ascii_only, indent):
+    content = json.dumps(document, ensure_ascii=ascii_only, indent=indent).encode()
+    assert parsed(content, 1000) == document
+
+
+@given(st.binary(max_size=60) | st.text('[]{}",:\\0 u1eE-.tfn').map(str.encode))
+def test_whatever_else_is_told(content):
+    try:
+        found = parsed(content, 1000)
+    except BitqError as error:
+        refusal = str(error)
+    else:
+        assert found == json.loads(content)
+        return
+    assert re.match("(is|has|names) ", refusal)
+
+
+def nested(depth):
+    return b"[" * depth + b"]" * depth
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[1,2,3,4]", "has about 6 values, more than the 5"),
+        (b'{"a":{},"b":[]}', "has about 8 values, more than the 5"),
+        (b"{" * 10**6, "values, more than the 5"),
+        (b'{"a": 1, "a": 2}', "names 'a' twice in one place"),
+        (b"[NaN]", "has NaN where a finite number must stand"),
+        (b"[-Infinity]", "has -Infinity where"),
+        (b'"\xff"', "is not text in UTF-8 from byte 1 on"),
+        ("[]".encode("utf-16"), "is not text in UTF-8 from byte 0 on"),
+        (b"1" * (MOST_DIGITS + 1), f"has a number of {MOST_DIGITS + 1} digits"),
+        (b"1" * 10**6, "has a number of 1000000 digits"),
+        (b"", "is not JSON at line 1, column 1"),
+        (b"[1,\n2", "is not JSON at line 2, column 2"),
+        (b'"' + b"a" * 10**6, "is not JSON at line 1, column 1"),
+    ],
+)
+def test_what_is_no_document_is_told(content, message):
+    with pytest.raises(BitqError, match=message):
+        parsed(content, 5)
+
+
+def test_brackets_lie_so_deep_and_no_deeper():
+    assert parsed(nested(DEEPEST), 1000)
+    for depth in (DEEPEST + 1, 499):
+        with pytest.raises(BitqError, match=f"has brackets {depth} deep"):
+            parsed(nested(depth), 1000)
+
+
+def test_what_stands_in_texts_is_no_value():
+    text = '[{,"' * 1000
+    assert parsed(json.dumps([text]).encode(), 5) == [text]
+
+
+def test_numbers_that_are_none_where_they_may_stand():
+    first, second, third = parsed(b"[NaN, Infinity, -Infinity]", 9, nan=True)
+    assert math.isnan(first)
+    assert (second, third) == (math.inf, -math.inf)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,19 @@ _PREFIXES = ("_orig_mod.", "module.", "_orig_mod.", "model.")
 _MOST_BYTES_PER_BYTE, _MOST_BYTES_BESIDES = 16, 64 * 2**20
 
 
-def load_network(name: str) -> nn.Module:
+def load_network(name: str, not_from: Path | None = None) -> nn.Module:
     """The network that "package.module:function" gives, from the current folder or from what is installed.
 
     Importing and calling it runs the user's own code. `function` is called without arguments; a class or a
     finished torch.nn.Module is as good.
 
+    Args:
+        name: as the user gave it.
+        not_from: a folder, as of a run from elsewhere, that no code is taken from.
+
     Raises:
-        BitqError: no such module or function, an exception within, or a result that is no torch.nn.Module.
+        BitqError: no such module or function, one within `not_from`, an exception within, or a result that is no
+            torch.nn.Module.
     """
     module_name, _, path = name.partition(":")
     if not module_name or not path:
@@ -39,6 +46,8 @@ def load_network(name: str) -> nn.Module:
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    if not_from is not None:
+        _keep_out(module_name, not_from)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -59,6 +68,41 @@ def load_network(name: str) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise BitqError(f"{name!r} returned a {type(made).__name__}; it must return a torch.nn.Module")
     return made
+
+
+def _keep_out(module_name: str, folder: Path) -> None:
+    """See that importing a module takes no code from a folder: not this module, nor what it imports in its turn.
+
+    Raises:
+        BitqError: the module lies there. Nothing was imported to find that out.
+    """
+    within = _written_and_resolved(folder)
+    own = _written_and_resolved(Path(sys.prefix)) | _written_and_resolved(Path(__file__).parents[1])
+
+    def inside(place: str) -> bool:
+        found = _written_and_resolved(Path(place))
+        under = [any(each.is_relative_to(top) for each in found for top in tops) for tops in (within, own)]
+        return under == [True, False]  # the Python and the bitq that run may lie where they like
+
+    places: Sequence[str] | None = None  # as sys.path
+    whole = ""
+    for part in module_name.split("."):
+        whole = f"{whole}.{part}" if whole else part
+        spec = PathFinder.find_spec(whole, places)
+        if spec is None:  # built in, or what only its package finds
+            break
+        places = list(spec.submodule_search_locations or ())
+        if any(map(inside, (*places, *([spec.origin] if spec.has_location and spec.origin else ())))):
+            raise BitqError(
+                f"module {whole!r} lies in the run's folder {folder}, which no code is taken from; give a network of "
+                "your own, from another folder"
+            )
+    sys.path[:] = [place for place in sys.path if not inside(place)]
+
+
+def _written_and_resolved(path: Path) -> set[Path]:
+    """Where a path leads, with its links as they are written and followed."""
+    return {Path(os.path.normpath(path.absolute())), path.resolve()}
 
 
 def load_checkpoint(model: nn.Module, path: Path) -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bitq.cli.inputs import BatchSize, Channels, DataPath, ImageSize, Limit, Mean, Std, load_source
+from bitq.cli.inputs import DEMO, BatchSize, Channels, DataPath, ImageSize, Limit, Mean, Std, load_source
 from bitq.cli.output import Json, print_json, show
+from bitq.errors import BitqError, printable, shortened
 from bitq.files import RunFolder
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a finished search, with plan.json and weights.safetensors.")],
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="`package.module:function` that gives the network, as the search was given it. It is imported because "
+            "you name it: no code is taken from the run's folder. Not needed for the demo."
+        ),
+    ] = None,
     data: DataPath = None,
     batch_size: BatchSize = 64,
     image_size: ImageSize = None,
@@ -26,17 +37,28 @@ def evaluate(
 ) -> None:
     """Measure the accuracy of a plan again on the test images, from the packed weights and the plan alone.
 
-    The network is the one the plan names; give the same image options as to the search.
+    Give the network and the image options that the search was given.
 
-    Example: `bitq evaluate runs/demo`
+    Examples:
+
+    `bitq evaluate runs/demo`
+
+    `bitq evaluate runs/resnet20 --network nets:resnet20 --data cifar10.npz`
     """
     from bitq.accuracy.evaluate import score
     from bitq.tradeoff.plan import load_plan
     from bitq.tradeoff.weights import load_quantized
 
     plan = load_plan(RunFolder(run).plan)
-    source = load_source(plan.network, data, None, batch_size, image_size, channels, mean, std, limit, seed)
-    load_quantized(source.model, run)
+    if network is None and plan.network != DEMO:
+        raise _unnamed(plan.network, run)
+    source = load_source(
+        network or DEMO, data, None, batch_size, image_size, channels, mean, std, limit, seed, not_from=run
+    )
+    plan = load_quantized(source.model, run)
+    if plan.weights is None:
+        note = f"{RunFolder(run).plan} is of an earlier version, which did not tell which weights belong to a plan"
+        print(printable(note), file=sys.stderr)
     found = score(source.model, source.test)
     if as_json:
         print_json({"run": str(run), "accuracy": found.accuracy, "planned": plan.totals.accuracy, "loss": found.loss})
@@ -44,3 +66,13 @@ def evaluate(
         show(
             f"{plan.network}: accuracy {found.accuracy:.2%} on the test images, {plan.totals.accuracy:.2%} in the plan"
         )
+
+
+def _unnamed(planned: str, run: Path) -> BitqError:
+    """What to say where only the plan names a network."""
+    name = planned if re.fullmatch(r"[\w.]+:[\w.]+", planned) else "package.module:function"
+    given = sys.argv[1:] if sys.argv[1:2] == ["evaluate"] else ["evaluate", str(run)]
+    return BitqError(
+        f"{RunFolder(run).plan} names the network {shortened(planned, 60)!r}; importing that runs its code, so it "
+        f"has to be named by you: if you trust it, give {shlex.join(['bitq', *given, '--network', name])}"
+    )

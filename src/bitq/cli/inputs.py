@@ -82,8 +82,9 @@ def load_source(
     std: str,
     limit: int | None,
     seed: int,
+    not_from: Path | None = None,
 ) -> Source:
-    """What the options name.
+    """What the options name; no code comes from the folder `not_from`.
 
     Raises:
         BitqError: a network without data, options that do not fit together, or anything the loaders refuse.
@@ -98,7 +99,7 @@ def load_source(
     from bitq.images import Batches
     from bitq.loading import load_checkpoint, load_network
 
-    model = load_network(network).eval()
+    model = load_network(network, not_from).eval()
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     parts = load_data(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitq.cli.output import Json, print_json, show
+from bitq.files import RunFolder
+
+if TYPE_CHECKING:
+    from bitq.salvage import Salvaged
 
 
 def report(
@@ -19,6 +24,14 @@ def report(
             "for seven usual ones.",
         ),
     ] = None,
+    salvage: Annotated[
+        bool,
+        typer.Option(
+            "--salvage",
+            help="First put a fresh results.sqlite, with all results that can still be read, in the place of a damaged "
+            "one, which is kept beside it. The search command then does the rest again.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write report.html of a run again: one page that needs no network to be read.
@@ -27,8 +40,29 @@ def report(
     """
     from bitq.report import write_report
 
-    page = write_report(run, alpha) if alpha else write_report(run)
+    salvaged = _salvaged(run) if salvage else None
+    if salvaged is not None and not as_json:
+        show(_told(salvaged))
+    planned = salvaged is None or RunFolder(run).plan.exists()  # a search that was stopped has no plan yet
+    page = str(write_report(run, alpha) if alpha else write_report(run)) if planned else None
     if as_json:
-        print_json({"report": str(page)})
+        aside = salvaged and salvaged.aside and str(salvaged.aside)
+        found = {"salvaged": {**asdict(salvaged), "aside": aside}} if salvaged else {}
+        print_json({"report": page, **found})
     else:
-        show(f"Report: {page}")
+        show(f"Report: {page}" if page else "The search is not finished: there is no plan to report yet")
+
+
+def _salvaged(run: Path) -> Salvaged:
+    from bitq.report.evidence import check_result
+    from bitq.salvage import salvage
+
+    where = RunFolder(run).results
+    return salvage(where, lambda each: check_result(each, where))
+
+
+def _told(salvaged: Salvaged) -> str:
+    kept = f"{salvaged.kept} finished evaluation{'' if salvaged.kept == 1 else 's'}"
+    if salvaged.aside is None:
+        return f"Nothing is damaged: the results store holds {kept}"
+    return f"Kept {kept}, lost {salvaged.lost}; the damaged results store is {salvaged.aside} now"

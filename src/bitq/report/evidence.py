@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from bitq.database import damaged
 from bitq.files import RunFolder
 from bitq.formats import TensorName
-from bitq.movement.sweep import Sweep
+from bitq.movement.sweep import Series, Sweep
 from bitq.store import Evaluation, Store
-from bitq.tradeoff.plan import Plan, load_plan
+from bitq.tradeoff.plan import LEAST, Plan, load_plan
 from bitq.tradeoff.records import (
+    MOST,
+    RECORDS,
+    SWEEP,
     Ablation,
     Baseline,
     FloatAccuracy,
@@ -79,8 +84,8 @@ def load_evidence(folder: Path) -> Evidence:
     plan, where = load_plan(files.plan), files.results
     evaluations: tuple[Evaluation, ...] = ()
     identity: Mapping[str, Any] = {}
-    if where.is_file():
-        with Store(where) as store:
+    if lexists(where):
+        with Store(where, read_only=True) as store:
             evaluations, identity = store.evaluations(), store.identity()
     led_to = [each for each in evaluations if plan.outcome is not None and each.config.get("outcome") == plan.outcome]
     outcome = _last(Outcome, led_to, where)
@@ -103,6 +108,14 @@ def load_evidence(folder: Path) -> Evidence:
     )
 
 
+def check_result(each: Evaluation, where: Path) -> None:
+    """Raise BitqError if an evaluation of a kind that is known did not give what its kind should."""
+    if each.kind == SWEEP:
+        _sweep([each], where)
+    elif each.kind in RECORDS:
+        RECORDS[each.kind].read(each.result, where)
+
+
 def _all(record: type[R], evaluations: Sequence[Evaluation], where: Path) -> tuple[R, ...]:
     return tuple(record.read(each.result, where) for each in evaluations if each.kind == record.kind)
 
@@ -112,11 +125,21 @@ def _last(record: type[R], evaluations: Sequence[Evaluation], where: Path) -> R 
 
 
 def _sweep(evaluations: Sequence[Evaluation], where: Path) -> Sweep | None:
-    stored = [each.result for each in evaluations if each.kind == "sweep"]
+    stored = [each.result for each in evaluations if each.kind == SWEEP]
     try:
-        return TypeAdapter(Sweep).validate_python(stored[-1]) if stored else None
+        found = TypeAdapter(Sweep).validate_python(stored[-1]) if stored else None
     except ValidationError as error:
-        raise wrong_result("sweep", where, error) from None
+        raise wrong_result(SWEEP, where, error) from None
+    if found is not None:
+        amounts = [*found.sizes_bytes, *(each for series in found.series for each in _amounts(series))]
+        if not all(amount == 0 or LEAST <= amount <= MOST for amount in amounts):
+            raise damaged(where, f"a result of kind {SWEEP!r} has an amount that is not within {LEAST:g} to {MOST:g}")
+    return found
+
+
+def _amounts(series: Series) -> tuple[float, ...]:
+    reached = (series.float_bytes, series.floor_bytes)
+    return (*series.traffic_bits, *series.energy_pj, series.floor_bits, *(each for each in reached if each is not None))
 
 
 def _efforts(evaluations: tuple[Evaluation, ...]) -> tuple[Effort, ...]:

@@ -171,7 +171,7 @@ def _sensitivity(run: Evidence) -> charts.Spec:
     rows: list[charts.Datum] = []
     for module in modules:
         for tensor, drops in run.sensitivity[module].items():
-            parsed = {BlockFormat.parse(name): drop for name, drop in drops.items() if isfinite(drop)}
+            parsed = {BlockFormat.parse(name): drop for name, drop in drops.items() if isfinite(100 * drop)}
             formats |= set(parsed)
             rows.append(
                 {

@@ -34,6 +34,10 @@ def bind(store: Store, subject: Subject, space: Space, listener: Listener) -> No
     """
     known, folder = store.identity(), store.path.parent
     data, task, device = subject.data, subject.task, space.device
+    if not known and store.count():
+        raise BitqError(
+            f"run folder {folder} has results but does not say of which network; give another folder with --run"
+        )
     if known and known.get("identity") != SCHEME:
         raise BitqError(
             f"run folder {folder} was made by a version of bitq that did not tell all data and functions apart, so its "

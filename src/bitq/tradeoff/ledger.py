@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pydantic import ValidationError
+
+from bitq.errors import BitqError
 from bitq.files import RunFolder
 from bitq.progress import Listener, Silent
 from bitq.store import Json, Store
 from bitq.tradeoff.records import R
 from bitq.tradeoff.workers import InProcess, Workers
+from bitq.validation import told
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,13 @@ class Ledger:
         """What an evaluation gives; it is done and kept if it was not before.
 
         Raises:
-            BitqError: the store holds something else, or cannot be written.
+            BitqError: the store holds something else, or cannot be written; an amount beyond all bounds came out.
         """
-        found = self.store.get_or_run(record.kind, config, lambda: evaluate().model_dump())
-        return record.read(found, self.store.path)
+
+        def evaluated() -> Json:
+            try:
+                return evaluate().model_dump()
+            except ValidationError as error:
+                raise BitqError(f"a result of kind {record.kind!r} cannot be used: {told(error)}") from None
+
+        return record.read(self.store.get_or_run(record.kind, config, evaluated), self.store.path)

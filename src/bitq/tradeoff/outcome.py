@@ -22,6 +22,7 @@ from bitq.tradeoff.allocate import allocate, predicted_loss
 from bitq.tradeoff.identity import digest, formats_text
 from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
 from bitq.tradeoff.records import (
+    SWEEP,
     Ablation,
     Baseline,
     DeviceFacts,
@@ -40,19 +41,18 @@ from bitq.tradeoff.search import MIN_SLOPE, Found
 from bitq.tradeoff.space import Choice
 from bitq.tradeoff.stored import Ties, reencoding
 from bitq.tradeoff.study import Study
-from bitq.tradeoff.weights import save_weights
+from bitq.tradeoff.weights import checksum, save_weights
 
 WITHOUT = {"qat": "without fine-tuning", "movement": "without movement", "tradeoff": "without the trade-off"}
 """The ablations as tables name them."""
-
-SWEEP = "sweep"
-"""What the store calls the traffic at other sizes of a memory; see `bitq.movement.sweep.Sweep`."""
 
 
 def hand_over(
     study: Study, found: Found, layers: Sequence[Layer], shared: Ties, command: str
 ) -> tuple[Plan, tuple[Row, ...]]:
     """Write plan.json and weights.safetensors of the best contender and keep the outcome in the store.
+
+    The two name each other: where a kill leaves one of them of another plan, that is told, and doing it again mends it.
 
     Args:
         study: that was searched.
@@ -94,7 +94,7 @@ def hand_over(
         ),
     )
 
-    biases = save_weights(ledger.folder.weights, study.load_finetuned(best.plan.choices), formats)
+    biases = save_weights(ledger.folder.weights, study.load_finetuned(best.plan.choices), formats, key)
     plan = Plan(
         network=study.subject.name,
         device=study.space.device.name,
@@ -103,6 +103,7 @@ def hand_over(
         layers=tuple(_layer(study, layer, formats.get(layer.module, TensorFormats()), biases) for layer in layers),
         totals=Totals.of(rows[-1], rows[0], study.space.movement_max),
         outcome=key,
+        weights=checksum(ledger.folder.weights),
     )
     plan.save(ledger.folder.plan)
     return plan, tuple(rows)

@@ -6,21 +6,32 @@ from math import ldexp
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from bitq.errors import BitqError
 from bitq.files import write_atomically
 from bitq.formats import BlockFormat, MaxAbs, TensorFormats
 from bitq.layers import LOOPS
 from bitq.movement import Tiling
-from bitq.tradeoff.records import Cost, Row
+from bitq.outside import read_outside
+from bitq.tradeoff.records import MOST, Cost, Row
+from bitq.validation import parsed, told
 
-MAX_FILE_BYTES = 64 << 20
+MAX_FILE_BYTES, MAX_VALUES = 16 << 20, 500_000
+"""Of a plan.json. That of ConvNeXt-L on a device with five memories has 0.3 MB and 18,000 values."""
 
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Extent = Annotated[int, Field(ge=1)]
+LEAST = 1e-6
+"""What divides others is no smaller: a ratio of two amounts is a number."""
+
+Amount = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
+PositiveAmount = Annotated[float, Field(ge=LEAST, le=MOST, allow_inf_nan=False)]
+Extent = Annotated[int, Field(ge=1, le=1 << 40)]
 Extents = tuple[Extent, Extent]  # height and width
+Padding = Annotated[int, Field(ge=0, le=1 << 40)]
+ByLoop = Annotated[dict[str, Extent], Field(max_length=len(LOOPS))]
 Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(max_length=1000)]
+Key = Annotated[str, Field(max_length=64)]
 
 
 class _Entry(BaseModel):
@@ -32,7 +43,7 @@ class PlanFormat(_Entry):
 
     bits: int
     exponent_bits: int
-    block_size: int
+    block_size: Extent
     exponent_bias: Annotated[int, Field(ge=-1000, le=127)]  # what a float32's exponent can lead to
 
     @property
@@ -66,13 +77,13 @@ class PlanLevel(_Entry):
     `lower_bound_bits` is what no schedule of the layer comes below; plans of earlier versions lack it.
     """
 
-    memory: str
-    source: str
-    permutation: tuple[str, ...]
-    tiles: dict[str, Extent]
+    memory: Name
+    source: Name
+    permutation: Annotated[tuple[Name, ...], Field(max_length=len(LOOPS))]
+    tiles: ByLoop
     traffic_bits: TrafficBits
     energy_pj: Amount
-    lower_bound_bits: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    lower_bound_bits: PositiveAmount | None = None
 
     @property
     def over_bound(self) -> float | None:
@@ -99,20 +110,20 @@ class PlanLayer(_Entry):
     `groups` and it is as in `bitq.Layer`; plans of earlier versions lack that.
     """
 
-    name: str
-    module: str
-    loops: dict[str, Extent]
+    name: Name
+    module: Name
+    loops: ByLoop
     groups: Extent
     stride: Extents | None = None
     dilation: Extents | None = None
-    padding: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    padding: tuple[Padding, Padding] | None = None
     input_size: Extents | None = None
     input_dilation: Extents | None = None
     transposed: bool = False
     input: PlanFormat | None
     weight: PlanFormat | None
     output: PlanFormat | None
-    levels: tuple[PlanLevel, ...]
+    levels: Annotated[tuple[PlanLevel, ...], FailFast()]
 
     @model_validator(mode="after")
     def _loops(self) -> PlanLayer:
@@ -143,14 +154,14 @@ class Totals(_Entry):
     accuracy_float: Share
     movement_bits: Amount
     movement_bits_float: Amount
-    movement_bits_max: Amount
+    movement_bits_max: PositiveAmount
     dram_bits: Amount
     dram_bits_float: Amount
     energy_pj: Amount
     energy_pj_float: Amount
-    model_bytes: Annotated[int, Field(ge=0)]
-    model_bytes_float: Annotated[int, Field(ge=0)]
-    objective: Annotated[float, Field(allow_inf_nan=False)]
+    model_bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
+    model_bytes_float: Annotated[int, Field(ge=0, lt=1 << 63)]
+    objective: Annotated[float, Field(ge=-MOST, le=MOST, allow_inf_nan=False)]
 
     @classmethod
     def of(cls, planned: Row, float32: Row, movement_bits_max: float) -> Totals:
@@ -176,17 +187,19 @@ class Totals(_Entry):
 class Plan(_Entry):
     """A plan for one network on one device (the content of plan.json).
 
-    `outcome` is the key of the search's outcome in the results store beside it; plans of earlier versions lack it.
+    `outcome` is the key of the search's outcome in the results store beside it, and `weights` the checksum of the
+    weights.safetensors that belongs to the plan; plans of earlier versions lack them.
     """
 
     schema_version: Literal[1] = 1
-    network: str
-    device: str
-    bits: int
+    network: Name
+    device: Name
+    bits: Annotated[int, Field(ge=1, le=64)]
     alpha: Amount
-    layers: tuple[PlanLayer, ...]
+    layers: Annotated[tuple[PlanLayer, ...], FailFast()]
     totals: Totals
-    outcome: Annotated[str, Field(max_length=64)] | None = None
+    outcome: Key | None = None
+    weights: Key | None = None
 
     @model_validator(mode="after")
     def _names(self) -> Plan:
@@ -216,18 +229,19 @@ def _max_abs(entry: PlanFormat | None) -> float | None:
 
 
 def load_plan(path: Path) -> Plan:
-    """Read a plan.json.
+    """Read a plan.json; nothing that it names is opened or imported.
 
     Raises:
         BitqError: no such file, or not a plan (names the first wrong entry).
     """
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise BitqError(f"no plan at {path}: give the plan.json of a finished search")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise BitqError(f"plan {path} is larger than {MAX_FILE_BYTES >> 20} MiB; a plan is a short JSON file")
+    content = read_outside(path, MAX_FILE_BYTES, "a plan")
     try:
-        return Plan.model_validate_json(path.read_bytes())
+        document = parsed(content, MAX_VALUES)
+    except BitqError as error:
+        raise BitqError(f"{path} is not a plan: it {error}") from None
+    try:
+        return Plan.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BitqError(f"{path} is not a plan: {place}: {first['msg']}") from None
+        raise BitqError(f"{path} is not a plan: {told(error)}") from None

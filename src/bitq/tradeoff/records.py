@@ -6,12 +6,25 @@ What a file holds may come from anywhere: everything is checked as it is read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from bitq.database import damaged
 from bitq.errors import BitqError
 from bitq.formats import TensorName
+from bitq.validation import told
+
+MOST = 1e60
+"""No amount is larger, so that sums and ratios of amounts are numbers."""
+
+MOST_ALPHA = 1e12
+"""A larger weight of movement tells nothing apart: the accuracy would be lost in rounding."""
+
+SWEEP = "sweep"
+"""What the store calls the traffic at other sizes of a memory; see `bitq.movement.sweep.Sweep`."""
 
 Proposer = Literal["uniform", "plan", "other"]
 """What a measured plan is: one format for every tensor, one of the search's, or one of another rule's."""
@@ -21,6 +34,19 @@ Role = Literal["float32", "uniform", "plan", "ablation", "baseline"]
 best of a search without something, the best of another rule."""
 
 
+def _sane(value: float) -> float:
+    if isfinite(value) and abs(value) > MOST:
+        raise ValueError(f"{value!r} is beyond all that is measured or counted; it must be at most {MOST:g}")
+    return value
+
+
+Figure = Annotated[float, AfterValidator(_sane)]
+"""What was measured: a NaN or infinity where a network diverged, but no finite number beyond `MOST`."""
+
+Magnitude = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
 class Record(BaseModel):
     """What one kind of evaluation gives."""
 
@@ -28,12 +54,12 @@ class Record(BaseModel):
     kind: ClassVar[str]
 
     @classmethod
-    def read(cls, values: Mapping[str, Any], where: object) -> Self:
+    def read(cls, values: Mapping[str, Any], where: Path) -> Self:
         """The record that the store holds.
 
         Args:
             values: as it was stored.
-            where: of the store, for the message.
+            where: path of the store, for the message.
 
         Raises:
             BitqError: not such a record (names the first wrong entry).
@@ -47,11 +73,9 @@ class Record(BaseModel):
 R = TypeVar("R", bound=Record)
 
 
-def wrong_result(kind: str, where: object, error: ValidationError) -> BitqError:
+def wrong_result(kind: str, where: Path, error: ValidationError) -> BitqError:
     """What to say of a stored result that is not what its kind should be: the first wrong entry."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return BitqError(f"{where}: a result of kind {kind!r} is not one of bitq: {place}: {first['msg']}")
+    return damaged(where, f"a result of kind {kind!r} is not one of bitq: {told(error)}")
 
 
 class Cost(Record):
@@ -65,11 +89,11 @@ class Cost(Record):
         model_bytes: packed weights and everything else that is stored, in bytes.
     """
 
-    movement_bits: float
-    dram_bits: float
-    on_chip_bits: float
-    energy_pj: float
-    model_bytes: int
+    movement_bits: Figure
+    dram_bits: Figure
+    on_chip_bits: Figure
+    energy_pj: Figure
+    model_bytes: Count
 
     @classmethod
     def of_levels(cls, level_bits: Sequence[float], energy_pj: float, model_bytes: int) -> Cost:
@@ -96,15 +120,17 @@ class Measurement(Cost):
         loss: on validation data.
         validation, test: the metric there, in [0, 1].
         tuned: whether its weights are the fine-tuned ones.
+        weights: SHA-256 of the file that its weights are kept in; results of earlier versions lack it.
     """
 
     kind = "finetune"
     label: str
     proposer: Proposer = "other"
     loss: float
-    validation: float
-    test: float
+    validation: Figure
+    test: Figure
     tuned: bool = True
+    weights: Annotated[str, Field(max_length=64)] | None = None
 
 
 class Row(Cost):
@@ -119,8 +145,8 @@ class Row(Cost):
 
     name: str
     role: Role
-    accuracy: float
-    objective: float | None = None
+    accuracy: Figure
+    objective: Figure | None = None
 
 
 class Ablation(Row):
@@ -139,29 +165,29 @@ class FloatAccuracy(Record):
     """The metric of the network as it came, in 32-bit float, in [0, 1]."""
 
     kind = "float"
-    validation: float
-    test: float
+    validation: Figure
+    test: Figure
 
 
 class Calibration(Record):
     """By module path the largest finite |x| of its inputs and of its outputs over some training batches."""
 
     kind = "calibration"
-    max_abs: dict[str, tuple[float | None, float | None]]
+    max_abs: dict[str, tuple[Magnitude | None, Magnitude | None]]
 
 
 class Perturbations(Record):
     """By module path, tensor and format (its text): mean over inputs of the squared gradient times squared error."""
 
     kind = "perturbation"
-    found: dict[str, dict[TensorName, dict[str, float]]]
+    found: dict[str, dict[TensorName, dict[str, Magnitude]]]
 
 
 class Predicted(Record):
     """What is predicted of a plan after fine-tuning: validation accuracy in [0, 1], movement in bits."""
 
-    accuracy: float
-    movement_bits: float
+    accuracy: Figure
+    movement_bits: Figure
 
 
 class Front(Record):
@@ -189,11 +215,11 @@ class Reencoding(Record):
     """
 
     kind = "stored"
-    tensors: int
-    unlike: int
-    bits: float
-    independent: float
-    tied: float
+    tensors: Count
+    unlike: Count
+    bits: Figure
+    independent: Figure
+    tied: Figure
 
 
 class Proposal(Record):
@@ -206,7 +232,7 @@ class Proposal(Record):
 
     kind = "proposal"
     plans: tuple[tuple[tuple[int, int, int], ...], ...]
-    passes: int
+    passes: Count
 
 
 class MemoryFacts(Record):
@@ -244,8 +270,18 @@ class Outcome(Record):
     rows: tuple[Row, ...]
     command: str
     versions: dict[str, str]
-    seconds: float
+    seconds: Figure
     device: DeviceFacts
+
+
+RECORDS: Mapping[str, type[Record]] = {
+    each.kind: each
+    for each in (
+        *(Measurement, Ablation, Baseline, FloatAccuracy, Calibration, Perturbations),
+        *(Front, Sensitivity, Reencoding, Proposal, Outcome),
+    )
+}
+"""By kind, what evaluations give; beside the sweeps of `bitq.movement.sweep`."""
 
 
 def objective(accuracy: float, movement_bits: float, movement_max: float, alpha: float) -> float:

@@ -111,15 +111,19 @@ def search(study: Study) -> Found:
     uniforms = [_candidate(study, study.space.uniform(index)) for index in range(len(study.space.formats))]
     candidates = _candidates(study)
     contenders: list[Contender] = []
-    for number in range(1, (1 if settings.alone else settings.rounds) + 1):
+    number, last = 1, 1 if settings.alone else settings.rounds
+    while number <= last:
         plans = _proposals(study, curve, uniforms, (*candidates, *_bounded(study, curve)), contenders, number)
         _outlook(study, contenders)
+        if not plans and number < last:
+            note(f"no plan is left that could be better than the best: {number - 1} of {last} rounds were enough")
         for plan, measured in study.measured(plans):
             contenders.append(_contender(study, plan, measured))
             note(_line(study, contenders[-1]))
             _outlook(study, contenders)
         contenders.sort(key=_rank)
         curve = Curve.fitted([(each.score, accuracy_float - each.measured.validation) for each in contenders])
+        number = number + 1 if plans else max(number + 1, last)  # what is left then are uniform formats
     if contenders[0].excess:
         note(f"no measured plan keeps the budgets ({settings.budgets}); more rounds or plans may find one")
     return Found(tuple(contenders), candidates, curve)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from hashlib import sha256
 from itertools import islice
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +24,25 @@ from bitq.accuracy.sensitivity import perturbations, probed, unperturbed
 from bitq.accuracy.sensitivity import scores as scores_of
 from bitq.allocator import keeping_freed_memory
 from bitq.batches import forward, pairs, to_device
+from bitq.database import damaged
 from bitq.errors import BitqError
 from bitq.files import write_atomically
-from bitq.formats import TENSORS, BlockFormat, MaxAbs, TensorFormats
+from bitq.formats import TENSORS, MaxAbs, TensorFormats
 from bitq.memory import memory_told
+from bitq.outside import read_outside
 from bitq.store import Json
 from bitq.tradeoff.allocate import Scores
 from bitq.tradeoff.identity import bind, digest, formats_text
 from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Bench, Measured, Subject, evaluate, first_inputs, seeded
 from bitq.tradeoff.predict import RECOVERED
-from bitq.tradeoff.records import Calibration, FloatAccuracy, Measurement, Perturbations, Proposer, objective
+from bitq.tradeoff.records import Calibration, FloatAccuracy, Measurement, Perturbations, Proposer, Record, objective
 from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.space import Choice, Choices, Space
 
 CALIBRATION_BATCHES = 8
+
+_HEADER_BYTES = 64 << 20  # of a file of weights, at most: their names and shapes
 
 
 @dataclass(frozen=True)
@@ -112,14 +119,15 @@ class Study:
             return Calibration(max_abs={name: (seen[name].input, seen[name].output) for name in self.space.modules})
 
         config = {"batches": CALIBRATION_BATCHES, "seed": self.seed}
-        found = self.ledger.once(Calibration, config, calibrate)
-        return {name: MaxAbs(*pair) for name, pair in found.max_abs.items()}
+        found = self.ledger.once(Calibration, config, calibrate).max_abs
+        with self._complete(Calibration):
+            return {name: MaxAbs(*found[name]) for name in self.space.modules}
 
     @cached_property
     def float_accuracy(self) -> FloatAccuracy:
         """Metric of the float network."""
         model, data, task = self.subject.model, self.subject.data, self.subject.task
-        return self.ledger.once(
+        found = self.ledger.once(
             FloatAccuracy,
             {},
             lambda: FloatAccuracy(
@@ -127,6 +135,9 @@ class Study:
                 test=evaluate(model, data.test, task).accuracy,
             ),
         )
+        if not (0 <= found.validation <= 1 and 0 <= found.test <= 1):
+            raise damaged(self.ledger.store.path, "the float network has an accuracy that none can have")
+        return found
 
     @cached_property
     def scores(self) -> Scores:
@@ -159,10 +170,16 @@ class Study:
         config = {"inputs": settings.scored_inputs, "seed": self.seed}
         found = self.ledger.once(Perturbations, config, perturb).found
         share = {tensor: 1.0 if self.training is None else RECOVERED[tensor] for tensor in TENSORS}
+        with self._complete(Perturbations):
+            values = {
+                (name, tensor): {fmt: row[str(fmt)] for fmt in probed(space.formats, extents[name][tensor])}
+                for name in space.modules
+                for tensor, row in ((tensor, found[name][tensor]) for tensor in TENSORS)
+            }
         return [
             np.stack(
                 [
-                    share[tensor] * scores_of(space.formats, _by_format(found[name][tensor]), extents[name][tensor])
+                    share[tensor] * scores_of(space.formats, values[name, tensor], extents[name][tensor])
                     for tensor in TENSORS
                 ]
             )
@@ -176,37 +193,39 @@ class Study:
         """
         missing = {}
         for plan in plans:
-            known = self.ledger.known(Measurement, self.config(plan.choices))
+            known = self._known(plan.choices)
             if known is None:
                 missing[plan.label] = plan
             else:
                 yield plan, known
         if not missing:
             return
-        subject, threads = self.subject, torch.get_num_threads()
-        bench = Bench(subject.model, subject.data, subject.task, self.training, self.max_abs, threads)
-        jobs = {label: self.space.tensor_formats(plan.choices) for label, plan in missing.items()}
-        for label, found, seconds in self.ledger.workers.measure(bench, jobs, self.ledger.listener):
+        for label, found, seconds in self._worked(missing):
             plan, measurement = missing[label], self._measurement(missing[label], found)
-            write_atomically(self.checkpoint(jobs[label]), found.weights)
+            write_atomically(self.checkpoint(self.space.tensor_formats(plan.choices)), found.weights)
             self.ledger.store.put(Measurement.kind, self.config(plan.choices), measurement.model_dump(), seconds)
-            yield plan, self.ledger.known(Measurement, self.config(plan.choices)) or measurement
+            yield plan, self._known(plan.choices) or measurement
 
     def load_finetuned(self, choices: Sequence[Choice]) -> nn.Module:
         """The quantized network that `measured` trained, in evaluation mode.
 
+        Weights that are lost, damaged or another plan's are told and made again, as they were made before.
+
         Raises:
-            BitqError: its checkpoint is missing or damaged.
+            BitqError: a plan that was not measured, or weights that cannot be made again as they were.
         """
         formats = self.space.tensor_formats(choices)
         model, path = copy.deepcopy(self.subject.model), self.checkpoint(formats)
         apply(model, formats, self.max_abs)
+        known = self._known(choices)
+        if known is None:
+            raise BitqError(f"the plan of {path} was not measured in this run; search again")
         try:
-            model.load_state_dict(safetensors.torch.load_file(path))
-        except (OSError, safetensors.SafetensorError, RuntimeError) as error:
-            raise BitqError(
-                f"{path} is missing or damaged ({type(error).__name__}); remove the run folder and search again"
-            ) from None
+            content = _kept(path, model, known.weights)
+        except BitqError as error:
+            self.ledger.listener.note(f"{error}: making these weights again")
+            content = self._made_again(Proposed(known.label, tuple(choices), known.proposer), known)
+        model.load_state_dict(safetensors.torch.load(content))
         return model.eval()
 
     def checkpoint(self, formats: Mapping[str, TensorFormats]) -> Path:
@@ -218,6 +237,43 @@ class Study:
         training = None if self.training is None else asdict(self.training)
         return {"formats": formats_text(self.space.tensor_formats(choices)), "training": training}
 
+    def _known(self, choices: Sequence[Choice]) -> Measurement | None:
+        """What was measured of a plan before, or None."""
+        found = self.ledger.known(Measurement, self.config(choices))
+        if found is not None and not _usable(found):
+            raise damaged(self.ledger.store.path, "a measured plan has an accuracy or a cost that none can have")
+        return found
+
+    @contextmanager
+    def _complete(self, record: type[Record]) -> Iterator[None]:
+        """Tell of a stored result that lacks a module, tensor or format."""
+        try:
+            yield
+        except KeyError as error:
+            what = f"a result of kind {record.kind!r} lacks {error.args[0]!r}"
+            raise damaged(self.ledger.store.path, what) from None
+
+    def _worked(self, plans: Mapping[str, Proposed]) -> Iterator[tuple[str, Measured, float]]:
+        """What the workers measure of plans by their labels, with the seconds it takes."""
+        subject, threads = self.subject, torch.get_num_threads()
+        bench = Bench(subject.model, subject.data, subject.task, self.training, self.max_abs, threads)
+        jobs = {label: self.space.tensor_formats(plan.choices) for label, plan in plans.items()}
+        return self.ledger.workers.measure(bench, jobs, self.ledger.listener)
+
+    def _made_again(self, plan: Proposed, known: Measurement) -> bytes:
+        """The weights that a plan had when it was measured."""
+        path = self.checkpoint(self.space.tensor_formats(plan.choices))
+        ((_, found, _),) = self._worked({plan.label: plan})
+        again = self._measurement(plan, found)
+        same = (again.validation, again.test) == (known.validation, known.test)
+        if not same or known.weights not in (None, again.weights):
+            raise BitqError(
+                f"{path} is lost, and here the same fine-tuning gives other weights (accuracy {again.validation:.4f}, "
+                f"{known.validation:.4f} before); give another run folder with --run"
+            )
+        write_atomically(path, found.weights)
+        return found.weights
+
     def _measurement(self, plan: Proposed, found: Measured) -> Measurement:
         uniform = len({index for choice in plan.choices for index in choice}) == 1
         return Measurement(
@@ -227,9 +283,39 @@ class Study:
             validation=found.validation,
             test=found.test,
             tuned=found.tuned,
+            weights=sha256(found.weights).hexdigest(),
             **self.space.cost(plan.choices).figures(),
         )
 
 
-def _by_format(values: Mapping[str, float]) -> dict[BlockFormat, float]:
-    return {BlockFormat.parse(text): float(value) for text, value in values.items()}
+def _kept(path: Path, model: nn.Module, told: str | None) -> bytes:
+    """A file of fine-tuned weights.
+
+    Args:
+        path: of the file.
+        model: that they are for.
+        told: their SHA-256, if it is known.
+
+    Raises:
+        BitqError: no such file, or one of other weights.
+    """
+    state = model.state_dict()
+    most = sum(tensor.nbytes for tensor in state.values()) + _HEADER_BYTES
+    content = read_outside(path, most, "a file of fine-tuned weights")
+    if told is not None and sha256(content).hexdigest() != told:
+        raise BitqError(f"{path} is damaged, or of another plan")
+    try:
+        tensors = safetensors.torch.load(content)
+    except Exception as error:  # whatever a decoder of untrusted bytes runs into
+        raise BitqError(f"{path} is damaged") from error
+    if tensors.keys() != state.keys() or any(
+        (tensors[name].shape, tensors[name].dtype) != (tensor.shape, tensor.dtype) for name, tensor in state.items()
+    ):
+        raise BitqError(f"{path} is of another network")
+    return content
+
+
+def _usable(found: Measurement) -> bool:
+    """Whether a measurement holds what every measurement does."""
+    amounts = (found.movement_bits, found.dram_bits, found.energy_pj, found.model_bytes)
+    return all(0 <= each <= 1 for each in (found.validation, found.test)) and all(0 <= each < inf for each in amounts)

@@ -16,20 +16,27 @@ from bitq.accuracy.quantized import apply
 from bitq.errors import BitqError
 from bitq.files import RunFolder
 from bitq.formats import BlockFormat, TensorFormats
-from bitq.numerics.packedfile import DTYPES, ENTRY, PACKABLE, FileTensor, opened, read_packed, write_packed
+from bitq.numerics.packedfile import DIGEST, DTYPES, ENTRY, PACKABLE, FileTensor, opened, read_packed, write_packed
 from bitq.numerics.packing import WeightBlocks, weight_blocks
 from bitq.tradeoff.plan import Plan, PlanLayer, load_plan
 
 load_weights = read_packed
 
 
-def save_weights(path: Path, model: nn.Module, formats: Mapping[str, TensorFormats]) -> dict[str, int]:
+OUTCOME = "bitq_outcome"
+"""The entry of the header's metadata with the outcome that the weights are of; see `Plan.outcome`."""
+
+
+def save_weights(
+    path: Path, model: nn.Module, formats: Mapping[str, TensorFormats], outcome: str | None = None
+) -> dict[str, int]:
     """Write a network's state with the weights of a plan packed.
 
     Args:
         path: written atomically.
         model: float or quantized; its parameters are the float weights behind the quantized ones.
         formats: by module path; blocks run as in `bitq.apply`.
+        outcome: of the plan that the weights belong to, which the header then tells.
 
     Returns:
         The exponent bias of each packed weight, by module path.
@@ -56,7 +63,7 @@ def save_weights(path: Path, model: nn.Module, formats: Mapping[str, TensorForma
                 f"the network's state has no {name!r}; a parametrized weight of module {module!r} can be saved after "
                 "torch.nn.utils.parametrize.remove_parametrizations"
             )
-    biases = write_packed(path, entries, state.__getitem__)
+    biases = write_packed(path, entries, state.__getitem__, {} if outcome is None else {OUTCOME: outcome})
     return {names[name]: bias for name, bias in biases.items()}
 
 
@@ -155,6 +162,16 @@ def _weight(module: str) -> str:
     return f"{module}.weight" if module else "weight"
 
 
+def checksum(path: Path) -> str:
+    """The checksum that a file of packed weights tells of itself, as `Plan.weights` has it."""
+    return _metadata(path).get(DIGEST, "")
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    with opened(path) as file:
+        return file.metadata() or {}
+
+
 def load_quantized(model: nn.Module, folder: Path) -> Plan:
     """Turn a float network into the quantized one of a finished run, in place and in evaluation mode.
 
@@ -163,13 +180,20 @@ def load_quantized(model: nn.Module, folder: Path) -> Plan:
         folder: of the run, with plan.json and weights.safetensors.
 
     Returns:
-        The plan.
+        The plan. Those of earlier versions do not tell which weights belong to them (`Plan.weights` is None).
 
     Raises:
-        BitqError: a file that is missing or damaged, or a run of another network.
+        BitqError: a file that is missing or damaged, a plan and weights that do not belong together, or a run of
+            another network.
     """
     files = RunFolder(folder)
     plan = load_plan(files.plan)
+    told = _metadata(files.weights)
+    if plan.weights not in (None, told.get(DIGEST)) or told.get(OUTCOME, plan.outcome) != plan.outcome:
+        raise BitqError(
+            f"{files.weights} and {files.plan} do not belong together: a search was stopped between them, or one is of "
+            "another run; run the search command again, which writes both and repeats no finished evaluation"
+        )
     load_into(model, files.weights)
     apply(model, plan)
     model.eval()
