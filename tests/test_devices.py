@@ -98,7 +98,7 @@ def test_the_reference_device_is_the_papers():
         ('energy_pj_per_bit = 3\nsource = "made up"', "", "line 10: memories.1.source is missing"),
         ("outside", "registers", "line 11: two memories have the name 'registers'"),
         ("energy_pj_per_bit = 3", "energy_pj_per_bit = 1.1e9", "memories.1.energy_pj_per_bit must be .* 1000000000"),
-        ("64", "1.1e18", "memories.0.capacity_bytes must be a number of at most 1"),
+        ("64", "0.5", "memories.0.capacity_bytes must be a number of at least 1"),
         ("64", "0x" + "f" * 5000, "memories.0.capacity_bytes"),
         ('"A toy"', '"A\\u001b[31m toy"', r"line 3: title: a control character \(\\x1b\)"),
         ('"A toy"', '"A\\ntoy"', r"line 3: title: a control character \(\\n\)"),

@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 1 << 16
 MOST_PJ_PER_BIT = 1e9
 """A millijoule for a bit: more than the most wasteful radio takes."""
 
-MOST_CAPACITY_BYTES = 1e18
+LEAST_CAPACITY_BYTES, MOST_CAPACITY_BYTES = 1, 1e18
 LONGEST_LINE, LONGEST_TEXT = 200, 2000
 """Characters of a title, and of what may take several lines."""
 
@@ -95,7 +95,7 @@ _Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_lines)]
 class _MemoryFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     name: Annotated[_Line, Field(min_length=1, max_length=40)]
-    capacity_bytes: Annotated[float, Field(gt=0, le=MOST_CAPACITY_BYTES)] | None = None
+    capacity_bytes: Annotated[float, Field(ge=LEAST_CAPACITY_BYTES, le=MOST_CAPACITY_BYTES)] | None = None
     double_buffered: bool = False
     energy_pj_per_bit: Annotated[float, Field(ge=0, le=MOST_PJ_PER_BIT)] = 0.0
     source: Annotated[_Text, Field(min_length=1)]
