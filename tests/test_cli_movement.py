@@ -269,8 +269,8 @@ source = "made up"
 
 def test_a_memory_too_small_names_the_layer(mistake, tmp_path):
     path = tmp_path / "tiny.toml"
-    path.write_text(DEVICE_FILE.format(0.125))
-    assert "layer '0' fits no tiling in 1 bits" in mistake("movement", "demo", "--device", path)
+    path.write_text(DEVICE_FILE.format(1))
+    assert "layer '0' fits no tiling in 8 bits" in mistake("movement", "demo", "--device", path)
 
 
 def test_a_device_without_energies_has_no_ratio(bitq, tmp_path):
