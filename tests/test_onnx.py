@@ -1,6 +1,8 @@
 """ONNX files give the layers that tracing the same network gives, and damaged ones give one sentence."""
 
 import json
+import os
+import sys
 import warnings
 from contextlib import suppress
 from dataclasses import replace
@@ -722,3 +724,40 @@ def test_movement_takes_the_shapes_of_inputs_by_name(bitq, mistake, file):
     assert "must have an input's name before the =" in movement(mistake, "=3,5")
     assert "'5,x' must be whole numbers" in movement(mistake, "a=5,x")
     assert "no input 'c'" in movement(mistake, "c=5,7")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[ShapeInferenceError] (op_type:Conv, node name: c1): Bad pads", "node 'c1' (Conv): Bad pads"),
+        ("Inference error(s): (op_type:Mul): [TypeInferenceError] One\n(op_type:Add): Two", "Mul: One"),
+        ("/a/b/defs.cc:12: onnx::shape::merge: Sizes differ", "Sizes differ"),
+        (
+            "Cannot infer type and shape for node name c. No opset import for domain optype Conv",
+            "a node of kind 'Conv' is of the operators 'ai.onnx', of which the file asks for no version",
+        ),
+        ("", "ONNX does not say why"),
+    ],
+)
+def test_what_onnx_says_is_told_without_its_own_names(text, expected):
+    from bitq.onnx.shapes import misfit
+
+    assert misfit(RuntimeError(text)) == expected
+    assert len(misfit(RuntimeError(f"(op_type:A, node name: {'n' * 9000}): {'w ' * 9000}"))) < 350
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="work is done apart on Linux alone")
+def test_work_apart_gives_its_result_or_its_mistake_and_dies_alone():
+    from bitq.onnx.apart import Died, apart
+
+    def wrong():
+        raise BitqError("wrong")
+
+    here = os.getpid()
+    assert apart(lambda: ("result", here), 5, 1 << 30) == ("result", here)
+    with pytest.raises(BitqError, match=r"^wrong$"):
+        apart(wrong, 5, 1 << 30)
+    for work in (os.abort, lambda: bytes(2 << 30), lambda: max(iter(int, 1)), lambda: 1 / 0):
+        with pytest.raises(Died):
+            apart(work, 1, 1 << 30)
+    assert os.getpid() == here

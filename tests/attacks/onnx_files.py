@@ -259,7 +259,7 @@ def escape_codes(folder: Path) -> None:
     _save(folder, _model([helper.make_node("MatMul", ["x", "w"], ["y"], name="\x1b[2J\u202e")], [WEIGHT]))
 
 
-@attack(COMMAND, r"domain .x1b\[2J")
+@attack(COMMAND, r"a node of kind 'MatMul' is of the operators '.x1b\[2J', of which the file asks for no version")
 def escape_codes_of_an_operator(folder: Path) -> None:
     """The same as a set of operators, which is told of."""
     _save(folder, _model([helper.make_node("MatMul", ["x", "w"], ["y"], domain="\x1b[2J")], [WEIGHT]))

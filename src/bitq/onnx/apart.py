@@ -6,7 +6,6 @@ import faulthandler
 import gc
 import os
 import pickle
-import resource
 import signal
 import sys
 import warnings
@@ -66,6 +65,8 @@ def apart(work: Callable[[], T], seconds: int, memory_bytes: int) -> T:
 
 def _answer(work: Callable[[], T], writing: int, seconds: int, memory_bytes: int) -> NoReturn:
     """Do the work and write what came of it, in the copy; nothing at all if it cannot be done."""
+    import resource  # Windows has none
+
     try:
         gc.disable()  # objects of this process are not to be cleared away twice
         faulthandler.disable()

@@ -34,9 +34,11 @@ _FOLLOWED = {  # GatherElements is not among them: its reference counts down fro
     "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tile", "Transpose", "Unsqueeze", "Where", "Xor",
 }
 _STANDARD = ("", "ai.onnx")
+_PLACE = re.compile(r"\(op_type:([^,)]*)(?:, node name:([^)]*))?\):")
+_NO_OPSET = re.compile(r"Cannot infer type and shape for node name .*?\. No opset import for domain(.*?) ?optype (\S*)")
 _JARGON = (
-    r"\[\w*Error\]", r"\(op_type:.*?, node name:.*?\):?", r"Shape inference error\(s\):", r"Inference error\(s\):",
-    r"\S*\.(?:cc|h|cpp):\d+:?", r"\b(?:\w+::)+\w+:?", r"==> Context:.*", r"^\w+: ?\[",
+    *(r"\[\w*Error\]", r"(?:Shape i|I)nference error\(s\):", r"==> Context:.*"),
+    *(r"\S*\.(?:cc|h|cpp):\d+:?", r"\b(?:\w+::)+\w+:?"),
 )
 
 Values = dict[str, NDArray[Any]]
@@ -80,13 +82,18 @@ def known_shapes(model: onnx.ModelProto, path: Path) -> dict[str, Shape]:
 
 
 def misfit(error: Exception) -> str:
-    """What ONNX's own code says is wrong, without the names of its parts."""
+    """The first thing that ONNX's own code says is wrong, without the names of its parts."""
     text = " ".join(printable(str(error)).split())
-    node = re.search(r"\(op_type:\s*(.*?), node name:\s*(.*?)\):", text)
+    if missing := _NO_OPSET.search(text):
+        domain = shown(missing[1].strip() or "ai.onnx")
+        return f"a node of kind {shown(missing[2])} is of the operators {domain}, of which the file asks for no version"
+    before, *told_of = _PLACE.split(text)  # the kind of a node, its name and what is wrong with it, one after the other
+    kind, name, reason = told_of[:3] if told_of else ("", "", before)
     for pattern in _JARGON:
-        text = re.sub(pattern, " ", text)
-    where = f"at node {shown(node[2])} ({shortened(node[1], 40)}): " if node and node[2] else ""
-    return where + shortened(" ".join(text.split()).strip(" :.") or "ONNX does not say why", 200)
+        reason = re.sub(pattern, " ", reason)
+    reason = " ".join(reason.split()).strip(" :.") or "ONNX does not say why"
+    at = f"node {shown(name.strip())} ({shortened(kind, 40)}): " if name else f"{shortened(kind, 40)}: " if kind else ""
+    return at + shortened(reason, 200)
 
 
 def _shape(tensor: onnx.TypeProto | None) -> Shape | None:
