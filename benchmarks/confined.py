@@ -40,6 +40,9 @@ _INTERNAL = re.compile(
 )
 """What only those understand who wrote a program: names of its classes and the words of its libraries."""
 
+_OF_USER = re.compile(r"(?<=^Error: )(importing|calling) .* failed: .*")
+"""What the code of a user's own network said."""
+
 _FRAME = re.compile(r'File "([^"]*)", line \d+,? in (\S+)')
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
 
@@ -100,7 +103,7 @@ class Ended:
     @property
     def internal(self) -> str:
         """The first word of a library in the sentence, "" if there is none."""
-        found = _INTERNAL.search(self.sentence)
+        found = _INTERNAL.search(_OF_USER.sub("", self.sentence))
         return found[0] if found else ""
 
     @property

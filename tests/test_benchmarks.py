@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -169,6 +171,18 @@ def test_a_case_is_made_again_from_its_number(kind, good, tmp_path):
     assert kind == "run" or contents(tmp_path / "one") == contents(tmp_path / "other")  # SQLite counts its changes
 
 
+@pytest.mark.parametrize("kind", kinds())
+def test_every_change_can_be_made(kind, good, tmp_path):
+    for place, change in enumerate(dict.fromkeys(kinds()[kind].changes)):
+        for number in range(40):
+            given, _ = Case(kinds()[kind], 0, number).build(good, tmp_path / f"{place}-{number}", [])
+            with suppress(UnchangedError):
+                assert change(Random(number), given)
+                break
+        else:
+            pytest.fail(f"{change} changes nothing")
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "/dev/zero", "a/../../b", "link/a", "a\0b", "x" * 100])
 def test_nothing_is_changed_outside_of_a_folder(name, tmp_path):
     (tmp_path / "link").symlink_to("/")
@@ -190,6 +204,7 @@ def test_nothing_is_changed_outside_of_a_folder(name, tmp_path):
         ({"code": 2, "err": "Error: [Errno 2] no file"}, "internal name"),
         ({"code": 2, "err": "Error: d.toml: memories.0 is no _MemoryFile"}, "internal name"),
         ({"code": 2, "err": "Error: c.pt is damaged: ValueError"}, "internal name"),
+        ({"code": 2, "err": "Error: calling 'a:b' without arguments failed: ValueError: c"}, ""),
         ({"code": 2, "err": "Error: a: Input should be a valid string"}, "internal name"),
         ({"code": 2, "err": "Error: " + "x" * 1400}, "long message"),
         ({"code": 1, "err": "Traceback (most recent call last):\nKeyError: 1"}, "traceback"),

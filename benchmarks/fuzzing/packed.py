@@ -110,7 +110,7 @@ def _tensors(rng: Random, given: Input) -> str:
         name = rng.choice(("0.weight", "a.weight", "weight", "7.bias", *TEXTS[:-1])) + rng.choice(("", ".weight"))
         tensor = torch.zeros(rng.choice(shapes)) + rng.choice((0.0, 1.0, 1e-40, 3e38, float("nan"), float("inf")))
         tensors[name] = tensor.to(rng.choice(kinds))
-    safetensors.torch.save_file(tensors, given.path(_file(given)))
+    given.path(_file(given)).write_bytes(safetensors.torch.save(tensors))
     return "tensors " + ", ".join(f"{name!r:.30} {tuple(t.shape)} {t.dtype}" for name, t in tensors.items())
 
 
