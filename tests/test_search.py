@@ -424,7 +424,7 @@ def test_a_search_stops_when_no_plan_is_left(finished, copied):
     listener = tiny.Listening()
     many = search(copied, finished[2], settings=tiny.settings(rounds=30, uniforms=3), listener=listener)
     ((told, enough),) = [
-        (note, int(note.split()[-5])) for note in listener.notes if note.startswith("no plan is left that could be")
+        (note, int(note.split()[-6])) for note in listener.notes if note.startswith("no plan is left that could be")
     ]
     assert told.endswith(f"{enough} of 30 rounds were enough")
     uniforms = [each for each in contenders(copied) if each["label"].startswith("uniform")]
@@ -448,7 +448,7 @@ def test_a_plan_and_weights_of_two_searches_are_not_taken_together(finished, cop
             search(copied, finished[2], settings=heavy)
     assert (copied / "plan.json").read_bytes() == (finished[0] / "plan.json").read_bytes()
     assert (copied / "weights.safetensors").read_bytes() != (finished[0] / "weights.safetensors").read_bytes()
-    with pytest.raises(BitqError, match="do not belong together.*run the search command again"):
+    with pytest.raises(BitqError, match=r"do not belong together.*run the search command again"):
         bitq.load_quantized(tiny.network(), copied)
     before = results(copied)
     mended = search(copied, finished[2], settings=heavy)

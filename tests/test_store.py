@@ -1,10 +1,14 @@
 """The results store keeps what was finished, and only that, whatever happens."""
 
 import json
+import os
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -13,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitq.errors import BitqError
-from bitq.store import Store, _key
+from bitq.store import MOST_VALUES, NEWEST, Store, _key
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -117,7 +121,7 @@ def test_a_folder_in_its_place_is_refused(tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from bitq.store import Store, _key
+from bitq.store import MOST_VALUES, NEWEST, Store, _key
 with Store(Path(sys.argv[1])) as store:
     for i in range(10**6):
         store.get_or_run("probe", {"i": i}, lambda: {"square": i * i, "padding": "x" * 3000})
@@ -154,7 +158,7 @@ def test_a_full_disk_is_told_and_loses_nothing(path):
 HOLDING = """
 import sys, time
 from pathlib import Path
-from bitq.store import Store, _key
+from bitq.store import MOST_VALUES, NEWEST, Store, _key
 with Store(Path(sys.argv[1]), alone=True):
     print("held", flush=True)
     time.sleep(60)
@@ -265,3 +269,167 @@ def test_the_file_is_plain_sqlite(path):
             "SELECT config, result FROM evaluations WHERE kind = 'probe'"
         ).fetchall()
     assert (json.loads(config), json.loads(result)) == ({"i": 1}, {"loss": 0.25})
+
+
+# Stores from elsewhere
+
+
+def rows_changed(path, statement):
+    with sqlite3.connect(path) as db:
+        db.execute(statement)
+    db.close()
+
+
+@pytest.mark.parametrize("words", [{}, {"alone": True}, {"read_only": True}], ids=str)
+def test_a_newer_store_is_refused_and_untouched(path, words):
+    with Store(path) as store:
+        store.put("probe", {}, {"loss": 1}, 0.0)
+    rows_changed(path, f"PRAGMA user_version = {NEWEST + 1}")
+    before = path.read_bytes()
+    with pytest.raises(BitqError, match=rf"newer version of bitq \(its format is {NEWEST + 1}, this version knows"):
+        Store(path, **words)
+    assert path.read_bytes() == before
+    assert words == {} or list(path.parent.iterdir()) == [path]
+
+
+def test_reading_leaves_no_trace(path):
+    with Store(path) as store:
+        store.put("probe", {"i": 1}, {"loss": 1}, 0.0)
+    before = path.read_bytes()
+    with Store(path, read_only=True) as store:
+        assert store.get("probe", {"i": 1}) == {"loss": 1}
+        with pytest.raises(BitqError, match="may not be written by this user"):
+            store.put("probe", {"i": 2}, {"loss": 1}, 0.0)
+    assert (path.read_bytes(), list(path.parent.iterdir())) == (before, [path])
+
+
+def test_a_reader_sees_what_a_search_at_work_has_finished(path):
+    with Store(path, alone=True) as store:
+        store.put("probe", {"i": 1}, {"loss": 1}, 0.0)
+        with Store(path, read_only=True) as reader:
+            assert reader.get("probe", {"i": 1}) == {"loss": 1}
+
+
+def test_a_busy_store_is_told_as_busy(path, monkeypatch):
+    monkeypatch.setattr("bitq.database._WAIT_SECONDS", 0.1)
+    Store(path).__exit__()
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        for words in ({}, {"alone": True}, {"read_only": True}):
+            if words == {"read_only": True}:
+                path.with_name("results.sqlite-journal").touch()  # as another that writes has one
+            with pytest.raises(BitqError, match="is busy: another process is at work in it; wait"):
+                Store(path, **words)
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("UPDATE evaluations SET result = '{'", "its result is not JSON at line 1, column 2"),
+        ("UPDATE evaluations SET result = '{\"a\": 1, \"a\": 2}'", "its result names 'a' twice"),
+        ("UPDATE evaluations SET result = 3", "its result has no named entries"),
+        ("UPDATE evaluations SET config = '[]'", "its configuration has no named entries"),
+        ("UPDATE evaluations SET config = '{\"i\": 2}'", "its key is not that of its kind and configuration"),
+        ("UPDATE evaluations SET kind = 'other'", "its key is not that of its kind and configuration"),
+        ("UPDATE evaluations SET kind = CAST(x'ff' AS TEXT)", "its kind is no text"),
+        ("UPDATE evaluations SET seconds = 'long'", "its duration is no number of seconds"),
+        ("UPDATE evaluations SET seconds = -1.0", "its duration is no number of seconds"),
+        ("UPDATE evaluations SET seconds = 9e999", "its duration is no number of seconds"),
+        ("UPDATE evaluations SET finished = 1e300", "the time of its end is no number of seconds"),
+        ("UPDATE evaluations SET versions = 'new'", "its versions is not JSON"),
+    ],
+)
+def test_a_row_that_was_not_written_so_is_told_and_not_used(path, statement, reason):
+    with Store(path) as store:
+        store.put("probe", {"i": 1}, {"loss": 1}, 0.0)
+    rows_changed(path, statement)
+    with Store(path) as store:
+        with pytest.raises(BitqError, match=re.escape(reason)) as caught:
+            store.evaluations()
+        assert f"`bitq report {path.parent} --salvage`" in str(caught.value)
+        with pytest.raises(BitqError, match=re.escape(reason)):
+            store.get("probe", {"i": 1})
+
+
+def test_what_is_too_large_to_be_read_again_is_not_kept(path):
+    with Store(path) as store:
+        with pytest.raises(BitqError, match="is too large to be kept"):
+            store.put("probe", {}, {"values": [0] * MOST_VALUES}, 0.0)
+        assert store.evaluations() == ()
+
+
+def as_nobody(folder, work):
+    """What `work` tells in a process whose user may write nowhere in a folder; "" if it goes well."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        told = "not even that"
+        try:
+            if os.getuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            work()
+            told = ""
+        except BitqError as error:
+            told = str(error)
+        except BaseException as error:
+            told = f"a traceback: {error!r}"
+        finally:
+            os.write(writer, told.encode())
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        told = answer.read()
+    os.waitpid(child, 0)
+    return told
+
+
+@pytest.fixture
+def public():
+    """A folder that everybody may read and nobody may write."""
+    with tempfile.TemporaryDirectory(prefix="public-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+        folder.chmod(0o755)
+
+
+def test_folders_that_may_not_be_written(public):
+    path, empty = public / "results.sqlite", public / "empty"
+    empty.mkdir()
+    with Store(path) as store:
+        store.put("probe", {"i": 1}, {"loss": 1}, 0.0)
+    for folder in (empty, public):
+        folder.chmod(0o555)
+    path.chmod(0o444)
+    for where in (empty / "results.sqlite", path):
+        told = as_nobody(public, lambda where=where: Store(where, alone=True))
+        assert "may not be written by this user" in told
+        assert "not a results store" not in told
+        assert "make room" not in told
+    assert "cannot be made by this user" in as_nobody(public, lambda: Store(empty / "new" / "results.sqlite"))
+
+    def read():
+        with Store(path, read_only=True) as store:
+            assert store.get("probe", {"i": 1}) == {"loss": 1}
+
+    assert as_nobody(public, read) == ""
+
+
+def test_a_log_that_cannot_be_read_where_nobody_may_write(public):
+    """Rows in it would be missed in silence."""
+    path, kept = public / "results.sqlite", public / "kept"
+    kept.mkdir()
+    with Store(path) as store:
+        store.put("probe", {"i": 1}, {"loss": 1}, 0.0)
+        for name in ("results.sqlite", "results.sqlite-wal"):
+            shutil.copy(public / name, kept / name)
+    for each in kept.iterdir():
+        each.chmod(0o444)
+    kept.chmod(0o555)
+    told = as_nobody(public, lambda: Store(kept / "results.sqlite", read_only=True))
+    kept.chmod(0o755)
+    assert "was not closed by the search that wrote it" in told
+    assert "copy the folder" in told

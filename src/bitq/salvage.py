@@ -59,13 +59,13 @@ def salvage(path: Path, valid: Callable[[Evaluation], None]) -> Salvaged:
             with reading(path) as database:
                 facts = _facts(database)
                 with Store(fresh) as store:
-                    store.bind(facts)
+                    store.bind(facts or {})
                     lost = _copied(database, valid, store)
                     kept = store.count()
-                whole = not lost and _is_whole(database)
+                whole = facts is not None and not lost and _is_whole(database)
             if whole:
                 return Salvaged(kept, 0, None)
-            if "identity" not in facts:
+            if not facts or "identity" not in facts:
                 raise BitqError(
                     f"{path} does not say any more which network and data its results are of, so none of them can be "
                     "used; search again in another run folder"
@@ -75,8 +75,8 @@ def salvage(path: Path, valid: Callable[[Evaluation], None]) -> Salvaged:
             _remove(fresh)
 
 
-def _facts(database: Database) -> dict[str, object]:
-    """What a run is about; nothing if a part of that is lost, since what is left may be of any run."""
+def _facts(database: Database) -> dict[str, object] | None:
+    """What a run is about; None if a part of that is lost, since what is left may be of any run."""
     try:
         database.version(SCHEMA, NEWEST)
     except BitqError as error:
@@ -88,7 +88,7 @@ def _facts(database: Database) -> dict[str, object]:
     try:
         return dict(map(fact, database.each("SELECT name, value FROM run")))
     except BitqError:
-        return {}
+        return None
 
 
 def _copied(database: Database, valid: Callable[[Evaluation], None], store: Store) -> int:

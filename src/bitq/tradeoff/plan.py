@@ -17,7 +17,7 @@ from bitq.outside import read_outside
 from bitq.tradeoff.records import MOST, Cost, Row
 from bitq.validation import parsed, told
 
-MAX_FILE_BYTES, MAX_VALUES = 16 << 20, 500_000
+MAX_FILE_BYTES, MAX_VALUES = 16 << 20, 250_000
 """Of a plan.json. That of ConvNeXt-L on a device with five memories has 0.3 MB and 18,000 values."""
 
 LEAST = 1e-6
