@@ -154,7 +154,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "empty": ({}, "has no '0.weight'"),
     "list": ([torch.zeros(1)], "holds no state of a network"),
     "no tensors": ({"lr": 0.1}, "holds no state of a network"),
-    "sparse": (trained() | {"3.bias": torch.zeros(2).to_sparse()}, "holds no state of a network"),
+    "sparse": (trained() | {"3.bias": torch.zeros(2).to_sparse()}, "has no plain numbers"),
+    "complex": (trained() | {"3.bias": torch.zeros(2, dtype=torch.complex64)}, "has no plain numbers"),
+    "nowhere": (trained() | {"3.bias": torch.zeros(2, device="meta")}, "has no plain numbers"),
     "numbers for names": ({0: torch.zeros(1)}, "holds no state of a network"),
 }
 
@@ -227,7 +229,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, suffix: str, kept: fl
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_other_files_are_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"c{suffix}"
-    refuse(path, "cannot be read: No such file")
+    refuse(path, "there is no file")
     for content in [
         b"\x89PNG\r\n",
         bytes(range(256)) * 9,
@@ -238,16 +240,16 @@ def test_other_files_are_refused(tmp_path: Path, suffix: str) -> None:
         refuse(path, "damaged")
     path.unlink()
     path.mkdir()
-    refuse(path, "damaged, or no checkpoint")
+    refuse(path, "is a folder; give a checkpoint")
 
 
 def test_a_file_far_larger_than_the_network_is_not_read(tmp_path: Path) -> None:
     large = tmp_path / "large.pt"
     with large.open("wb") as file:
         file.truncate(2**40)
-    refuse(large, f"has {2**40} bytes, far more than")
+    refuse(large, f"has {2**40} bytes, but a checkpoint of this network has at most")
     bomb = tmp_path / "bomb.pt"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(2**27))
     assert bomb.stat().st_size < 2**20
-    refuse(bomb, "bytes, far more than")
+    refuse(bomb, "unpacks to more than")

@@ -6,6 +6,7 @@ import importlib
 import os
 import pickle
 import sys
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bitq.errors import BitqError
+from bitq.outside import opened_outside
 
 # What training scripts wrap a state in, and what parallel, compiled and trainer modules put before names.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -116,8 +118,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
             name or a shape that is not the network's; a value that is not finite in the network's type.
     """
     expected = model.state_dict()
-    _check_size(path, sum(t.numel() * t.element_size() for t in expected.values()))
-    state = _without_prefix(_state(_read(path), path), expected)
+    content = _read(path, sum(t.numel() * t.element_size() for t in expected.values()))
+    state = _without_prefix(_state(content, path), expected)
     for key, tensor in expected.items():
         if key not in state and not key.endswith("num_batches_tracked"):  # which nothing needs after training
             raise BitqError(f"{path} has no {key!r}, which the network needs")
@@ -131,46 +133,52 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def _check_size(path: Path, network_bytes: int) -> None:
+def _read(path: Path, network_bytes: int) -> Any:
+    """What a checkpoint holds, if it is not far larger than its network, unpacked or not."""
     most = _MOST_BYTES_PER_BYTE * network_bytes + _MOST_BYTES_BESIDES
-    try:
-        size = path.stat().st_size
-        if zipfile.is_zipfile(path):  # as torch.save writes, and may be compressed by others
-            with zipfile.ZipFile(path) as archive:
-                size = max(size, sum(entry.file_size for entry in archive.infolist()))
-    except OSError as error:
-        raise BitqError(f"{path} cannot be read: {error.strerror}") from error
-    except zipfile.BadZipFile as error:
-        raise BitqError(f"{path} is damaged: {_told(error)}") from error
-    if size > most:
-        raise BitqError(f"{path} has {size} bytes, far more than the {network_bytes} of this network")
-
-
-def _read(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BitqError(
-            f"{path} is damaged, or holds more than tensors, which never runs; save model.state_dict() alone"
-        ) from error
-    except Exception as error:  # whatever a decoder of untrusted bytes runs into
-        raise BitqError(f"{path} is damaged, or no checkpoint: {_told(error)}") from error
+    with opened_outside(path, most, "a checkpoint of this network") as file:
+        try:
+            if path.suffix == ".safetensors":
+                return load_file(path)
+            if zipfile.is_zipfile(file):  # as torch.save writes, and may be compressed by others
+                with zipfile.ZipFile(file) as archive:
+                    if sum(entry.file_size for entry in archive.infolist()) > most:
+                        raise BitqError(f"{path} unpacks to more than the {most} bytes of a checkpoint of this network")
+            file.seek(0)
+            with warnings.catch_warnings(action="ignore"):  # of odd pickles, which are told if they cannot be read
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except BitqError:
+            raise
+        except pickle.UnpicklingError as error:
+            raise BitqError(
+                f"{path} is damaged, or holds more than tensors, which never runs; save model.state_dict() alone"
+            ) from error
+        except Exception as error:  # whatever a decoder of untrusted bytes runs into
+            raise BitqError(
+                f"{path} is damaged, or no checkpoint; save model.state_dict() with torch.save or as .safetensors"
+            ) from error
 
 
 def _state(content: Any, path: Path) -> dict[str, Tensor]:
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(_is_parameter(*item) for item in content.items()):
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise BitqError(f"{path} holds no state of a network; save what model.state_dict() returns")
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise BitqError(
+                f"{path} holds no state of a network: {key!r} is no tensor; save what model.state_dict() returns"
+            )
+        if not _is_plain(value):
+            raise BitqError(f"{path}: {key!r} has no plain numbers in memory; save it dense, real and not quantized")
     return dict(content)
 
 
-def _is_parameter(key: Any, value: Any) -> bool:
-    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
-    return plain and isinstance(key, str)
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has a number for each element, in memory."""
+    odd = tensor.is_nested or tensor.is_quantized or tensor.is_complex()
+    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not odd
 
 
 def _without_prefix(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -32,10 +32,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, shortened
 from bitq.files import replacing
 from bitq.formats import BlockFormat
 from bitq.numerics.packing import Packed, WeightBlocks, pack, packed_bytes
+from bitq.outside import opened_outside
+from bitq.validation import LONGEST_VALUE, parsed, told
 
 ENTRY, DIGEST = "bitq", "bitq_sha256"
 DTYPES = {
@@ -60,6 +62,8 @@ PACKABLE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NO_DIGEST = "0" * 64
 _NO_BIAS = -1000  # no bias takes more digits
 _CHUNK = 1 << 22  # bytes hashed at a time
+_MOST_FILE_BYTES, _MOST_HEADER_BYTES = 1 << 44, 32 << 20  # the header of 100,000 packed tensors has 25 MiB
+_MOST_VALUES = 1 << 21  # in what it says of them
 
 Axis = Annotated[int, Field(ge=0, le=7)]
 Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 40)], ...], Field(max_length=8)]
@@ -79,7 +83,7 @@ class _PackedTensor(BaseModel):
 class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     schema_version: Literal[2] = 2
-    packed: dict[str, _PackedTensor]
+    packed: dict[str, Any]  # each a `_PackedTensor`
 
 
 @dataclass(frozen=True)
@@ -171,29 +175,41 @@ def read_packed(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     with opened(path) as file:
-        try:
-            header = _Header.model_validate_json((file.metadata() or {})[ENTRY])
-        except KeyError:
-            raise BitqError(f"{path} has no packed tensors: its header has no entry {ENTRY!r}") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or ENTRY
-            raise BitqError(
-                f"{path} was not written by this version of bitq: its header says {place}: {first['msg']}"
-            ) from None
-        _check_digest(path, (file.metadata() or {}).get(DIGEST, ""))
+        metadata = file.metadata() or {}
+        if ENTRY not in metadata:
+            raise BitqError(f"{path} has no packed tensors: its header has no entry {ENTRY!r}")
+        packed = _told(metadata[ENTRY], path)
+        _check_digest(path, metadata.get(DIGEST, ""))
         names = set(file.keys())
-        for name in header.packed:
+        for name in packed:
             if name not in names:
                 raise BitqError(f"{path}: its header names {name!r}, which the file has not")
         tensors = {}
         for name in sorted(names):
             try:
                 stored = file.get_tensor(name)
-                tensors[name] = _unpacked(stored, header.packed[name]) if name in header.packed else stored
-            except (BitqError, RuntimeError, safetensors.SafetensorError) as error:  # torch's own, for absurd shapes
-                raise BitqError(f"{path}: {name!r}: {' '.join(str(error).split())}") from None
+                tensors[name] = _unpacked(stored, packed[name]) if name in packed else stored
+            except BitqError as error:
+                raise BitqError(f"{path}: {name!r}: {error}") from None
+            except (RuntimeError, safetensors.SafetensorError) as error:  # of PyTorch, for absurd shapes
+                raise BitqError(f"{path}: {name!r} has a shape or a type that cannot be read; write it anew") from error
     return tensors
+
+
+def _told(entry: str, path: Path) -> dict[str, _PackedTensor]:
+    """What a header says of the packed tensors; a wrong one ends it, before a million others are looked at."""
+    place = ""
+    try:
+        header, found = _Header.model_validate(parsed(entry.encode(), _MOST_VALUES)), {}
+        for name, each in header.packed.items():
+            place = f"packed tensor {shortened(name, LONGEST_VALUE)!r}: "
+            found[name] = _PackedTensor.model_validate(each)
+        return found
+    except ValidationError as error:
+        reason = place + told(error)
+    except BitqError as error:
+        reason = f"entry {ENTRY!r} {error}"
+    raise BitqError(f"{path} was not written by this version of bitq: in its header, {reason}")
 
 
 @contextmanager
@@ -203,10 +219,14 @@ def opened(path: Path) -> Iterator[Any]:
     Raises:
         BitqError: no such file, or another kind of file.
     """
+    with opened_outside(path, _MOST_FILE_BYTES, "a safetensors file") as begin:
+        length = int.from_bytes(begin.read(8), "little")
+    if length > _MOST_HEADER_BYTES:
+        raise BitqError(f"{path} is no safetensors file, or damaged: its header would have {length} bytes")
     try:
         file = safetensors.safe_open(path, framework="pt")
     except (OSError, safetensors.SafetensorError) as error:
-        raise BitqError(f"{path} cannot be read as a safetensors file: {' '.join(str(error).split())}") from None
+        raise BitqError(f"{path} is no safetensors file, or damaged; give what safetensors or bitq wrote") from error
     with file as inside:
         yield inside
 
@@ -228,23 +248,23 @@ def _header(
 ) -> bytes:
     """The first bytes of a file, filled up with spaces to `length` bytes."""
     packed, listed, offset = {}, {}, 0
-    for entry in tensors:
-        dtype, shape = entry.dtype, entry.shape
-        if entry.format is not None and entry.blocks is not None:
-            dtype, shape = "U8", (entry.size,)
-            packed[entry.name] = _PackedTensor(
-                format=str(entry.format),
-                dtype=PACKABLE[entry.dtype],  # type: ignore[arg-type]
-                shape=entry.shape,
-                blocked_shape=None if entry.blocks.shape == entry.shape else entry.blocks.shape,
-                dim=entry.blocks.dim,
-                inner_dims=entry.blocks.inner_dims,
-                exponent_bias=biases[entry.name],
+    for each in tensors:
+        dtype, shape = each.dtype, each.shape
+        if each.format is not None and each.blocks is not None:
+            dtype, shape = "U8", (each.size,)
+            packed[each.name] = _PackedTensor(
+                format=str(each.format),
+                dtype=PACKABLE[each.dtype],  # type: ignore[arg-type]
+                shape=each.shape,
+                blocked_shape=None if each.blocks.shape == each.shape else each.blocks.shape,
+                dim=each.blocks.dim,
+                inner_dims=each.blocks.inner_dims,
+                exponent_bias=biases[each.name],
             )
-        listed[entry.name] = {"dtype": dtype, "shape": shape, "data_offsets": (offset, offset + entry.size)}
-        offset += entry.size
-    told = _Header(packed=packed).model_dump_json(exclude_none=True)
-    text = json.dumps({"__metadata__": {**metadata, DIGEST: digest, ENTRY: told}, **listed}, separators=(",", ":"))
+        listed[each.name] = {"dtype": dtype, "shape": shape, "data_offsets": (offset, offset + each.size)}
+        offset += each.size
+    entry = _Header(packed=packed).model_dump_json(exclude_none=True)
+    text = json.dumps({"__metadata__": {**metadata, DIGEST: digest, ENTRY: entry}, **listed}, separators=(",", ":"))
     content = text.encode().ljust(length - 8)
     return struct.pack("<Q", len(content)) + content
 

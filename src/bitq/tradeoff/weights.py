@@ -14,7 +14,7 @@ from torch import nn
 from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import apply
 from bitq.errors import BitqError
-from bitq.files import RunFolder
+from bitq.files import RunFolder, check_replaceable
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics.packedfile import DIGEST, DTYPES, ENTRY, PACKABLE, FileTensor, opened, read_packed, write_packed
 from bitq.numerics.packing import WeightBlocks, weight_blocks
@@ -91,6 +91,7 @@ def quantize_file(
         BitqError: a file that is missing, damaged or packed already; a weight that is missing, of another shape than
             the plan's, of a type that cannot be packed, or with NaN or infinity; nothing to pack.
     """
+    check_replaceable(path)
     if path.exists() and source.exists() and path.samefile(source):
         raise BitqError(f"{path} is the checkpoint itself; give another name for the packed one")
     with opened(source) as file:
