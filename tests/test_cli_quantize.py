@@ -64,7 +64,7 @@ def planned(model, shape, tmp_path):
         "totals": dict.fromkeys(
             ["accuracy", "accuracy_float", "movement_bits", "movement_bits_float", "movement_bits_max", "dram_bits",
              "dram_bits_float", "energy_pj", "energy_pj_float", "model_bytes_float", "objective"], 0,
-        ) | {"model_bytes": cost.model_bytes},
+        ) | {"model_bytes": cost.model_bytes, "movement_bits_max": 1},
     }  # fmt: skip
     plan = Plan.model_validate(document)
     plan.save(tmp_path / "plan.json")

@@ -47,6 +47,57 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("current", "not_from", "name"),
+    [
+        (".", "users_package", "users_package.networks:Net"),
+        (".", ".", "users_package.networks:Net"),
+        ("users_package", ".", "networks:Net"),
+        ("users_package", "../users_package", "networks:Net"),
+        ("users_package/inner", "../../users_package", "code:Net"),
+        (".", "link", "users_package.networks:Net"),
+        (".", "users_package", "link.networks:Net"),
+        (".", "users_package", "namespace.inner.code:Net"),
+        (".", "users_package", "elsewhere:Net"),
+    ],
+)
+def test_no_code_comes_from_a_forbidden_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, current: str, not_from: str, name: str
+) -> None:
+    """However it is named, linked or looked for; and what is imported by what is named does not come from there."""
+    trace = f"open({str(folder / 'trace')!r}, 'w').close()\n"
+    (folder / "users_package" / "inner").mkdir()
+    for path in ("__init__.py", "networks.py", "inner/code.py", "elsewhere.py"):
+        (folder / "users_package" / path).write_text(trace + CODE)
+    (folder / "link").symlink_to(folder / "users_package")
+    (folder / "namespace").symlink_to(folder / "users_package")
+    (folder / "elsewhere.py").symlink_to(folder / "users_package" / "elsewhere.py")
+    monkeypatch.chdir(folder / current)
+    before = set(sys.modules)
+    with pytest.raises(BitqError, match=r"lies in the run's folder .*, which no code is taken from"):
+        load_network(name, Path(not_from))
+    assert not (folder / "trace").exists()
+    assert set(sys.modules) == before
+
+
+def test_what_a_network_imports_does_not_come_from_a_forbidden_folder_either(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, mine = folder / "run", folder / "mine"
+    for place in (run, mine):
+        place.mkdir()
+    (run / "helpers.py").write_text(f"open({str(folder / 'trace')!r}, 'w').close()")
+    (mine / "own_networks.py").write_text("import helpers\n" + CODE)
+    monkeypatch.chdir(run)
+    monkeypatch.syspath_prepend(str(mine))
+    monkeypatch.syspath_prepend(str(run))
+    with pytest.raises(BitqError, match="No module named 'helpers'"):
+        load_network("own_networks:Net", run)
+    assert not (folder / "trace").exists()
+    (mine / "own_networks.py").write_text(CODE)
+    assert isinstance(load_network("own_networks:Net", run), nn.Linear)
+
+
 @pytest.mark.parametrize("name", ["Net", "ready", "zoo.small"])
 def test_a_network_is_imported_from_the_current_folder(folder: Path, name: str) -> None:
     network = load_network(f"users_package.networks:{name}")
