@@ -86,7 +86,35 @@ def test_inputs_can_be_tuples():
     assert score(Sum(), [((ones, 2 * ones), torch.arange(4))]).accuracy == 1
 
 
-@pytest.mark.parametrize("labels", [torch.full((20,), 4), torch.zeros(19, dtype=torch.long), torch.zeros(20, 5)])
+@pytest.mark.parametrize("dtype", [torch.long, torch.uint8])
+@pytest.mark.parametrize("label", [4, 255, -1, -99, 2**40])
+def test_labels_that_the_network_has_no_output_for_are_told(label, dtype):
+    if dtype == torch.uint8 and not 0 <= label < 256:
+        pytest.skip("no byte")
+    labels = torch.zeros(20, dtype=dtype)
+    labels[7] = label
+    if dtype == torch.long:
+        labels[3] = -100  # which cross entropy leaves out
+    batches = [(tiny.images(20, 1)[0], labels)]
+    for use in everywhere(tiny.network(), cross_entropy, batches):
+        with pytest.raises(BitqError, match=rf"^label {label} in a batch's target, but the network has 4 outputs; .*3$"):
+            use()
+
+
+@pytest.mark.parametrize("shape", [(4,), (5, 4), (5, 4, 3), (5, 4, 3, 2)])
+def test_labels_of_every_class_and_the_ignored_one_are_taken(shape):
+    scores = torch.randn(shape)
+    places = shape[:1] + shape[2:] if len(shape) > 1 else ()
+    for label in (0, 3, -100):
+        labels = torch.ones(places, dtype=torch.long)
+        labels.view(-1)[-1] = label
+        found, right = (loss_of(scores, labels, cross_entropy), torch.nn.functional.cross_entropy(scores, labels))
+        assert torch.equal(found, right) or (found.isnan() and right.isnan())
+    with pytest.raises(BitqError, match="label 4 in a batch's target"):
+        loss_of(scores, torch.full(places, 4), cross_entropy)
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(19, dtype=torch.long), torch.zeros(20, 5)])
 def test_targets_that_fit_no_output_are_told(labels):
     batches = [(tiny.images(20, 1)[0], labels)]
     for use in (lambda: score(tiny.network(), batches), lambda: finetune(tiny.network(), batches, SHORT)):
@@ -94,9 +122,9 @@ def test_targets_that_fit_no_output_are_told(labels):
             use()
 
 
-def everywhere(model, loss):
+def everywhere(model, loss, batches=None):
     """Whatever runs a network on batches."""
-    batches = [(tiny.images(20, 1)[0], tiny.images(20, 1)[1])]
+    batches = [(tiny.images(20, 1)[0], tiny.images(20, 1)[1])] if batches is None else batches
     return (
         lambda: score(model, batches, loss),
         lambda: finetune(model, batches, SHORT, loss),
@@ -118,11 +146,18 @@ def no_memory_left(*_):
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
-        (no_memory_left, "can't allocate memory"),
-        (raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")), "2.00 GiB"),
-        (raising(RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)")), "8 GB"),
-        (raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")), "CUBLAS"),
-        (raising(MemoryError()), "MemoryError"),
+        (no_memory_left, "when 4 PiB more were wanted; lower"),
+        (
+            raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has 1 GiB\nmore")),
+            "when 2.5 GiB more were wanted; lower",
+        ),
+        (
+            raising(RuntimeError("MPS backend out of memory (MPS allocated: 8 GB). Tried to allocate 1536 bytes")),
+            "when 1.5 KiB more were wanted; lower",
+        ),
+        (raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")), "; lower"),
+        (raising(MemoryError()), "; lower"),
+        (raising(MemoryError("Unable to allocate 256. TiB for an array")), "when 256 TiB more were wanted; lower"),
     ],
 )
 def test_memory_that_runs_out_is_told_as_that(loss, said):
@@ -130,7 +165,8 @@ def test_memory_that_runs_out_is_told_as_that(loss, said):
         with pytest.raises(BitqError, match=r"^memory ran out while .*--batch-size") as caught:
             use()
         assert said in str(caught.value)
-        assert "\n" not in str(caught.value)
+        assert ("when" in said) == ("wanted" in str(caught.value))
+        assert not re.search(r"\n|Allocator|CUDA|CUBLAS|MPS|bytes|Error", str(caught.value))
 
 
 def test_memory_that_runs_out_in_the_network_is_told():

@@ -53,8 +53,8 @@ class Settings:
         if not 0 <= self.alpha < inf:
             raise BitqError(f"alpha is {self.alpha!r}; it must be a finite number of at least 0")
         for name in ("scored_inputs", "rounds", "plans", "uniforms"):
-            if getattr(self, name) < 1:
-                raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more")
+            if not 1 <= getattr(self, name) <= 10**6:
+                raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more, up to 10^6")
         if self.without is not None and self.without not in get_args(Without):
             raise BitqError(f"without is {self.without!r}; it must be one of {', '.join(get_args(Without))}, or None")
 
