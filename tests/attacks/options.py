@@ -22,7 +22,7 @@ RANGE = r"must be a number from"
 @attack(f"search nets:make {DATA} --alpha nan", "alpha is nan; it must be")
 @attack(f"search nets:make {DATA} --alpha inf", "alpha is inf; it must be")
 @attack(f"search nets:make {DATA} --alpha=-1e-300", "alpha is -1e-300; it must be")
-@attack(f"search nets:make {DATA} --alpha 1e308", "alpha is 1e.308; it must be")
+@attack(f"search nets:make {DATA} --alpha 1e308", r"alpha is 1e\+308; it must be")
 @attack(f"search nets:make {DATA} --learning-rate nan", "learning_rate is nan; it must be")
 @attack(f"search nets:make {DATA} --learning-rate 1e38", r"learning_rate is 1e\+38; it must be .* up to 1e30")
 @attack(f"search nets:make {DATA} --limit 0", "a limit of 0 images leaves none; it must be at least 1")
@@ -31,15 +31,15 @@ RANGE = r"must be a number from"
 @attack(f"search nets:make {DATA} --image-size 5000", "image size of 5000 .* from 1 to 4096")
 @attack(f"search nets:make {DATA} --image-size 0", "image size of 0 .* from 1 to 4096")
 @attack(f"search nets:make {DATA} --channels 2147483648", "1 channel .* or 3")
-@attack(f"search nets:make {DATA} --batch-size {2**62}", "--batch-size.*not in the range 1<=x<=1000000")
+@attack(f"search nets:make {DATA} --batch-size {2**62}", "--batch-size.: it must be less than or equal to 1000000")
 @attack(f"search nets:make {DATA} --steps {2**62}", "steps is .* up to 10.9")
 @attack(f"search nets:make {DATA} --seed=-1", "seed is -1; it must be from 0")
 @attack(f"search nets:make {DATA} --seed {2**63}", "seed is .*; it must be from 0")
-@attack(f"search nets:make {DATA} --seed {'9' * 5000}", "--seed")
+@attack(f"search nets:make {DATA} --seed {'9' * 5000}", "--seed.: it must be a number of fewer digits")
 @attack(f"search nets:make {DATA} --rounds {2**62}", "rounds is .* up to 10.6")
 @attack(f"search nets:make {DATA} --plans {2**62}", "plans is .* up to 10.6")
 @attack(f"search nets:make {DATA} --uniforms {2**62}", "uniforms is .* up to 10.6")
-@attack(f"search nets:make {DATA} --workers {2**62}", "--workers.*not in the range")
+@attack(f"search nets:make {DATA} --workers {2**62}", "--workers.: it must be less than or equal to 4096")
 @attack(f"search nets:make {DATA} --max-accuracy-loss nan", "the limit of accuracy_loss is nan; it must be a finite")
 @attack(f"search nets:make {DATA} --max-movement inf", "--max-movement is 'inf'; it must be a number")
 @attack(f"search nets:make {DATA} --max-model-bytes=-1", "--max-model-bytes is '-1'; it must be a number")
@@ -57,10 +57,13 @@ BIG = "search nets:make --data data.npz --run run --steps 1 --rounds 1 --uniform
 @attack(f"{BIG} --plans 1000000", "", code=0)
 @attack(f"{BIG} --plans 1 --alpha 1e30", "", code=0)
 @attack(f"{BIG} --plans 1 --alpha 1e-300", "", code=0)
-@attack(f"{BIG} --plans 1 --limit {2**63}", "", code=0)
-@attack(f"{BIG} --plans 1 --batch-size 1000000 --seed {2**63 - 1}", "", code=0)
-@attack(f"{BIG} --plans 1 --max-movement 999999999999999999e99", "", code=0)
-@attack(f"{BIG} --plans 1 --learning-rate 1e30 --mean 1e12", "fine-tuning diverged|loss is", code=2)
+@attack(
+    f"{BIG} --plans 1 --limit {2**63} --batch-size 1000000 --seed {2**63 - 1} --max-movement 999999999999999999e99",
+    "",
+    code=0,
+)
+@attack(f"{BIG} --plans 1 --mean 1e12 --std 1e-12", "'0' computes on training data is too large to score formats by")
+@attack(f"{BIG} --plans 1 --steps 9 --learning-rate 1e30", "fine-tuning diverged")
 def a_number_at_its_end(folder: Path) -> None:
     """Break what computes with the largest numbers that are allowed."""
     (folder / "nets.py").write_text(
