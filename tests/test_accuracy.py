@@ -1,6 +1,7 @@
 """Training, measuring and predicting: it learns, it repeats bit by bit, and it disturbs nothing."""
 
 import copy
+import re
 from contextlib import nullcontext
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tiny
-from bitq.accuracy.evaluate import cross_entropy, score, top1
+from bitq.accuracy.evaluate import count_outputs, cross_entropy, loss_of, score, top1
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import apply, observing
 from bitq.accuracy.sensitivity import POWER, PROBED_BLOCKS, TENSORS, _ordered, perturbations, probed, scores
@@ -77,6 +78,24 @@ def test_score_changes_nothing():
     assert [module.training for module in model.modules()] == modes
 
 
+@pytest.mark.parametrize(
+    ("network", "count"),
+    [
+        (tiny.network(), 4),
+        (nn.Conv2d(1, 7, 1), 7),
+        (nn.Flatten(0), None),
+        (nn.LSTM(8, 5), None),
+    ],
+)
+def test_outputs_are_counted_by_one_input(network, count):
+    assert count_outputs(network.eval(), torch.zeros(1, 1, 8, 8) if count else torch.zeros(3, 1, 8)) == count
+
+
+def test_an_input_that_a_network_cannot_run_on_is_told():
+    with pytest.raises(BitqError, match=r"cannot run on an input as a tensor of shape \(1, 3, 8, 8\): .*channels"):
+        count_outputs(tiny.network().eval(), torch.zeros(1, 3, 8, 8))
+
+
 def test_inputs_can_be_tuples():
     class Sum(nn.Module):
         def forward(self, x, y):
@@ -86,7 +105,38 @@ def test_inputs_can_be_tuples():
     assert score(Sum(), [((ones, 2 * ones), torch.arange(4))]).accuracy == 1
 
 
-@pytest.mark.parametrize("labels", [torch.full((20,), 4), torch.zeros(19, dtype=torch.long), torch.zeros(20, 5)])
+LONG, BYTE = torch.long, torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("label", "dtype"), [(4, LONG), (-1, LONG), (-99, LONG), (2**40, LONG), (4, BYTE), (255, BYTE)]
+)
+def test_labels_that_the_network_has_no_output_for_are_told(label, dtype):
+    labels = torch.zeros(20, dtype=dtype)
+    labels[7] = label
+    if dtype == torch.long:
+        labels[3] = -100  # which cross entropy leaves out
+    batches = [(tiny.images(20, 1)[0], labels)]
+    for use in everywhere(tiny.network(), cross_entropy, batches):
+        said = rf"^label {label} in a batch's target, but the network has 4 outputs; .* from 0 to 3$"
+        with pytest.raises(BitqError, match=said):
+            use()
+
+
+@pytest.mark.parametrize("shape", [(4,), (5, 4), (5, 4, 3), (5, 4, 3, 2)])
+def test_labels_of_every_class_and_the_ignored_one_are_taken(shape):
+    scores = torch.randn(shape)
+    places = shape[:1] + shape[2:] if len(shape) > 1 else ()
+    for label in (0, 3, -100):
+        labels = torch.ones(places, dtype=torch.long)
+        labels.view(-1)[-1] = label
+        found, right = (loss_of(scores, labels, cross_entropy), torch.nn.functional.cross_entropy(scores, labels))
+        assert torch.equal(found, right) or (found.isnan() and right.isnan())
+    with pytest.raises(BitqError, match="label 4 in a batch's target"):
+        loss_of(scores, torch.full(places, 4), cross_entropy)
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(19, dtype=torch.long), torch.zeros(20, 5)])
 def test_targets_that_fit_no_output_are_told(labels):
     batches = [(tiny.images(20, 1)[0], labels)]
     for use in (lambda: score(tiny.network(), batches), lambda: finetune(tiny.network(), batches, SHORT)):
@@ -94,9 +144,9 @@ def test_targets_that_fit_no_output_are_told(labels):
             use()
 
 
-def everywhere(model, loss):
+def everywhere(model, loss, batches=None):
     """Whatever runs a network on batches."""
-    batches = [(tiny.images(20, 1)[0], tiny.images(20, 1)[1])]
+    batches = [(tiny.images(20, 1)[0], tiny.images(20, 1)[1])] if batches is None else batches
     return (
         lambda: score(model, batches, loss),
         lambda: finetune(model, batches, SHORT, loss),
@@ -118,11 +168,18 @@ def no_memory_left(*_):
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
-        (no_memory_left, "can't allocate memory"),
-        (raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")), "2.00 GiB"),
-        (raising(RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)")), "8 GB"),
-        (raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")), "CUBLAS"),
-        (raising(MemoryError()), "MemoryError"),
+        (no_memory_left, "when 4 PiB more were wanted; lower"),
+        (
+            raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has 1 GiB\nmore")),
+            "when 2.5 GiB more were wanted; lower",
+        ),
+        (
+            raising(RuntimeError("MPS backend out of memory (MPS allocated: 8 GB). Tried to allocate 1536 bytes")),
+            "when 1.5 KiB more were wanted; lower",
+        ),
+        (raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")), "; lower"),
+        (raising(MemoryError()), "; lower"),
+        (raising(MemoryError("Unable to allocate 256. TiB for an array")), "when 256 TiB more were wanted; lower"),
     ],
 )
 def test_memory_that_runs_out_is_told_as_that(loss, said):
@@ -130,7 +187,8 @@ def test_memory_that_runs_out_is_told_as_that(loss, said):
         with pytest.raises(BitqError, match=r"^memory ran out while .*--batch-size") as caught:
             use()
         assert said in str(caught.value)
-        assert "\n" not in str(caught.value)
+        assert ("when" in said) == ("wanted" in str(caught.value))
+        assert not re.search(r"\n|Allocator|CUDA|CUBLAS|MPS|bytes|Error", str(caught.value))
 
 
 def test_memory_that_runs_out_in_the_network_is_told():
@@ -306,12 +364,22 @@ def test_no_data_is_told(batches):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"learning_rate": 0.0}, {"learning_rate": torch.inf}, {"weight_decay": -1.0}, {"seed": -1}]
+    "wrong",
+    [
+        *({"steps": 0}, {"steps": 2**62}, {"seed": -1}, {"seed": 2**63}),
+        *({"learning_rate": 0.0}, {"learning_rate": torch.nan}, {"learning_rate": 1e38}),
+        *({"weight_decay": -1.0}, {"weight_decay": torch.nan}, {"weight_decay": 1e38}),
+    ],
 )
 def test_training_out_of_range_is_told(wrong):
     (name,) = wrong
     with pytest.raises(BitqError, match=f"{name} is .*it must be"):
         Training(**wrong)
+
+
+def test_the_largest_training_rates_are_told_as_divergence():
+    with pytest.raises(BitqError, match="diverged"):
+        finetune(tiny.network(), tiny.loader(500, 1), Training(steps=40, learning_rate=1e30, weight_decay=1e6))
 
 
 def test_a_frozen_network_is_told():

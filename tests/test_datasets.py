@@ -1,5 +1,6 @@
 """Images from a user: the right pixels with the right labels in the right split, or one sentence."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -195,7 +196,7 @@ def test_an_npz_of_bytes(tmp_path: Path) -> None:
     expected = (made["x_test"].transpose(0, 3, 1, 2).astype(np.float32) / 255 - 0.5) / 0.25
     assert torch.allclose(data.test[:][0], torch.from_numpy(expected))
     assert data.test.labels.tolist() == made["y_test"].tolist()
-    assert (len(data.train), len(data.val), data.classes) == (18, 2, ("0", "1", "2", "3"))
+    assert (len(data.train), len(data.val), data.largest) == (18, 2, {"y_train": 3, "y_test": 3})
     together = torch.cat([data.train.pixels, data.val.pixels]).flatten(1).sum(1).sort().values
     assert together.tolist() == sorted(made["x_train"].reshape(20, -1).sum(1, dtype=int).tolist())
 
@@ -228,8 +229,8 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
         r"\(20, 3, 5, 6\); uint8 images must be \(n, height",
     ),
     "none": ({"x_train": np.zeros((0, 3, 5, 6))}, r"float64 images must be \(n, channels"),
-    "nan": ({"x_test": np.full((7, 3, 5, 6), np.nan)}, "x_test holds a NaN"),
-    "huge": ({"x_test": np.full((7, 3, 5, 6), 1e300)}, "x_test holds a NaN or an infinity"),
+    "nan": ({"x_test": np.full((7, 3, 5, 6), np.nan)}, "x_test goes from nan to nan; every pixel must be a finite"),
+    "huge": ({"x_test": np.full((7, 3, 5, 6), 1e300)}, "x_test goes from inf to inf; every pixel must be a finite"),
     "sizes": (
         {"x_test": np.zeros((7, 6, 5, 3), np.uint8)},
         r"x_test have shape \(3, 6, 5\), but \(3, 5, 6\) in x_t",
@@ -238,7 +239,9 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "one-hot": ({"y_train": np.eye(20, dtype=int)}, "it must be 20 whole numbers"),
     "real labels": ({"y_train": np.zeros(20)}, "y_train is float64"),
     "negative": ({"y_train": np.full(20, -1)}, "goes from -1 to -1"),
-    "pickled": ({"y_train": np.array([{}] * 20)}, "is damaged, or no .npz file of plain arrays"),
+    "pickled": ({"y_train": np.array([{}] * 20)}, "y_train is of type object; it must be plain numbers"),
+    "fields": ({"y_train": np.zeros(20, "i4,i4")}, r"y_train is of type \[\('f0', .*it must be plain numbers"),
+    "text": ({"x_test": np.full((7, 5, 6, 3), "x")}, "x_test is of type <U1; it must be plain numbers"),
 }
 
 
@@ -323,7 +326,24 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "image size": (lambda f: None, {"image_size": 0}, "image size of 0"),
     "limit": (lambda f: None, {"limit": 0}, "limit of 0"),
     "mean": (lambda f: None, {"mean": (0.5, 0.5)}, "must be 1 or 3 numbers"),
-    "std": (lambda f: None, {"std": (1.0, 0.0, 1.0)}, "std above 0"),
+    "std": (lambda f: None, {"std": (1.0, 0.0, 1.0)}, "std is 0.0; it must be a number from 1e-12 to 1e"),
+    "large image size": (lambda f: None, {"image_size": 10**9}, "must be from 1 to 4096"),
+    "no mean": (lambda f: None, {"mean": (float("nan"),)}, r"mean is nan; it must be a number from -1e\+12 to 1e\+12"),
+    "large mean": (lambda f: None, {"mean": (-1e38,)}, r"mean is -1e\+38; it must"),
+    "small std": (lambda f: None, {"std": (1e-38,)}, "std is 1e-38; it must"),
+    "no std": (lambda f: None, {"std": (float("inf"),)}, "std is inf; it must"),
+    "strip": (
+        lambda f: Image.new("1", (1, 30_000)).save(f / "test" / "cat" / "x.png"),
+        {"image_size": 64},
+        "x.png has 1 x 30000 pixels, too long a strip for an image size of 64; crop it",
+    ),
+    "pipe": (lambda f: os.mkfifo(f / "test" / "cat" / "x.png"), {}, "x.png is no regular file"),
+    "folder as image": (lambda f: (f / "test" / "cat" / "x.png").mkdir(), {}, "x.png is a folder"),
+    "endless header": (
+        lambda f: (f / "test" / "cat" / "x.png").write_bytes(b"\xff\xd8\xff" + bytes(2**26)),
+        {},
+        "x.png cannot be read as a PNG or JPEG",
+    ),
 }
 
 

@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf, prod
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bitq.errors import BitqError
-from bitq.images import ArrayImages, FileImages, Images, Scaling
+from bitq.errors import BitqError, shortened
+from bitq.images import ArrayImages, FileImages, Images, Rationed, Scaling
 from bitq.images import image_size as size_of_file
+from bitq.memory import check_fits, memory_told
+from bitq.outside import opened_outside
 
 SPLITS = ("train", "val", "test")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _MOST_BYTES = 16 * 2**30  # of one array
+_FREE_BYTES, _MOST_GROWTH = 256 * 2**20, 100  # of all arrays; beyond, they have at most so many times the file's bytes
+_MOST_LISTING = 4 * 2**20  # bytes of an .npz file's table of contents, and of what is read of it at once
+_MOST_SIDE = 4096  # pixels
+_DEEPEST_NUMBER = 16  # bytes of NumPy's largest number
 _HELD_BYTES = 2 * 2**30  # decoded images of a split that is read again and again
 _TAKEN = 10  # a split that is missing takes every tenth image of train
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images to train on, to choose by and to judge by; `classes` names the labels 0, 1, …"""
+    """Labelled images.
+
+    Attributes:
+        train, val, test: to train on, to choose by and to judge by.
+        largest: label of all the images that were given, by where it stands, such as "y_val".
+        classes: names of the labels 0, 1, … of a folder; an .npz file has none.
+    """
 
     train: Images
     val: Images
     test: Images
-    classes: tuple[str, ...]
+    largest: Mapping[str, int]
+    classes: tuple[str, ...] = ()
+
+    def check_labels(self, outputs: int) -> None:
+        """Refuse labels that a network with so many outputs has no output for.
+
+        Raises:
+            BitqError: the first such label, where it stands, and what it could be.
+        """
+        for where, label in self.largest.items():
+            if label >= outputs:
+                raise BitqError(
+                    f"label {label} in {where}, but the network has {outputs} outputs; labels count classes from 0"
+                )
 
 
 def load_data(
@@ -63,23 +91,65 @@ def load_data(
         seed: of these draws; the same seed gives the same splits.
 
     Raises:
-        BitqError: what is missing, damaged, of another shape or type, or does not fit together; a damaged
+        BitqError: what is missing, damaged, of another shape or type, too large, or does not fit together; a damaged
             image that is decoded later raises it then.
+    """
+    scaling = check_options(image_size, channels, mean, std, limit)
+    with memory_told(f"reading {path}"):
+        if path.is_dir():
+            found = _read_folder(path, image_size, channels)
+        elif path.suffix == ".npz" and path.exists():
+            found = _read_npz(path)
+        else:
+            raise BitqError(f"{path} is no data; give a folder of images or an .npz file")
+        depth = found["train"].images.shape[0]
+        if {len(mean), len(std)} - {1, depth}:
+            raise BitqError(f"mean and std have {len(mean)} and {len(std)} numbers; they must be 1 or {depth} numbers")
+        parts = {name: replace(part.images, scaling=scaling) for name, part in found.items()}
+        for name, part in parts.items():
+            _check_scaled(part, f"{path}: x_{name}")
+        splits = _drawn(parts, limit, seed)
+        largest = {part.where: int(part.images.labels.max()) for part in found.values()}
+        return Dataset(
+            splits["train"], _held(splits["val"]), _held(splits["test"]), largest, found["train"].classes
+        )
+
+
+def check_options(
+    image_size: int | None, channels: int, mean: Sequence[float], std: Sequence[float], limit: int | None
+) -> Scaling:
+    """The scaling of these options, which are those of `load_data`, before anything is read.
+
+    Raises:
+        BitqError: one of them is out of range; names it and its range.
     """
     if limit is not None and limit < 1:
         raise BitqError(f"a limit of {limit} images leaves none; it must be at least 1")
-    if path.is_dir():
-        parts, classes = _read_folder(path, image_size, channels)
-    elif path.suffix == ".npz" and path.is_file():
-        parts, classes = _read_npz(path)
-    else:
-        raise BitqError(f"{path} is no data; give a folder of images or an .npz file")
-    depth = parts["train"][0][0].shape[0]
-    if {len(mean), len(std)} - {1, depth} or not all(0 < value < inf for value in std):
-        raise BitqError(f"mean {tuple(mean)} and std {tuple(std)} must be 1 or {depth} numbers, std above 0")
-    scaling = Scaling(tuple(mean), tuple(std))
-    splits = _drawn({name: replace(part, scaling=scaling) for name, part in parts.items()}, limit, seed)
-    return Dataset(splits["train"], _held(splits["val"]), _held(splits["test"]), classes)
+    if image_size is not None and not 1 <= image_size <= _MOST_SIDE:
+        raise BitqError(f"an image size of {image_size} pixels cannot be; it must be from 1 to {_MOST_SIDE}")
+    if channels not in (1, 3):
+        raise BitqError(f"images have 1 channel (gray) or 3 (RGB), not {channels}")
+    return Scaling(tuple(mean), tuple(std))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Images of one split as they were found, where their labels stand, and the names of these."""
+
+    images: Images
+    where: str
+    classes: tuple[str, ...] = ()
+
+
+def _check_scaled(images: Images, where: str) -> None:
+    """Refuse pixels that are no finite number once they are scaled."""
+    if isinstance(images, ArrayImages) and images.pixels.dtype != torch.uint8:
+        extremes = torch.stack(images.pixels.aminmax())[:, None, None, None].expand(-1, images.shape[0], 1, 1)
+        if not torch.isfinite(images.scaling(extremes)).all():
+            low, high = (f"{value:g}" for value in extremes[:, 0, 0, 0].tolist())
+            raise BitqError(
+                f"{where} goes from {low} to {high}; every pixel must be a finite float32, scaled by mean and std, too"
+            )
 
 
 def _drawn(parts: Mapping[str, Images], limit: int | None, seed: int) -> dict[str, Images]:
@@ -105,27 +175,23 @@ def _held(images: Images) -> Images:
     return images.held() if isinstance(images, FileImages) and fits else images
 
 
-def _read_folder(
-    root: Path, image_size: int | None, channels: int
-) -> tuple[dict[str, Images], tuple[str, ...]]:
-    if channels not in (1, 3):
-        raise BitqError(f"images have 1 channel (gray) or 3 (RGB), not {channels}")
-    if image_size is not None and image_size < 1:
-        raise BitqError(f"an image size of {image_size} pixels is none; it must be at least 1")
+def _read_folder(root: Path, image_size: int | None, channels: int) -> dict[str, _Part]:
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()} or {"train": root}
     if "train" not in folders:
         raise BitqError(f"{root} has a folder {min(folders)} but no train; give both, or class folders alone")
     listed = {name: _class_folders(folder) for name, folder in folders.items()}
     classes = tuple(listed["train"])
+    numbers = {name: number for number, name in enumerate(classes)}
     height, width = (image_size, image_size) if image_size else size_of_file(listed["train"][classes[0]][0])
-    parts: dict[str, Images] = {}
+    parts: dict[str, _Part] = {}
     for name, files in listed.items():
-        if unknown := files.keys() - set(classes):
+        if unknown := files.keys() - numbers.keys():
             raise BitqError(f"{folders[name] / min(unknown)} is a class that {folders['train']} lacks")
         paths = tuple(path for paths in files.values() for path in paths)
-        labels = torch.tensor([classes.index(label) for label, paths in files.items() for _ in paths])
-        parts[name] = FileImages(paths, labels, (channels, height, width), resize=image_size is not None)
-    return parts, classes
+        labels = torch.tensor([numbers[label] for label, paths in files.items() for _ in paths])
+        images = FileImages(paths, labels, (channels, height, width), resize=image_size is not None)
+        parts[name] = _Part(images, f"the class folders of {folders[name]}", classes)
+    return parts
 
 
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
@@ -142,34 +208,77 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _read_npz(path: Path) -> tuple[dict[str, Images], tuple[str, ...]]:
-    arrays = _read_arrays(path)
-    parts: dict[str, Images] = {}
-    for name in (name for name in SPLITS if f"x_{name}" in arrays):
-        pixels = _pixels(arrays[f"x_{name}"], f"{path}: x_{name}")
-        labels = _labels(arrays[f"y_{name}"], len(pixels), f"{path}: y_{name}")
-        parts[name] = ArrayImages(pixels, labels)
-        shape, expected = tuple(pixels.shape[1:]), tuple(parts["train"][0][0].shape)
-        if shape != expected:
-            raise BitqError(f"{path}: images of x_{name} have shape {shape}, but {expected} in x_train")
-    count = max(int(part.labels.max()) for part in parts.values()) + 1
-    return parts, tuple(str(label) for label in range(count))
+def _read_npz(path: Path) -> dict[str, _Part]:
+    parts: dict[str, _Part] = {}
+    with _opened(path) as (archive, names):
+        for name in names:
+            pixels = _pixels(_array(archive, f"x_{name}", path), f"{path}: x_{name}")
+            labels = _labels(_array(archive, f"y_{name}", path), len(pixels), f"{path}: y_{name}")
+            parts[name] = _Part(ArrayImages(pixels, labels), f"y_{name}")
+            shape, expected = tuple(pixels.shape[1:]), parts["train"].images.shape
+            if shape != expected:
+                raise BitqError(f"{path}: images of x_{name} have shape {shape}, but {expected} in x_train")
+    return parts
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[ZipFile, list[str]]]:
+    """An .npz file and the splits in it, once its arrays are known to be there and to be of bounded size."""
+    with opened_outside(path, 6 * _MOST_BYTES + _FREE_BYTES, "an .npz file") as file:
+        with _damage_told(path):
+            archive = ZipFile(Rationed(file, _MOST_LISTING, inf))
+        with archive:
+            yield archive, _splits(archive, path, os.fstat(file.fileno()).st_size)
+
+
+def _splits(archive: ZipFile, path: Path, size: int) -> list[str]:
+    members = {member.filename: member for member in archive.infolist()}
+    names = [name for name in SPLITS if name != "val" or {"x_val.npy", "y_val.npy"} & members.keys()]
+    keys = [f"{kind}_{name}" for name in names for kind in "xy"]
+    for key in keys:
+        if f"{key}.npy" not in members:
+            raise BitqError(f"{path} has no array {key!r}; it needs {', '.join(keys)}")
+        member = members[f"{key}.npy"]
+        if member.file_size > _MOST_BYTES:
+            raise BitqError(f"{path}: {key} has over {_MOST_BYTES} bytes; give a folder of images")
+        if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+            raise BitqError(f"{path}: {key} is compressed as NumPy does not; save it with numpy.savez")
+    total = sum(members[f"{key}.npy"].file_size for key in keys)
+    if total > max(_FREE_BYTES, _MOST_GROWTH * size):
+        raise BitqError(
+            f"{path} has {size} bytes and says that its arrays have {total}, over {_MOST_GROWTH} times as many; save "
+            "them with numpy.savez, which does not compress"
+        )
+    check_fits(total, f"the arrays of {path}", "give a folder of images, or fewer")
+    return names
+
+
+def _array(archive: ZipFile, key: str, path: Path) -> np.ndarray[Any, Any]:
+    """An array of plain numbers; what its header says is held against the size of what follows before it is read."""
+    name = f"{key}.npy"
+    with _damage_told(path), archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(member)
+        if dtype.kind not in "biufc" or dtype.itemsize > 2 * _DEEPEST_NUMBER:
+            raise BitqError(f"{path}: {key} is of type {shortened(str(dtype), 60)}; it must be plain numbers")
+        if prod(shape) * dtype.itemsize != archive.getinfo(name).file_size - member.tell():
+            said = f"shape {shortened(str(shape), 60)} of {dtype}"
+            raise BitqError(f"{path} is damaged: {key} says that it has {said}, which is not what it holds")
+    with _damage_told(path), archive.open(name) as member:
+        array: np.ndarray[Any, Any] = np.lib.format.read_array(member, allow_pickle=False)
+        return array
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = [name for name in SPLITS if name != "val" or {"x_val", "y_val"} & {*archive}]
-            keys = [f"{kind}_{name}" for name in names for kind in "xy"]
-            for key in keys:
-                if key not in archive:
-                    raise BitqError(f"{path} has no array {key!r}; it needs {', '.join(keys)}")
-                if archive.zip.getinfo(f"{key}.npy").file_size > _MOST_BYTES:
-                    raise BitqError(f"{path}: {key} has over {_MOST_BYTES} bytes; give a folder of images")
-            return {key: archive[key] for key in keys}
+        yield
     except BitqError:
         raise
     except Exception as error:  # whatever a decoder of untrusted bytes runs into
+        if isinstance(error, MemoryError) and "allocate" in str(error):  # of an array, not of a header that nests
+            raise
         raise BitqError(f"{path} is damaged, or no .npz file of plain arrays") from error
 
 
@@ -186,10 +295,7 @@ def _pixels(array: np.ndarray[Any, Any], where: str) -> Tensor:
     if is_bytes:
         return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
     with np.errstate(over="ignore"):
-        images = torch.from_numpy(array.astype(np.float32))
-    if not torch.isfinite(images).all():
-        raise BitqError(f"{where} holds a NaN or an infinity; every pixel must be a finite float32")
-    return images
+        return torch.from_numpy(array.astype(np.float32, copy=False))
 
 
 def _labels(array: np.ndarray[Any, Any], count: int, where: str) -> Tensor:

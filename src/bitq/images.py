@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from math import prod
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from bitq.errors import BitqError
+from bitq.memory import check_fits, memory_told
+from bitq.outside import opened_outside
+
+MEANS, STDS = (-1e12, 1e12), (1e-12, 1e12)
+"""What a mean and a standard deviation can be, so that what a network sees is finite."""
 
 _MOST_PIXELS = 64 * 2**20  # of one image file
+_MOST_FILE = 8 * _MOST_PIXELS + 2**26  # bytes: four channels of 16 bits, and what is written beside them
+_MOST_READS = 2**20  # of one image file, by blocks; a decoder that looks for a beginning reads byte by byte
 
 T = TypeVar("T")
 ImageBatch = tuple[Tensor, Tensor]
@@ -24,10 +32,20 @@ ImageBatch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Scaling:
-    """How pixels become what the network sees: bytes divided by 255, then (x − mean) / std per channel."""
+    """How pixels become what the network sees: bytes divided by 255, then (x − mean) / std per channel.
+
+    Raises:
+        BitqError: a mean outside `MEANS` or a standard deviation outside `STDS`, or one that is no number.
+    """
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        for name, values, (least, most) in (("mean", self.mean, MEANS), ("std", self.std, STDS)):
+            for value in values:
+                if not least <= value <= most:
+                    raise BitqError(f"{name} is {value!r}; it must be a number from {least:g} to {most:g}")
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float32 images of the same shape [..., channels, height, width]."""
@@ -51,6 +69,11 @@ class ArrayImages:
 
     def __getitem__(self, index: int | slice | Tensor) -> ImageBatch:
         return self.scaling(self.pixels[index]), self.labels[index]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of every image: (channels, height, width)."""
+        return tuple(self.pixels.shape[1:])
 
     def subset(self, indices: Tensor) -> ArrayImages:
         """The images at `indices` alone."""
@@ -86,9 +109,14 @@ class FileImages:
 
     def held(self) -> ArrayImages:
         """The same images, decoded once and held in memory."""
-        decode = partial(_decode, shape=self.shape, resize=self.resize)
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            pixels = torch.stack(list(pool.map(decode, self.paths)))
+        with memory_told("decoding images"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            pixels = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+
+            def hold(index: int) -> None:
+                pixels[index] = _decode(self.paths[index], self.shape, self.resize)
+
+            for _ in pool.map(hold, range(len(self))):
+                pass
         return ArrayImages(pixels, self.labels, self.scaling)
 
 
@@ -100,11 +128,18 @@ class Batches:
     """The batches (images, labels) of a split, as often as iterated.
 
     Shuffled ones are drawn from torch's global generator, which fine-tuning seeds, and leave out a short last batch.
+
+    Raises:
+        BitqError: a batch is larger than this machine's memory.
     """
 
     images: Images
     size: int
     shuffle: bool = False
+
+    def __post_init__(self) -> None:
+        count, shape = min(self.size, len(self.images)), self.images.shape
+        check_fits(4 * count * prod(shape), f"{count} images of shape {shape}, a batch,")
 
     def __len__(self) -> int:
         return len(range(*self._starts()))
@@ -123,7 +158,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """Height and width of an image file, in pixels.
 
     Raises:
-        BitqError: the file is no PNG or JPEG image.
+        BitqError: the file is no PNG or JPEG image, or too large a one.
     """
     return _opened(path, lambda image: (image.height, image.width))
 
@@ -135,6 +170,9 @@ def _decode(path: Path, shape: tuple[int, int, int], resize: bool) -> Tensor:
     def pixels(image: Image.Image) -> Tensor:
         converted = image.convert("RGB" if channels == 3 else "L")
         if resize:
+            longest = max(image.size) * height // min(image.size)
+            if longest * height > _MOST_PIXELS:
+                raise BitqError(f"{path} has {_extent(image)}, too long a strip for an image size of {height}; crop it")
             converted = _fitted(converted, height)
         elif converted.size != (width, height):
             raise BitqError(f"{path} has {_extent(image)} and others {width} x {height}; set an image size")
@@ -147,14 +185,43 @@ def _decode(path: Path, shape: tuple[int, int, int], resize: bool) -> Tensor:
 def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:
     """What `use` makes of an image file, which is PNG or JPEG whatever its name."""
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with opened_outside(path, _MOST_FILE, "a PNG or JPEG image") as file, _image(file) as image:
             if image.width * image.height > _MOST_PIXELS:
                 raise BitqError(f"{path} has {_extent(image)}; images have at most {_MOST_PIXELS}")
             return use(image)
-    except BitqError:
+    except (BitqError, MemoryError):
         raise
     except Exception as error:  # whatever a decoder of untrusted bytes runs into
         raise BitqError(f"{path} cannot be read as a PNG or JPEG image; replace or remove it") from error
+
+
+def _image(file: IO[bytes]) -> Image.Image:
+    return Image.open(Rationed(file, _MOST_FILE, _MOST_READS), formats=("PNG", "JPEG"))
+
+
+class Rationed(io.BufferedReader):
+    """A file for a decoder that trusts what it reads: it fails where a decoder asks for too much, or for ever.
+
+    Args:
+        file: open for reading.
+        most_bytes: of one read.
+        most_reads: of all.
+    """
+
+    def __init__(self, file: IO[bytes], most_bytes: int, most_reads: float) -> None:
+        super().__init__(io.FileIO(file.fileno(), closefd=False))
+        self._most_bytes, self._reads_left = most_bytes, most_reads
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As a file does; OSError if it is too much."""
+        self._reads_left -= 1
+        bounded = size if size is not None and size >= 0 else self._most_bytes + 1
+        if self._reads_left < 0 or bounded > self._most_bytes + 1:
+            raise OSError("a decoder reads too much")
+        found = super().read(bounded)
+        if len(found) > self._most_bytes:
+            raise OSError("a decoder reads too much")
+        return found
 
 
 def _extent(image: Image.Image) -> str:

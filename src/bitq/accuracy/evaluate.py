@@ -31,6 +31,10 @@ class Score:
 
 
 cross_entropy: Loss = functional.cross_entropy
+_IGNORED = -100
+"""Label that cross entropy leaves out."""
+_LABELS = (torch.long, torch.uint8)
+"""Types of targets that cross entropy takes for classes."""
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -47,6 +51,8 @@ def loss_of(output: Any, target: Any, loss: Loss) -> Tensor:
         BitqError: a loss that refuses the output or the target, such as a label of a class the network has not, or
             that gives no single number.
     """
+    if loss is cross_entropy:
+        _check_classes(output, target)
     try:
         value = loss(output, target)
     except BitqError:
@@ -59,6 +65,20 @@ def loss_of(output: Any, target: Any, loss: Loss) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise BitqError(f"the loss gave {described(value)} for {_fit(output, target)}; it must give one number")
     return value
+
+
+def _check_classes(output: Any, target: Any) -> None:
+    """Refuse a label of a class that the network has not, before a device fails on it."""
+    if not (isinstance(output, Tensor) and isinstance(target, Tensor)) or target.dtype not in _LABELS:
+        return
+    if output.dim() and target.numel():
+        classes = output.shape[min(1, output.dim() - 1)]
+        for label in torch.stack(target.where(target != _IGNORED, 0).aminmax()).tolist():
+            if not 0 <= label < classes:
+                raise BitqError(
+                    f"label {label} in a batch's target, but the network has {classes} outputs; labels count classes "
+                    f"from 0 to {classes - 1}"
+                )
 
 
 def top1(model: nn.Module, batches: Iterable[Batch]) -> float:
@@ -121,6 +141,29 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
     if not 0 <= accuracy <= 1:
         raise BitqError(f"the metric gave {accuracy!r}; it must be a number in [0, 1], larger being better")
     return Score(sum(losses) / len(losses), accuracy)
+
+
+def count_outputs(model: nn.Module, inputs: Any) -> int | None:
+    """Classes that a network tells apart, by its output for one input: [1, classes, …]; None if it is nothing such.
+
+    Args:
+        model: in evaluation mode.
+        inputs: of a batch of one.
+
+    Raises:
+        BitqError: the network cannot run on the input, or memory runs out.
+    """
+    with torch.inference_mode(), memory_told("running the network on one input"):
+        try:
+            output = forward(model, to_device(inputs, device_of(model)))
+        except BitqError:
+            raise
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise BitqError(f"the network cannot run on an input as {described(inputs)}: {reason}") from error
+    return output.shape[1] if isinstance(output, Tensor) and output.dim() > 1 else None
 
 
 def _on_device(model: nn.Module, batches: Iterable[Batch]) -> Iterable[Batch]:

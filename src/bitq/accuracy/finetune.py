@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from math import inf
 
 import torch
 from torch import nn
@@ -40,9 +39,9 @@ class Training:
 
     def __post_init__(self) -> None:
         for name, right, expected in (
-            ("steps", self.steps >= 1, "1 or more"),
-            ("learning_rate", 0 < self.learning_rate < inf, "a finite number above 0"),
-            ("weight_decay", 0 <= self.weight_decay < inf, "0 or more"),
+            ("steps", 1 <= self.steps <= 10**9, "1 or more, up to 10^9"),
+            ("learning_rate", 0 < self.learning_rate <= 1e30, "a number above 0, up to 1e30"),
+            ("weight_decay", 0 <= self.weight_decay <= 1e6, "0 or more, up to 1e6"),
             ("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
         ):
             if not right:

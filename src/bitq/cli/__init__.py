@@ -7,6 +7,7 @@ compute with when they are called, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -26,6 +27,14 @@ from bitq.files import refusal
 from bitq.interrupts import INTERRUPTED, interrupts, sentence
 
 MISTAKE = 2
+
+_PLAIN = {
+    "Input should be": "it must be",
+    ", unable to parse string as an integer": "",
+    ", unable to parse string as a number": "",
+    "Unable to parse input string as an integer, exceeded maximum size": "it must be a number of fewer digits",
+}
+"""What stands for the words of the library that reads options."""
 
 app = typer.Typer(
     name="bitq",
@@ -73,7 +82,7 @@ def _run(words: Sequence[str], own: bool) -> tuple[int, str]:
         sys.stdout.flush()
         return code, ""
     except typer.TyperException as error:
-        mistake = BitqError(error.format_message())
+        mistake = BitqError(_plain(error.format_message()))
     except BitqError as error:
         mistake = error
     except OSError as error:
@@ -81,3 +90,22 @@ def _run(words: Sequence[str], own: bool) -> tuple[int, str]:
     except MemoryError as error:
         mistake = BitqError(str(error) or "this takes more memory than there is; ask for less at once")
     return MISTAKE, f"Error: {mistake}"
+
+
+def _plain(message: str) -> str:
+    for said, plain in _PLAIN.items():
+        message = message.replace(said, plain)
+    return message
+
+
+def _told(error: typer.TyperException) -> str:
+    """What is wrong with the words of a command; for values of options, in the words of documents."""
+    from pydantic import ValidationError
+
+    message = error.format_message()
+    option = re.match(r"Invalid value for '(.*?)'", message)
+    if option is None or not isinstance(error.__cause__, ValidationError):
+        return message
+    from bitq.validation import told
+
+    return f"{option[1]} {told(error.__cause__).partition(' ')[2]}"

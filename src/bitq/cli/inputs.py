@@ -39,7 +39,7 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option(help="Float weights: a .safetensors file or what torch.save wrote (read with weights_only)."),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Inputs per training step.", rich_help_panel=IMAGES)]
+BatchSize = Annotated[int, typer.Option(min=1, max=10**6, help="Inputs per training step.", rich_help_panel=IMAGES)]
 ImageSize = Annotated[
     int | None,
     typer.Option(
@@ -95,10 +95,13 @@ def load_source(
         return _demo(batch_size)
     if data is None:
         raise BitqError(f"network {network!r} needs --data: a folder of labelled images or an .npz file")
-    from bitq.datasets import load_data
+    from bitq.accuracy.evaluate import count_outputs
+    from bitq.datasets import check_options, load_data
     from bitq.images import Batches
     from bitq.loading import load_checkpoint, load_network
 
+    means, stds = _numbers("--mean", mean), _numbers("--std", std)
+    check_options(image_size, channels, means, stds, limit)
     model = load_network(network, not_from).eval()
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
@@ -106,11 +109,14 @@ def load_source(
         data,
         image_size=image_size,
         channels=channels,
-        mean=_numbers("--mean", mean),
-        std=_numbers("--std", std),
+        mean=means,
+        std=stds,
         limit=limit,
         seed=seed,
     )
+    outputs = count_outputs(model, parts.test[0][0][None])
+    if outputs is not None:
+        parts.check_labels(outputs)
     return Source(
         model,
         Batches(parts.train, batch_size, shuffle=True),

@@ -110,6 +110,7 @@ def search(
         int | None,
         typer.Option(
             min=1,
+            max=4096,
             help="Fine-tune on so many Ray workers of this machine at once (bitq\\[ray]).",
             rich_help_panel=WORKERS,
         ),

@@ -34,11 +34,11 @@ def answers(run: Evidence, alphas: Sequence[float] = ALPHAS) -> tuple[Answer, ..
     """The answers for these weights and the plan's own, smallest first; none if nothing was predicted or measured.
 
     Raises:
-        BitqError: a weight below 0 or above `MOST_ALPHA`.
+        BitqError: a weight that is negative, larger than `MOST_ALPHA` or no number.
     """
     for alpha in alphas:
         if not 0 <= alpha <= MOST_ALPHA:
-            raise BitqError(f"alpha is {alpha!r}; it must be a number of at least 0 and at most {MOST_ALPHA:g}")
+            raise BitqError(f"alpha is {alpha!r}; it must be a number of at least 0, up to {MOST_ALPHA:g}")
     if run.front is None or not run.front.points or not run.measured:
         return ()
     points, measured, most = run.front.points, run.measured, run.plan.totals.movement_bits_max

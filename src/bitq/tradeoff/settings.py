@@ -51,10 +51,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= MOST_ALPHA:
-            raise BitqError(f"alpha is {self.alpha!r}; it must be a number of at least 0 and at most {MOST_ALPHA:g}")
+            raise BitqError(f"alpha is {self.alpha!r}; it must be a number of at least 0, up to {MOST_ALPHA:g}")
         for name in ("scored_inputs", "rounds", "plans", "uniforms"):
-            if getattr(self, name) < 1:
-                raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more")
+            if not 1 <= getattr(self, name) <= 10**6:
+                raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more, up to 10^6")
         if self.without is not None and self.without not in get_args(Without):
             raise BitqError(f"without is {self.without!r}; it must be one of {', '.join(get_args(Without))}, or None")
 
