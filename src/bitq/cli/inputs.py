@@ -92,6 +92,11 @@ def load_source(
     if network == DEMO:
         if data is not None or checkpoint is not None:
             raise BitqError("the demo has its own data and checkpoint; leave --data and --checkpoint out")
+        if (image_size, channels, mean, std, limit) != (None, 3, "0", "1", None):
+            raise BitqError(
+                "the demo's images are as its network needs them; leave --image-size, --channels, --mean, --std and "
+                "--limit out"
+            )
         return _demo(batch_size)
     if data is None:
         raise BitqError(f"network {network!r} needs --data: a folder of labelled images or an .npz file")
