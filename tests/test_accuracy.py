@@ -1,6 +1,7 @@
 """Training, measuring and predicting: it learns, it repeats bit by bit, and it disturbs nothing."""
 
 import copy
+import re
 from contextlib import nullcontext
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tiny
-from bitq.accuracy.evaluate import cross_entropy, score, top1
+from bitq.accuracy.evaluate import count_outputs, cross_entropy, loss_of, score, top1
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import apply, observing
 from bitq.accuracy.sensitivity import POWER, PROBED_BLOCKS, TENSORS, _ordered, perturbations, probed, scores
@@ -77,6 +78,24 @@ def test_score_changes_nothing():
     assert [module.training for module in model.modules()] == modes
 
 
+@pytest.mark.parametrize(
+    ("network", "count"),
+    [
+        (tiny.network(), 4),
+        (nn.Conv2d(1, 7, 1), 7),
+        (nn.Flatten(0), None),
+        (nn.LSTM(8, 5), None),
+    ],
+)
+def test_outputs_are_counted_by_one_input(network, count):
+    assert count_outputs(network.eval(), torch.zeros(1, 1, 8, 8) if count else torch.zeros(3, 1, 8)) == count
+
+
+def test_an_input_that_a_network_cannot_run_on_is_told():
+    with pytest.raises(BitqError, match=r"cannot run on an input as a tensor of shape \(1, 3, 8, 8\): .*channels"):
+        count_outputs(tiny.network().eval(), torch.zeros(1, 3, 8, 8))
+
+
 def test_inputs_can_be_tuples():
     class Sum(nn.Module):
         def forward(self, x, y):
@@ -86,18 +105,21 @@ def test_inputs_can_be_tuples():
     assert score(Sum(), [((ones, 2 * ones), torch.arange(4))]).accuracy == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.long, torch.uint8])
-@pytest.mark.parametrize("label", [4, 255, -1, -99, 2**40])
+LONG, BYTE = torch.long, torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("label", "dtype"), [(4, LONG), (-1, LONG), (-99, LONG), (2**40, LONG), (4, BYTE), (255, BYTE)]
+)
 def test_labels_that_the_network_has_no_output_for_are_told(label, dtype):
-    if dtype == torch.uint8 and not 0 <= label < 256:
-        pytest.skip("no byte")
     labels = torch.zeros(20, dtype=dtype)
     labels[7] = label
     if dtype == torch.long:
         labels[3] = -100  # which cross entropy leaves out
     batches = [(tiny.images(20, 1)[0], labels)]
     for use in everywhere(tiny.network(), cross_entropy, batches):
-        with pytest.raises(BitqError, match=rf"^label {label} in a batch's target, but the network has 4 outputs; .*3$"):
+        said = rf"^label {label} in a batch's target, but the network has 4 outputs; .* from 0 to 3$"
+        with pytest.raises(BitqError, match=said):
             use()
 
 
@@ -342,12 +364,22 @@ def test_no_data_is_told(batches):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"learning_rate": 0.0}, {"learning_rate": torch.inf}, {"weight_decay": -1.0}, {"seed": -1}]
+    "wrong",
+    [
+        *({"steps": 0}, {"steps": 2**62}, {"seed": -1}, {"seed": 2**63}),
+        *({"learning_rate": 0.0}, {"learning_rate": torch.nan}, {"learning_rate": 1e38}),
+        *({"weight_decay": -1.0}, {"weight_decay": torch.nan}, {"weight_decay": 1e38}),
+    ],
 )
 def test_training_out_of_range_is_told(wrong):
     (name,) = wrong
     with pytest.raises(BitqError, match=f"{name} is .*it must be"):
         Training(**wrong)
+
+
+def test_the_largest_training_rates_are_told_as_divergence():
+    with pytest.raises(BitqError, match="diverged"):
+        finetune(tiny.network(), tiny.loader(500, 1), Training(steps=40, learning_rate=1e30, weight_decay=1e6))
 
 
 def test_a_frozen_network_is_told():

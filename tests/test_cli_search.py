@@ -377,7 +377,7 @@ def test_what_cannot_be_searched_is_told_before_anything_is_written(mistake, fol
     ("changes", "reason"),
     [
         ({"x_train": np.zeros((20, 3, 8, 8), np.float32), "y_train": np.zeros(20, int)}, "images of x_test have shape"),
-        ({"y_test": np.full(500, 7)}, "the loss refuses output"),
+        ({"y_test": np.full(500, 7)}, "label 7 in y_test, but the network has 4 outputs"),
         ({"y_test": np.full(400, 1)}, "it must be 500 whole numbers"),
     ],
 )

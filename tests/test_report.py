@@ -427,7 +427,7 @@ def test_no_plan_is_better_than_the_answer_for_a_weight(run: tuple[Path, Plan], 
         assert each.objective == pytest.approx(best + each.measured.validation - each.measured.test)
 
 
-@pytest.mark.parametrize("alpha", [-0.1, math.inf, math.nan])
+@pytest.mark.parametrize("alpha", [-0.1, 1e308, math.inf, math.nan])
 def test_weights_out_of_range_are_told(run: tuple[Path, Plan], alpha: float) -> None:
     before = (run[0] / "report.html").read_bytes()
     with pytest.raises(BitqError, match=r"alpha is .*at least 0"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import log2
+from math import isfinite, log2
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,12 @@ def _perturbations(
     progress(len(batches), len(batches))
     if not batches:
         raise BitqError("the training data has no batch; give at least one batch of (input, target)")
+    for name, row in found.items():
+        if not all(isfinite(value) for each in row.values() for value in each.values()):
+            raise BitqError(
+                f"what {name!r} computes on training data is too large to score formats by; scale its inputs, such as "
+                "by --mean and --std"
+            )
     if len(unperturbed(found)) == len(found):
         raise BitqError(
             f"no format of any layer changes the loss on the {total} inputs that formats are scored on, so none seems "

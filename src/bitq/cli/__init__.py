@@ -27,6 +27,14 @@ from bitq.interrupts import INTERRUPTED, interrupts, sentence
 
 MISTAKE = 2
 
+_PLAIN = {
+    "Input should be": "it must be",
+    ", unable to parse string as an integer": "",
+    ", unable to parse string as a number": "",
+    "Unable to parse input string as an integer, exceeded maximum size": "it must be a number of fewer digits",
+}
+"""What stands for the words of the library that reads options."""
+
 app = typer.Typer(
     name="bitq",
     help="Find the block floating point format of every tensor of a neural network that moves the fewest "
@@ -73,7 +81,7 @@ def _run(words: Sequence[str], own: bool) -> tuple[int, str]:
         sys.stdout.flush()
         return code, ""
     except typer.TyperException as error:
-        mistake = BitqError(error.format_message())
+        mistake = BitqError(_plain(error.format_message()))
     except BitqError as error:
         mistake = error
     except OSError as error:
@@ -81,3 +89,9 @@ def _run(words: Sequence[str], own: bool) -> tuple[int, str]:
     except MemoryError as error:
         mistake = BitqError(str(error) or "this takes more memory than there is; ask for less at once")
     return MISTAKE, f"Error: {mistake}"
+
+
+def _plain(message: str) -> str:
+    for said, plain in _PLAIN.items():
+        message = message.replace(said, plain)
+    return message

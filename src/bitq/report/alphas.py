@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 
 from bitq.errors import BitqError
 from bitq.report.evidence import Evidence
-from bitq.tradeoff.records import Measurement, Predicted, objective
+from bitq.tradeoff.records import MOST_ALPHA, Measurement, Predicted, objective
 
 ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 """Weights of movement that a report tells the best plan for: seven, as in the paper; the values are ours."""
@@ -35,11 +34,11 @@ def answers(run: Evidence, alphas: Sequence[float] = ALPHAS) -> tuple[Answer, ..
     """The answers for these weights and the plan's own, smallest first; none if nothing was predicted or measured.
 
     Raises:
-        BitqError: a weight that is negative or not finite.
+        BitqError: a weight that is negative, larger than `MOST_ALPHA` or no number.
     """
     for alpha in alphas:
-        if not 0 <= alpha < inf:
-            raise BitqError(f"alpha is {alpha!r}; it must be a finite number of at least 0")
+        if not 0 <= alpha <= MOST_ALPHA:
+            raise BitqError(f"alpha is {alpha!r}; it must be a number of at least 0, up to {MOST_ALPHA:g}")
     if run.front is None or not run.front.points or not run.measured:
         return ()
     points, measured, most = run.front.points, run.measured, run.plan.totals.movement_bits_max

@@ -248,6 +248,10 @@ class Outcome(Record):
     device: DeviceFacts
 
 
+MOST_ALPHA = 1e30
+"""Of alpha, the weight of movement: so that O, and sums of it, are finite."""
+
+
 def objective(accuracy: float, movement_bits: float, movement_max: float, alpha: float) -> float:
     """O = (1 - accuracy) + alpha · DM_sum / DM_max (paper, Eq. 2), with accuracy in [0, 1]; smaller is better."""
     return (1 - accuracy) + alpha * movement_bits / movement_max

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import inf
 from typing import Literal, get_args
 
 from bitq.accuracy.finetune import Training
 from bitq.errors import BitqError
 from bitq.tradeoff.budgets import Budgets
+from bitq.tradeoff.records import MOST_ALPHA
 
 Without = Literal["qat", "movement", "tradeoff"]
 """What an ablation leaves out (paper, Table 4): fine-tuning; movement, so that accuracy alone decides; or the weighing
@@ -50,8 +50,8 @@ class Settings:
     without: Without | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < inf:
-            raise BitqError(f"alpha is {self.alpha!r}; it must be a finite number of at least 0")
+        if not 0 <= self.alpha <= MOST_ALPHA:
+            raise BitqError(f"alpha is {self.alpha!r}; it must be a number of at least 0, up to {MOST_ALPHA:g}")
         for name in ("scored_inputs", "rounds", "plans", "uniforms"):
             if not 1 <= getattr(self, name) <= 10**6:
                 raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more, up to 10^6")
