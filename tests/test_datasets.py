@@ -363,6 +363,12 @@ def test_a_damaged_training_image_is_told_when_it_is_read(folder: Path) -> None:
         list(Batches(data.train, 8))
 
 
+def test_images_are_decoded_where_no_gradients_are_kept(folder: Path) -> None:
+    train = load_data(folder).train
+    with torch.inference_mode():
+        assert torch.equal(train[torch.arange(9)][0], torch.stack([train[i][0] for i in range(9)]))
+
+
 def test_too_few_images_for_three_splits(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "x" / "a.png")

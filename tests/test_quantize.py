@@ -20,7 +20,7 @@ EXTREMES = (
     BlockFormat(25, 1, 3),
     BlockFormat(32, 8, 4),
     BlockFormat(10, 8, 5),
-    BlockFormat(24, 7, 10**20),
+    BlockFormat(24, 7, 999_999_999),
 )
 FORMATS = grid(8) + grid(16) + EXTREMES
 ROUNDINGS = ("nearest", "half_away", "toward_zero", "stochastic")

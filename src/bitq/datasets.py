@@ -110,9 +110,7 @@ def load_data(
             _check_scaled(part, f"{path}: x_{name}")
         splits = _drawn(parts, limit, seed)
         largest = {part.where: int(part.images.labels.max()) for part in found.values()}
-        return Dataset(
-            splits["train"], _held(splits["val"]), _held(splits["test"]), largest, found["train"].classes
-        )
+        return Dataset(splits["train"], _held(splits["val"]), _held(splits["test"]), largest, found["train"].classes)
 
 
 def check_options(

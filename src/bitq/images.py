@@ -110,14 +110,14 @@ class FileImages:
     def held(self) -> ArrayImages:
         """The same images, decoded once and held in memory."""
         with memory_told("decoding images"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            pixels = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+            pixels = np.empty((len(self), *self.shape), np.uint8)
 
             def hold(index: int) -> None:
-                pixels[index] = _decode(self.paths[index], self.shape, self.resize)
+                pixels[index] = _decode(self.paths[index], self.shape, self.resize).numpy()
 
             for _ in pool.map(hold, range(len(self))):
                 pass
-        return ArrayImages(pixels, self.labels, self.scaling)
+        return ArrayImages(torch.from_numpy(pixels), self.labels, self.scaling)
 
 
 Images = ArrayImages | FileImages
