@@ -130,7 +130,7 @@ def demo_plan(demo_layers, tmp_path_factory):
         for i, layer in enumerate(demo_layers)
     ]
     amounts = ("movement_bits", "dram_bits", "energy_pj", "model_bytes")
-    totals = dict.fromkeys([*amounts, *(f"{name}_float" for name in amounts), "movement_bits_max"], 0)
+    totals = dict.fromkeys([*amounts, *(f"{name}_float" for name in amounts)], 0) | {"movement_bits_max": 1}
     plan = {
         "schema_version": 1,
         "network": "demo",

@@ -54,7 +54,7 @@ BIG = "search nets:make --data data.npz --run run --steps 1 --rounds 1 --uniform
 
 
 @attack(f"{BIG} --plans 1000000", "", code=0)
-@attack(f"{BIG} --plans 1 --alpha 1e30", "", code=0)
+@attack(f"{BIG} --plans 1 --alpha 1e12", "", code=0)
 @attack(f"{BIG} --plans 1 --alpha 1e-300", "", code=0)
 @attack(
     f"{BIG} --plans 1 --limit {2**63} --batch-size 1000000 --seed {2**63 - 1} --max-movement 999999999999999999e99",
