@@ -17,8 +17,9 @@ $(INSTALLED): $(BUILT_FROM)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# Two files of tests at a time: a few of them watch processes and the clock, and more would be in each other's way.
 test: env
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # What bitq needs of PyTorch beyond its documentation, in any version: make test-torch TORCH=2.10.0
 test-torch:
