@@ -387,7 +387,6 @@ def inflate(path, others):
         (damage, "is damaged, or of another plan"),
         (lose, "there is no file"),
         (swap, "is damaged, or of another plan"),
-        (pipe, "is no regular file"),
         (inflate, "but a file of fine-tuned weights has at most"),
     ],
 )
@@ -402,6 +401,13 @@ def test_fine_tuned_weights_that_are_lost_are_told_and_made_again(finished, copi
     assert best.read_bytes() == files[best]
     assert (again.plan, results(copied)) == (finished[1].plan, before)
     assert (copied / "weights.safetensors").read_bytes() == (finished[0] / "weights.safetensors").read_bytes()
+
+
+def test_a_pipe_in_the_place_of_fine_tuned_weights_is_refused(finished, copied):
+    best = next(path for path in (copied / "checkpoints").iterdir() if same_weights(path, finished[1].model))
+    pipe(best, [])
+    with pytest.raises(BitqError, match="is no regular file"):
+        search(copied, finished[2])
 
 
 def same_weights(path, model):
