@@ -89,11 +89,11 @@ class Store:
                 with reading(path) as database:  # so that what is refused is not even touched
                     database.version(SCHEMA, NEWEST)
             self._db = taken.enter_context(reading(path) if read_only else Database(path, "mode=rwc"))
-            self._version = self._db.version(SCHEMA, NEWEST)
+            self._written_by = self._db.version(SCHEMA, NEWEST)
             self._db.check_pages()
             if not read_only:
-                self._version = _prepare(self._db)
-            elif not self._version:
+                self._written_by = _prepare(self._db)
+            elif not self._written_by:
                 raise BitqError(f"{path} is not a results store: it has no tables; run the search command again")
             self._taken = taken.pop_all()
 
@@ -135,7 +135,7 @@ class Store:
         Raises:
             BitqError: what is stored of it is damaged.
         """
-        rows = self._db.ask(f"SELECT {columns(self._version)} FROM evaluations WHERE key = ?", (_key(kind, config),))
+        rows = self._db.ask(f"SELECT {columns(self._written_by)} FROM evaluations WHERE key = ?", (_key(kind, config),))
         with _row_told(self.path):
             return evaluation(rows[0]).result if rows else None
 
@@ -180,7 +180,7 @@ class Store:
         """
         found, values, size = [], 0, 0
         for row in self._db.each(
-            f"SELECT {columns(self._version)} FROM evaluations WHERE ? IS NULL OR kind = ? ORDER BY finished, rowid",
+            f"SELECT {columns(self._written_by)} FROM evaluations WHERE ? IS NULL OR kind = ? ORDER BY finished, rowid",
             (kind, kind),
         ):
             texts = [each for each in row if isinstance(each, bytes)]
