@@ -21,7 +21,8 @@ PACKAGE = Path(bitq.__file__).parent
 
 RANKS = (
     {"errors", "interrupts"},
-    {"files", "formats", "layers", "memory", "nested", "outside", "private_torch", "progress", "validation"},
+    {"outside"},
+    {"files", "formats", "layers", "memory", "nested", "private_torch", "progress", "validation"},
     {"allocator", "batches", "database", "geometry"},
     {"devices", "images", "numerics", "store"},
     {"accuracy", "tracing", "movement", "datasets", "loading", "networks", "demo", "salvage"},

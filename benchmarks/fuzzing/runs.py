@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import sqlite3
@@ -10,7 +9,6 @@ from contextlib import closing
 from pathlib import Path
 from random import Random
 
-from bitq.cli.evaluate import evaluate
 from fuzzing import MOST_BYTES, Input, Kind, UnchangedError
 from fuzzing.seeds import FEW, SEARCH, take
 from fuzzing.values import (
@@ -27,7 +25,7 @@ from fuzzing.values import (
 )
 
 STORE = "run/results.sqlite"
-NAMED = ("--network", "net:make") if "network" in inspect.signature(evaluate).parameters else ()
+NAMED = ("--network", "net:make")
 EVALUATED = ("evaluate", "run", "--data", "data.npz", *NAMED, "--json")
 _MOST_STEPS = 10**6  # of SQLite's machine
 FILES = ("plan.json", "weights.safetensors", "results.sqlite", "report.html", "checkpoints", "results.sqlite-wal")

@@ -259,9 +259,9 @@ def _array(archive: ZipFile, key: str, path: Path) -> np.ndarray[Any, Any]:
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(member)
         if dtype.kind not in "biufc" or dtype.itemsize > 2 * _DEEPEST_NUMBER:
-            raise BitqError(f"{path}: {key} is of type {shortened(str(dtype), 60)}; it must be plain numbers")
+            raise BitqError(f"{path}: {key} is of type {shortened(str(dtype))}; it must be plain numbers")
         if prod(shape) * dtype.itemsize != archive.getinfo(name).file_size - member.tell():
-            said = f"shape {shortened(str(shape), 60)} of {dtype}"
+            said = f"shape {shortened(str(shape))} of {dtype}"
             raise BitqError(f"{path} is damaged: {key} says that it has {said}, which is not what it holds")
     with _damage_told(path), archive.open(name) as member:
         array: np.ndarray[Any, Any] = np.lib.format.read_array(member, allow_pickle=False)

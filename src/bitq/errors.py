@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-LONGEST_WORD, LONGEST_MESSAGE = 200, 1200
-"""Characters of what others wrote, as a name out of a file, that a sentence repeats."""
+LONGEST_VALUE, LONGEST_WORD, LONGEST_MESSAGE = 60, 200, 1200
+"""Characters of what others wrote, as a name out of a file, that a sentence repeats: where it is known to be that, in a
+long word of which nothing is known, and in all."""
 
 _LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD},}}")
 
@@ -21,7 +22,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def shortened(text: str, most: int = LONGEST_WORD) -> str:
+def shortened(text: str, most: int = LONGEST_VALUE) -> str:
     """Text of at most `most` characters, what is between its begin and its end left out."""
     if len(text) <= most:
         return text
@@ -50,4 +51,4 @@ class Infeasible(BitqError):  # noqa: N818 - it is read as the answer to a quest
 
 
 def _shortened(word: re.Match[str]) -> str:
-    return shortened(word[0])
+    return shortened(word[0], LONGEST_WORD)

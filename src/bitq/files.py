@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from bitq.errors import BitqError
+from bitq.outside import check_regular
 
 try:
     import fcntl
@@ -49,10 +50,7 @@ def check_replaceable(path: Path) -> None:
         found = path.stat()
     except (OSError, ValueError):  # nothing, as a rule; else writing tells why
         return
-    if stat.S_ISDIR(found.st_mode):
-        raise BitqError(f"{path} is a folder; give the name of a file to write")
-    if not stat.S_ISREG(found.st_mode):
-        raise BitqError(f"{path} is no regular file (a pipe, socket or device); give the name of a file to write")
+    check_regular(found, path, "the name of a file to write")
 
 
 @contextmanager

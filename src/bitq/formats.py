@@ -54,7 +54,7 @@ class BlockFormat:
             except TypeError:
                 whole = least - 1
             if isinstance(value, bool) or not least <= whole <= most:
-                given = "a number of many digits" if abs(whole) > 10**20 else shortened(repr(value), 60)
+                given = "a number of many digits" if abs(whole) > 10**20 else shortened(repr(value))
                 raise BitqError(f"block format: {field} is {given}; it must be a whole number, {least}..{most}")
             object.__setattr__(self, field, whole)
         if not 2 <= self.mantissa_bits <= 24:
@@ -99,7 +99,7 @@ class BlockFormat:
         match = _TEXT.fullmatch(text.strip())
         if match is None:
             raise BitqError(
-                f"block format {shortened(text, 60)!r} must read BITS:eEXPONENT_BITS:bBLOCK_SIZE, such as 8:e3:b16, "
+                f"block format {shortened(text)!r} must read BITS:eEXPONENT_BITS:bBLOCK_SIZE, such as 8:e3:b16, "
                 f"or be one of {', '.join(_PRESETS)}"
             )
         return cls(*map(int, match.groups()))

@@ -33,7 +33,10 @@ def opened_outside(path: Path, most_bytes: int, what: str) -> Iterator[IO[bytes]
     except ValueError as error:  # a name with a null character
         raise BitqError(f"{str(path)!r} is no name of a file; give {what}") from error
     try:
-        _check(os.fstat(handle), path, most_bytes, what)
+        found = os.fstat(handle)
+        check_regular(found, path, what)
+        if found.st_size > most_bytes:
+            raise _too_large(path, found.st_size, most_bytes, what)
         with os.fdopen(handle, "rb", closefd=False) as file:
             yield file
     finally:
@@ -67,13 +70,21 @@ def unreadable(path: Path, what: str, error: OSError) -> BitqError:
     return BitqError(f"{path} cannot be read ({(error.strerror or str(error)).lower()}); give {what}")
 
 
-def _check(found: os.stat_result, path: Path, most_bytes: int, what: str) -> None:
+def check_regular(found: os.stat_result, path: Path, what: str) -> None:
+    """Refuse what is there instead of a file.
+
+    Args:
+        found: what the system tells of it.
+        path: of it.
+        what: to give instead, such as "a checkpoint".
+
+    Raises:
+        BitqError: it is a folder, pipe, socket or device.
+    """
     if stat.S_ISDIR(found.st_mode):
         raise BitqError(f"{path} is a folder; give {what}")
     if not stat.S_ISREG(found.st_mode):
         raise BitqError(f"{path} is no regular file (a pipe, socket or device); give {what}")
-    if found.st_size > most_bytes:
-        raise _too_large(path, found.st_size, most_bytes, what)
 
 
 def _too_large(path: Path, size: int, most_bytes: int, what: str) -> BitqError:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from bitq.errors import BitqError, shortened
+from bitq.errors import LONGEST_VALUE, BitqError, shortened
 
-LONGEST_VALUE, LONGEST_PLACE = 60, 120
-"""Characters of others that are repeated."""
+LONGEST_PLACE = 120
+"""Characters of the way to an entry that are repeated."""
 
 DEEPEST, MOST_DIGITS = 64, 400
 """How deep lists and named entries may lie in each other, and the digits of a number: 64-bit floats have at most 309
@@ -66,7 +66,7 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise BitqError(f"names {shortened(twice, LONGEST_VALUE)!r} twice in one place")
+        raise BitqError(f"names {shortened(twice)!r} twice in one place")
     return entries
 
 
@@ -119,7 +119,7 @@ def told(error: ValidationError) -> str:
     """
     first = error.errors(include_url=False)[0]
     kind, context, found = first["type"], first.get("ctx", {}), first["input"]
-    place = shortened(".".join(shortened(str(part), LONGEST_VALUE) for part in first["loc"]), LONGEST_PLACE) or "it"
+    place = shortened(".".join(shortened(str(part)) for part in first["loc"]), LONGEST_PLACE) or "it"
     match kind:
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return f"{place} is missing"
@@ -152,7 +152,7 @@ def shown(value: object) -> str:
         case int() | float():
             return repr(value)
         case str():
-            return repr(shortened(value, LONGEST_VALUE))
+            return repr(shortened(value))
         case list() | tuple():
             return "a list"
         case Mapping():

@@ -68,7 +68,7 @@ def buffer(
     from bitq.progress import Terminal
 
     if out is not None and out.suffix.lower() not in KINDS:
-        raise BitqError(f"--out {shortened(str(out), 60)} must end in {', '.join(KINDS)}")
+        raise BitqError(f"--out {shortened(str(out))} must end in {', '.join(KINDS)}")
     if out is not None:
         check_replaceable(out)
     target = load_device(device)
@@ -103,7 +103,7 @@ def _bytes(option: str, text: str) -> float:
     match = _SIZE.fullmatch(text.strip())
     size = float(match[1]) * _UNITS[match[2]] if match else 0
     if size < 1:
-        given = shortened(text, 60)
+        given = shortened(text)
         raise BitqError(f"{option} {given!r} must be a size of at least a byte, such as 512B, 20KiB or 4MiB")
     return size
 

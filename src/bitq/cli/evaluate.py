@@ -73,6 +73,6 @@ def _unnamed(planned: str, run: Path) -> BitqError:
     name = planned if re.fullmatch(r"[\w.]+:[\w.]+", planned) else "package.module:function"
     given = sys.argv[1:] if sys.argv[1:2] == ["evaluate"] else ["evaluate", str(run)]
     return BitqError(
-        f"{RunFolder(run).plan} names the network {shortened(planned, 60)!r}; importing that runs its code, so it "
+        f"{RunFolder(run).plan} names the network {shortened(planned)!r}; importing that runs its code, so it "
         f"has to be named by you: if you trust it, give {shlex.join(['bitq', *given, '--network', name])}"
     )

@@ -102,6 +102,6 @@ def read_formats(text: str | None) -> Uniform | Planned:
         plan = path / "plan.json" if folder else path
         return Planned(load_plan(plan), plan)
     if ":" not in text and text.strip().lower() not in PRESETS:
-        given = shortened(text, 60)
+        given = shortened(text)
         raise BitqError(f"formats {given!r} are neither such as 8:e3:b16 nor the plan.json of a finished search")
     return Uniform(BlockFormat.parse(text))

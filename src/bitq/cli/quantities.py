@@ -32,7 +32,7 @@ def amount(option: str, text: str | None, units: Mapping[str, float]) -> float |
     found = _AMOUNT.fullmatch(text.strip().replace("μ", "µ"))
     if found is None or found[2] not in {"", *units}:
         names = ", ".join(units)
-        given = shortened(text, 60)
+        given = shortened(text)
         raise BitqError(f"{option} is {given!r}; it must be a number, with or without one of the units {names}")
     return float(found[1]) * units.get(found[2], 1.0)
 

@@ -54,11 +54,11 @@ def input_and_layers(network: str, input_shape: Sequence[str] | None) -> tuple[S
         found = load_onnx(Path(network), given)
         shape, layers = found.input_shape, found.layers
     else:
-        if named := [shortened(name, 60) for name in given if name != FIRST]:
+        if named := [shortened(name) for name in given if name != FIRST]:
             raise BitqError(f"--input-shape names input {named[0]!r}, which only ONNX files have; give the shape alone")
         shape, layers = _traced(network, given.get(FIRST))
     if not layers:
-        name = shortened(network, 60)
+        name = shortened(network)
         raise BitqError(f"network {name!r} must compute a convolution or matrix product, but has none")
     return shape, layers
 
@@ -77,10 +77,10 @@ def _traced(network: str, given: Shape | None) -> tuple[Shape, tuple[Layer, ...]
             return _on(NETWORKS[network](), given or IMAGE_SHAPE)
     if ":" not in network:
         known = ", ".join((DEMO, *NETWORKS))
-        given_name = shortened(network, 60)
+        given_name = shortened(network)
         raise BitqError(f"no network {given_name!r}: give {known}, an ONNX file or package.module:function")
     if given is None:
-        raise BitqError(f"network {shortened(network, 60)!r} needs --input-shape, such as 1,3,224,224")
+        raise BitqError(f"network {shortened(network)!r} needs --input-shape, such as 1,3,224,224")
     from bitq.loading import load_network
 
     return _on(load_network(network), given)
@@ -100,17 +100,17 @@ def _by_name(texts: Sequence[str]) -> dict[str, Shape]:
     for text in texts:
         name, named, shape = text.rpartition("=")
         if named and not name:
-            given = shortened(text, 60)
+            given = shortened(text)
             raise BitqError(f"--input-shape {given!r} must have an input's name before the =, such as ids=1,128")
         if name in shapes:
-            which = f"input {shortened(name, 60)!r}" if named else "the first input"
+            which = f"input {shortened(name)!r}" if named else "the first input"
             raise BitqError(f"--input-shape is given twice for {which}; give it once")
         shapes[name] = _parsed(shape)
     return shapes
 
 
 def _parsed(text: str) -> Shape:
-    given = shortened(text, 60)
+    given = shortened(text)
     try:
         shape = tuple(int(extent) for extent in text.split(","))
     except ValueError:

@@ -129,7 +129,7 @@ def load_device(name_or_path: str | Path) -> Device:
     with suppress(OSError):  # no file has so long a name
         there = path.exists() and not path.is_dir()
     if not there:
-        known, given = ", ".join(device_names()), shortened(str(name_or_path), 60)
+        known, given = ", ".join(device_names()), shortened(str(name_or_path))
         raise BitqError(f"no device {given!r}: give {known}, or the path of a device file (TOML)")
     return _parse(read_outside(path, MAX_FILE_BYTES, "a device file (TOML)"), str(path))
 

@@ -196,7 +196,7 @@ def _place(device: Device, memory: str | None) -> int:
     if memory is None:
         return len(names) - 1
     if memory not in names:
-        given = shortened(memory, 60)
+        given = shortened(memory)
         raise BitqError(f"device {device.name} has no memory {given!r} of limited size; give {', '.join(names)}")
     return names.index(memory)
 

@@ -37,7 +37,7 @@ from bitq.files import replacing
 from bitq.formats import BlockFormat
 from bitq.numerics.packing import Packed, WeightBlocks, pack, packed_bytes
 from bitq.outside import opened_outside
-from bitq.validation import LONGEST_VALUE, parsed, told
+from bitq.validation import parsed, told
 
 ENTRY, DIGEST = "bitq", "bitq_sha256"
 DTYPES = {
@@ -202,7 +202,7 @@ def _told(entry: str, path: Path) -> dict[str, _PackedTensor]:
     try:
         header, found = _Header.model_validate(parsed(entry.encode(), _MOST_VALUES)), {}
         for name, each in header.packed.items():
-            place = f"packed tensor {shortened(name, LONGEST_VALUE)!r}: "
+            place = f"packed tensor {shortened(name)!r}: "
             found[name] = _PackedTensor.model_validate(each)
         return found
     except ValidationError as error:

@@ -31,7 +31,7 @@ def told(node: onnx.NodeProto) -> str:
 
 def shown(name: str) -> str:
     """A name of the file's, for messages."""
-    return f"'{shortened(printable(name), 60)}'"
+    return f"'{shortened(printable(name))}'"
 
 
 def nodes_within(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
@@ -93,7 +93,7 @@ def check_elements(dims: Sequence[int], what: str) -> None:
     if len(dims) > MOST_AXES:
         raise BitqError(f"{what} has {len(dims)} axes; it must have at most {MOST_AXES}")
     if min(dims, default=0) < 0 or prod(dims) > MOST_ELEMENTS:
-        sizes = shortened(" x ".join(map(str, dims)), 60)
+        sizes = shortened(" x ".join(map(str, dims)))
         raise BitqError(f"{what} is of {sizes} elements; it must have 0 to {MOST_ELEMENTS}")
 
 
