@@ -21,9 +21,9 @@ PACKAGE = Path(bitq.__file__).parent
 
 RANKS = (
     {"errors", "interrupts"},
-    {"files", "formats", "layers", "memory", "nested", "outside", "private_torch", "progress", "store"},
+    {"files", "formats", "layers", "memory", "nested", "outside", "private_torch", "progress", "store", "validation"},
     {"allocator", "batches", "geometry"},
-    {"devices", "images", "numerics"},
+    {"devices", "images", "numerics", "torchfile"},
     {"accuracy", "tracing", "movement", "datasets", "loading", "networks", "demo"},
     {"onnx"},
     {"tradeoff"},
