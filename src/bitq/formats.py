@@ -8,7 +8,7 @@ from functools import cache
 from operator import index
 from typing import Literal, NamedTuple, Self, get_args
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, shortened
 
 EXPONENT_BITS = {16: range(1, 8), 8: range(2, 7)}
 """Widths of the shared exponent that the grid holds, by `bits` (paper, Table 2)."""
@@ -96,7 +96,7 @@ class BlockFormat:
         match = _TEXT.fullmatch(text.strip())
         if match is None:
             raise BitqError(
-                f"block format {text!r} must read BITS:eEXPONENT_BITS:bBLOCK_SIZE, such as 8:e3:b16, "
+                f"block format {shortened(text, 60)!r} must read BITS:eEXPONENT_BITS:bBLOCK_SIZE, such as 8:e3:b16, "
                 f"or be one of {', '.join(_PRESETS)}"
             )
         return cls(*map(int, match.groups()))
