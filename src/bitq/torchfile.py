@@ -25,6 +25,7 @@ from torch import Tensor
 
 from bitq.errors import BitqError
 from bitq.outside import opened_outside, unreadable
+from bitq.private_torch import PICKLED_MODULES
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
 _MOST_STEPS = 1 << 21  # of a pickle: about 40 a tensor, and 3 seconds in all
@@ -60,11 +61,8 @@ _KINDS = {
     "_rebuild_meta_tensor_no_storage": "a tensor without values",
     "_rebuild_wrapper_subclass": "a tensor of a class of its own",
 }
-# Modules whose names stand in the pickles of tensors, and of what is saved beside them; no other name is read over.
-_MODULES = {
-    *("torch", "torch._utils", "torch._tensor", "torch.storage", "torch.nn.parameter", "torch.serialization"),
-    *("torch.cuda", "torch.sparse", "collections", "_codecs"),
-}
+# What stands in the pickles of tensors, and of what is saved beside them; no other name is read over.
+_MODULES = {*PICKLED_MODULES, "collections", "_codecs"}
 _BUILTINS = {f"{module} {name}" for module in ("builtins", "__builtin__") for name in ("set", "bytearray", "complex")}
 
 
