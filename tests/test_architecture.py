@@ -24,7 +24,7 @@ RANKS = (
     {"outside"},
     {"files", "formats", "layers", "memory", "nested", "private_torch", "progress", "validation"},
     {"allocator", "batches", "database", "geometry"},
-    {"devices", "images", "numerics", "store"},
+    {"devices", "images", "numerics", "store", "torchfile"},
     {"accuracy", "tracing", "movement", "datasets", "loading", "networks", "demo", "salvage"},
     {"onnx"},
     {"tradeoff"},

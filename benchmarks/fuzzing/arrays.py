@@ -110,7 +110,7 @@ def _header(rng: Random, given: Input) -> str:
         how = "64 MiB of zeros"
     with zipfile.ZipFile(given.path(FILE), "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
         for each, data in entries.items():
-            archive.writestr(each, data)
+            archive.writestr(zipfile.ZipInfo(each), data, archive.compression)  # no date of today
     return f"{name}: {how}"
 
 

@@ -153,7 +153,7 @@ def _opcodes(rng: Random, given: Input) -> str:
     kind = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))
     with zipfile.ZipFile(path, "w", kind) as archive:
         for entry, data in entries.items():
-            archive.writestr(entry.filename, data)
+            archive.writestr(zipfile.ZipInfo(entry.filename), data, kind)  # no date of today
     return f"{chosen.filename}: {how}"
 
 

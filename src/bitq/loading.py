@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
 import sys
-import warnings
-import zipfile
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial, reduce
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bitq.errors import BitqError
-from bitq.outside import opened_outside
+from bitq.errors import BitqError, shortened
+from bitq.numerics.packedfile import opened, read_tensor
+from bitq.torchfile import Other, StoredTensor, opened_torch
+from bitq.validation import shown
+
+_WHAT = "a checkpoint of this network"
 
 # What training scripts wrap a state in, and what parallel, compiled and trainer modules put before names.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -110,78 +111,74 @@ def _written_and_resolved(path: Path) -> set[Path]:
 def load_checkpoint(model: nn.Module, path: Path) -> None:
     """Fill `model` with the parameters and buffers of a .safetensors file or of one that torch.save wrote.
 
-    Nothing in the file is executed. A state within {"state_dict": …} or {"model": …} and names that begin
-    with "module." (as torch.nn.DataParallel saves them) are understood.
+    Nothing in the file is executed, and no tensor is read before its name and shape are the network's. A state within
+    {"state_dict": …} or {"model": …} and names that begin with "module." (as torch.nn.DataParallel saves them) are
+    understood.
 
     Raises:
-        BitqError: a file that is missing, damaged, far larger than the network or holds more than tensors; a
-            name or a shape that is not the network's; a value that is not finite in the network's type.
+        BitqError: a file that is missing, damaged, no regular one, far larger than the network or holds more than
+            tensors; a name or a shape that is not the network's; a tensor that is sparse, quantized, nested, complex
+            or without values; a value that is not finite in the network's type.
     """
     expected = model.state_dict()
-    content = _read(path, sum(t.numel() * t.element_size() for t in expected.values()))
-    state = _without_prefix(_state(content, path), expected)
-    for key, tensor in expected.items():
-        if key not in state and not key.endswith("num_batches_tracked"):  # which nothing needs after training
-            raise BitqError(f"{path} has no {key!r}, which the network needs")
-        if key in state and (given := tuple(state[key].shape)) != (shape := tuple(tensor.shape)):
-            raise BitqError(f"{path}: {key!r} has shape {given}, but {shape} in the network")
-    for key, tensor in state.items():
-        if key not in expected:
-            raise BitqError(f"{path} has {key!r}, which the network lacks")
-        if not torch.isfinite(tensor.to(expected[key].dtype)).all():
-            raise BitqError(f"{path}: {key!r} is not finite; give a checkpoint that has not diverged")
+    network_bytes = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
+    source = _opened_safetensors if path.suffix == ".safetensors" else opened_torch
+    with source(path, _MOST_BYTES_PER_BYTE * network_bytes + _MOST_BYTES_BESIDES, _WHAT) as content:
+        stored = _without_prefix(_state(content, path), expected)
+        _check_names(stored, expected, path)
+        state = {key: _finite(tensor.load(), expected[key].dtype, key, path) for key, tensor in stored.items()}
     model.load_state_dict(state, strict=False)
 
 
-def _read(path: Path, network_bytes: int) -> Any:
-    """What a checkpoint holds, if it is not far larger than its network, unpacked or not."""
-    most = _MOST_BYTES_PER_BYTE * network_bytes + _MOST_BYTES_BESIDES
-    with opened_outside(path, most, "a checkpoint of this network") as file:
-        try:
-            if path.suffix == ".safetensors":
-                return load_file(path)
-            if zipfile.is_zipfile(file):  # as torch.save writes, and may be compressed by others
-                with zipfile.ZipFile(file) as archive:
-                    if sum(entry.file_size for entry in archive.infolist()) > most:
-                        raise BitqError(f"{path} unpacks to more than the {most} bytes of a checkpoint of this network")
-            file.seek(0)
-            with warnings.catch_warnings(action="ignore"):  # of odd pickles, which are told if they cannot be read
-                return torch.load(file, map_location="cpu", weights_only=True)
-        except BitqError:
-            raise
-        except pickle.UnpicklingError as error:
-            raise BitqError(
-                f"{path} is damaged, or holds more than tensors, which never runs; save model.state_dict() alone"
-            ) from error
-        except Exception as error:  # whatever a decoder of untrusted bytes runs into
-            raise BitqError(
-                f"{path} is damaged, or no checkpoint; save model.state_dict() with torch.save or as .safetensors"
-            ) from error
+@contextmanager
+def _opened_safetensors(path: Path, most_bytes: int, what: str) -> Iterator[dict[str, StoredTensor]]:
+    with opened(path, most_bytes, what) as file:
+        yield {
+            name: StoredTensor(tuple(file.get_slice(name).get_shape()), partial(read_tensor, path, file, name))
+            for name in file.keys()  # noqa: SIM118 - no mapping
+        }
 
 
-def _state(content: Any, path: Path) -> dict[str, Tensor]:
+def _state(content: Any, path: Path) -> dict[str, StoredTensor]:
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(value, Other) and value.kind and isinstance(key, str):
+            raise BitqError(f"{path}: {shown(key)} is {value.kind}; save what model.state_dict() returns, all dense")
+    if not isinstance(content, Mapping) or not all(_is_parameter(*item) for item in content.items()):
         raise BitqError(f"{path} holds no state of a network; save what model.state_dict() returns")
-    for key, value in content.items():
-        if not isinstance(value, Tensor):
-            raise BitqError(
-                f"{path} holds no state of a network: {key!r} is no tensor; save what model.state_dict() returns"
-            )
-        if not _is_plain(value):
-            raise BitqError(f"{path}: {key!r} has no plain numbers in memory; save it dense, real and not quantized")
     return dict(content)
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor has a number for each element, in memory."""
-    odd = tensor.is_nested or tensor.is_quantized or tensor.is_complex()
-    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not odd
+def _is_parameter(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, StoredTensor)
 
 
-def _without_prefix(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _check_names(state: Mapping[str, StoredTensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    for key, tensor in expected.items():
+        if key not in state and not key.endswith("num_batches_tracked"):  # which nothing needs after training
+            raise BitqError(f"{path} has no {shown(key)}, which the network needs")
+        if key in state and (given := state[key].shape) != (shape := tuple(tensor.shape)):
+            raise BitqError(f"{path}: {shown(key)} has shape {shortened(str(given))}, but {shape} in the network")
+    for key in state:
+        if key not in expected:
+            raise BitqError(f"{path} has {shown(key)}, which the network lacks")
+
+
+def _finite(tensor: Tensor, dtype: torch.dtype, key: str, path: Path) -> Tensor:
+    if tensor.is_complex() and not dtype.is_complex:
+        raise BitqError(f"{path}: {shown(key)} is complex, but real in the network; give a checkpoint of this network")
+    try:
+        finite = bool(torch.isfinite(tensor.to(dtype)).all())
+    except (NotImplementedError, RuntimeError) as error:  # a type too new or too rare for torch to convert
+        raise BitqError(f"{path}: {shown(key)} is of a type that cannot become {dtype}; save it as floats") from error
+    if not finite:
+        raise BitqError(f"{path}: {shown(key)} is not finite; give a checkpoint that has not diverged")
+    return tensor
+
+
+def _without_prefix(state: dict[str, StoredTensor], expected: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
     for prefix in _PREFIXES:
         if not state.keys() & expected.keys() and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}

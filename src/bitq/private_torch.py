@@ -24,6 +24,12 @@ AnyConvolution = _ConvNd
 VALUE_NEEDED = (DataDependentOutputException, DynamicOutputShapeException)
 """What an operator raises on tensors without data when its result or its shape depends on their values."""
 
+PICKLED_MODULES = (
+    *("torch", "torch._utils", "torch._tensor", "torch.storage", "torch.nn.parameter", "torch.serialization"),
+    *("torch.cuda", "torch.sparse"),
+)
+"""Modules whose functions and types stand in what torch.save writes of tensors; files keep the names for ever."""
+
 FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"
 """The logger on which these failures are told with their traceback."""
 

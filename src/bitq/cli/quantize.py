@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,12 +52,16 @@ def quantize(
     """
     if (plan is None) == (uniform is None):
         raise BitqError("give either --plan, with the plan.json of a search, or --format, such as --format 8:e4:b16")
+    from bitq.files import check_replaceable
     from bitq.progress import Terminal
     from bitq.tradeoff.plan import load_plan
     from bitq.tradeoff.weights import quantize_file
 
+    check_replaceable(out)
     if plan is not None:
-        wanted: Plan | BlockFormat = load_plan(plan / "plan.json" if plan.is_dir() else plan)
+        with suppress(OSError, ValueError):  # which reading it tells
+            plan = plan / "plan.json" if plan.is_dir() else plan
+        wanted: Plan | BlockFormat = load_plan(plan)
     else:
         wanted = BlockFormat.parse(uniform or "")
     with Terminal() as terminal:

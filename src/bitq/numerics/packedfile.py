@@ -37,7 +37,7 @@ from bitq.files import replacing
 from bitq.formats import BlockFormat
 from bitq.numerics.packing import Packed, WeightBlocks, pack, packed_bytes
 from bitq.outside import opened_outside
-from bitq.validation import parsed, told
+from bitq.validation import parsed, shown, told
 
 ENTRY, DIGEST = "bitq", "bitq_sha256"
 DTYPES = {
@@ -62,8 +62,10 @@ PACKABLE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NO_DIGEST = "0" * 64
 _NO_BIAS = -1000  # no bias takes more digits
 _CHUNK = 1 << 22  # bytes hashed at a time
-_MOST_FILE_BYTES, _MOST_HEADER_BYTES = 1 << 44, 32 << 20  # the header of 100,000 packed tensors has 25 MiB
+_MOST_HEADER = 32 << 20  # bytes; that of 100,000 packed tensors has 25 MiB
 _MOST_VALUES = 1 << 21  # in what it says of them
+MOST_BYTES = 1 << 42
+"""Of a file; it is memory mapped and read tensor by tensor."""
 
 Axis = Annotated[int, Field(ge=0, le=7)]
 Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 40)], ...], Field(max_length=8)]
@@ -71,13 +73,13 @@ Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 40)], ...], Field(max
 
 class _PackedTensor(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: str
+    format: Annotated[str, Field(max_length=40)]
     dtype: Literal["float32", "float16", "bfloat16"]
     shape: Shape
     blocked_shape: Shape | None = None
     dim: Axis
-    inner_dims: tuple[Axis, ...]
-    exponent_bias: int
+    inner_dims: Annotated[tuple[Axis, ...], Field(max_length=8)]
+    exponent_bias: Annotated[int, Field(ge=-(1 << 20), le=1 << 20)]
 
 
 class _Header(BaseModel):
@@ -183,16 +185,14 @@ def read_packed(path: str | Path) -> dict[str, Tensor]:
         names = set(file.keys())
         for name in packed:
             if name not in names:
-                raise BitqError(f"{path}: its header names {name!r}, which the file has not")
+                raise BitqError(f"{path}: its header names {shown(name)}, which the file has not; write it anew")
         tensors = {}
         for name in sorted(names):
+            stored = read_tensor(path, file, name)
             try:
-                stored = file.get_tensor(name)
                 tensors[name] = _unpacked(stored, packed[name]) if name in packed else stored
             except BitqError as error:
-                raise BitqError(f"{path}: {name!r}: {error}") from None
-            except (RuntimeError, safetensors.SafetensorError) as error:  # of PyTorch, for absurd shapes
-                raise BitqError(f"{path}: {name!r} has a shape or a type that cannot be read; write it anew") from error
+                raise BitqError(f"{path}: {shown(name)}: {error}") from None
     return tensors
 
 
@@ -213,22 +213,53 @@ def _told(entry: str, path: Path) -> dict[str, _PackedTensor]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def opened(path: Path, most_bytes: int = MOST_BYTES, what: str = "a safetensors file") -> Iterator[Any]:
     """A safetensors file, memory mapped, as `safetensors.safe_open` gives it.
 
+    Args:
+        path: of the file.
+        most_bytes: that it may have.
+        what: it is to be, for messages.
+
     Raises:
-        BitqError: no such file, or another kind of file.
+        BitqError: what `opened_outside` refuses, or another kind of file.
     """
-    with opened_outside(path, _MOST_FILE_BYTES, "a safetensors file") as begin:
-        length = int.from_bytes(begin.read(8), "little")
-    if length > _MOST_HEADER_BYTES:
-        raise BitqError(f"{path} is no safetensors file, or damaged: its header would have {length} bytes")
+    with opened_outside(path, most_bytes, what) as file:
+        begin = file.read(8)
+    if int.from_bytes(begin, "little") > _MOST_HEADER:  # the library would take it all in
+        raise _damaged(path)
     try:
-        file = safetensors.safe_open(path, framework="pt")
-    except (OSError, safetensors.SafetensorError) as error:
-        raise BitqError(f"{path} is no safetensors file, or damaged; give what safetensors or bitq wrote") from error
-    with file as inside:
+        mapped = safetensors.safe_open(path, framework="pt")
+    except (OSError, safetensors.SafetensorError):
+        raise _damaged(path) from None
+    with mapped as inside:
         yield inside
+
+
+def read_tensor(path: Path, file: Any, name: str) -> Tensor:
+    """A tensor as a file stores it.
+
+    Args:
+        path: of the file, for messages.
+        file: that `opened` gave.
+        name: of a tensor that it has.
+
+    Raises:
+        BitqError: a type or a shape that torch does not know.
+    """
+    try:
+        tensor: Tensor = file.get_tensor(name)
+    except Exception:  # of many kinds
+        view = file.get_slice(name)
+        raise BitqError(
+            f"{path}: {shown(name)} is of type {view.get_dtype()} and shape "
+            f"{shortened(str(tuple(view.get_shape())))}, which torch does not know; save it otherwise"
+        ) from None
+    return tensor
+
+
+def _damaged(path: Path) -> BitqError:
+    return BitqError(f"{path} is damaged, or no safetensors file; write it anew or give another")
 
 
 def _content(tensor: Tensor, entry: FileTensor) -> tuple[NDArray[np.uint8], int | None]:
@@ -239,7 +270,7 @@ def _content(tensor: Tensor, entry: FileTensor) -> tuple[NDArray[np.uint8], int 
     try:
         packed = pack(tensor.reshape(shape), entry.format, dim, inner)
     except BitqError as error:
-        raise BitqError(f"{entry.name!r}: {error}") from None
+        raise BitqError(f"{shown(entry.name)}: {error}") from None
     return packed.payload.numpy(), packed.exponent_bias
 
 
@@ -269,15 +300,15 @@ def _header(
     return struct.pack("<Q", len(content)) + content
 
 
-def _check_digest(path: Path, told: str) -> None:
+def _check_digest(path: Path, digits: str) -> None:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         begin = file.read(8)
         header = file.read(struct.unpack("<Q", begin)[0])
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    digest.update(begin + header.replace(told.encode(), _NO_DIGEST.encode(), 1 if told else 0))
-    if digest.hexdigest() != told:
+    digest.update(begin + header.replace(digits.encode(), _NO_DIGEST.encode(), 1 if digits else 0))
+    if digest.hexdigest() != digits:
         raise BitqError(f"{path} is damaged: its content does not give the checksum in its header; write it anew")
 
 
@@ -285,6 +316,9 @@ def _unpacked(payload: Tensor, entry: _PackedTensor) -> Tensor:
     shape = entry.shape if entry.blocked_shape is None else entry.blocked_shape
     if prod(shape) != prod(entry.shape):
         raise BitqError(f"a tensor of shape {entry.shape} cannot be blocked as {shape}")
+    # Every element takes bits of the payload, and torch counts to 2^63 even where there are no elements.
+    if prod(shape) > 8 * payload.numel() or prod(max(length, 1) for length in shape) >= 1 << 60:
+        raise BitqError(f"a packed tensor of shape {entry.shape} has more than {payload.numel()} bytes; write it anew")
     fmt, dtype = BlockFormat.parse(entry.format), getattr(torch, entry.dtype)
     packed = Packed(payload, fmt, shape, dtype, entry.dim, entry.inner_dims, entry.exponent_bias)
     return packed.unpack().reshape(entry.shape)

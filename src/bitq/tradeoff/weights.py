@@ -13,12 +13,13 @@ from torch import nn
 
 from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import apply
-from bitq.errors import BitqError
+from bitq.errors import BitqError, shortened
 from bitq.files import RunFolder, check_replaceable
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics.packedfile import DIGEST, DTYPES, ENTRY, PACKABLE, FileTensor, opened, read_packed, write_packed
 from bitq.numerics.packing import WeightBlocks, weight_blocks
 from bitq.tradeoff.plan import Plan, PlanLayer, load_plan
+from bitq.validation import shown
 
 load_weights = read_packed
 
@@ -92,7 +93,7 @@ def quantize_file(
             the plan's, of a type that cannot be packed, or with NaN or infinity; nothing to pack.
     """
     check_replaceable(path)
-    if path.exists() and source.exists() and path.samefile(source):
+    if _same(path, source):
         raise BitqError(f"{path} is the checkpoint itself; give another name for the packed one")
     with opened(source) as file:
         metadata = file.metadata() or {}
@@ -103,21 +104,28 @@ def quantize_file(
             view = file.get_slice(name)
             tensors[name] = FileTensor(name, view.get_dtype(), tuple(view.get_shape()))
             if tensors[name].dtype not in DTYPES:
-                raise BitqError(f"{source}: {name!r} is of type {tensors[name].dtype}, which torch does not know")
+                raise BitqError(f"{source}: {shown(name)} is of type {tensors[name].dtype}, which torch does not know")
         packed = _uniform(tensors, wanted) if isinstance(wanted, BlockFormat) else _planned(tensors, wanted, source)
         if not packed:
             raise BitqError(f"{source} has no weight to pack")
         for entry in packed.values():
             if entry.dtype not in PACKABLE:
                 raise BitqError(
-                    f"{source}: {entry.name!r} is of type {entry.dtype}; weights of type {', '.join(PACKABLE)} can be "
-                    "packed"
+                    f"{source}: {shown(entry.name)} is of type {entry.dtype}; weights of type "
+                    f"{', '.join(PACKABLE)} can be packed"
                 )
         entries = tuple({**tensors, **packed}.values())
         try:
             return entries, write_packed(path, entries, file.get_tensor, metadata, progress)
         except BitqError as error:
             raise BitqError(f"{source}: {error}") from None
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):  # one is not there, or cannot be seen, as is told where it is read or written
+        return False
 
 
 def _planned(tensors: Mapping[str, FileTensor], plan: Plan, source: Path) -> dict[str, FileTensor]:
@@ -128,13 +136,15 @@ def _planned(tensors: Mapping[str, FileTensor], plan: Plan, source: Path) -> dic
             continue
         name = _weight(layer.module)
         if name not in tensors:
-            raise BitqError(f"{source} has no {name!r}, to which the plan gives a format; is it the planned network's?")
+            raise BitqError(
+                f"{source} has no {shown(name)}, to which the plan gives a format; is it the planned network's?"
+            )
         entry = tensors[name]
         if not _fits(entry.shape, layer):
             loops = ", ".join(f"{loop}={layer.loops[loop]}" for loop in "KCRS")
             raise BitqError(
-                f"{source}: {name!r} of shape {entry.shape} is not the weight of the plan's layer {layer.name!r} "
-                f"({loops}, {layer.groups} groups)"
+                f"{source}: {shown(name)} of shape {shortened(str(entry.shape), 60)} is not the weight of the plan's "
+                f"layer {shown(layer.name)} ({loops}, {layer.groups} groups)"
             )
         packed[name] = _packed(entry, layer.formats.weight, weight_blocks(entry.shape, layer.transposed, layer.groups))
     return packed
@@ -213,5 +223,5 @@ def load_into(model: nn.Module, path: Path) -> None:
             raise BitqError(f"{path} is of another network: it has no {name!r} of shape {tuple(tensor.shape)}")
     extra = next((name for name in tensors if name not in state), None)
     if extra is not None:
-        raise BitqError(f"{path} is of another network: the network has no {extra!r}")
+        raise BitqError(f"{path} is of another network: the network has no {shown(extra)}")
     model.load_state_dict(tensors)
