@@ -30,14 +30,14 @@ def evaluate(
 
     Example: `bitq evaluate runs/demo`
     """
-    from bitq.accuracy.evaluate import score
+    from bitq.accuracy.evaluate import finite, score
     from bitq.tradeoff.plan import load_plan
     from bitq.tradeoff.weights import load_quantized
 
     plan = load_plan(RunFolder(run).plan)
     source = load_source(plan.network, data, None, batch_size, image_size, channels, mean, std, limit, seed)
     load_quantized(source.model, run)
-    found = score(source.model, source.test)
+    found = finite(score(source.model, source.test))
     if as_json:
         print_json({"run": str(run), "accuracy": found.accuracy, "planned": plan.totals.accuracy, "loss": found.loss})
     else:

@@ -61,8 +61,10 @@ _NO_DIGEST = "0" * 64
 _NO_BIAS = -1000  # no bias takes more digits
 _CHUNK = 1 << 22  # bytes hashed at a time
 
-Axis = Annotated[int, Field(ge=0, le=7)]
-Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 40)], ...], Field(max_length=8)]
+_MOST_AXES, _MOST_ELEMENTS = 8, 1 << 40
+
+Axis = Annotated[int, Field(ge=0, lt=_MOST_AXES)]
+Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=_MOST_ELEMENTS)], ...], Field(max_length=_MOST_AXES)]
 
 
 class _PackedTensor(BaseModel):
@@ -72,7 +74,7 @@ class _PackedTensor(BaseModel):
     shape: Shape
     blocked_shape: Shape | None = None
     dim: Axis
-    inner_dims: tuple[Axis, ...]
+    inner_dims: Annotated[tuple[Axis, ...], Field(max_length=_MOST_AXES)]
     exponent_bias: int
 
 
@@ -91,6 +93,9 @@ class FileTensor:
         dtype: a key of `DTYPES`.
         shape: of the tensor.
         format, blocks: of a packed one.
+
+    Raises:
+        BitqError: more elements than any tensor has, or axes that claim so many in one without elements.
     """
 
     name: str
@@ -98,6 +103,10 @@ class FileTensor:
     shape: tuple[int, ...]
     format: BlockFormat | None = None
     blocks: WeightBlocks | None = None
+
+    def __post_init__(self) -> None:
+        if prod(length or 1 for length in self.shape) > _MOST_ELEMENTS:
+            raise BitqError(f"the axes of {self.name!r} that are not empty multiply to more than 2^40 elements")
 
     @property
     def plain_size(self) -> int:
@@ -191,7 +200,7 @@ def read_packed(path: str | Path) -> dict[str, Tensor]:
             try:
                 stored = file.get_tensor(name)
                 tensors[name] = _unpacked(stored, header.packed[name]) if name in header.packed else stored
-            except (BitqError, RuntimeError, safetensors.SafetensorError) as error:  # torch's own, for absurd shapes
+            except (BitqError, RuntimeError, TypeError, safetensors.SafetensorError) as error:  # for absurd shapes
                 raise BitqError(f"{path}: {name!r}: {' '.join(str(error).split())}") from None
     return tensors
 
