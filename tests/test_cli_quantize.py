@@ -164,6 +164,21 @@ def mistakes():
     ]
 
 
+@pytest.mark.parametrize("name", ["0.weight", "other"])
+@pytest.mark.parametrize("shape", [[0, 2**40 + 1], [0, 2**63], [0, 2**64 - 1], [0, *[2**40] * 4]])
+def test_empty_tensors_that_claim_absurd_axes_are_refused(folder, capsys, name, shape):
+    entries = {
+        "1.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+        name: {"dtype": "F32", "shape": shape, "data_offsets": [16, 16]},
+    }
+    header = json.dumps(entries).encode()
+    (folder / "in.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
+    assert run("in.safetensors", "--format", "8:e3:b16", "out.safetensors") == 2
+    message = capsys.readouterr().err
+    assert f"in.safetensors is damaged: the axes of {name!r} that are not empty" in message
+    assert not (folder / "out.safetensors").exists()
+
+
 @pytest.mark.parametrize(("args", "word"), mistakes())
 def test_mistakes_are_told_in_one_sentence_and_nothing_is_written(folder, capsys, args, word):
     model = network()

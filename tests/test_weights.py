@@ -177,6 +177,7 @@ def entry(**changes):
         entry(dim=2),
         entry(inner_dims=[2, 2]),
         entry(inner_dims=[7]),
+        entry(inner_dims=[2, 3] * 50_000),
         entry(exponent_bias=10**6),
         entry(exponent_bias=10**30),
         entry(exponent_bias=0.5),
@@ -194,8 +195,9 @@ def test_a_header_that_does_not_fit_is_refused(content, path, change):
     path.write_bytes(tampered(content, lambda told: None))
     load_weights(path)
     path.write_bytes(tampered(content, change))
-    with pytest.raises(BitqError, match=r"weights\.safetensors"):
+    with pytest.raises(BitqError, match=r"weights\.safetensors") as caught:
         load_weights(path)
+    assert len(str(caught.value)) < len(str(path)) + 250
 
 
 @pytest.mark.parametrize(
@@ -300,3 +302,60 @@ def test_an_equal_number_of_elements_is_no_equal_shape(content, path):
     model[8].bias = nn.Parameter(torch.zeros(4))
     with pytest.raises(BitqError, match=r"another network.*'8\.weight'"):
         load_into(model, path)
+
+
+def changed(content, name, dtype, data):
+    """The file with other numbers in an unpacked tensor, moved to where no alignment matters: the end."""
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    begin, end = header[name]["data_offsets"]
+    kept = content[8 + length :]
+    for each in header.values():
+        if "data_offsets" in each and each["data_offsets"][0] >= end:
+            each["data_offsets"] = [offset - (end - begin) for offset in each["data_offsets"]]
+    kept = kept[:begin] + kept[end:]
+    header[name] |= {"dtype": dtype, "data_offsets": [len(kept), len(kept) + len(data)]}
+    return sealed(header, kept + data)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "data", "reason"),
+    [
+        ("F32", struct.pack("<4f", 1, 2, float("nan"), 4), "'8.bias' is not finite"),
+        ("F32", struct.pack("<4f", 1, 2, 3, float("-inf")), "'8.bias' is not finite"),
+        ("F64", struct.pack("<4d", 1, 2, 3, 1e300), "'8.bias' is not finite"),
+        ("C64", struct.pack("<8f", *range(8)), "'8.bias' is of torch.complex64, but torch.float32 in the network"),
+        ("F8_E8M0", bytes(4), "'8.bias' is of torch.float8_e8m0fnu, but torch.float32"),
+        ("I32", struct.pack("<4i", 1, 2, 3, 4), "'8.bias' is of torch.int32, but torch.float32"),
+    ],
+)
+def test_numbers_that_no_training_leaves_are_refused(content, path, dtype, data, reason):
+    model = tiny.network()
+    path.write_bytes(changed(content, "8.bias", "F32", struct.pack("<4f", 1, 2, 3, 4)))
+    load_into(model, path)
+    assert model[8].bias.tolist() == [1, 2, 3, 4]
+    path.write_bytes(changed(content, "8.bias", dtype, data))
+    with pytest.raises(BitqError, match=reason):
+        load_into(model, path)
+    assert model[8].bias.tolist() == [1, 2, 3, 4]
+
+
+def test_what_is_no_parameter_may_be_infinite(path):
+    """As the mask of an attention layer is."""
+    model = tiny.network()
+    model.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    save_weights(path, model, {})
+    other = tiny.network()
+    other.register_buffer("mask", torch.zeros(3, 3))
+    load_into(other, path)
+    assert torch.equal(other.mask, model.mask)
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1])
+def test_empty_tensors_that_claim_absurd_axes_are_refused(content, path, length):
+    size = struct.unpack("<Q", content[:8])[0]
+    header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
+    header["other"] = {"dtype": "F32", "shape": [0, length], "data_offsets": [len(data)] * 2}
+    path.write_bytes(sealed(header, data))
+    with pytest.raises(BitqError, match=r"weights\.safetensors: 'other'"):
+        load_weights(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -28,6 +29,20 @@ class Score:
 
     loss: float
     accuracy: float
+
+
+def finite(found: Score) -> Score:
+    """The same score, unless its loss is no finite number: then its metric says nothing.
+
+    Raises:
+        BitqError: it is not.
+    """
+    if not isfinite(found.loss):
+        raise BitqError(
+            f"the loss is {found.loss} instead of a finite number; give the network, and --mean and --std, that the "
+            "search was given"
+        )
+    return found
 
 
 cross_entropy: Loss = functional.cross_entropy

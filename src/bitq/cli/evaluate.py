@@ -45,7 +45,7 @@ def evaluate(
 
     `bitq evaluate runs/resnet20 --network nets:resnet20 --data cifar10.npz`
     """
-    from bitq.accuracy.evaluate import score
+    from bitq.accuracy.evaluate import finite, score
     from bitq.tradeoff.plan import load_plan
     from bitq.tradeoff.weights import load_quantized
 
@@ -59,7 +59,7 @@ def evaluate(
     if plan.weights is None:
         note = f"{RunFolder(run).plan} is of an earlier version, which did not tell which weights belong to a plan"
         print(printable(note), file=sys.stderr)
-    found = score(source.model, source.test)
+    found = finite(score(source.model, source.test))
     if as_json:
         print_json({"run": str(run), "accuracy": found.accuracy, "planned": plan.totals.accuracy, "loss": found.loss})
     else:

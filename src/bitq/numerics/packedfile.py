@@ -67,8 +67,10 @@ _MOST_VALUES = 1 << 21  # in what it says of them
 MOST_BYTES = 1 << 42
 """Of a file; it is memory mapped and read tensor by tensor."""
 
-Axis = Annotated[int, Field(ge=0, le=7)]
-Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 40)], ...], Field(max_length=8)]
+_MOST_AXES, _MOST_ELEMENTS = 8, 1 << 40
+
+Axis = Annotated[int, Field(ge=0, lt=_MOST_AXES)]
+Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=_MOST_ELEMENTS)], ...], Field(max_length=_MOST_AXES)]
 
 
 class _PackedTensor(BaseModel):
@@ -78,7 +80,7 @@ class _PackedTensor(BaseModel):
     shape: Shape
     blocked_shape: Shape | None = None
     dim: Axis
-    inner_dims: Annotated[tuple[Axis, ...], Field(max_length=8)]
+    inner_dims: Annotated[tuple[Axis, ...], Field(max_length=_MOST_AXES)]
     exponent_bias: Annotated[int, Field(ge=-(1 << 20), le=1 << 20)]
 
 
@@ -97,6 +99,9 @@ class FileTensor:
         dtype: a key of `DTYPES`.
         shape: of the tensor.
         format, blocks: of a packed one.
+
+    Raises:
+        BitqError: more elements than any tensor has, or axes that claim so many in one without elements.
     """
 
     name: str
@@ -104,6 +109,10 @@ class FileTensor:
     shape: tuple[int, ...]
     format: BlockFormat | None = None
     blocks: WeightBlocks | None = None
+
+    def __post_init__(self) -> None:
+        if prod(length or 1 for length in self.shape) > _MOST_ELEMENTS:
+            raise BitqError(f"the axes of {self.name!r} that are not empty multiply to more than 2^40 elements")
 
     @property
     def plain_size(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from bitq.accuracy.kinds import kind_of
@@ -102,7 +103,10 @@ def quantize_file(
         tensors = {}
         for name in file.keys():  # noqa: SIM118 - no mapping
             view = file.get_slice(name)
-            tensors[name] = FileTensor(name, view.get_dtype(), tuple(view.get_shape()))
+            try:
+                tensors[name] = FileTensor(name, view.get_dtype(), tuple(view.get_shape()))
+            except BitqError as error:
+                raise BitqError(f"{source} is damaged: {error}") from None
             if tensors[name].dtype not in DTYPES:
                 raise BitqError(f"{source}: {shown(name)} is of type {tensors[name].dtype}, which torch does not know")
         packed = _uniform(tensors, wanted) if isinstance(wanted, BlockFormat) else _planned(tensors, wanted, source)
@@ -215,12 +219,19 @@ def load_into(model: nn.Module, path: Path) -> None:
     """Fill a network with the weights of a file.
 
     Raises:
-        BitqError: a file that cannot be read, or of another network (names the first difference).
+        BitqError: a file that cannot be read, one of another network (names the first difference), or numbers that no
+            training leaves: of another kind than the network's, or parameters that are not finite.
     """
     state, tensors = model.state_dict(), load_weights(path)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in state.items():
         if name not in tensors or tensors[name].shape != tensor.shape:
             raise BitqError(f"{path} is of another network: it has no {name!r} of shape {tuple(tensor.shape)}")
+        given = tensors[name]
+        if given.dtype not in DTYPES.values() or given.is_floating_point() != tensor.is_floating_point():
+            raise BitqError(f"{path}: {name!r} is of {given.dtype}, but {tensor.dtype} in the network; write it anew")
+        if name in parameters and not torch.isfinite(given.to(tensor.dtype)).all():
+            raise BitqError(f"{path}: {name!r} is not finite; write it anew from a network that has not diverged")
     extra = next((name for name in tensors if name not in state), None)
     if extra is not None:
         raise BitqError(f"{path} is of another network: the network has no {shown(extra)}")
