@@ -150,13 +150,14 @@ def confined(
         with suppress(ProcessLookupError, PermissionError):  # what it started
             os.killpg(process.pid or 0, signal.SIGKILL)
         used = aside / "used"
-        cpu, peak = json.loads(used.read_text()) if used.exists() else (took, 0)
+        # Its own word first: another thread that starts a process may have taken the exit code of this one.
+        cpu, peak, code = json.loads(used.read_text()) if used.exists() else (took, 0, process.exitcode or 0)
         if max(peak, most) > memory_bytes:
             stopped = "memory"
         out, err, stack = (_text(aside / name) for name in ("out", "err", "stack"))
         made = [*_files(aside / "home"), *_files(aside / "temporary"), *set(folder.parent.iterdir()) - beside]
         left = tuple(sorted(path.name for path in made))
-        return Ended(process.exitcode or 0, out, err, took, max(peak, most), stopped, cpu, left, stack)
+        return Ended(code, out, err, took, max(peak, most), stopped, cpu, left, stack)
 
 
 @cache
@@ -199,7 +200,7 @@ def _command(words: tuple[str, ...], folder: str, aside: str, seconds: int) -> N
         faulthandler.register(signal.SIGUSR1, stack)
         code = _ran()
     used = resource.getrusage(resource.RUSAGE_SELF)
-    (Path(aside) / "used").write_text(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss << 10]))
+    (Path(aside) / "used").write_text(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss << 10, code]))
     os._exit(code)
 
 

@@ -170,8 +170,9 @@ def _further(words: Sequence[str], folder: Path, before: Mapping[str, tuple[int,
     if changed and words[0] != "search":
         own = {word for option, word in pairwise(words) if option in ("--out", words[1])}
         if words[0] == "report":
-            own = {name for name in changed if Path(name).name.startswith(("report.html", "results.sqlite"))}
-        if ended.code or changed - {str(Path(name)) for name in own}:
+            own = {name for name in changed if Path(name).name.startswith(("report.html", "results."))}
+            changed = {name for name in changed if not name.endswith("-shm")}  # SQLite's, for those who read, too
+        if (ended.code and changed and "--salvage" not in words) or changed - {str(Path(name)) for name in own}:
             names = " ".join(sorted({Path(name).name for name in changed}))
             yield f"{'refused, but ' if ended.code else ''}changed {names}"
     if not ended.code:

@@ -15,7 +15,7 @@ from bitq.accuracy.kinds import unquantizable
 from bitq.batches import Batch, first_example, pairs
 from bitq.devices import Device, load_device
 from bitq.errors import BitqError
-from bitq.files import RunFolder, remove_leftovers
+from bitq.files import RunFolder, check_own_folder, remove_leftovers
 from bitq.progress import Listener, Terminal
 from bitq.report import write_report
 from bitq.store import Store
@@ -119,6 +119,7 @@ def search(
         data = Data(train, validation, validation if test is None else test)
         subject = Subject(network or type(model).__name__, model, data, Task(loss, metric))
         with Store(folder.results, alone=True) as store:
+            check_own_folder(folder.checkpoints)
             remove_leftovers(folder.path)
             remove_leftovers(folder.checkpoints)
             study = Study.opened(subject, space, wanted, Ledger(folder, store, heard, workers or InProcess()))

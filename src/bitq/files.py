@@ -83,6 +83,16 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
         raise BitqError(f"{path} cannot be written: {refusal(error)}") from None
 
 
+def check_own_folder(path: Path) -> None:
+    """Refuse a link in the place of a folder that files are written to and removed from: it may lead to another's.
+
+    Raises:
+        BitqError: a link is there.
+    """
+    if path.is_symlink():
+        raise BitqError(f"{path} is a link, and what it leads to may be another's; put a folder in its place")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what was being written in a folder, by `replacing`, as its writer was killed."""
     for part in folder.glob(_PARTS):

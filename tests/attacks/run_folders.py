@@ -388,3 +388,12 @@ def results_of_nobody(folder: Path) -> None:
 def results_for_anybody(folder: Path) -> None:
     """The same, searched in."""
     harmed(folder, "DELETE FROM run")
+
+
+@attack(SEARCH, r"run/checkpoints is a link, and what it leads to may be another's")
+def weights_that_go_elsewhere(folder: Path) -> None:
+    """A link in the place of the folder that holds every plan's weights, to one with what looks like leftovers."""
+    run(folder)
+    (folder / "mine").mkdir()
+    (folder / "mine" / ".bitq-mine.part").write_text("mine")
+    (folder / "run" / "checkpoints").symlink_to(folder / "mine")

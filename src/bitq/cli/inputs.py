@@ -37,7 +37,7 @@ DataPath = Annotated[
 ]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="Float weights: a .safetensors file or what torch.save wrote (read with weights_only)."),
+    typer.Option(help="Float weights: a .safetensors file or what torch.save wrote (nothing in it is run)."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, max=10**6, help="Inputs per training step.", rich_help_panel=IMAGES)]
 ImageSize = Annotated[
