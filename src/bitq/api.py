@@ -130,7 +130,7 @@ def search(
                 other = replace(study, settings=replace(wanted, without=without))
                 others.append(note_ablation(study, other, search_study(other)))
             plan, rows = hand_over(study, found, traced.layers, shared, command)
-            best = study.load_finetuned(found.best.plan.choices)
+            best = study.load_finetuned(found.best.plan)
         write_report(folder.path)
     return Result(plan, best, rows, folder.path, tuple(others), found.best.excess == 0)
 

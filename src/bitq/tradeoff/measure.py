@@ -87,12 +87,14 @@ class Measured:
 
     Attributes:
         loss: on validation data.
+        before: the metric on validation data before fine-tuning.
         validation, test: the metric there.
         tuned: whether its weights are the fine-tuned ones.
         weights: as a safetensors file.
     """
 
     loss: float
+    before: float
     validation: float
     test: float
     tuned: bool
@@ -118,7 +120,7 @@ def measure(
         torch.set_num_threads(bench.threads)
     untuned = kept = _in_formats(bench, formats)
     with keeping_freed_memory():
-        validation = evaluate(untuned, bench.data.validation, bench.task)
+        before = validation = evaluate(untuned, bench.data.validation, bench.task)
         if bench.training is not None:
             tuned = _in_formats(bench, formats)
             finetune(tuned, bench.data.train, bench.training, bench.task.loss, progress=progress)
@@ -128,7 +130,9 @@ def measure(
         test = evaluate(kept, bench.data.test, bench.task)
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in kept.state_dict().items()}
     weights = safetensors.torch.save(tensors)
-    return Measured(validation.loss, validation.accuracy, test.accuracy, kept is not untuned, weights)
+    return Measured(
+        validation.loss, before.accuracy, validation.accuracy, test.accuracy, kept is not untuned, weights
+    )
 
 
 def _in_formats(bench: Bench, formats: Mapping[str, TensorFormats]) -> nn.Module:

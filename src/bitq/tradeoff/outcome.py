@@ -94,7 +94,7 @@ def hand_over(
         ),
     )
 
-    biases = save_weights(ledger.folder.weights, study.load_finetuned(best.plan.choices), formats, key)
+    biases = save_weights(ledger.folder.weights, study.load_finetuned(best.plan), formats, key)
     plan = Plan(
         network=study.subject.name,
         device=study.space.device.name,

@@ -23,6 +23,15 @@ RECOVERED = {"input": 1.0, "weight": 0.6, "output": 1.0}
 """What a tensor's score counts for: fine-tuning moves weights, so it recovers more of what their formats perturb (our
 choice, from the demo's and a ResNet-20's plans)."""
 
+LEFT = 0.4
+"""Share of what a plan loses as it is that fine-tuning leaves, before any was tuned (our choice)."""
+
+TELLING_LOSS, FEWEST = 0.3, 5
+"""Plans that lose so much at most tell of the curve; if none does, so many of the least scores do."""
+
+LEAST_SHARE = 0.1
+"""A guess is no less than this share of `PRIOR_LINEAR` and `PRIOR_BEND`, so that measurements can raise it."""
+
 NOISE, RELATIVE_NOISE = 0.003, 0.1
 """Standard deviation of a measured loss of accuracy, and its growth with it: far plans tell little of near ones."""
 
@@ -54,11 +63,25 @@ class Curve:
         return 2 * lost / (self.linear + sqrt(self.linear**2 + 4 * self.bend * lost))
 
     @classmethod
-    def fitted(cls, measured: Sequence[tuple[float, float]]) -> Curve:
-        """The likeliest curve for (sum of scores, accuracy lost) of fine-tuned plans, on top of the first guess."""
+    def guessed(cls, untuned: Sequence[tuple[float, float]], left: float = LEFT) -> Curve:
+        """What is likely to be left of what plans lose as they are, by their (sum of scores, accuracy lost).
+
+        A network that fits its data well loses up to 70 times more at one score than another, so the first guess comes
+        from the network itself. Plans that lose most of what it knows say little of those that are worth a thought.
+        """
+        ordered = sorted(untuned)
+        telling = [each for each in ordered if each[1] <= TELLING_LOSS] or ordered[:FEWEST]
+        found = cls.fitted(telling)
+        least = PRIOR_LINEAR * LEAST_SHARE, PRIOR_BEND * LEAST_SHARE
+        return cls(max(left * found.linear, least[0]), max(left * found.bend, least[1]))
+
+    @classmethod
+    def fitted(cls, measured: Sequence[tuple[float, float]], guess: Curve | None = None) -> Curve:
+        """The likeliest curve for (sum of scores, accuracy lost) of plans, on top of a first guess."""
+        guess = guess or cls()
         rows = [
-            [1 / (PRIOR_SPREAD * PRIOR_LINEAR), 0.0],
-            [0.0, 1 / (PRIOR_SPREAD * PRIOR_BEND)],
+            [1 / (PRIOR_SPREAD * guess.linear), 0.0],
+            [0.0, 1 / (PRIOR_SPREAD * guess.bend)],
         ]
         values = [1 / PRIOR_SPREAD, 1 / PRIOR_SPREAD]
         for score, lost in measured:

@@ -118,6 +118,7 @@ class Measurement(Cost):
         label: what it is called.
         proposer: where it came from.
         loss: on validation data.
+        before: the metric there before fine-tuning; results of earlier versions lack it.
         validation, test: the metric there, in [0, 1].
         tuned: whether its weights are the fine-tuned ones.
         weights: SHA-256 of the file that its weights are kept in; results of earlier versions lack it.
@@ -127,10 +128,26 @@ class Measurement(Cost):
     label: str
     proposer: Proposer = "other"
     loss: float
+    before: Figure | None = None
     validation: Figure
     test: Figure
     tuned: bool = True
     weights: Annotated[str, Field(max_length=64)] | None = None
+
+
+class Screened(Cost):
+    """A plan that was measured as it is, without fine-tuning, on a part of the validation data.
+
+    Attributes:
+        label: what it is called.
+        proposer: where it came from.
+        accuracy: in [0, 1].
+    """
+
+    kind = "screened"
+    label: str
+    proposer: Proposer = "other"
+    accuracy: Annotated[float, Field(ge=0, le=1)]
 
 
 class Row(Cost):
@@ -277,7 +294,7 @@ class Outcome(Record):
 RECORDS: Mapping[str, type[Record]] = {
     each.kind: each
     for each in (
-        *(Measurement, Ablation, Baseline, FloatAccuracy, Calibration, Perturbations),
+        *(Measurement, Screened, Ablation, Baseline, FloatAccuracy, Calibration, Perturbations),
         *(Front, Sensitivity, Reencoding, Proposal, Outcome),
     )
 }

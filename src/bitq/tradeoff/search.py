@@ -1,27 +1,31 @@
-"""Find the plan of least objective O: score the tensors, solve exactly, fine-tune, correct the prediction, solve again.
+"""Find the plan of least objective O: score the tensors, solve exactly, measure, fine-tune, correct, solve again.
 
 1. Every tensor gets a score in every format: how much it perturbs the loss, by the squared gradient and the squared
    error (`bitq.accuracy.sensitivity`). Scores add up, so the best plans for all weights of movement are known exactly.
-2. A curve says which accuracy a sum of scores loses after fine-tuning (`bitq.tradeoff.predict`). By it the plans of
-   least O are proposed, fine-tuned and measured. They lie some way apart: plans that are nearly equal tell nothing new.
-   Uniform formats are measured alike.
-3. The curve is fitted to all that was measured, and the next plans are proposed. This ends when no plan is left that
+2. All uniform formats and plans along that front are measured as they are (`bitq.tradeoff.screening`), which is cheap.
+   The best of either stand in the list of contenders from then on.
+3. A curve says which accuracy a sum of scores loses after fine-tuning (`bitq.tradeoff.predict`), first by what plans
+   lose without it. By it the plans of least O are proposed, fine-tuned and measured. They lie some way apart: plans
+   that are nearly equal tell nothing new. The most promising uniform formats are fine-tuned alike.
+4. The curve is fitted to all that was measured, and the next plans are proposed. This ends when no plan is left that
    could be better than the best, or when the rounds are done.
-The plan of least O on validation data that keeps the budgets wins; what it reaches is measured on test data.
+Whatever has the least O on validation data and keeps the budgets wins, fine-tuned or not, a plan or a uniform format;
+what it reaches is measured on test data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, sqrt
 
 from bitq.errors import Infeasible
 from bitq.tradeoff.allocate import allocate, allocations, front, predicted_loss
 from bitq.tradeoff.budgets import Budgets
-from bitq.tradeoff.predict import Curve
+from bitq.tradeoff.predict import LEFT, Curve
 from bitq.tradeoff.records import Cost, Measurement
+from bitq.tradeoff.screening import screened
 from bitq.tradeoff.space import Choices
 from bitq.tradeoff.study import Proposed, Study
 
@@ -39,6 +43,10 @@ APART = (0.3, 0.1)
 lies, and in the later ones: nearly equal plans tell nothing new."""
 
 
+COARSE, FINE = 16, 12
+"""Plans along the front that are measured as they are: so many at first, and then so many around the best."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A plan with its sum of scores and its cost."""
@@ -46,6 +54,17 @@ class Candidate:
     choices: Choices
     score: float
     cost: Cost
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A plan that was measured as it is on a part of the validation data; O and excess are by that part."""
+
+    candidate: Candidate
+    plan: Proposed
+    accuracy: float
+    objective: float
+    excess: float
 
 
 @dataclass(frozen=True)
@@ -78,11 +97,13 @@ class Found:
 
     Attributes:
         contenders: all that were measured, the best first: within the budgets, and of least O on validation data.
+        trials: all that were measured as they are on a part of it, the best first.
         candidates: the best plans for all weights of movement (those that the budgets leave), most movement first.
         curve: what a sum of scores loses.
     """
 
     contenders: tuple[Contender, ...]
+    trials: tuple[Trial, ...]
     candidates: tuple[Candidate, ...]
     curve: Curve
 
@@ -107,13 +128,15 @@ def search(study: Study) -> Found:
     accuracy_float = study.float_accuracy.validation
     note(f"float32: accuracy {accuracy_float:.4f} (validation)")
     _outlook(study, [])
-    curve = Curve()
     uniforms = [_candidate(study, study.space.uniform(index)) for index in range(len(study.space.formats))]
     candidates = _candidates(study)
-    contenders: list[Contender] = []
+    trials = () if settings.alone else _screened(study, uniforms, candidates)
+    untuned = [(each.candidate.score, accuracy_float - each.accuracy) for each in trials]
+    guess = curve = Curve.guessed(untuned, LEFT if study.training else 1.0) if trials else Curve()
+    contenders = list(_as_they_are(study, trials, ()))
     number, last = 1, 1 if settings.alone else settings.rounds
     while number <= last:
-        plans = _proposals(study, curve, uniforms, (*candidates, *_bounded(study, curve)), contenders, number)
+        plans = _proposals(study, curve, uniforms, (*candidates, *_bounded(study, curve)), trials, contenders, number)
         _outlook(study, contenders)
         if not plans and number < last:
             note(f"no plan is left that could be better than the best: {number - 1} of {last} rounds were enough")
@@ -121,24 +144,96 @@ def search(study: Study) -> Found:
             contenders.append(_contender(study, plan, measured))
             note(_line(study, contenders[-1]))
             _outlook(study, contenders)
-        contenders.sort(key=_rank)
-        curve = Curve.fitted([(each.score, accuracy_float - each.measured.validation) for each in contenders])
+        tuned = [(each.score, accuracy_float - each.measured.validation) for each in contenders if each.plan.tune]
+        curve = Curve.fitted(tuned, guess)
         number = number + 1 if plans else max(number + 1, last)  # what is left then are uniform formats
+    contenders += _as_they_are(study, trials, contenders)
+    contenders.sort(key=_rank)
     if contenders[0].excess:
         note(f"no measured plan keeps the budgets ({settings.budgets}); more rounds or plans may find one")
-    return Found(tuple(contenders), candidates, curve)
+    return Found(tuple(contenders), trials, candidates, curve)
 
 
-def _rank(contender: Contender) -> tuple[float, float, str]:
+def _rank(each: Contender | Trial) -> tuple[float, float, str, bool]:
     """The best first, whatever order they were measured in."""
-    return contender.excess, contender.objective, contender.plan.label
+    return each.excess, each.objective, each.plan.label, each.plan.tune
+
+
+def _screened(study: Study, uniforms: Sequence[Candidate], candidates: Sequence[Candidate]) -> tuple[Trial, ...]:
+    """All uniform formats and a part of the front as they are, the best first: evenly along the movement, and then in
+    the gaps beside the best."""
+    trials = _tried(study, {f"uniform {fmt}": each for fmt, each in zip(study.space.formats, uniforms, strict=True)})
+    most, least = candidates[0].cost.movement_bits, candidates[-1].cost.movement_bits
+    marks = [most + (least - most) * step / max(COARSE - 1, 1) for step in range(COARSE)]
+    places = {
+        min(range(len(candidates)), key=lambda place: abs(candidates[place].cost.movement_bits - mark))
+        for mark in marks
+    }
+    coarse = {_front_label(place): candidates[place] for place in sorted(places)}
+    along = dict(zip(sorted(places), _tried(study, coarse, len(trials)), strict=True))
+    for _ in range(FINE):
+        known = sorted(along)
+        best = known.index(min(along, key=lambda place: _rank(along[place])))
+        gaps = [(known[at + 1] - known[at], known[at]) for at in (best - 1, best) if 0 <= at < len(known) - 1]
+        width, begin = max(gaps, default=(0, 0))
+        if width < 2:
+            break
+        place = begin + width // 2
+        (along[place],) = _tried(study, {_front_label(place): candidates[place]}, len(trials) + len(along))
+    return tuple(sorted((*trials, *along.values()), key=_rank))
+
+
+def _front_label(place: int) -> str:
+    return f"front {place + 1}"
+
+
+def _tried(study: Study, candidates: Mapping[str, Candidate], before: int = 0) -> list[Trial]:
+    """What candidates, by their labels, reach as they are, after others."""
+    plans = [
+        Proposed(label, each.choices, "uniform" if len(set(sum(each.choices, ()))) == 1 else "plan", tune=False)
+        for label, each in candidates.items()
+    ]
+    float32 = study.float_accuracy.validation
+    reached = screened(study, plans, before, len(study.space.formats) + COARSE + FINE)
+    return [
+        Trial(
+            candidate,
+            plan,
+            found.accuracy,
+            study.objective(found.accuracy, found.movement_bits),
+            study.settings.budgets.excess(found, float32 - found.accuracy),
+        )
+        for candidate, plan, found in zip(candidates.values(), plans, reached, strict=True)
+    ]
+
+
+def _as_they_are(study: Study, trials: Sequence[Trial], contenders: Sequence[Contender]) -> Iterator[Contender]:
+    """The best of all trials, and the best of the uniform formats, measured in full, if they are better than what was
+    measured."""
+    for among in ([each for each in trials if each.plan.proposer == "uniform"], trials):
+        of_kind = [each for each in contenders if among is trials or each.is_uniform]
+        best = min(map(_rank, of_kind), default=None)
+        for trial in among[:1]:
+            if (best is None or _rank(trial)[:2] < best[:2]) and not _is_known(trial, contenders):
+                plan = replace(trial.plan, tune=study.training is None)
+                ((_, measured),) = study.measured([plan])
+                contender = _contender(study, plan, measured)
+                study.ledger.listener.note(_line(study, contender))
+                contenders = (*contenders, contender)
+                yield contender
+
+
+def _is_known(trial: Trial, contenders: Sequence[Contender]) -> bool:
+    """Whether a trial was measured in full."""
+    return any(each.plan.choices == trial.plan.choices for each in contenders)
 
 
 def _outlook(study: Study, contenders: Sequence[Contender]) -> None:
     """Tell the listener what is to come, and the best so far."""
     settings = study.settings
     count = settings.plans if settings.alone else settings.uniforms + settings.rounds * settings.plans
-    steps = 0 if study.training is None else study.training.steps * max(count - len(contenders), 0)
+    done = sum(each.plan.tune for each in contenders)
+    steps = 0 if study.training is None else study.training.steps * max(count - done, 0)
     best = min(contenders, key=_rank, default=None)
     told = f"O {best.objective:.4f} ({best.plan.label})" if best else ""
     study.ledger.listener.outlook({"fine-tuning": steps}, told)
@@ -186,29 +281,33 @@ def _proposals(
     curve: Curve,
     uniforms: Sequence[Candidate],
     candidates: Sequence[Candidate],
+    trials: Sequence[Trial],
     contenders: Sequence[Contender],
     number: int,
 ) -> tuple[Proposed, ...]:
-    """The uniform formats and the plans that a round measures."""
+    """The uniform formats and the plans that a round fine-tunes and measures."""
     settings = study.settings
-    measured = {contender.plan.choices for contender in contenders}
+    tuned = [each for each in contenders if each.plan.tune]
+    measured = {contender.plan.choices for contender in tuned}
+    float32 = study.float_accuracy.validation
+    untuned = {each.plan.choices: float32 - each.accuracy for each in trials}
 
     def promise(candidate: Candidate) -> tuple[float, float]:
-        lost = curve.lost(candidate.score)
+        lost = min(curve.lost(candidate.score), untuned.get(candidate.choices, 1.0))
         return settings.budgets.excess(candidate.cost, lost), study.objective(1 - lost, candidate.cost.movement_bits)
 
     wanted = 0 if settings.alone else settings.uniforms if number == settings.rounds else 1
-    count = wanted - sum(contender.is_uniform for contender in contenders)
+    count = wanted - sum(contender.is_uniform for contender in tuned)
     best_first = sorted((each for each in uniforms if each.choices not in measured), key=promise)
     formats = (study.space.formats[each.choices[0][0]] for each in best_first)
     chosen = [
         Proposed(f"uniform {fmt}", each.choices, "uniform")
         for fmt, each in zip(formats, best_first[: max(count, 0)], strict=False)
     ]
-    hopeful = _within_bracket(study, sorted(_could_win(study, candidates, contenders), key=promise), contenders)
+    hopeful = _within_bracket(study, sorted(_could_win(study, candidates, contenders), key=promise), tuned)
     apart = APART[min(number, len(APART)) - 1]
     proposed: list[Candidate] = []
-    known = [each.score for each in contenders if not each.is_uniform]
+    known = [each.score for each in tuned if not each.is_uniform]
     for each in hopeful:
         if len(proposed) < settings.plans and all(abs(each.score - score) > apart * score for score in known):
             proposed.append(each)
@@ -221,7 +320,7 @@ def _could_win(
     study: Study, candidates: Sequence[Candidate], contenders: Sequence[Contender]
 ) -> tuple[Candidate, ...]:
     """The plans not measured yet that could be better than the best, if they lost no accuracy."""
-    measured = {contender.plan.choices for contender in contenders}
+    measured = {contender.plan.choices for contender in contenders if contender.plan.tune}
     best = min(contenders, key=_rank, default=None)
     within = best.objective if best and not best.excess else inf
     accuracy_float = study.float_accuracy.validation
@@ -272,10 +371,11 @@ def _contender(study: Study, plan: Proposed, measured: Measurement) -> Contender
 
 def _line(study: Study, contender: Contender) -> str:
     measured = contender.measured
-    untuned = study.training is not None and not measured.tuned
+    undone = contender.plan.tune and study.training is not None and not measured.tuned
     return (
         f"{contender.plan.label}: accuracy {measured.validation:.4f} (validation), "
         f"{measured.movement_bits / study.space.movement_max:.1%} of the largest movement, O {contender.objective:.4f}"
-        + (" (fine-tuning made it worse and was undone)" if untuned else "")
+        + (" (fine-tuning made it worse and was undone)" if undone else "")
+        + ("" if contender.plan.tune else " (not fine-tuned)")
         + (" (misses a budget)" if contender.excess else "")
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from bitq.accuracy.finetune import Training
 from bitq.errors import BitqError
@@ -19,8 +20,12 @@ of the two, so that movement alone decides (our reading: the paper names them an
 class Settings:
     """How a search spends its time, and what it looks for.
 
-    A search goes in rounds. In each it proposes some plans, fine-tunes and measures them, and corrects by them its
-    prediction of what other plans will reach.
+    Before any fine-tuning all uniform formats and a part of the best plans are measured as they are. Then a search goes
+    in rounds. In each it proposes some plans, fine-tunes and measures them, and corrects by them its prediction of what
+    other plans will reach.
+
+    `Settings.quick()`, `Settings()`, which is `Settings.normal()`, and `Settings.thorough()` are three efforts; each
+    takes any of these attributes, too.
 
     Attributes:
         alpha: weight of movement in the objective (paper, Eq. 2).
@@ -28,6 +33,7 @@ class Settings:
         budgets: limits that the plan has to keep.
         scored_inputs: training inputs on which every tensor is scored. Take many: the size of all scores hangs on the
             few inputs that the network gets wrong.
+        screened_inputs: validation inputs on which plans are measured before any is fine-tuned.
         rounds: number of rounds.
         plans: plans in every round.
         uniforms: uniform formats that are fine-tuned and measured beside the plans: one in the first round, the others
@@ -43,8 +49,9 @@ class Settings:
     training: Training = field(default_factory=Training)
     budgets: Budgets = field(default_factory=Budgets)
     scored_inputs: int = 1024
-    rounds: int = 3
-    plans: int = 2
+    screened_inputs: int = 2048
+    rounds: int = 2
+    plans: int = 1
     uniforms: int = 2
     tied: bool = False
     without: Without | None = None
@@ -52,11 +59,32 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= MOST_ALPHA:
             raise BitqError(f"alpha is {self.alpha!r}; it must be a number of at least 0, up to {MOST_ALPHA:g}")
-        for name in ("scored_inputs", "rounds", "plans", "uniforms"):
+        for name in ("scored_inputs", "screened_inputs", "rounds", "plans", "uniforms"):
             if not 1 <= getattr(self, name) <= 10**6:
                 raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more, up to 10^6")
         if self.without is not None and self.without not in get_args(Without):
             raise BitqError(f"without is {self.without!r}; it must be one of {', '.join(get_args(Without))}, or None")
+
+    @classmethod
+    def quick(cls, **changed: Any) -> Settings:
+        """One plan and one uniform format, fine-tuned for 200 steps: a first look."""
+        effort = {"scored_inputs": 256, "screened_inputs": 1024, "rounds": 1, "uniforms": 1}
+        return cls._with(changed, training=Training(steps=200), **effort)
+
+    @classmethod
+    def normal(cls, **changed: Any) -> Settings:
+        """Two plans and two uniform formats, fine-tuned for 1,000 steps."""
+        return cls(**changed)
+
+    @classmethod
+    def thorough(cls, **changed: Any) -> Settings:
+        """Up to eight plans and three uniform formats, fine-tuned for 2,000 steps."""
+        effort = {"screened_inputs": 10**6, "rounds": 4, "plans": 2, "uniforms": 3}
+        return cls._with(changed, training=Training(steps=2000), **effort)
+
+    @classmethod
+    def _with(cls, changed: Mapping[str, Any], **effort: Any) -> Settings:
+        return cls(**{**effort, **changed})
 
     @property
     def alone(self) -> bool:

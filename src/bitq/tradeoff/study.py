@@ -27,7 +27,7 @@ from bitq.batches import forward, pairs, to_device
 from bitq.database import damaged
 from bitq.errors import BitqError
 from bitq.files import write_atomically
-from bitq.formats import TENSORS, MaxAbs, TensorFormats
+from bitq.formats import TENSORS, MaxAbs
 from bitq.memory import memory_told
 from bitq.outside import read_outside
 from bitq.store import Json
@@ -38,7 +38,7 @@ from bitq.tradeoff.measure import Bench, Measured, Subject, evaluate, first_inpu
 from bitq.tradeoff.predict import RECOVERED
 from bitq.tradeoff.records import Calibration, FloatAccuracy, Measurement, Perturbations, Proposer, Record, objective
 from bitq.tradeoff.settings import Settings
-from bitq.tradeoff.space import Choice, Choices, Space
+from bitq.tradeoff.space import Choices, Space
 
 CALIBRATION_BATCHES = 8
 
@@ -47,11 +47,12 @@ _HEADER_BYTES = 64 << 20  # of a file of weights, at most: their names and shape
 
 @dataclass(frozen=True)
 class Proposed:
-    """A plan to measure: what it is called, its formats, and where it comes from."""
+    """A plan to measure: what it is called, its formats, where it comes from, and whether it is fine-tuned before."""
 
     label: str
     choices: Choices
     proposer: Proposer
+    tune: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,12 @@ class Study:
 
     @property
     def training(self) -> Training | None:
-        """Fine-tuning of every plan; None if this study goes without."""
+        """Fine-tuning of plans; None if this study goes without."""
         return None if self.settings.without == "qat" else self.settings.training
+
+    def training_of(self, plan: Proposed) -> Training | None:
+        """How a plan is fine-tuned; None if it is measured as it is."""
+        return self.training if plan.tune else None
 
     @property
     def seed(self) -> int:
@@ -120,7 +125,7 @@ class Study:
 
         config = {"batches": CALIBRATION_BATCHES, "seed": self.seed}
         found = self.ledger.once(Calibration, config, calibrate).max_abs
-        with self._complete(Calibration):
+        with self.complete(Calibration):
             return {name: MaxAbs(*found[name]) for name in self.space.modules}
 
     @cached_property
@@ -170,7 +175,7 @@ class Study:
         config = {"inputs": settings.scored_inputs, "seed": self.seed}
         found = self.ledger.once(Perturbations, config, perturb).found
         share = {tensor: 1.0 if self.training is None else RECOVERED[tensor] for tensor in TENSORS}
-        with self._complete(Perturbations):
+        with self.complete(Perturbations):
             values = {
                 (name, tensor): {fmt: row[str(fmt)] for fmt in probed(space.formats, extents[name][tensor])}
                 for name in space.modules
@@ -191,22 +196,21 @@ class Study:
 
         What is not in the store is measured by the workers, stored, and given as soon as it is finished, in any order.
         """
-        missing = {}
+        missing: dict[bool, dict[str, Proposed]] = {False: {}, True: {}}
         for plan in plans:
-            known = self._known(plan.choices)
+            known = self._known(plan)
             if known is None:
-                missing[plan.label] = plan
+                missing[plan.tune][plan.label] = plan
             else:
                 yield plan, known
-        if not missing:
-            return
-        for label, found, seconds in self._worked(missing):
-            plan, measurement = missing[label], self._measurement(missing[label], found)
-            write_atomically(self.checkpoint(self.space.tensor_formats(plan.choices)), found.weights)
-            self.ledger.store.put(Measurement.kind, self.config(plan.choices), measurement.model_dump(), seconds)
-            yield plan, self._known(plan.choices) or measurement
+        for those in filter(None, missing.values()):
+            for label, found, seconds in self._worked(those):
+                plan, measurement = those[label], self._measurement(those[label], found)
+                write_atomically(self.checkpoint(plan), found.weights)
+                self.ledger.store.put(Measurement.kind, self.config(plan), measurement.model_dump(), seconds)
+                yield plan, self._known(plan) or measurement
 
-    def load_finetuned(self, choices: Sequence[Choice]) -> nn.Module:
+    def load_finetuned(self, plan: Proposed) -> nn.Module:
         """The quantized network that `measured` trained, in evaluation mode.
 
         Weights that are lost, damaged or another plan's are told and made again, as they were made before.
@@ -214,38 +218,41 @@ class Study:
         Raises:
             BitqError: a plan that was not measured, or weights that cannot be made again as they were.
         """
-        formats = self.space.tensor_formats(choices)
-        model, path = copy.deepcopy(self.subject.model), self.checkpoint(formats)
-        apply(model, formats, self.max_abs)
-        known = self._known(choices)
+        model, path = copy.deepcopy(self.subject.model), self.checkpoint(plan)
+        apply(model, self.space.tensor_formats(plan.choices), self.max_abs)
+        known = self._known(plan)
         if known is None:
             raise BitqError(f"the plan of {path} was not measured in this run; search again")
         try:
             content = _kept(path, model, known.weights)
         except BitqError as error:
             self.ledger.listener.note(f"{error}: making these weights again")
-            content = self._made_again(Proposed(known.label, tuple(choices), known.proposer), known)
+            content = self._made_again(plan, known)
         model.load_state_dict(safetensors.torch.load(content))
         return model.eval()
 
-    def checkpoint(self, formats: Mapping[str, TensorFormats]) -> Path:
-        """Where the fine-tuned weights of a plan are kept."""
-        return self.ledger.folder.checkpoint(digest((formats_text(formats), self.training)))
+    def checkpoint(self, plan: Proposed) -> Path:
+        """Where the weights of a measured plan are kept."""
+        formats = formats_text(self.space.tensor_formats(plan.choices))
+        return self.ledger.folder.checkpoint(digest((formats, self.training_of(plan))))
 
-    def config(self, choices: Sequence[Choice]) -> Json:
+    def config(self, plan: Proposed) -> Json:
         """What the measuring of a plan depends on, beside the run."""
-        training = None if self.training is None else asdict(self.training)
-        return {"formats": formats_text(self.space.tensor_formats(choices)), "training": training}
+        training = self.training_of(plan)
+        return {
+            "formats": formats_text(self.space.tensor_formats(plan.choices)),
+            "training": None if training is None else asdict(training),
+        }
 
-    def _known(self, choices: Sequence[Choice]) -> Measurement | None:
+    def _known(self, plan: Proposed) -> Measurement | None:
         """What was measured of a plan before, or None."""
-        found = self.ledger.known(Measurement, self.config(choices))
+        found = self.ledger.known(Measurement, self.config(plan))
         if found is not None and not _usable(found):
             raise damaged(self.ledger.store.path, "a measured plan has an accuracy or a cost that none can have")
         return found
 
     @contextmanager
-    def _complete(self, record: type[Record]) -> Iterator[None]:
+    def complete(self, record: type[Record]) -> Iterator[None]:
         """Tell of a stored result that lacks a module, tensor or format."""
         try:
             yield
@@ -256,13 +263,14 @@ class Study:
     def _worked(self, plans: Mapping[str, Proposed]) -> Iterator[tuple[str, Measured, float]]:
         """What the workers measure of plans by their labels, with the seconds it takes."""
         subject, threads = self.subject, torch.get_num_threads()
-        bench = Bench(subject.model, subject.data, subject.task, self.training, self.max_abs, threads)
+        (training,) = {self.training_of(plan) for plan in plans.values()}
+        bench = Bench(subject.model, subject.data, subject.task, training, self.max_abs, threads)
         jobs = {label: self.space.tensor_formats(plan.choices) for label, plan in plans.items()}
         return self.ledger.workers.measure(bench, jobs, self.ledger.listener)
 
     def _made_again(self, plan: Proposed, known: Measurement) -> bytes:
         """The weights that a plan had when it was measured."""
-        path = self.checkpoint(self.space.tensor_formats(plan.choices))
+        path = self.checkpoint(plan)
         ((_, found, _),) = self._worked({plan.label: plan})
         again = self._measurement(plan, found)
         same = (again.validation, again.test) == (known.validation, known.test)
@@ -280,6 +288,7 @@ class Study:
             label=plan.label,
             proposer="uniform" if uniform else plan.proposer,
             loss=found.loss,
+            before=found.before,
             validation=found.validation,
             test=found.test,
             tuned=found.tuned,

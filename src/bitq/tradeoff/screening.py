@@ -1,0 +1,73 @@
+"""Plans measured as they are, without fine-tuning: cheap enough for many, and it tells what a network's scores mean."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from bitq.accuracy.quantized import apply, set_formats
+from bitq.batches import Batch, count_inputs, pairs
+from bitq.tradeoff.identity import formats_text
+from bitq.tradeoff.measure import evaluate
+from bitq.tradeoff.records import Screened
+from bitq.tradeoff.study import Proposed, Study
+
+STAGE = "measuring formats as they are"
+"""What a listener hears of."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The first batches of some data with at least `count` inputs, or all there are; walked afresh every time."""
+
+    model: nn.Module
+    batches: Iterable[Batch]
+    count: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        seen = 0
+        for inputs, target in pairs(self.model, self.batches):
+            yield inputs, target
+            seen += count_inputs(inputs)
+            if seen >= self.count:
+                return
+
+
+def screened(
+    study: Study, plans: Sequence[Proposed], before: int = 0, total: int | None = None
+) -> tuple[Screened, ...]:
+    """What each plan reaches as it is, on the first `settings.screened_inputs` inputs of the validation data.
+
+    What is not in the store is measured and stored at once. The listener is told of these plans as some of `total`, of
+    which `before` are done.
+    """
+    total = len(plans) if total is None else total
+    subject, ledger = study.subject, study.ledger
+    part = Part(subject.model, subject.data.validation, study.settings.screened_inputs)
+    model = None
+    found = []
+    for done, plan in enumerate(plans):
+        ledger.listener.step(STAGE, before + done, total)
+        formats = study.space.tensor_formats(plan.choices)
+        config = {"formats": formats_text(formats), "inputs": part.count}
+        known = ledger.known(Screened, config)
+        if known is None:
+            start = time.perf_counter()
+            if model is None:
+                model = copy.deepcopy(subject.model).eval()
+                apply(model, formats, study.max_abs)
+            set_formats(model, formats)
+            known = Screened(
+                label=plan.label,
+                proposer=plan.proposer,
+                accuracy=evaluate(model, part, subject.task).accuracy,
+                **study.space.cost(plan.choices).figures(),
+            )
+            ledger.store.put(Screened.kind, config, known.model_dump(), time.perf_counter() - start)
+        found.append(known)
+    ledger.listener.step(STAGE, before + len(plans), total)
+    return tuple(found)
