@@ -164,18 +164,25 @@ class Terminal:
 
     def _stage_left(self, total: int) -> str:
         seconds = None if self._pace is None else self._pace.seconds
-        return "" if seconds is None else f"about {_time_text(seconds * (total - self._done))} left"
+        return "" if seconds is None else f"about {time_text(seconds * (total - self._done))} left"
 
     def _whole(self) -> str:
         told = []
         left = [(parts, self._paces.get(kind)) for kind, parts in self._left.items() if parts]
         known = [parts * pace.seconds for parts, pace in left if pace and pace.seconds is not None]
         if left and len(known) == len(left):
-            told.append(f"in all about {_time_text(sum(known))} left")
+            told.append(f"in all about {time_text(sum(known))} left")
         if self._best:
             told.append(f"best so far {self._best}")
         return ", ".join(told)
 
 
-def _time_text(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """A time to wait, to two digits or so: "85 s", "12 min", "3.5 h".
+
+    Args:
+        seconds: how long.
+    """
+    if seconds > 5400:
+        return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"

@@ -6,6 +6,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +36,14 @@ if TYPE_CHECKING:
 
 DEMO_DEVICE = "stm32f103c8"
 BUDGETS, TUNING, ABLATIONS, WORKERS = "Budgets", "Fine-tuning", "Ablations", "Several processes or machines"
+
+
+class Effort(StrEnum):
+    """How much is tried; see `bitq.tradeoff.settings.Settings`."""
+
+    quick = "quick"
+    normal = "normal"
+    thorough = "thorough"
 
 
 @with_limits(BUDGETS)
@@ -66,7 +76,21 @@ def search(
             "--tied", help="One format for a tensor that one layer writes and others read; else each has its own."
         ),
     ] = False,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of every fine-tuning.", rich_help_panel=TUNING)] = 1000,
+    effort: Annotated[
+        Effort,
+        typer.Option(
+            help="quick: a first look; normal; thorough: more of everything. The options of fine-tuning change one of "
+            "them in detail.",
+        ),
+    ] = Effort.normal,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Optimizer steps of every fine-tuning: 200 if quick, 1000, 2000 if thorough.",
+            rich_help_panel=TUNING,
+            show_default=False,
+        ),
+    ] = None,
     learning_rate: Annotated[
         float, typer.Option(help="Of the first step; falls to zero along a half cosine.", rich_help_panel=TUNING)
     ] = 1e-3,
@@ -82,15 +106,27 @@ def search(
         int, typer.Option(help="Of everything random; the same seed finds the same plan.", rich_help_panel=TUNING)
     ] = 0,
     rounds: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="How often plans are proposed, measured and the prediction corrected.", rich_help_panel=TUNING
+            help="How often plans are proposed, fine-tuned and the prediction corrected: 1 if quick, 2, 4 if thorough.",
+            rich_help_panel=TUNING,
+            show_default=False,
         ),
-    ] = 3,
-    plans: Annotated[int, typer.Option(help="Plans to fine-tune in every round.", rich_help_panel=TUNING)] = 2,
+    ] = None,
+    plans: Annotated[
+        int | None,
+        typer.Option(
+            help="Plans to fine-tune in every round: 1, 2 if thorough.", rich_help_panel=TUNING, show_default=False
+        ),
+    ] = None,
     uniforms: Annotated[
-        int, typer.Option(help="Uniform formats to fine-tune and compare with.", rich_help_panel=TUNING)
-    ] = 2,
+        int | None,
+        typer.Option(
+            help="Uniform formats to fine-tune alike, the best of all: 1 if quick, 2, 3 if thorough.",
+            rich_help_panel=TUNING,
+            show_default=False,
+        ),
+    ] = None,
     without_qat: Annotated[
         bool, typer.Option("--without-qat", help="Fine-tune nothing.", rich_help_panel=ABLATIONS)
     ] = False,
@@ -135,13 +171,16 @@ def search(
     """Find the block floating point format of every tensor with the least O, fine-tune, and write plan and report.
 
     The search scores every tensor in every format by how much it perturbs the loss, knows exactly what every choice
-    moves through the device's memories, solves for the best plans, fine-tunes some of them and the best uniform formats
-    alike, corrects its prediction and solves again. What it reports is accuracy measured on test images.
+    moves through the device's memories, and solves for the best plans. It measures all uniform formats and some of
+    these plans as they are, fine-tunes the best of both alike, corrects its prediction and solves again. Whatever has
+    the least O on validation images is handed over; what is reported is accuracy measured on test images.
     Interrupted, it continues where it was: run the same command again.
 
     Examples:
 
     `bitq search demo`
+
+    `bitq search demo --effort quick`
 
     `bitq search demo --max-accuracy-loss 0.01 --alpha 10` moves as little as one point of accuracy allows
 
@@ -152,7 +191,8 @@ def search(
     from bitq.tradeoff.budgets import Budgets
     from bitq.tradeoff.settings import Settings
 
-    training = Training(steps=steps, learning_rate=learning_rate, amp=amp, seed=seed)
+    base: Settings = getattr(Settings, effort)()
+    given = {"rounds": rounds, "plans": plans, "uniforms": uniforms}
     without = [
         name
         for name, given in (("qat", without_qat), ("movement", without_movement), ("tradeoff", without_tradeoff))
@@ -160,15 +200,14 @@ def search(
     ]
     if len(without) + ablations > 1:
         raise BitqError("give one of --without-qat, --without-movement, --without-tradeoff and --ablations at a time")
-    settings = Settings(
+    settings = replace(
+        base,
         alpha=alpha,
-        training=training,
+        training=Training(base.training.steps if steps is None else steps, learning_rate, amp=amp, seed=seed),
         budgets=Budgets(max_accuracy_loss, **limits),
-        rounds=rounds,
-        plans=plans,
-        uniforms=uniforms,
         tied=tied,
         without=without[0] if without else None,  # type: ignore[arg-type]
+        **{name: count for name, count in given.items() if count is not None},
     )
     source = load_source(network, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
     folder = run or Path("runs") / network.replace(":", ".").replace("/", ".")

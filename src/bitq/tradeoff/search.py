@@ -21,10 +21,12 @@ from functools import partial
 from math import inf, sqrt
 
 from bitq.errors import Infeasible
+from bitq.progress import time_text
 from bitq.tradeoff.allocate import allocate, allocations, front, predicted_loss
 from bitq.tradeoff.budgets import Budgets
+from bitq.tradeoff.forecast import forecast
 from bitq.tradeoff.predict import LEFT, Curve
-from bitq.tradeoff.records import Cost, Measurement
+from bitq.tradeoff.records import Cost, FloatAccuracy, Measurement
 from bitq.tradeoff.screening import screened
 from bitq.tradeoff.space import Choices
 from bitq.tradeoff.study import Proposed, Study
@@ -128,6 +130,8 @@ def search(study: Study) -> Found:
     accuracy_float = study.float_accuracy.validation
     note(f"float32: accuracy {accuracy_float:.4f} (validation)")
     _outlook(study, [])
+    if not study.is_scored:
+        note(_foreseen(study))
     uniforms = [_candidate(study, study.space.uniform(index)) for index in range(len(study.space.formats))]
     candidates = _candidates(study)
     trials = () if settings.alone else _screened(study, uniforms, candidates)
@@ -157,6 +161,19 @@ def search(study: Study) -> Found:
 def _rank(each: Contender | Trial) -> tuple[float, float, str, bool]:
     """The best first, whatever order they were measured in."""
     return each.excess, each.objective, each.plan.label, each.plan.tune
+
+
+def _foreseen(study: Study) -> str:
+    """How long it will take, in a sentence."""
+    study.ledger.listener.step("timing a few steps", 0, 1)
+    (timed,) = study.ledger.store.evaluations(FloatAccuracy.kind)
+    found = forecast(study, len(study.space.formats) + COARSE + FINE, timed.seconds)
+    study.ledger.listener.step("timing a few steps", 1, 1)
+    parts = [f"{time_text(found.scoring)} to score formats"]
+    if found.screening:
+        parts.append(f"{time_text(found.screening)} to measure them as they are")
+    parts.append(f"{time_text(found.tuning)} to {'fine-tune' if study.training else 'measure'} {found.tuned} of them")
+    return f"this will take about {time_text(found.seconds)} on this machine: {', '.join(parts)}"
 
 
 def _screened(study: Study, uniforms: Sequence[Candidate], candidates: Sequence[Candidate]) -> tuple[Trial, ...]:

@@ -144,6 +144,15 @@ class Study:
             raise damaged(self.ledger.store.path, "the float network has an accuracy that none can have")
         return found
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether the store has what the scores come from."""
+        return self.ledger.known(Perturbations, self._scored_by) is not None
+
+    @property
+    def _scored_by(self) -> Json:
+        return {"inputs": self.settings.scored_inputs, "seed": self.seed}
+
     @cached_property
     def scores(self) -> Scores:
         """For each module the scores of its tensors in every format; see `bitq.accuracy.sensitivity`."""
@@ -172,8 +181,7 @@ class Study:
                 }
             )
 
-        config = {"inputs": settings.scored_inputs, "seed": self.seed}
-        found = self.ledger.once(Perturbations, config, perturb).found
+        found = self.ledger.once(Perturbations, self._scored_by, perturb).found
         share = {tensor: 1.0 if self.training is None else RECOVERED[tensor] for tensor in TENSORS}
         with self.complete(Perturbations):
             values = {

@@ -1,0 +1,138 @@
+"""How long a search will take on this machine, told before it starts: timed on a batch and a few steps."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+import torch
+from torch import nn
+
+from bitq.accuracy.evaluate import device_of
+from bitq.accuracy.finetune import finetune
+from bitq.accuracy.quantized import apply
+from bitq.accuracy.sensitivity import perturbations, probed
+from bitq.allocator import keeping_freed_memory
+from bitq.batches import Batch, count_inputs, forward, to_device
+from bitq.tradeoff.measure import first_inputs, seeded
+from bitq.tradeoff.study import Study
+
+_STEPS = 3
+"""Of fine-tuning that are timed, after a first one that meets its memory."""
+
+_FEW, _MORE = 1, 3
+"""Formats that a batch is scored in; what lies between tells what one costs."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of the parts of a search, at most: one that finds no plan worth fine-tuning any more ends sooner.
+
+    Attributes:
+        scoring: of all tensors in all formats.
+        screening: the measuring of plans as they are.
+        tuning: fine-tuning and measuring of plans, one after the other.
+        tuned: so many plans.
+    """
+
+    scoring: float
+    screening: float
+    tuning: float
+    tuned: int
+
+    @property
+    def seconds(self) -> float:
+        """The whole search."""
+        return self.scoring + self.screening + self.tuning
+
+
+def forecast(study: Study, screened: int, float_seconds: float) -> Forecast:
+    """Time one batch and a few steps of a study.
+
+    Args:
+        study: that has its calibration, but no scores yet.
+        screened: plans that it will measure as they are.
+        float_seconds: that the float network took on the validation and the test data.
+    """
+    subject, settings, training = study.subject, study.settings, study.training
+    batches = first_inputs(subject.model, subject.data.train, 1, study.seed)
+    formats = study.space.tensor_formats(study.space.uniform(len(study.space.formats) // 2))
+    model = copy.deepcopy(subject.model).eval()
+
+    with keeping_freed_memory(), seeded():
+        float_batch = _least(lambda: _pass(model, batches))
+        scoring = _scoring(study, batches)
+        apply(model, formats, study.max_abs)
+        slower = _least(lambda: _pass(model, batches)) / float_batch
+        step = 0.0
+        if training is not None:
+            times = [time.perf_counter()]
+            few = replace(training, steps=_STEPS + 1)
+            finetune(model, batches, few, subject.task.loss, progress=lambda *_: times.append(time.perf_counter()))
+            step = (times[-1] - times[1]) / _STEPS
+    validation = slower * float_seconds * _share(subject.data.validation, subject.data.test)
+    test = slower * float_seconds - validation
+    size = max(sum(count_inputs(inputs) for inputs, _ in batches), 1)
+    part = min(1.0, settings.screened_inputs / size / max(_length(subject.data.validation) or 1, 1))
+    tuned = settings.plans if settings.alone else settings.uniforms + settings.rounds * settings.plans
+    steps = 0 if training is None else training.steps
+    return Forecast(
+        scoring=ceil(settings.scored_inputs / size) * scoring,
+        screening=0.0 if settings.alone else screened * part * validation,
+        tuning=tuned * (steps * step + 2 * validation + test),
+        tuned=tuned,
+    )
+
+
+def _pass(model: nn.Module, batches: Sequence[Batch]) -> None:
+    with torch.inference_mode():
+        for inputs, _ in batches:
+            forward(model, to_device(inputs, device_of(model)))
+
+
+def _scoring(study: Study, batches: list[Batch]) -> float:
+    """Seconds that a batch is scored in all formats."""
+    space, subject = study.space, study.subject
+    extents = {name: space.extents(module) for module, name in enumerate(space.modules)}
+
+    def scored(count: int) -> None:
+        perturbations(
+            subject.model,
+            space.modules,
+            lambda name, tensor: probed(space.formats, extents[name][tensor])[:count],
+            study.max_abs,
+            batches,
+            subject.task.loss,
+        )
+
+    scored(_FEW)
+    few, more = (_least(lambda count=count: scored(count)) for count in (_FEW, _MORE))  # type: ignore[misc]
+    every = max(len(probed(space.formats, extent)) for each in extents.values() for extent in each.values())
+    return few + max(more - few, 0.0) / (_MORE - _FEW) * (every - _FEW)
+
+
+def _least(work: Callable[[], object], times: int = 2) -> float:
+    """Seconds that some work takes, of several times the least."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return max(min(taken), 1e-9)
+
+
+def _share(validation: object, test: object) -> float:
+    """Share of the validation data in both; a half where they do not tell their lengths."""
+    one, other = _length(validation), _length(test)
+    return one / (one + other) if one and other else 0.5
+
+
+def _length(data: object) -> int | None:
+    """Batches, if that is known without walking them."""
+    try:
+        return len(data)  # type: ignore[arg-type]
+    except TypeError:
+        return None
