@@ -28,7 +28,7 @@ RANKS = (
     {"accuracy", "tracing", "movement", "datasets", "loading", "networks", "demo", "salvage"},
     {"onnx"},
     {"tradeoff"},
-    {"report"},
+    {"report", "ladder"},
     {"api"},
     {"cli"},
     {"__main__"},

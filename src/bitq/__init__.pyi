@@ -17,6 +17,7 @@ from .errors import Infeasible as Infeasible
 from .formats import BlockFormat as BlockFormat
 from .formats import TensorFormats as TensorFormats
 from .formats import grid as grid
+from .ladder import evaluate as evaluate
 from .layers import Layer as Layer
 from .numerics import Packed as Packed
 from .numerics import pack as pack

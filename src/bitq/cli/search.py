@@ -38,7 +38,7 @@ DEMO_DEVICE = "stm32f103c8"
 BUDGETS, TUNING, ABLATIONS, WORKERS = "Budgets", "Fine-tuning", "Ablations", "Several processes or machines"
 
 
-class Effort(StrEnum):
+class SearchEffort(StrEnum):
     """How much is tried; see `bitq.tradeoff.settings.Settings`."""
 
     quick = "quick"
@@ -77,12 +77,12 @@ def search(
         ),
     ] = False,
     effort: Annotated[
-        Effort,
+        SearchEffort,
         typer.Option(
             help="quick: a first look; normal; thorough: more of everything. The options of fine-tuning change one of "
             "them in detail.",
         ),
-    ] = Effort.normal,
+    ] = SearchEffort.normal,
     steps: Annotated[
         int | None,
         typer.Option(

@@ -1,0 +1,88 @@
+"""The ladder of uniform formats: which are named, and what each reaches and costs."""
+
+import pytest
+import torch
+
+import bitq
+import tiny
+from bitq.accuracy.evaluate import score
+from bitq.errors import BitqError
+from bitq.formats import BLOCK_SIZES, BlockFormat, TensorFormats
+from bitq.ladder import formats_of
+from bitq.progress import Silent
+from bitq.tracing import trace
+from bitq.tradeoff.space import space_of
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("float32", ["None"]),
+        ("8:e3:b16, float32,8:e3:b16", ["8:e3:b16", "None"]),
+        ("8:e2..e4:b16", ["8:e2:b16", "8:e3:b16", "8:e4:b16"]),
+        ("8:e2..3:b16", ["8:e2:b16", "8:e3:b16"]),
+        ("8:e4:b8..b32", ["8:e4:b8", "8:e4:b16", "8:e4:b24", "8:e4:b32"]),
+        ("8:e4:b3..5", ["8:e4:b3", "8:e4:b4", "8:e4:b5"]),
+        ("8:e4:b7..b7", ["8:e4:b7"]),
+        ("MXINT8,FLOAT32", [str(BlockFormat.parse("mxint8")), "None"]),
+    ],
+)
+def test_formats_are_named_one_by_one_and_in_ranges(text, names):
+    assert list(map(str, formats_of(text))) == names
+
+
+def test_the_whole_grid_in_one_range():
+    assert formats_of(f"8:e2..e6:b{BLOCK_SIZES[0]}..b{BLOCK_SIZES[-1]}") == bitq.grid(8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no format is named; name some, such as float32"),
+        (" , ", "no format is named"),
+        ("int8", "'int8' must read BITS.*or float32, or a range such as"),
+        ("8:e4..e2:b16", "ends below its begin"),
+        ("8:e4:b16..b8", "ends below its begin"),
+        ("8:e2..e8:b16", "leaves a mantissa of"),
+        ("8:e0..e2:b16", "exponent_bits is 0"),
+        (",".join(f"8:e4:b{size}" for size in range(1, 1003)), "more than 1000 formats"),
+    ],
+)
+def test_what_names_no_format_is_told(text, message):
+    with pytest.raises(BitqError, match=message):
+        formats_of(text)
+
+
+@pytest.fixture(scope="module")
+def ladder():
+    model, (_, validation, _) = tiny.trained(), tiny.loaders()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = bitq.evaluate(model, validation, "8:e3:b8,float32,8:e4:b4", device=tiny.DEVICE, listener=Silent())
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    return model, validation, found
+
+
+def test_each_rung_costs_what_the_plan_of_that_format_costs(ladder):
+    model, _, rows = ladder
+    space = space_of(model, trace(model, torch.empty(1, 1, 8, 8)), tiny.DEVICE, 8)
+    assert [row.name for row in rows] == ["8:e3:b8", "float32", "8:e4:b4"]
+    assert rows[1].figures() == space.float_cost.figures()
+    for row in (rows[0], rows[2]):
+        uniform = space.uniform(space.formats.index(BlockFormat.parse(row.name)))
+        assert row.figures() == pytest.approx(space.cost(uniform).figures())
+
+
+def test_each_rung_reaches_what_the_network_in_that_format_does(ladder):
+    model, validation, rows = ladder
+    assert rows[1].accuracy == score(model, validation).accuracy
+    for row in (rows[0], rows[2]):
+        fmt = BlockFormat.parse(row.name)
+        own = tiny.trained()
+        own.load_state_dict(model.state_dict())
+        bitq.apply(own, {name: TensorFormats(fmt, fmt, fmt) for name in ("0", "3", "8")})
+        assert row.accuracy == pytest.approx(score(own, validation).accuracy, abs=0.02)  # there each has its own bias
+
+
+def test_data_without_a_batch_is_told():
+    with pytest.raises(BitqError, match="the data has no batch"):
+        bitq.evaluate(tiny.trained(), [], device=tiny.DEVICE, listener=Silent())
