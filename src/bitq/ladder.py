@@ -130,7 +130,7 @@ def evaluate(
     with Terminal() if listener is None else nullcontext(listener) as heard:
         for name, reason in unquantizable(model).items():
             heard.note(f"module {name!r} stays float: it {reason}")
-        max_abs = _calibrated(own, names, data if calibration is None else calibration)
+        max_abs = _calibrated(own, tuple(names), data if calibration is None else calibration)
         rows = []
         for done, fmt in enumerate(wanted):
             heard.step("measuring formats", done, len(wanted))
