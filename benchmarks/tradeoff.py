@@ -39,7 +39,7 @@ from bitq.tradeoff.records import Measurement, Perturbations, Proposal
 from bitq.tradeoff.rules import RULES
 from bitq.tradeoff.search import search
 from bitq.tradeoff.settings import Settings
-from bitq.tradeoff.space import Choices, space_of
+from bitq.tradeoff.space import space_of
 from bitq.tradeoff.stored import ties
 from bitq.tradeoff.study import Proposed, Study
 from subjects import SUBJECTS, MissingError
@@ -134,7 +134,7 @@ def compared(
             plans, passes, seconds = proposed(own, name, options.plans)
             listener.outlook({"fine-tuning": steps * len(plans)}, "")
             measured = [result for _, result in study.measured(plans)]
-            spent = seconds + sum(seconds_of(study, plan.choices) for plan in plans)
+            spent = seconds + sum(seconds_of(study, plan) for plan in plans)
             enough = [each for each in measured if each.validation >= study.float_accuracy.validation - options.within]
             fewest[name] = min(enough, key=lambda each: each.movement_bits, default=None)
             best = min(measured, key=lambda each: study.objective(each.validation, each.movement_bits))
@@ -148,7 +148,7 @@ def compared(
                     best.validation,
                     best.movement_bits / space.movement_max,
                     best.energy_pj,
-                    len(plans),
+                    sum(plan.tune for plan in plans),
                     passes,
                     spent,
                 )
@@ -174,9 +174,9 @@ def proposed(study: Study, name: str, count: int) -> tuple[tuple[Proposed, ...],
     return plans, kept.passes, seconds
 
 
-def seconds_of(study: Study, choices: Choices) -> float:
+def seconds_of(study: Study, plan: Proposed) -> float:
     """What fine-tuning and measuring a plan took."""
-    config = study.config(choices)
+    config = study.config(plan)
     measured = study.ledger.store.evaluations(Measurement.kind)
     return next(each.seconds for each in measured if each.config == config)
 
