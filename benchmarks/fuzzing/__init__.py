@@ -43,6 +43,8 @@ class Input:
         path = self.folder / name
         if any(folder.is_symlink() or not folder.is_dir() for folder in list(path.parents)[: len(parts)]):
             raise UnchangedError
+        if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever
+            raise UnchangedError
         return path
 
     def content(self, name: str) -> bytes:

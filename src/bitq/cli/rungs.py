@@ -1,0 +1,48 @@
+"""The ladder of uniform formats on a terminal: what `bitq evaluate NETWORK --formats …` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from bitq.cli.inputs import Source
+from bitq.cli.output import bits_text, bytes_text, energy_text, print_json, ratio_text, show
+
+if TYPE_CHECKING:
+    from bitq.tradeoff.records import Row
+
+
+def print_rungs(source: Source, formats: str, device: str, as_json: bool) -> None:
+    """Measure a network in each of some formats on its test data, and print accuracy and cost.
+
+    Args:
+        source: the network and its data; ranges of activations come from the training data.
+        formats: as `bitq.ladder.formats_of` reads them.
+        device: name or file.
+        as_json: one document instead of a table.
+
+    Raises:
+        BitqError: what `bitq.ladder.evaluate` refuses.
+    """
+    from bitq.ladder import evaluate
+
+    rows = evaluate(source.model, source.test, formats, calibration=source.train, device=device)
+    if as_json:
+        print_json({"device": device, "rows": [row.model_dump(exclude={"objective"}) for row in rows]})
+    else:
+        show(_table(rows), "Nothing was fine-tuned. `bitq search` does that, and chooses by tensor.")
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(header_style="bold")
+    table.add_column("")
+    float32 = next((row for row in rows if row.role == "float32"), None)
+    for heading in ("accuracy", "movement", *(["of float32"] if float32 else []), "energy", "model"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        share = [ratio_text(row.movement_bits, float32.movement_bits)] if float32 else []
+        cost = (energy_text(row.energy_pj), bytes_text(row.model_bytes))
+        table.add_row(row.name, f"{row.accuracy:.2%}", bits_text(row.movement_bits), *share, *cost)
+    return table
