@@ -74,6 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = kinds()
     parser.add_argument("--count", type=int, default=1000, help="cases (default: 1000)")
+    parser.add_argument("--first", type=int, default=0, help="cases to pass over (default: 0)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
     parser.add_argument("--only", choices=known, help="one kind of input")
     parser.add_argument("--case", type=int, help="one case by its number")
@@ -82,7 +83,7 @@ def main() -> int:
     options = parser.parse_args()
     names = list(known)
     every = range(names.index(options.only), sys.maxsize, len(names)) if options.only else range(sys.maxsize)
-    numbers = [options.case] if options.case is not None else list(every[: options.count])
+    numbers = [options.case] if options.case is not None else list(every[options.first : options.count])
     cases = [Case(known[names[number % len(names)]], options.seed, number) for number in numbers]
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, Terminal() as terminal:
         terminal.note("making good inputs of every kind")
