@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -203,3 +204,15 @@ def test_the_documentation_names_every_device_and_shows_one(tmp_path):
     assert all(f"`{name}`" in text for name in device_names())
     example = text.partition("```toml\n")[2].partition("```")[0]
     assert [memory.name for memory in load(tmp_path, example).memories] == ["registers", "SRAM", "DRAM"]
+
+
+@pytest.mark.parametrize(
+    ("right", "misspelt", "line"),
+    [("capacity_bytes", "capasity_bytes", 8), ("energy_pj_per_bit", "energy_pj_bit", 14), ("title", "titel", 3)],
+)
+def test_a_misspelt_entry_is_told_with_its_line_and_the_right_name(tmp_path, right, misspelt, line):
+    content = (Path(load_device.__code__.co_filename).parent / "stm32h743.toml").read_text()
+    path = tmp_path / "mine.toml"
+    path.write_text(re.sub(rf"^{right}", misspelt, content, count=1, flags=re.MULTILINE))
+    with pytest.raises(BitqError, match=rf", line {line}: .*{misspelt} is an entry .* did you mean {right}\?"):
+        load_device(path)

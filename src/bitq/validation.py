@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from bitq.errors import LONGEST_VALUE, BitqError, shortened
 
@@ -112,19 +114,31 @@ _RULES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 """What would be right, by the kind of mistake; what is there follows."""
 
 
-def told(error: ValidationError) -> str:
-    """The first mistake of a document, such as "memories.0.capacity_bytes must be a number above 0, not -1".
+def mistake(error: ValidationError) -> ErrorDetails:
+    """The mistake of a document to tell: an entry that is not known, since another may be missing for it, or the first.
+    """
+    every = error.errors(include_url=False)
+    return next((each for each in every if each["type"] == "extra_forbidden"), every[0])
+
+
+def told(error: ValidationError, known: Collection[str] = ()) -> str:
+    """A mistake of a document, such as "memories.0.capacity_bytes must be a number above 0, not -1".
 
     Repeats little of the document, whatever it holds.
+
+    Args:
+        error: what pydantic says of it.
+        known: names of entries, for whom one was misspelt.
     """
-    first = error.errors(include_url=False)[0]
+    first = mistake(error)
     kind, context, found = first["type"], first.get("ctx", {}), first["input"]
     place = shortened(".".join(shortened(str(part)) for part in first["loc"]), LONGEST_PLACE) or "it"
     match kind:
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return f"{place} is missing"
         case "extra_forbidden" | "unexpected_keyword_argument":
-            return f"{place} is an entry that is not known; leave it out"
+            near = get_close_matches(str(first["loc"][-1])[:LONGEST_VALUE], known, 1)
+            return f"{place} is an entry that is not known; " + (f"did you mean {near[0]}?" if near else "leave it out")
         case "value_error" | "assertion_error":
             return f"{place}: {shortened(str(context['error']), 4 * LONGEST_VALUE)}"
         case "json_invalid":

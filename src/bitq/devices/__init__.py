@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from bitq.errors import BitqError, shortened
 from bitq.outside import read_outside
-from bitq.validation import told
+from bitq.validation import mistake, told
 
 MAX_FILE_BYTES = 1 << 16
 MOST_PJ_PER_BIT = 1e9
@@ -111,6 +111,9 @@ class _DeviceFile(BaseModel):
     memories: Annotated[list[_MemoryFile], Field(min_length=2, max_length=8)]
 
 
+_KEYS = (*_DeviceFile.model_fields, *_MemoryFile.model_fields)
+
+
 def device_names() -> tuple[str, ...]:
     """Names of the devices that come with bitq, sorted."""
     shipped = (Path(entry.name) for entry in files(__name__).iterdir())
@@ -143,7 +146,7 @@ def _parse(content: bytes, where: str) -> Device:
     except RecursionError:
         raise BitqError(f"device file {where} nests brackets too deep; memories and their entries need few") from None
     except ValidationError as error:
-        raise BitqError(f"device file {where}{_line(text, error.errors()[0]['loc'])}: {told(error)}") from None
+        raise BitqError(f"device file {where}{_line(text, mistake(error)['loc'])}: {told(error, _KEYS)}") from None
     except ValueError as error:  # tomllib's own, or Python's of a number of thousands of digits
         reason = shortened(str(error), 120) if isinstance(error, tomllib.TOMLDecodeError) else "a number is too long"
         raise BitqError(f"device file {where} is not TOML: {reason}") from None
