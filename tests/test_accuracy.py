@@ -201,9 +201,7 @@ def test_memory_that_runs_out_in_the_network_is_told():
             use()
 
 
-@pytest.mark.parametrize(
-    "error", [KeyboardInterrupt(), SystemExit(1), RuntimeError("CUDA error: launch failure")]
-)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), RuntimeError("CUDA error: launch failure")])
 def test_what_is_not_the_losss_refusal_passes(error):
     for use in everywhere(tiny.network(), raising(error)):
         with pytest.raises(type(error)) as caught:

@@ -28,7 +28,10 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 
 class UserCodeError(BitqError):
-    """An exception out of the user's own network, loss, metric or data, which is this one's `__cause__`."""
+    """An exception out of the user's own network, loss, metric or data, which is this one's `__cause__`.
+
+    Out of a Ray worker, `__cause__` has its traceback as text.
+    """
 
 
 @contextmanager
@@ -64,14 +67,17 @@ def reason(error: BaseException, model: nn.Module | None = None) -> str:
         error: as it was caught.
         model: the network, where it may have been at work.
     """
-    words = _words(error)
-    what = f"{type(error).__name__}: {words}".partition("\n")[0]
     frames = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
-    if _ELSEWHERE in words:
-        what = words.rstrip().rpartition("\n")[2]
-        frames += [(file, int(line)) for file, line in _FRAME.findall(words.partition(_ELSEWHERE)[2])]
+    frames += [(file, int(line)) for file, line in _FRAME.findall(_words(error).partition(_ELSEWHERE)[2])]
     where = _place(frames) or (model is not None and _module(error, model))
-    return shortened(what, MOST_REASON).removesuffix(": ") + (f" ({where})" if where else "")
+    return summary(error) + (f" ({where})" if where else "")
+
+
+def summary(error: BaseException) -> str:
+    """An exception's class and its first words; those that it had where it was raised."""
+    words = _words(error)
+    told = words.rstrip().rpartition("\n")[2] if _ELSEWHERE in words else f"{type(error).__name__}: {words}"
+    return shortened(told.partition("\n")[0].removesuffix(": "), MOST_REASON)
 
 
 def _words(error: BaseException) -> str:
