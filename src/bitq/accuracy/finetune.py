@@ -84,6 +84,11 @@ def finetune(
             inputs, target = to_device(batch, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
                 value = loss_of(forward(model, inputs), target, loss)
+            if not step and not torch.isfinite(value):
+                raise BitqError(
+                    f"the loss is {value.item()} on training data before the first step of fine-tuning; give a loss, and "
+                    "data, that make it finite"
+                )
             if not torch.isfinite(value):
                 raise BitqError(
                     f"fine-tuning diverged at step {step}: the loss is {value.item()}; lower the learning rate"

@@ -90,7 +90,7 @@ def _from_python(planned: str, run: Path, known: Remembered) -> BitqError:
     return BitqError(
         f"{RunFolder(run).plan} is of a network {shortened(planned)!r} that was searched from Python; this command "
         f"measures top-1 accuracy on labelled images{but}: give a function that makes the network and the images with "
-        "--network package.module:function --data PATH, or measure in Python what bitq.load_quantized makes of a network"
+        "--network package.module:function --data PATH, or measure in Python what bitq.load_quantized makes of it"
     )
 
 
