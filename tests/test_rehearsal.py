@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import pickle
 import random
 
 import numpy as np
@@ -235,19 +234,22 @@ class Noisy(TensorDataset):
         self.torch = torch.Generator()
 
     def __getitem__(self, index):
-        own = self.numpy.random() + self.older.rand() + self.python.random() + float(torch.rand(1, generator=self.torch))
+        own = self.numpy.random() + self.older.rand() + self.python.random()
+        own += float(torch.rand(1, generator=self.torch))
         assert own + random.random() + np.random.rand() + float(torch.rand(1))
         return super().__getitem__(index)
 
     def states(self):
-        own = (self.numpy.bit_generator.state, self.older.get_state(), self.python.getstate(), self.torch.get_state())
-        return pickle.dumps((own, random.getstate(), np.random.get_state(), torch.get_rng_state()))
+        older = [(drawn[1].tolist(), drawn[2:]) for drawn in (self.older.get_state(), np.random.get_state())]
+        others = self.numpy.bit_generator.state, self.python.getstate(), random.getstate()
+        return repr((older, others, self.torch.get_state().tolist(), torch.get_rng_state().tolist()))
 
 
 def test_trying_changes_nothing():
     noisy, validation = Noisy(*tiny.images(100, 1)), list(tiny.loaders()[1])
     train = DataLoader(noisy, 10, shuffle=True, generator=torch.Generator().manual_seed(7))
     model, task = tiny.trained().train(), Task(Scaled())
+    model.zero_grad()
     state, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
     before = noisy.states(), train.generator.get_state().tolist()
     subject = Subject("", model, Data(train, validation, []), task)

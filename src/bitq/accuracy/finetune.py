@@ -86,8 +86,8 @@ def finetune(
                 value = loss_of(forward(model, inputs), target, loss)
             if not step and not torch.isfinite(value):
                 raise BitqError(
-                    f"the loss is {value.item()} on training data before the first step of fine-tuning; give a loss, and "
-                    "data, that make it finite"
+                    f"the loss is {value.item()} on training data before the first step of fine-tuning; give data "
+                    "and a loss that make it finite"
                 )
             if not torch.isfinite(value):
                 raise BitqError(
