@@ -22,7 +22,8 @@ PACKAGE = Path(bitq.__file__).parent
 RANKS = (
     {"errors", "interrupts"},
     {"outside"},
-    {"files", "formats", "layers", "memory", "nested", "private_torch", "progress", "validation"},
+    {"files", "formats", "layers", "memory", "nested", "private_torch", "progress", "randomness", "validation"},
+    {"usercode"},
     {"allocator", "batches", "database", "geometry"},
     {"devices", "images", "numerics", "store", "torchfile"},
     {"accuracy", "tracing", "movement", "datasets", "loading", "networks", "demo", "salvage"},

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import tiny
+from bitq.accuracy.evaluate import top1
 
 NETWORKS = f"""
 import os
@@ -442,6 +443,59 @@ def test_evaluate_imports_what_the_user_names_and_nothing_else(bitq, mistake, fo
     (folder / "run" / "plan.json").write_text(json.dumps({**plan, "network": "os:abort"}))
     code, out, err = bitq("evaluate", "run", "--network", NETWORK, "--data", "data.npz", "--json")
     assert (code, json.loads(out)["accuracy"]) == (0, plan["totals"]["accuracy"]), err
+
+
+def test_evaluate_says_what_it_measures_of_a_run_from_python(bitq, mistake, folder):
+    def half(model, batches):
+        return top1(model, batches) / 2
+
+    tiny.search("python", half, rounds=1, plans=1)
+    said = mistake("evaluate", "python", "--data", "data.npz")
+    assert "network 'Sequential' that was searched from Python" in said
+    assert "top-1 accuracy on labelled images, not its metric 'test_evaluate_says" in said
+    assert "--network package.module:function" in said
+    words = ["evaluate", "python", "--network", NETWORK, "--data", "data.npz"]
+    code, out, err = bitq(*words)
+    planned = plan_of(folder / "python")["totals"]["accuracy"]
+    assert code == 0
+    assert out.startswith(f"Sequential: top-1 accuracy {2 * planned:.2%} on the test images; the plan has {planned:.4f}")
+    assert re.fullmatch("the run has a metric 'test_.*' of its own, which only Python can measure.*\n", err)
+    document = json.loads(bitq(*words, "--json")[1])
+    assert (document["accuracy"], document["planned"]) == (2 * planned, planned)
+    assert document["planned_metric"].endswith("half")
+    assert "tested on 500 inputs, and these are 300" in bitq(*words, "--limit", 300)[2]
+    with sqlite3.connect("python/results.sqlite") as database:
+        database.execute("DELETE FROM run WHERE name IN ('metric', 'data sizes')")
+    assert bitq(*words)[1].endswith(f"{planned:.2%} in the plan\n")
+    assert bitq(*words)[2] == ""
+
+
+def test_a_traceback_is_told_where_it_is_asked_for(bitq, folder):
+    (folder / "failing.py").write_text(FAILING)
+    words = ["search", "failing:make", "--data", "data.npz", *OPTIONS, "--run", "new"]
+    for asked in (False, True):
+        code, out, err = bitq(*words, *(["--traceback"] if asked else []))
+        assert (code, out) == (2, "")
+        last = err.splitlines()[-1]
+        assert last.startswith("Error: the network cannot run on an input as a tensor of shape (64, 1, 8, 8): KeyError")
+        assert last.endswith("(failing.py, line 7)")
+        assert ("Traceback (most recent call last)" in err) == asked
+        assert ('raise KeyError("only in training")' in err) == asked
+        assert not (folder / "new").exists()
+
+
+FAILING = """
+from tiny_networks import nn, network
+
+class Failing(nn.Sequential):
+    def forward(self, x):
+        if self.training:
+            raise KeyError("only in training")
+        return super().forward(x)
+
+def make():
+    return Failing(network())
+"""
 
 
 def test_evaluate_notes_a_plan_that_does_not_tell_its_weights(bitq, folder):

@@ -118,8 +118,8 @@ def test_a_network_is_imported_from_the_current_folder(folder: Path, name: str) 
         ("users_package.nothing:Net", "there is no module 'users_package.nothing'"),
         ("users_package.networks:Nut", "module 'users_package.networks' has no 'Nut'"),
         ("users_package.networks:number", "returned a int; it must return a torch.nn.Module"),
-        ("users_package.networks:fails", "without arguments failed: ValueError: no such$"),
-        ("users_package.networks:leaves", "without arguments failed: SystemExit: 0$"),
+        ("users_package.networks:fails", r"failed: ValueError: no such \(users_package/networks.py, line 9\)$"),
+        ("users_package.networks:leaves", r"failed: SystemExit: 0 \(users_package/networks.py, line 10\)$"),
         ("users_package.networks:needs", "without arguments failed: TypeError: .*width"),
         (
             "users_package.broken:Net",

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import sys
+import threading
+import types
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ import tiny
 from bitq.accuracy.evaluate import top1
 from bitq.accuracy.finetune import Training
 from bitq.errors import BitqError
+from bitq.usercode import UserCodeError
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'bitq[ray]'")
 
@@ -66,6 +70,48 @@ def test_a_killed_worker_changes_nothing(workers, tmp_path):
 def test_what_a_worker_refuses_is_told(workers, tmp_path):
     with pytest.raises(BitqError, match="diverged"):
         tiny.search(tmp_path, top1, workers, training=Training(steps=20, learning_rate=1e30))
+
+
+def failing_away():
+    """A metric that fails in workers, but not in this process."""
+    driver = os.getpid()
+
+    def metric(model, batches):
+        if os.getpid() != driver:
+            raise LookupError("only there")
+        return top1(model, batches)
+
+    return metric
+
+
+def test_an_exception_in_a_worker_is_told_as_the_users_with_its_traceback(workers, tmp_path):
+    said = r"^the metric failed: LookupError: only there \(.*test_ray\.py, line \d+\)$"
+    with pytest.raises(UserCodeError, match=said) as caught:
+        tiny.search(tmp_path, failing_away(), workers)
+    assert 'raise LookupError("only there")' in str(caught.value.__cause__)
+
+
+class Locked:
+    """A metric that cannot be sent anywhere."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __call__(self, model, batches):
+        return top1(model, batches)
+
+
+def test_what_cannot_be_sent_to_a_worker_is_told(workers, tmp_path):
+    with pytest.raises(BitqError, match=r"one of them cannot be \(TypeError: cannot pickle '_thread.lock' object\)"):
+        tiny.search(tmp_path, Locked(), workers)
+
+
+def test_a_class_that_a_worker_lacks_is_told(workers, tmp_path, monkeypatch):
+    module = types.ModuleType("only_here")
+    exec("class Half:\n    def __call__(self, model, batches):\n        return 0.5", vars(module))
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with pytest.raises(BitqError, match=r"cannot take over .* \(No module named 'only_here'\); install all"):
+        tiny.search(tmp_path, module.Half(), workers)
 
 
 def test_a_worker_that_always_crashes_is_told(workers, tmp_path, monkeypatch):

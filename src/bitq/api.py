@@ -12,10 +12,10 @@ from torch import nn
 
 from bitq.accuracy.evaluate import Loss, Metric, cross_entropy, top1
 from bitq.accuracy.kinds import unquantizable
-from bitq.batches import Batch, first_example, pairs
+from bitq.batches import Batch, check_lasting, first_example, no_batch, pairs
 from bitq.devices import Device, load_device
-from bitq.errors import BitqError
 from bitq.files import RunFolder, check_own_folder, remove_leftovers
+from bitq.formats import grid
 from bitq.progress import Listener, Terminal
 from bitq.report import write_report
 from bitq.store import Store
@@ -26,9 +26,10 @@ from bitq.tradeoff.measure import Data, Subject, Task, seeded
 from bitq.tradeoff.outcome import WITHOUT, hand_over, note_ablation
 from bitq.tradeoff.plan import Plan
 from bitq.tradeoff.records import Row
+from bitq.tradeoff.rehearsal import rehearse
 from bitq.tradeoff.search import search as search_study
 from bitq.tradeoff.settings import Settings, Without
-from bitq.tradeoff.space import space_of
+from bitq.tradeoff.space import modules_of, space_of
 from bitq.tradeoff.stored import ties
 from bitq.tradeoff.study import Study
 from bitq.tradeoff.workers import InProcess, Workers
@@ -102,22 +103,28 @@ def search(
         The plan, the fine-tuned network, the table, and the folder with plan.json, weights.safetensors, report.html.
 
     Raises:
-        BitqError: what is wrong with the input, in one sentence.
+        BitqError: what is wrong with the input, in one sentence. An exception out of the network, the loss, the metric
+            or the data is told as a `UserCodeError` from it. Most mistakes are told before anything is measured:
+            one batch goes through all of it first.
     """
     target = device if isinstance(device, Device) else load_device(device)
-    example = _first(model, validation) if example_input is None else example_input
-    traced = record(model, example)
+    data = Data(train, validation, validation if test is None else test)
+    for each, name in ((train, "training"), (validation, "validation"), (data.test, "test")):
+        check_lasting(each, f"the {name} data")
+    batch = _first(model, validation)
+    traced = record(model, first_example(batch[0]) if example_input is None else example_input)
     folder = RunFolder(Path(run))
     wanted = settings or Settings()
+    subject = Subject(network or type(model).__name__, model, data, Task(loss, metric))
     with Terminal() if listener is None else nullcontext(listener) as heard:
         for name, reason in unquantizable(model).items():
             heard.note(f"module {name!r} stays float: it {reason}")
+        if modules := modules_of(model, traced.layers):
+            rehearse(subject, modules, grid(bits), None if wanted.without == "qat" else wanted.training, batch)
         space = space_of(model, traced.layers, target, bits, heard.step)
         shared = ties(space, traced.stored)
         space = replace(space, ties=shared) if wanted.tied else space
         check(space, wanted.budgets)
-        data = Data(train, validation, validation if test is None else test)
-        subject = Subject(network or type(model).__name__, model, data, Task(loss, metric))
         with Store(folder.results, alone=True) as store:
             check_own_folder(folder.checkpoints)
             remove_leftovers(folder.path)
@@ -135,8 +142,8 @@ def search(
     return Result(plan, best, rows, folder.path, tuple(others), found.best.excess == 0)
 
 
-def _first(model: nn.Module, batches: Iterable[Batch]) -> Any:
+def _first(model: nn.Module, batches: Iterable[Batch]) -> Batch:
     with seeded():
-        for inputs, _ in pairs(model, batches):
-            return first_example(inputs)
-    raise BitqError("the validation data has no batch; give at least one batch of (input, target)")
+        for batch in pairs(model, batches):
+            return batch
+    raise no_batch("the validation data")

@@ -24,12 +24,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from bitq.errors import BitqError
 from bitq.nested import mapped, parts, walk
+from bitq.usercode import users_own
 
 Batch = tuple[Any, Any]
 """Input and target."""
+
+_WALKED_ONCE = ("builtins", "itertools", "torch.utils.data.dataloader")
+"""Where the iterators come from that cannot start anew; one of a user's own may, so each walk has to tell."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), enum.Enum)
 
@@ -38,15 +43,59 @@ def pairs(model: nn.Module, batches: Iterable[Any]) -> Iterator[Batch]:
     """The batches of some data, each checked to be a pair, with the positional arguments of `model` as a tuple.
 
     Raises:
-        BitqError: data that cannot be walked, or a batch that is no pair.
+        BitqError: data that cannot be walked, an exception out of them, or a batch that is no pair.
     """
     if not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
         raise BitqError(f"the data is {described(batches)}; give batches (input, target), in a list or a DataLoader")
-    for batch in batches:
+    for batch in _walked(batches):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise BitqError(f"a batch is {described(batch)}; it must be a pair (input, target)")
         inputs, target = batch
         yield _as_called(model, inputs), target
+
+
+def _walked(batches: Iterable[Any]) -> Iterator[Any]:
+    with users_own(lambda: "the data give no batch"):
+        walk = iter(batches)
+    while True:
+        with users_own(lambda: "the data give no further batch"):
+            try:
+                batch = next(walk)
+            except StopIteration:
+                return
+        yield batch
+
+
+def no_batch(data: str) -> BitqError:
+    """What to say of data, such as "the training data", that give none."""
+    return BitqError(
+        f"{data} has no batch, or none left; give at least one batch of (input, target), in what can be walked again "
+        "and again, such as a list or a DataLoader, and no generator"
+    )
+
+
+def check_lasting(batches: Any, data: str) -> None:
+    """Refuse what can be walked only once, as a generator.
+
+    Args:
+        batches: nothing is taken from them.
+        data: what they are, such as "the training data".
+
+    Raises:
+        BitqError: they, or the data set that a DataLoader draws from, are such.
+    """
+    source = batches.dataset if isinstance(batches, DataLoader) else batches
+    if source is not batches and not isinstance(source, IterableDataset):
+        return
+    if not isinstance(source, Iterable):
+        return
+    with users_own(lambda: f"{data} cannot be walked"):
+        walk, again = iter(source), iter(source)
+    if walk is again and type(walk).__module__ in _WALKED_ONCE:
+        raise BitqError(
+            f"{data} can be walked only once, being a {_kind(walk)}, and a search walks them again and again; give a "
+            "list, a DataLoader, or an object whose __iter__ starts anew"
+        )
 
 
 def arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -69,9 +118,14 @@ def _as_called(model: nn.Module, inputs: Any) -> Any:
 
 
 def forward(model: nn.Module, inputs: Any) -> Any:
-    """Run the network on one batch's input, which lies on the network's device."""
+    """Run the network on one batch's input, which lies on the network's device.
+
+    Raises:
+        UserCodeError: an exception out of the network.
+    """
     args, kwargs = arguments(model, inputs)
-    return model(*args, **kwargs)
+    with users_own(lambda: f"the network cannot run on an input as {described(inputs)}", model):
+        return model(*args, **kwargs)
 
 
 def to_device(part: Any, device: torch.device, name: str = "a batch") -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bitq.errors import BitqError, shortened
 from bitq.numerics.packedfile import opened, read_tensor
 from bitq.torchfile import Other, StoredTensor, opened_torch
+from bitq.usercode import UserCodeError, reason
 from bitq.validation import shown
 
 _WHAT = "a checkpoint of this network"
@@ -56,9 +57,9 @@ def load_network(name: str, not_from: Path | None = None) -> nn.Module:
     except ModuleNotFoundError as error:
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise BitqError(f"{name!r}: there is no module {error.name!r}, here or installed") from error
-        raise BitqError(f"importing {module_name!r} failed: {_told(error)}") from error
+        raise UserCodeError(f"importing {module_name!r} failed: {reason(error)}") from error
     except (Exception, SystemExit) as error:
-        raise BitqError(f"importing {module_name!r} failed: {_told(error)}") from error
+        raise UserCodeError(f"importing {module_name!r} failed: {reason(error)}") from error
     try:
         made = reduce(getattr, path.split("."), module)
     except AttributeError as error:
@@ -67,7 +68,7 @@ def load_network(name: str, not_from: Path | None = None) -> nn.Module:
         try:
             made = made()  # type: ignore[operator]
         except (Exception, SystemExit) as error:
-            raise BitqError(f"calling {name!r} without arguments failed: {_told(error)}") from error
+            raise UserCodeError(f"calling {name!r} without arguments failed: {reason(error)}") from error
     if not isinstance(made, nn.Module):
         raise BitqError(f"{name!r} returned a {type(made).__name__}; it must return a torch.nn.Module")
     return made
@@ -183,8 +184,3 @@ def _without_prefix(state: dict[str, StoredTensor], expected: Mapping[str, Tenso
         if not state.keys() & expected.keys() and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     return state
-
-
-def _told(error: BaseException) -> str:
-    """An exception of foreign code in one line."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, field
+from math import isfinite, sqrt
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitq.accuracy.quantized import in_formats
-from bitq.batches import Batch, described, forward, pairs, to_device
+from bitq.batches import Batch, described, forward, no_batch, pairs, to_device
 from bitq.errors import BitqError
-from bitq.memory import memory_told, out_of_memory
+from bitq.memory import memory_told
+from bitq.usercode import users_own
 
 Loss = Callable[[Any, Any], Tensor]
 """(output of the network, target) to a scalar, smaller is better."""
@@ -24,11 +25,51 @@ Metric = Callable[[nn.Module, Iterable[Batch]], float]
 
 
 @dataclass(frozen=True)
+class Labels:
+    """The labels that top-1 accuracy was measured on.
+
+    Attributes:
+        classes: that the network tells apart.
+        count: of labels.
+        most: how many of them are the most frequent one.
+    """
+
+    classes: int
+    count: int
+    most: int
+
+
+@dataclass(frozen=True)
 class Score:
-    """Mean loss and metric of a network on some batches."""
+    """Mean loss and metric of a network on some batches.
+
+    Attributes:
+        loss: averaged over batches.
+        accuracy: the metric, in [0, 1].
+        labels: what top-1 accuracy was measured on; None for another metric, or targets that are no classes.
+    """
 
     loss: float
     accuracy: float
+    labels: Labels | None = field(default=None, compare=False)
+
+
+def doubt(found: Score) -> str:
+    """What to ask about a float network that does no better than guessing; "" if it does, or where that is not known.
+
+    Whoever guesses best always answers the most frequent label. An accuracy counts as no better if it is above that
+    label's share by less than two standard deviations of a share of so many labels.
+    """
+    labels = found.labels
+    if labels is None or labels.most == labels.count:
+        return ""
+    share = labels.most / labels.count
+    if found.accuracy > share + 2 * sqrt(share * (1 - share) / labels.count):
+        return ""
+    return (
+        f"float32 reaches {100 * found.accuracy:.1f} % on {labels.classes} classes, where always answering the most "
+        f"frequent one reaches {100 * share:.1f} %: is this the trained checkpoint?"
+    )
 
 
 def finite(found: Score) -> Score:
@@ -67,22 +108,25 @@ def loss_of(output: Any, target: Any, loss: Loss) -> Tensor:
             that gives no single number.
     """
     if loss is cross_entropy:
-        _check_classes(output, target)
-    try:
+        check_classes(output, target)
+    with users_own(lambda: f"the loss refuses {_fit(output, target)}"):
         value = loss(output, target)
-    except BitqError:
-        raise
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        if out_of_memory(error) or str(error).startswith("CUDA error"):
-            raise
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise BitqError(f"the loss refuses {_fit(output, target)}: {reason}") from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise BitqError(f"the loss gave {described(value)} for {_fit(output, target)}; it must give one number")
     return value
 
 
-def _check_classes(output: Any, target: Any) -> None:
+def differentiate(value: Tensor) -> None:
+    """The gradients of a loss, as `loss_of` gives it.
+
+    Raises:
+        UserCodeError: an exception out of a gradient of the user's own.
+    """
+    with users_own(lambda: "the loss cannot be differentiated"):
+        value.backward()  # type: ignore[no-untyped-call]
+
+
+def check_classes(output: Any, target: Any) -> None:
     """Refuse a label of a class that the network has not, before a device fails on it."""
     if not (isinstance(output, Tensor) and isinstance(target, Tensor)) or target.dtype not in _LABELS:
         return
@@ -102,11 +146,43 @@ def top1(model: nn.Module, batches: Iterable[Batch]) -> float:
     Raises:
         BitqError: a target that is not one class for each of the network's answers.
     """
-    correct = total = 0
+    hits = _Hits()
     for inputs, target in _on_device(model, batches):
-        correct += _hits(forward(model, inputs), target)
-        total += target.numel()
-    return correct / max(total, 1)
+        hits.count(forward(model, inputs), target)
+    return hits.share
+
+
+class _Hits:
+    """How often the largest output is the target's class, and how often each class is one."""
+
+    def __init__(self) -> None:
+        self._correct = self._total = 0
+        self._targets: Tensor | None = torch.zeros(0, dtype=torch.long)
+
+    def count(self, output: Any, target: Any) -> None:
+        """Take a batch in."""
+        self._correct += _hits(output, target)
+        self._total += target.numel()
+        if self._targets is None or target.dtype not in _LABELS:
+            self._targets = None
+            return
+        classes, labels = output.shape[-1], target.flatten().cpu()
+        labels = labels[(labels >= 0) & (labels < classes)]  # others are left out by the loss, or told by it
+        found = torch.bincount(labels, minlength=max(classes, len(self._targets)))
+        found[: len(self._targets)] += self._targets
+        self._targets = found
+
+    @property
+    def share(self) -> float:
+        """Top-1 accuracy."""
+        return self._correct / max(self._total, 1)
+
+    @property
+    def labels(self) -> Labels | None:
+        """What was counted."""
+        if self._targets is None or not self._total:
+            return None
+        return Labels(len(self._targets), self._total, int(self._targets.max()))
 
 
 def _hits(output: Any, target: Any) -> int:
@@ -133,29 +209,39 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
         metric: `top1` costs no second pass over the data, another function does.
 
     Raises:
-        BitqError: no batch or one that is none (see `bitq.batches`), a loss that fails, a metric outside [0, 1], a
-            network that does not compute in the formats `bitq.apply` gave it, or memory that runs out.
+        BitqError: no batch or one that is none (see `bitq.batches`), a network, a loss or a metric that fails
+            (`UserCodeError`), a metric outside [0, 1], a network that does not compute in the formats `bitq.apply` gave
+            it, or memory that runs out.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.inference_mode(), memory_told("evaluating the network"), in_formats(model):
-            losses, correct, total = [], 0, 0
+            losses, hits = [], _Hits()
             for inputs, target in _on_device(model, batches):
                 output = forward(model, inputs)
                 losses.append(float(loss_of(output, target, loss)))
                 if metric is top1:
-                    correct += _hits(output, target)
-                    total += target.numel()
-            accuracy = correct / max(total, 1) if metric is top1 else float(metric(model, batches))
+                    hits.count(output, target)
+            accuracy = hits.share if metric is top1 else _judged(model, batches, metric)
     finally:
         for module, training in modes.items():
             module.training = training
     if not losses:
-        raise BitqError("there is no batch to measure on; give at least one batch of (input, target)")
+        raise no_batch("the data to measure on")
     if not 0 <= accuracy <= 1:
         raise BitqError(f"the metric gave {accuracy!r}; it must be a number in [0, 1], larger being better")
-    return Score(sum(losses) / len(losses), accuracy)
+    return Score(sum(losses) / len(losses), accuracy, hits.labels if metric is top1 else None)
+
+
+def _judged(model: nn.Module, batches: Iterable[Batch], metric: Metric) -> float:
+    """What a metric of the user's own gives."""
+    with users_own(lambda: "the metric failed", model):
+        value = metric(model, batches)
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BitqError(f"the metric gave {described(value)}; it must be a number in [0, 1]") from error
 
 
 def count_outputs(model: nn.Module, inputs: Any) -> int | None:
@@ -169,15 +255,7 @@ def count_outputs(model: nn.Module, inputs: Any) -> int | None:
         BitqError: the network cannot run on the input, or memory runs out.
     """
     with torch.inference_mode(), memory_told("running the network on one input"):
-        try:
-            output = forward(model, to_device(inputs, device_of(model)))
-        except BitqError:
-            raise
-        except Exception as error:
-            if out_of_memory(error):
-                raise
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise BitqError(f"the network cannot run on an input as {described(inputs)}: {reason}") from error
+        output = forward(model, to_device(inputs, device_of(model)))
     return output.shape[1] if isinstance(output, Tensor) and output.dim() > 1 else None
 
 

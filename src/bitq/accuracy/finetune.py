@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import Loss, cross_entropy, device_of, loss_of
-from bitq.batches import Batch, forward, pairs, to_device
+from bitq.accuracy.evaluate import Loss, cross_entropy, device_of, differentiate, loss_of
+from bitq.batches import Batch, forward, no_batch, pairs, to_device
 from bitq.errors import BitqError
 from bitq.memory import memory_told
 
@@ -84,6 +84,11 @@ def finetune(
             inputs, target = to_device(batch, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
                 value = loss_of(forward(model, inputs), target, loss)
+            if not step and not torch.isfinite(value):
+                raise BitqError(
+                    f"the loss is {value.item()} on training data before the first step of fine-tuning; give data "
+                    "and a loss that make it finite"
+                )
             if not torch.isfinite(value):
                 raise BitqError(
                     f"fine-tuning diverged at step {step}: the loss is {value.item()}; lower the learning rate"
@@ -91,7 +96,7 @@ def finetune(
             if not value.requires_grad:
                 raise BitqError("the loss does not depend on the network's parameters; it must follow from its output")
             optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
+            differentiate(value)
             optimizer.step()
             schedule.step()
             progress(step + 1, training.steps)
@@ -105,4 +110,4 @@ def _forever(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Batch]:
             empty = False
             yield batch
         if empty:
-            raise BitqError("the training data has no batch; give at least one batch of (input, target)")
+            raise no_batch("the training data")

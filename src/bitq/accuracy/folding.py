@@ -15,6 +15,7 @@ from bitq.accuracy.quantized import is_quantized
 from bitq.batches import arguments
 from bitq.errors import BitqError
 from bitq.private_torch import has_hooks
+from bitq.usercode import UserCodeError, reason
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -136,7 +137,7 @@ def _channels_second(model: nn.Module, names: list[str], args: tuple[Any, ...], 
         with torch.no_grad():
             model(*args, **kwargs)
     except Exception as error:
-        raise BitqError(f"the network cannot run on the example input: {_first_line(error)}") from error
+        raise UserCodeError(f"the network cannot run on the example input: {reason(error, model)}") from error
     finally:
         for handle in handles:
             handle.remove()

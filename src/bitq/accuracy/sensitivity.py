@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bitq.accuracy.evaluate import Loss, device_of, loss_of
+from bitq.accuracy.evaluate import Loss, device_of, differentiate, loss_of
 from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import UNKNOWN, quantized_weight
 from bitq.accuracy.watching import watching
-from bitq.batches import Batch, count_inputs, forward, pairs, to_device
+from bitq.batches import Batch, count_inputs, forward, no_batch, pairs, to_device
 from bitq.errors import BitqError
 from bitq.formats import TENSORS, BlockFormat, MaxAbs, TensorName
 from bitq.memory import memory_told
@@ -113,7 +113,7 @@ def _perturbations(
             if not torch.isfinite(value):
                 raise BitqError(f"the float network's loss is {value.item()} on training data; it must be finite")
             if value.requires_grad:
-                (value * count).backward()  # type: ignore[no-untyped-call]
+                differentiate(value * count)
             for name, tensor, x in kept:
                 for fmt in found[name][tensor]:
                     found[name][tensor][fmt] += _perturbation(
@@ -121,7 +121,7 @@ def _perturbations(
                     )
     progress(len(batches), len(batches))
     if not batches:
-        raise BitqError("the training data has no batch; give at least one batch of (input, target)")
+        raise no_batch("the training data")
     for name, row in found.items():
         if not all(isfinite(value) for each in row.values() for value in each.values()):
             raise BitqError(

@@ -24,7 +24,7 @@ _PRODUCTS = re.compile(
 
 
 @contextmanager
-def watching(model: nn.Module, names: Iterable[str], doing: str) -> Iterator[None]:
+def watching(model: nn.Module, names: Iterable[str], doing: str, whole: bool = True) -> Iterator[None]:
     """Inside, whatever runs the network calls each named module, and computes with its weight nowhere else.
 
     Torch's fused encoder layers and attention, which read weights and call no layer, do not run inside: with a mode of
@@ -34,10 +34,11 @@ def watching(model: nn.Module, names: Iterable[str], doing: str) -> Iterator[Non
         model: the network.
         names: paths of the modules.
         doing: what is done with the network, for messages: "measured".
+        whole: whether the data are all that is to be done so: some networks call a module for few inputs.
 
     Raises:
         BitqError: as soon as a product is computed with such a module's weight past the module; and at the end, if the
-            network ran and a module was never called.
+            network ran on whole data and a module was never called.
     """
     watched = {name: model.get_submodule(name) for name in names}
     watch = _Watch(watched)
@@ -59,7 +60,7 @@ def watching(model: nn.Module, names: Iterable[str], doing: str) -> Iterator[Non
         for handle in handles:
             handle.remove()
     never = next((name for name in first.values() if name not in called), None)
-    if called and never is not None:
+    if whole and called and never is not None:
         raise BitqError(
             f"module {never!r} was never called while the network was {doing}, so its formats have no effect there; "
             "leave it float, or let the network call it instead of computing with its weight"

@@ -1,8 +1,8 @@
 """The command line: `bitq COMMAND`.
 
 Results go to stdout, everything else to stderr. Exit codes: 0, 2 for a mistake of the user's (told in one
-sentence), 130 when interrupted (143 by SIGTERM), 141 if nobody reads the result. Commands import what they
-compute with when they are called, so that `--help` answers at once.
+sentence, with `--traceback` after the calls that led to it), 130 when interrupted (143 by SIGTERM), 141 if nobody
+reads the result. Commands import what they compute with when they are called, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from bitq.cli.quantize import quantize
 from bitq.cli.report import report
 from bitq.cli.search import search
 from bitq.cli.streams import own_streams
+from bitq.cli.tracebacks import traceable
 from bitq.errors import BitqError
 from bitq.files import refusal
 from bitq.interrupts import INTERRUPTED, interrupts, sentence
@@ -37,13 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(search)
-app.command()(movement)
-app.command()(buffer)
-app.command()(evaluate)
-app.command()(quantize)
-app.command()(report)
-app.command()(devices)
+for command in (search, movement, buffer, evaluate, quantize, report, devices):
+    app.command()(traceable(command))
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -12,6 +12,7 @@ import typer
 
 from bitq.cli.inputs import DEMO, BatchSize, Channels, DataPath, ImageSize, Limit, Mean, Std, load_source
 from bitq.cli.output import Json, print_json, show
+from bitq.cli.remembered import Remembered, remembered
 from bitq.errors import BitqError, printable, shortened
 from bitq.files import RunFolder
 
@@ -37,7 +38,8 @@ def evaluate(
 ) -> None:
     """Measure the accuracy of a plan again on the test images, from the packed weights and the plan alone.
 
-    Give the network and the image options that the search was given.
+    Give the network and the image options that the search was given. What is measured is top-1 accuracy: where a search
+    from Python had a metric of its own, that is told.
 
     Examples:
 
@@ -49,9 +51,9 @@ def evaluate(
     from bitq.tradeoff.plan import load_plan
     from bitq.tradeoff.weights import load_quantized
 
-    plan = load_plan(RunFolder(run).plan)
+    plan, known = load_plan(RunFolder(run).plan), remembered(run)
     if network is None and plan.network != DEMO:
-        raise _unnamed(plan.network, run)
+        raise _unnamed(plan.network, run) if ":" in plan.network else _from_python(plan.network, run, known)
     source = load_source(
         network or DEMO, data, None, batch_size, image_size, channels, mean, std, limit, seed, not_from=run
     )
@@ -60,12 +62,36 @@ def evaluate(
         note = f"{RunFolder(run).plan} is of an earlier version, which did not tell which weights belong to a plan"
         print(printable(note), file=sys.stderr)
     found = finite(score(source.model, source.test))
+    if known.own:
+        note = (
+            f"the run has a {known.own} of its own, which only Python can measure; here it is top-1 accuracy and cross "
+            "entropy"
+        )
+        print(printable(note), file=sys.stderr)
+    if known.tested is not None and found.labels is not None and known.tested != found.labels.count:
+        note = f"the run was tested on {known.tested} inputs, and these are {found.labels.count}: other data"
+        print(note, file=sys.stderr)
+    planned = plan.totals.accuracy
     if as_json:
-        print_json({"run": str(run), "accuracy": found.accuracy, "planned": plan.totals.accuracy, "loss": found.loss})
+        figures = {"run": str(run), "accuracy": found.accuracy, "planned": planned, "loss": found.loss}
+        print_json({**figures, "planned_metric": known.metric or "top1"})
+    elif known.metric is None:
+        show(f"{plan.network}: accuracy {found.accuracy:.2%} on the test images, {planned:.2%} in the plan")
     else:
         show(
-            f"{plan.network}: accuracy {found.accuracy:.2%} on the test images, {plan.totals.accuracy:.2%} in the plan"
+            f"{plan.network}: top-1 accuracy {found.accuracy:.2%} on the test images; the plan has {planned:.4f} by "
+            f"its metric {known.metric!r}"
         )
+
+
+def _from_python(planned: str, run: Path, known: Remembered) -> BitqError:
+    """What to say of a run whose network has no name that could be imported."""
+    but = f", not its {known.own}" if known.own else ""
+    return BitqError(
+        f"{RunFolder(run).plan} is of a network {shortened(planned)!r} that was searched from Python; this command "
+        f"measures top-1 accuracy on labelled images{but}: give a function that makes the network and the images with "
+        "--network package.module:function --data PATH, or measure in Python what bitq.load_quantized makes of it"
+    )
 
 
 def _unnamed(planned: str, run: Path) -> BitqError:

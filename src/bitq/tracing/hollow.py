@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bitq.errors import BitqError
 from bitq.private_torch import FAKE_TENSOR_LOGGER, FakeTensorMode, is_lazy
+from bitq.randomness import random_states_kept
 from bitq.tracing.watch import tensors
+from bitq.usercode import UserCodeError, reason
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,14 @@ class Hollow:
         """
         args, kwargs = _arguments(self.inputs)
         try:
-            with _random_states_kept(), _products_unfused(), _quiet(), torch.no_grad(), self.mode, watch:
+            with random_states_kept(devices=[]), _products_unfused(), _quiet(), torch.no_grad(), self.mode, watch:
                 self.network(*args, **kwargs)
         except BitqError:
             raise
         except Exception as error:
             shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tensors(self.inputs)) or "no tensor"
-            raise BitqError(f"the network cannot run on an input of {shapes}: {_first_line(error)}") from error
+            told = reason(error, self.network)
+            raise UserCodeError(f"the network cannot run on an input of {shapes}: {told}") from error
 
 
 def _hollow(tensor: Tensor, meta_device: torch.device) -> Tensor:
@@ -119,14 +120,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

@@ -12,13 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pickle import PicklingError
 from typing import Any, Self
 
 from bitq.accuracy.evaluate import device_of
-from bitq.errors import BitqError
+from bitq.errors import BitqError, shortened
 from bitq.progress import Listener
 from bitq.tradeoff.measure import Bench, Measured, measure
 from bitq.tradeoff.workers import Jobs
+from bitq.usercode import MOST_REASON, summary
 
 RETRIES = 3
 """How often a plan is measured anew because the worker crashed."""
@@ -63,6 +65,16 @@ class RayWorkers:
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
 
+    def _sent(self, bench: Bench) -> Any:
+        """A reference to it, for the workers."""
+        try:
+            return self._ray.put(bench)
+        except (TypeError, AttributeError, PicklingError) as error:
+            raise BitqError(
+                "the network, data, loss and metric have to be sent to the Ray workers, and one of them cannot be "
+                f"({summary(error.__cause__ or error)}); keep no open file, lock or process in it"
+            ) from error
+
     def measure(self, bench: Bench, jobs: Jobs, listener: Listener) -> Iterator[tuple[str, Measured, float]]:
         """See `bitq.tradeoff.workers.Workers`."""
         from ray.util.queue import Queue
@@ -71,7 +83,7 @@ class RayWorkers:
         gpus = int(device_of(bench.model).type == "cuda")
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_timed)
         told = Queue(actor_options={"num_cpus": 0})
-        shared = ray.put(bench)
+        shared = self._sent(bench)
         labels = {task.remote(shared, label, formats, told): label for label, formats in jobs.items()}
         waiting = list(labels)
         steps = 1 if bench.training is None else bench.training.steps
@@ -87,7 +99,7 @@ class RayWorkers:
                     found, seconds = ray.get(reference)
                     yield labels[reference], found, seconds
         except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+            raise _told(error.cause) from error  # whose text is the worker's traceback
         except ray.exceptions.RayError as error:
             reason = " ".join(str(error).split())[:200]
             raise BitqError(
@@ -98,6 +110,19 @@ class RayWorkers:
             for reference in waiting:
                 ray.cancel(reference, force=True)
             told.shutdown(force=True)
+
+
+def _told(cause: BaseException) -> BaseException:
+    """What to say of an exception in a worker."""
+    from ray.exceptions import RaySystemError
+
+    if not isinstance(cause, RaySystemError):
+        return cause
+    why = str(cause).partition("\n")[0].removeprefix("System error: ")
+    return BitqError(
+        f"a Ray worker cannot take over the network, data, loss and metric ({shortened(why, MOST_REASON)}); install "
+        "all that they are made of on every machine of the cluster"
+    )
 
 
 def _received(told: Any) -> dict[str, int]:

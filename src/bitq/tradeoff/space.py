@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
@@ -157,6 +157,16 @@ def space_of(
     return build_space(layers, weights, stored_bytes(model), device, grid(bits), progress)
 
 
+def modules_of(model: nn.Module, layers: Iterable[Layer]) -> tuple[str, ...]:
+    """The modules of `space_of`, in order of execution, without what it takes to know what they move."""
+    names = quantizable(model)
+    return tuple(dict.fromkeys(layer.module for layer in layers if _choosable(layer, names)))
+
+
+def _choosable(layer: Layer, names: Container[str]) -> bool:
+    return layer.module in names and layer.weight_is_parameter
+
+
 def stored_bytes(model: nn.Module) -> int:
     """What a network stores today: all parameters and buffers as they are, in bytes."""
     return sum(_bytes(tensor) for tensor in model.state_dict().values())
@@ -191,7 +201,7 @@ def build_space(
     chosen: dict[str, list[Layer]] = {}
     fixed = []
     for layer in layers:
-        if layer.module in weight_bytes and layer.weight_is_parameter:
+        if _choosable(layer, weight_bytes):
             chosen.setdefault(layer.module, []).append(layer)
         else:
             fixed.append(layer)

@@ -17,13 +17,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import device_of
+from bitq.accuracy.evaluate import device_of, doubt
 from bitq.accuracy.finetune import Training
 from bitq.accuracy.quantized import apply, observing
 from bitq.accuracy.sensitivity import perturbations, probed, unperturbed
 from bitq.accuracy.sensitivity import scores as scores_of
 from bitq.allocator import keeping_freed_memory
-from bitq.batches import forward, pairs, to_device
+from bitq.batches import forward, no_batch, pairs, to_device
 from bitq.database import damaged
 from bitq.errors import BitqError
 from bitq.files import write_atomically
@@ -120,7 +120,7 @@ class Study:
                 for inputs, _ in islice(pairs(model, self.subject.data.train), CALIBRATION_BATCHES):
                     forward(model, to_device(inputs, device))
             if not seen:
-                raise BitqError("the training data has no batch; give at least one batch of (input, target)")
+                raise no_batch("the training data")
             return Calibration(max_abs={name: (seen[name].input, seen[name].output) for name in self.space.modules})
 
         config = {"batches": CALIBRATION_BATCHES, "seed": self.seed}
@@ -132,14 +132,14 @@ class Study:
     def float_accuracy(self) -> FloatAccuracy:
         """Metric of the float network."""
         model, data, task = self.subject.model, self.subject.data, self.subject.task
-        found = self.ledger.once(
-            FloatAccuracy,
-            {},
-            lambda: FloatAccuracy(
-                validation=evaluate(model, data.validation, task).accuracy,
-                test=evaluate(model, data.test, task).accuracy,
-            ),
-        )
+
+        def measure() -> FloatAccuracy:
+            validation = evaluate(model, data.validation, task)
+            if question := doubt(validation):
+                self.ledger.listener.note(question)
+            return FloatAccuracy(validation=validation.accuracy, test=evaluate(model, data.test, task).accuracy)
+
+        found = self.ledger.once(FloatAccuracy, {}, measure)
         if not (0 <= found.validation <= 1 and 0 <= found.test <= 1):
             raise damaged(self.ledger.store.path, "the float network has an accuracy that none can have")
         return found

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import apply
@@ -48,25 +48,45 @@ def save_weights(
     """
     state = model.state_dict()
     names = {_weight(module): module for module, entry in formats.items() if entry.weight is not None}
+    check_savable(state, names.values())
     types = {dtype: name for name, dtype in DTYPES.items()}
     entries = []
     for name, tensor in state.items():
-        if tensor.dtype not in types:
-            raise BitqError(f"{name!r} is of {tensor.dtype}, which a safetensors file does not hold")
         entry = FileTensor(name, types[tensor.dtype], tuple(tensor.shape))
         if name in names:
             module = names[name]
             layer = model.get_submodule(module)
             entry = _packed(entry, formats[module].weight, kind_of(layer).blocks(layer, entry.shape))
         entries.append(entry)
-    for name, module in names.items():
+    biases = write_packed(path, entries, state.__getitem__, {} if outcome is None else {OUTCOME: outcome})
+    return {names[name]: bias for name, bias in biases.items()}
+
+
+def check_savable(state: Mapping[str, object], modules: Iterable[str]) -> None:
+    """Refuse a network whose packed weights no file could hold.
+
+    Args:
+        state: of the network.
+        modules: paths of those whose weights are to be packed.
+
+    Raises:
+        BitqError: such a weight is no tensor of the state, as a parametrization's, or the state holds what safetensors
+            does not.
+    """
+    for name, module in ((_weight(module), module) for module in modules):
         if name not in state:
             raise BitqError(
                 f"the network's state has no {name!r}; a parametrized weight of module {module!r} can be saved after "
                 "torch.nn.utils.parametrize.remove_parametrizations"
             )
-    biases = write_packed(path, entries, state.__getitem__, {} if outcome is None else {OUTCOME: outcome})
-    return {names[name]: bias for name, bias in biases.items()}
+    for name, held in state.items():
+        if not isinstance(held, Tensor):
+            raise BitqError(
+                f"{name!r} of the network's state is a {type(held).__name__}, which a safetensors file does not hold; "
+                "keep tensors alone in it, as by leaving out get_extra_state"
+            )
+        if held.dtype not in DTYPES.values():
+            raise BitqError(f"{name!r} is of {held.dtype}, which a safetensors file does not hold")
 
 
 def quantize_file(

@@ -47,7 +47,7 @@ def reason_against(model: nn.Module, name: str) -> str | None:
     if "forward" in vars(module):
         return "has a forward of its own set on the object, so formats could have no effect; set it on its class"
     if "weight" in vars(module):
-        return "gets its weight from a hook; torch.nn.utils.parametrizations can be quantized"
+        return "gets its weight from a hook; take it off, as by torch.nn.utils.remove_weight_norm, to quantize it"
     return None
 
 

@@ -1,0 +1,71 @@
+"""What a run's results store tells of how the run measured, for a command that may measure otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os.path import lexists
+from pathlib import Path
+from typing import Any
+
+from bitq.errors import BitqError, shortened
+from bitq.files import RunFolder
+
+_DIGEST = re.compile(r" (?:[0-9a-f]{16}|\(unidentified [0-9a-f]{12}\))$")
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """How a run measured.
+
+    Attributes:
+        loss, metric: names of functions that were given from Python; None for the defaults of every command, or where
+            that is not known.
+        tested: inputs of the test data; None where that is not known.
+    """
+
+    loss: str | None = None
+    metric: str | None = None
+    tested: int | None = None
+
+    @property
+    def own(self) -> str:
+        """Its functions in words, such as "loss 'dice' and metric 'f1'"; "" if it has none of its own."""
+        given = (("loss", self.loss), ("metric", self.metric))
+        return " and ".join(f"{what} {name!r}" for what, name in given if name is not None)
+
+
+def remembered(run: Path) -> Remembered:
+    """What the store in a run's folder tells; nothing where there is none, or one that cannot be read."""
+    from bitq.accuracy.evaluate import cross_entropy, top1
+    from bitq.store import Store
+    from bitq.tradeoff.functions import identity_of
+
+    where = RunFolder(run).results
+    if not lexists(where):
+        return Remembered()
+    try:
+        with Store(where, read_only=True) as store:
+            identity = store.identity()
+    except BitqError:
+        return Remembered()
+    return Remembered(
+        _other(identity, "loss", identity_of(cross_entropy).text),
+        _other(identity, "metric", identity_of(top1).text),
+        _tested(identity.get("data sizes")),
+    )
+
+
+def _other(identity: Mapping[str, Any], what: str, usual: str) -> str | None:
+    found = identity.get(what)
+    return shortened(_DIGEST.sub("", found)) if isinstance(found, str) and found != usual else None
+
+
+def _tested(sizes: Any) -> int | None:
+    """From [number of batches, of inputs] of training, validation and test data."""
+    try:
+        found = sizes[2][1]
+    except (IndexError, KeyError, TypeError):
+        return None
+    return found if type(found) is int else None

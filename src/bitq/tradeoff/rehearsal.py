@@ -1,0 +1,162 @@
+"""Before anything is measured: one batch through all that a search does to a network, so that mistakes are told first.
+
+What a user gives may fail where a search comes late: a metric that does not fit the output, a loss whose gradient
+fails, a layer that cannot compute in a format, a weight that no file could hold. All of it is tried here on one batch
+of validation and one of training data, on a copy of the network, and leaves neither results nor random states.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset, default_collate
+
+from bitq.accuracy.evaluate import check_classes, cross_entropy, device_of, differentiate, loss_of, score, top1
+from bitq.accuracy.finetune import Training, finetune
+from bitq.accuracy.kinds import kind_of
+from bitq.accuracy.quantized import apply
+from bitq.accuracy.watching import watching
+from bitq.batches import Batch, forward, no_batch, pairs, to_device
+from bitq.errors import BitqError
+from bitq.formats import BlockFormat, TensorFormats
+from bitq.memory import memory_told
+from bitq.randomness import random_states_kept
+from bitq.tradeoff.measure import Subject, Task, evaluate, seeded
+from bitq.tradeoff.weights import check_savable
+from bitq.usercode import UserCodeError, reason
+
+_DOING = "trying one batch"
+
+
+def rehearse(
+    subject: Subject, modules: Sequence[str], formats: Sequence[BlockFormat], training: Training | None, batch: Batch
+) -> None:
+    """Evaluate one batch, and fine-tune on one, in formats and for nothing.
+
+    It takes about two steps of fine-tuning and two evaluations of a batch. Where a metric refuses a single batch, as
+    one that ranks all inputs may, all validation data are evaluated.
+
+    Args:
+        subject: the network, its data and its task; none of them is changed.
+        modules: paths of those that are to have formats.
+        formats: that they are chosen from; tried is the finest.
+        training: how plans are fine-tuned; None if they are not.
+        batch: the first of the validation data.
+
+    Raises:
+        BitqError: what could not be evaluated, differentiated, quantized, fine-tuned or saved, and why; `UserCodeError`
+            for an exception out of the network, the loss, the metric or the data.
+    """
+    model, data, own = subject.model, subject.data, subject.task
+    _ = own.loss_identity, own.metric_identity  # as they are before they are called
+    task = Task(_apart(own.loss), _apart(own.metric))
+    finest = max(formats, key=lambda fmt: (fmt.mantissa_bits, -fmt.block_size))
+    wanted = {name: TensorFormats(finest, finest, finest) for name in modules}
+    check_savable(model.state_dict(), modules)
+    with memory_told(_DOING), random_states_kept(data.train, data.validation), seeded():
+        tried = _copied(model)
+        _judge(tried, [batch], subject, task)
+        first = next(pairs(model, data.train), None)
+        if first is None:
+            raise no_batch("the training data")
+        _check_labels(tried, batch, data.train, task)
+        once = None if training is None else replace(training, steps=1)
+        try:
+            _learn(tried, wanted, first, task, once)
+        except UserCodeError as error:
+            raise _blamed(model, wanted, first, task, once, error) from error.__cause__
+
+
+def _judge(model: nn.Module, batches: list[Batch], subject: Subject, task: Task) -> None:
+    """The loss and the metric in evaluation."""
+    try:
+        score(model, batches, task.loss, task.metric)
+    except BitqError:
+        if task.metric is top1:
+            raise
+        evaluate(model, subject.data.validation, task)
+
+
+def _learn(
+    model: nn.Module, formats: Mapping[str, TensorFormats], batch: Batch, task: Task, training: Training | None
+) -> None:
+    """What scoring does with a batch, and a step of fine-tuning, in formats."""
+    apply(model, formats)
+    model.eval()
+    inputs, target = to_device(batch, device_of(model))
+    with torch.enable_grad(), watching(model, formats, "scored", whole=False):
+        value = loss_of(forward(model, inputs), target, task.loss)
+    if value.requires_grad:
+        differentiate(value)
+    if training is not None:
+        finetune(model, [batch], training, task.loss)
+
+
+def _blamed(
+    model: nn.Module,
+    formats: Mapping[str, TensorFormats],
+    batch: Batch,
+    task: Task,
+    training: Training | None,
+    error: UserCodeError,
+) -> BitqError:
+    """What to say of an exception in formats: it is the user's, unless it needs the format of one module."""
+    for names in ((), *((name,) for name in formats)):
+        try:
+            _learn(_copied(model), {name: formats[name] for name in names}, batch, task, training)
+        except BitqError as found:
+            if not names:
+                return found
+            layer = model.get_submodule(names[0])
+            base = next(cls for cls in kind_of(layer).classes if isinstance(layer, cls)).__name__
+            why = reason(found.__cause__ or found)
+            return BitqError(
+                f"module {names[0]!r}, a {type(layer).__name__}, cannot compute in a format: {why}; let it be called "
+                f"with what {base}.forward takes, and return a tensor as that does"
+            )
+    return error
+
+
+def _check_labels(model: nn.Module, batch: Batch, data: Any, task: Task) -> None:
+    """Refuse a label of a class that the network has not, as far as labels are at hand without walking the data."""
+    inputs, targets = batch[0], _targets(model, data)
+    if task.loss is not cross_entropy or not isinstance(inputs, Tensor) or not targets:
+        return
+    with torch.inference_mode():
+        output = forward(model.eval(), to_device(inputs[:1], device_of(model)))
+    for target in targets:
+        check_classes(output, target)
+
+
+def _targets(model: nn.Module, data: Any) -> list[Any]:
+    """The targets of data that lie in memory."""
+    if isinstance(data, list | tuple):
+        return [target for _, target in pairs(model, data)]
+    if (
+        isinstance(data, DataLoader)
+        and data.collate_fn is default_collate
+        and isinstance(data.dataset, TensorDataset)
+        and isinstance(data.sampler, RandomSampler | SequentialSampler)
+    ):
+        return list(data.dataset.tensors[1:2])
+    return []
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise UserCodeError(
+            f"the network cannot be copied, which fine-tuning every plan from the same weights takes: "
+            f"{reason(error, model)}"
+        ) from error
+
+
+def _apart(function: Any) -> Any:
+    """A loss or metric that is a module and so has a state, as a copy."""
+    return copy.deepcopy(function) if isinstance(function, nn.Module) else function
