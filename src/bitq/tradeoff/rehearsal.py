@@ -21,7 +21,7 @@ from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import apply
 from bitq.accuracy.watching import watching
-from bitq.batches import Batch, forward, no_batch, pairs, to_device
+from bitq.batches import Batch, count_inputs, forward, no_batch, pairs, to_device
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.memory import memory_told
@@ -38,8 +38,8 @@ def rehearse(
 ) -> None:
     """Evaluate one batch, and fine-tune on one, in formats and for nothing.
 
-    It takes about two steps of fine-tuning and two evaluations of a batch. Where a metric refuses a single batch, as
-    one that ranks all inputs may, all validation data are evaluated.
+    It takes about two steps of fine-tuning and an evaluation of as many inputs. Where a metric refuses a single batch,
+    as one that ranks all inputs may, all validation data are evaluated.
 
     Args:
         subject: the network, its data and its task; none of them is changed.
@@ -60,10 +60,10 @@ def rehearse(
     check_savable(model.state_dict(), modules)
     with memory_told(_DOING), random_states_kept(data.train, data.validation), seeded():
         tried = _copied(model)
-        _judge(tried, [batch], subject, task)
         first = next(pairs(model, data.train), None)
         if first is None:
             raise no_batch("the training data")
+        _judge(tried, [_cut(batch, count_inputs(first[0]))], subject, task)
         _check_labels(tried, batch, data.train, task)
         once = None if training is None else replace(training, steps=1)
         try:
@@ -80,6 +80,14 @@ def _judge(model: nn.Module, batches: list[Batch], subject: Subject, task: Task)
         if task.metric is top1:
             raise
         evaluate(model, subject.data.validation, task)
+
+
+def _cut(batch: Batch, count: int) -> Batch:
+    """The first `count` inputs of a batch of tensors: batches to evaluate are often far larger than those to train."""
+    inputs, target = batch
+    if not (isinstance(inputs, Tensor) and isinstance(target, Tensor) and inputs.dim() and target.dim()):
+        return batch
+    return (inputs[:count], target[:count]) if len(inputs) == len(target) else batch
 
 
 def _learn(
