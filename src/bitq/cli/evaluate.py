@@ -1,4 +1,4 @@
-"""`bitq evaluate`: measure a finished run again, from its files."""
+"""`bitq evaluate`: measure a finished run again, from its files, or a float network in some formats, untuned."""
 
 from __future__ import annotations
 
@@ -10,15 +10,57 @@ from typing import Annotated
 
 import typer
 
-from bitq.cli.inputs import DEMO, BatchSize, Channels, DataPath, ImageSize, Limit, Mean, Std, load_source
+from bitq.cli.inputs import (
+    DEMO,
+    DEMO_DEVICE,
+    BatchSize,
+    Channels,
+    DataPath,
+    ImageSize,
+    Limit,
+    Mean,
+    Std,
+    load_source,
+)
 from bitq.cli.output import Json, print_json, show
 from bitq.cli.remembered import Remembered, remembered
+from bitq.cli.rungs import print_rungs
 from bitq.errors import BitqError, printable, shortened
 from bitq.files import RunFolder
 
+LADDER = "A network in formats"
+
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished search, with plan.json and weights.safetensors.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a finished search, with plan.json and weights.safetensors; or, with --formats, a network: "
+            "`demo` or `package.module:function`."
+        ),
+    ],
+    formats: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure the network in each of these formats as it is: float32, 8:e4:b16, mxint8, and ranges as in "
+            '"float32,8:e2..e6:b16,8:e4:b8..b32".',
+            rich_help_panel=LADDER,
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Float weights of that network: .safetensors, or what torch.save wrote.", rich_help_panel=LADDER
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose memories its bits move through: a name that `bitq devices` lists, or a file (TOML); "
+            f"{DEMO_DEVICE}.",
+            rich_help_panel=LADDER,
+        ),
+    ] = None,
     network: Annotated[
         str | None,
         typer.Option(
@@ -36,17 +78,37 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="That the search was given.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure the accuracy of a plan again on the test images, from the packed weights and the plan alone.
+    """Measure the accuracy of a plan again on the test data, from the packed weights and the plan alone; or, with
+    --formats, what a float network reaches and moves in each of some formats, with nothing fine-tuned.
 
-    Give the network and the image options that the search was given. What is measured is top-1 accuracy: where a search
-    from Python had a metric of its own, that is told.
+    For a plan, give the network and the image options that the search was given. What is measured is top-1 accuracy:
+    where a search from Python had a metric of its own, that is told.
 
     Examples:
 
     `bitq evaluate runs/demo`
 
     `bitq evaluate runs/resnet20 --network nets:resnet20 --data cifar10.npz`
+
+    `bitq evaluate demo --formats "float32,8:e2..e6:b16,mxint8"`
+
+    `bitq evaluate nets:resnet20 --checkpoint resnet20.safetensors --data cifar10.npz --formats 8:e4:b8..b32`
     """
+    if formats is not None:
+        if network is not None:
+            raise BitqError(f"with --formats, {shortened(source)!r} is the network itself; leave --network out")
+        own = load_source(source, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
+        print_rungs(own, formats, device or DEMO_DEVICE, as_json)
+        return
+    if checkpoint is not None or device is not None:
+        option = "--checkpoint" if checkpoint is not None else "--device"
+        raise BitqError(f"{option} belongs to --formats; a run folder has its own weights and device")
+    run = Path(source)
+    if not run.exists() and (source == DEMO or ":" in source):
+        raise BitqError(
+            f"there is no folder {shortened(source)!r}; to measure a network, name formats: "
+            f"{shlex.join(['bitq', 'evaluate', shortened(source), '--formats', 'float32,8:e2..e6:b16'])}"
+        )
     from bitq.accuracy.evaluate import finite, score
     from bitq.tradeoff.plan import load_plan
     from bitq.tradeoff.weights import load_quantized
@@ -54,14 +116,14 @@ def evaluate(
     plan, known = load_plan(RunFolder(run).plan), remembered(run)
     if network is None and plan.network != DEMO:
         raise _unnamed(plan.network, run) if ":" in plan.network else _from_python(plan.network, run, known)
-    source = load_source(
+    found_in = load_source(
         network or DEMO, data, None, batch_size, image_size, channels, mean, std, limit, seed, not_from=run
     )
-    plan = load_quantized(source.model, run)
+    plan = load_quantized(found_in.model, run)
     if plan.weights is None:
         note = f"{RunFolder(run).plan} is of an earlier version, which did not tell which weights belong to a plan"
         print(printable(note), file=sys.stderr)
-    found = finite(score(source.model, source.test))
+    found = finite(score(found_in.model, found_in.test))
     if known.own:
         note = (
             f"the run has a {known.own} of its own, which only Python can measure; here it is top-1 accuracy and cross "

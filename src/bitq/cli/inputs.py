@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bitq.batches import Batch
 
 DEMO = "demo"
+DEMO_DEVICE = "stm32f103c8"
 IMAGES = "Images"
 EVALUATION_BATCH = 500
 

@@ -15,6 +15,7 @@ import typer
 from rich.table import Table
 
 from bitq.cli.inputs import (
+    DEMO_DEVICE,
     BatchSize,
     Channels,
     Checkpoint,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from bitq.tradeoff.ray_workers import RayWorkers
     from bitq.tradeoff.records import Row
 
-DEMO_DEVICE = "stm32f103c8"
 BUDGETS, TUNING, ABLATIONS, WORKERS = "Budgets", "Fine-tuning", "Ablations", "Several processes or machines"
 
 
