@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bitq.errors import shortened
 from bitq.formats import TensorFormats
 from bitq.layers import Layer
+
+MOST_NAMES, MOST_NAME = 3, 60
+"""How many names are told in a sentence, each of so many characters at most."""
 
 ACTIVATIONS = "multiplies two activations, neither of which is a weight"
 """Why a product that is no layer's own stays float."""
@@ -41,3 +45,16 @@ def but_floating(
     return tuple(
         TensorFormats() if layer.name in floating else own for layer, own in zip(layers, formats, strict=True)
     )
+
+
+def names_text(names: Sequence[str]) -> str:
+    """Paths of modules, or names of layers, for a reader: the first few of them."""
+    more = len(names) - MOST_NAMES
+    told = (shortened(name, MOST_NAME) or "the network itself" for name in names[:MOST_NAMES])
+    return ", ".join(told) + (f" and {more} more" if more > 0 else "")
+
+
+def sentence(part: StaysFloat) -> str:
+    """What stays float, and why."""
+    names = part.modules or part.layers
+    return f"{names_text(names)} {'stays float: it' if len(names) == 1 else 'stay float: each'} {part.reason}"

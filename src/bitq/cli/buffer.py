@@ -12,12 +12,11 @@ import typer
 from rich.table import Table
 
 from bitq.cli.formats import HELP, NAMES, Planned, Uniform, read_formats
-from bitq.cli.layers import names_text
 from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.cli.shapes import InputShape, Network, input_and_layers
 from bitq.errors import BitqError, shortened
 from bitq.files import check_replaceable, write_atomically
-from bitq.floating import but_floating
+from bitq.floating import but_floating, sentence
 
 if TYPE_CHECKING:
     from bitq.movement.sweep import Sweep
@@ -97,8 +96,10 @@ def buffer(
         from bitq.report.sweep import verdicts
 
         shown = " x ".join(map(str, shape))
-        floating = [f"{names_text(part)} stays float: {part.reason}" for part in source.stays_float if part.layers]
+        floating = [sentence(part) for part in source.stays_float if part.layers]
         show(f"{network} on {target.title}, input {shown}", _table(found), *verdicts(found), *floating)
+        if source.assumed:
+            show(f"Assumed: {source.assumed}")
         if out is not None:
             show(f"Written: {out}")
 

@@ -11,15 +11,13 @@ from rich.table import Table
 
 from bitq.cli.output import bits_text, bytes_text, count_text, energy_text, ratio_text
 from bitq.cli.tables import TextColumn, table_of
-from bitq.errors import shortened
-from bitq.floating import StaysFloat
+from bitq.floating import names_text
 from bitq.formats import TENSORS, TensorFormats
 from bitq.layers import Layer
 
 if TYPE_CHECKING:
     from bitq.tradeoff.plan import FloatPart
 
-MOST_NAMES, MOST_NAME = 3, 60
 SHAPES = "shape: channels in → out, kernel, height × width of the output"
 
 T = TypeVar("T")
@@ -129,7 +127,8 @@ def float_table(parts: Sequence[FloatPart]) -> Table:
     def share(ratio: float) -> str:
         return ratio_text(ratio, 1)
 
-    whys = TextColumn("stays float", [f"{names_text(part)}: {part.reason}" for part in parts], "total", left=True)
+    told = [f"{names_text(part.modules or part.layers)}: {part.reason}" for part in parts]
+    whys = TextColumn("stays float", told, "total", left=True)
     return table_of(
         [
             [whys],
@@ -144,10 +143,3 @@ def float_table(parts: Sequence[FloatPart]) -> Table:
             [TextColumn.of("stored", [part.stored_bytes for part in parts], bytes_text)],
         ]
     )
-
-
-def names_text(part: StaysFloat | FloatPart) -> str:
-    """The modules that stay float, or where there are none the layers: the first few by name."""
-    names = [shortened(name, MOST_NAME) or "the network itself" for name in part.modules or part.layers]
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
