@@ -73,15 +73,15 @@ class Many(nn.Module):
 TAKING = ["conv", "up", "own", "parametrized", "encoder.linear1", "encoder.linear2"]
 
 FLOAT = {
-    "attention": "is a MultiheadAttention",
+    "attention": "is of class MultiheadAttention",
     "attention.out_proj": "never calls it",
-    "other_attention": "is a MultiheadAttention",
+    "other_attention": "is of class MultiheadAttention",
     "other_attention.out_proj": "never calls it",
-    "encoder.self_attn": "is a MultiheadAttention",
+    "encoder.self_attn": "is of class MultiheadAttention",
     "encoder.self_attn.out_proj": "never calls it",
-    "table": "is a Embedding",
-    "recurrent": "is a LSTM",
-    "volume": "is a Conv3d",
+    "table": "is of class Embedding",
+    "recurrent": "is of class LSTM",
+    "volume": "is of class Conv3d",
     "hooked": "gets its weight from a hook",
     "replaced": "has a forward of its own",
 }
@@ -123,7 +123,7 @@ def test_a_new_kind_is_registered_and_nothing_else(monkeypatch):
 
     monkeypatch.setattr(kind, "_kinds", list(kind._kinds))
     model, x = nn.Sequential(Channelwise()), torch.randn(3, 5)
-    with pytest.raises(BitqError, match="is a Channelwise; formats apply to"):
+    with pytest.raises(BitqError, match="is of class Channelwise; formats apply to"):
         apply(model, {"0": FORMATS})
     own = register(Kind((Channelwise,), lambda layer, x, weight: x * weight.sum(1), lambda layer: -1))
     assert quantizable(model) == {"0": own}

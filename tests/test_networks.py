@@ -132,9 +132,10 @@ def test_movement_knows_the_networks_by_name_and_their_input(bitq):
 def test_input_and_layers_of_a_known_network_need_no_shape():
     from bitq.cli.shapes import input_and_layers
 
-    shape, layers = input_and_layers("resnet18", None)
-    assert shape == (1, 3, 224, 224)
-    assert sum(layer.macs for layer in layers) == EXPECTED["resnet18"]["macs"]
+    found = input_and_layers("resnet18", None)
+    assert found.shape == (1, 3, 224, 224)
+    assert (found.stays_float, found.assumed) == ((), None)
+    assert sum(layer.macs for layer in found.layers) == EXPECTED["resnet18"]["macs"]
 
 
 def test_an_unknown_network_is_told_which_are_known(mistake):

@@ -34,12 +34,30 @@ LAYER = {
     "input_size": [8, 5],
     "input_dilation": [1, 1],
     "transposed": False,
+    "weight_is_parameter": True,
     "input": FORMAT,
     "weight": {**FORMAT, "exponent_bits": 2},
     "output": None,
     "levels": [LEVEL, {**LEVEL, "memory": "registers", "source": "SRAM", "energy_pj": 10.0}],
 }
-FLOAT_LAYER = {**LAYER, "name": "scores", "module": "attention", "input": None, "weight": None}
+FLOAT_LAYER = {
+    **LAYER,
+    "name": "scores",
+    "module": "attention",
+    "weight_is_parameter": False,
+    "input": None,
+    "weight": None,
+}
+FLOAT_PART = {
+    "reason": "multiplies two activations",
+    "modules": ["attention"],
+    "layers": ["scores"],
+    "movement_bits": 131.0,
+    "movement_share": 0.5,
+    "energy_pj": 1320.0,
+    "energy_share": 0.5,
+    "stored_bytes": 0,
+}
 TOTALS = {
     "accuracy": 0.9,
     "accuracy_float": 0.91,
@@ -62,6 +80,7 @@ PLAN = {
     "alpha": 0.2,
     "layers": [LAYER, FLOAT_LAYER],
     "totals": TOTALS,
+    "stays_float": [FLOAT_PART],
     "outcome": "0123456789abcdef",
     "weights": "ab" * 32,
 }

@@ -383,9 +383,9 @@ def test_parametrized_weights():
     ("name", "reason"),
     [
         ("nowhere", "no module 'nowhere'"),
-        ("norm", "is a BatchNorm2d"),
-        ("body.1", "is a ReLU"),
-        ("", "is a Net"),
+        ("norm", "is of class BatchNorm2d"),
+        ("body.1", "is of class ReLU"),
+        ("", "is of class Net"),
     ],
 )
 def test_wrong_names_are_told_and_nothing_changes(name, reason):

@@ -305,6 +305,17 @@ def test_a_search_leaves_what_is_never_called_float_and_says_so(tmp_path):
     options = {"device": tiny.DEVICE, "run": tmp_path, "settings": few, "listener": listener}
     plan = bitq.search(Attending(), batches, batches, **options).plan
     assert set(plan.formats()) == {"head"}
-    assert [note.split(":")[0] for note in listener.notes if "stays float" in note] == [
-        f"module {name!r} stays float" for name in ("attention", "attention.out_proj")
+    assert [note for note in listener.notes if "stays float: " in note] == [
+        "attention stays float: it is of class MultiheadAttention; formats apply to Conv1d, Conv2d, Linear, "
+        "ConvTranspose1d, ConvTranspose2d",
+        "attention stays float: it multiplies two activations, neither of which is a weight",
     ]
+    (share,) = (note for note in listener.notes if note.startswith("what stays float moves "))
+    assert [(part.modules, part.stored_bytes) for part in plan.stays_float] == [
+        (("attention",), 4 * (48 * 16 + 48 + 16 * 16 + 16)),
+        (("attention",), 0),
+    ]
+    assert sum(part.movement_bits for part in plan.stays_float) == sum(
+        layer.movement_bits for layer in plan.layers if layer.name != "head"
+    )
+    assert f"{sum(part.movement_bits for part in plan.stays_float) / plan.totals.movement_bits_float:.1%}" in share

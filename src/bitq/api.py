@@ -11,10 +11,11 @@ from typing import Any, get_args
 from torch import nn
 
 from bitq.accuracy.evaluate import Loss, Metric, cross_entropy, top1
-from bitq.accuracy.kinds import unquantizable
+from bitq.accuracy.kinds import staying_float
 from bitq.batches import Batch, check_lasting, first_example, no_batch, pairs
 from bitq.devices import Device, load_device
 from bitq.files import RunFolder, check_own_folder, remove_leftovers
+from bitq.floating import sentence
 from bitq.formats import grid
 from bitq.progress import Listener, Terminal
 from bitq.report import write_report
@@ -117,13 +118,16 @@ def search(
     wanted = settings or Settings()
     subject = Subject(network or type(model).__name__, model, data, Task(loss, metric))
     with Terminal() if listener is None else nullcontext(listener) as heard:
-        for name, reason in unquantizable(model).items():
-            heard.note(f"module {name!r} stays float: it {reason}")
+        for part in staying_float(model, traced.layers):
+            heard.note(sentence(part))
         if modules := modules_of(model, traced.layers):
             rehearse(subject, modules, grid(bits), None if wanted.without == "qat" else wanted.training, batch)
         space = space_of(model, traced.layers, target, bits, heard.step)
         shared = ties(space, traced.stored)
         space = replace(space, ties=shared) if wanted.tied else space
+        if space.fixed:
+            share = float(space.fixed_bits.sum()) / space.float_cost.movement_bits
+            heard.note(f"what stays float moves {share:.1%} of all bits of float32, which no plan changes")
         check(space, wanted.budgets)
         with Store(folder.results, alone=True) as store:
             check_own_folder(folder.checkpoints)

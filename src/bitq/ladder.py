@@ -10,21 +10,22 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bitq.accuracy.evaluate import Loss, Metric, cross_entropy, device_of, top1
-from bitq.accuracy.kinds import quantizable, unquantizable
+from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.quantized import apply, observing
 from bitq.batches import Batch, first_example, forward, to_device
 from bitq.devices import Device, load_device
 from bitq.errors import BitqError, shortened
+from bitq.floating import sentence
 from bitq.formats import BLOCK_SIZES, PRESETS, BlockFormat, MaxAbs, TensorFormats
 from bitq.progress import Listener, Terminal
 from bitq.tracing import record
 from bitq.tradeoff.measure import Task, first_inputs, seeded
 from bitq.tradeoff.measure import evaluate as measure
 from bitq.tradeoff.records import Role, Row
-from bitq.tradeoff.space import build_space, stored_bytes
+from bitq.tradeoff.space import build_space, stored_bytes, weight_bytes
 
 FLOAT = "float32"
 """The network as it came."""
@@ -124,13 +125,12 @@ def evaluate(
             raise BitqError("the data has no batch; give at least one batch of (input, target)")
         example_input = first_example(first[0][0])
     layers = record(model, example_input).layers
-    names, task = quantizable(model), Task(loss, metric)
-    weights = {name: _bytes(model.get_submodule(name)) for name in names}
+    weights, task = weight_bytes(model, layers), Task(loss, metric)
     own = copy.deepcopy(model).eval()
     with Terminal() if listener is None else nullcontext(listener) as heard:
-        for name, reason in unquantizable(model).items():
-            heard.note(f"module {name!r} stays float: it {reason}")
-        max_abs = _calibrated(own, tuple(names), data if calibration is None else calibration)
+        for part in staying_float(model, layers):
+            heard.note(sentence(part))
+        max_abs = _calibrated(own, tuple(weights), data if calibration is None else calibration)
         rows = []
         for done, fmt in enumerate(wanted):
             heard.step("measuring formats", done, len(wanted))
@@ -153,8 +153,3 @@ def _calibrated(model: nn.Module, names: Sequence[str], batches: Iterable[Batch]
         for inputs, _ in first_inputs(model, batches, _CALIBRATED):
             forward(model, to_device(inputs, device_of(model)))
     return dict(seen)
-
-
-def _bytes(module: nn.Module) -> int:
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight.numel() * weight.element_size()

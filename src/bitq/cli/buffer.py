@@ -16,6 +16,7 @@ from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, 
 from bitq.cli.shapes import InputShape, Network, input_and_layers
 from bitq.errors import BitqError, shortened
 from bitq.files import check_replaceable, write_atomically
+from bitq.floating import but_floating, sentence
 
 if TYPE_CHECKING:
     from bitq.movement.sweep import Sweep
@@ -75,11 +76,12 @@ def buffer(
     least = None if from_ is None else _bytes("--from", from_)
     most = None if to is None else _bytes("--to", to)
     chosen = [read_formats(text) for text in formats or [DEFAULT_FORMAT]]
-    shape, layers = input_and_layers(network, input_shape)
+    source = input_and_layers(network, input_shape)
+    shape, layers = source.shape, source.layers
     with Terminal() as terminal:
         found = sweep(
             layers,
-            {name: each.of(layers) for name, each in _named(chosen).items()},
+            {name: but_floating(layers, each.of(layers), source.stays_float) for name, each in _named(chosen).items()},
             target,
             memory=memory,
             least_bytes=least,
@@ -94,7 +96,10 @@ def buffer(
         from bitq.report.sweep import verdicts
 
         shown = " x ".join(map(str, shape))
-        show(f"{network} on {target.title}, input {shown}", _table(found), *verdicts(found))
+        floating = [sentence(part) for part in source.stays_float if part.layers]
+        show(f"{network} on {target.title}, input {shown}", _table(found), *verdicts(found), *floating)
+        if source.assumed:
+            show(f"Assumed: {source.assumed}")
         if out is not None:
             show(f"Written: {out}")
 

@@ -7,13 +7,24 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from bitq.cli.formats import HELP, NAMES, read_formats
+from bitq.cli.layers import (
+    SHAPES,
+    Line,
+    alike,
+    float_table,
+    format_columns,
+    kind,
+    kind_column,
+    macs_column,
+    name_column,
+    shape_column,
+    weights_column,
+)
 from bitq.cli.output import (
     Json,
     bits_text,
-    count_text,
     csv_text,
     energy_text,
     print_json,
@@ -23,14 +34,17 @@ from bitq.cli.output import (
     times_text,
 )
 from bitq.cli.shapes import InputShape, Network, input_and_layers
+from bitq.cli.tables import FirstThatFits, TextColumn, table_of
 from bitq.errors import BitqError
+from bitq.floating import but_floating
 from bitq.formats import TensorFormats
 from bitq.layers import LOOPS, Layer
 
 if TYPE_CHECKING:
     from bitq.devices import Device
-    from bitq.movement.levels import LevelMovement
-    from bitq.movement.network import LayerMovement, LevelTotal
+    from bitq.floating import StaysFloat
+    from bitq.movement.network import LayerMovement
+    from bitq.tradeoff.plan import FloatPart
 
 FLOAT = TensorFormats()
 BOUND = "×: times the lower bound, below which no tiling, loop order or other schedule comes"
@@ -71,18 +85,27 @@ def movement(
         raise BitqError("--json and --csv exclude each other; give one of them")
     target = load_device(device)
     chosen = read_formats(formats)
-    shape, layers = input_and_layers(network, input_shape)
-    moved, original = _movements(layers, chosen.of(layers), target, joint)
+    found = input_and_layers(network, input_shape)
+    shape, layers = found.shape, found.layers
+    wanted = but_floating(layers, chosen.of(layers), found.stays_float)
+    moved, original = _movements(layers, wanted, target, joint)
+    parts = _float_parts(found.stays_float, moved)
     if as_json:
         about = {"network": network, "device": target.name, "input_shape": shape}
-        print_json({**about, **_document(moved, original)})
+        told = {"stays_float": [part.model_dump() for part in parts], "assumed": found.assumed}
+        print_json({**about, **_document(moved, original, found.stays_float), **told})
     elif as_csv:
         print_text(csv_text(list(_records(moved, original))))
     else:
         shown = " x ".join(map(str, shape))
         sums = f", partial sums of {target.partial_sum_bits:g} bits or more" if target.partial_sum_bits else ""
         how = _how_near(moved) if joint else ""
-        show(f"{network} on {target.title}, input {shown}, {chosen}{sums}{how}", _table(moved, original), BOUND)
+        title = f"{network} on {target.title}, input {shown}, {chosen}{sums}{how}"
+        show(title, _table(moved, original, found.stays_float), BOUND, SHAPES)
+        if formats is not None and parts:
+            show(float_table(parts))
+        if formats is not None and found.assumed:
+            show(f"Assumed: {found.assumed}")
 
 
 def _how_near(moved: Sequence[LayerMovement]) -> str:
@@ -109,44 +132,63 @@ def _movements(
     return both[: len(layers)], both[len(layers) :]
 
 
-def _table(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) -> Table:
+def _float_parts(parts: Sequence[StaysFloat], moved: Sequence[LayerMovement]) -> tuple[FloatPart, ...]:
+    from bitq.tradeoff.plan import float_parts
+
+    return float_parts(parts, {layer.layer.name: (layer.bits, layer.energy_pj) for layer in moved})
+
+
+def _table(
+    moved: Sequence[LayerMovement], original: Sequence[LayerMovement], parts: Sequence[StaysFloat]
+) -> FirstThatFits:
     from bitq.movement.network import level_totals
 
-    levels = level_totals(moved)
-    table = Table()
-    table.add_column("layer", overflow="fold")
-    table.add_column("MACs", justify="right", no_wrap=True)
-    for level in levels:
-        table.add_column(f"{level.source}\n↔ {level.memory}", justify="right", no_wrap=True)
-    table.add_column("energy", justify="right", no_wrap=True)
-    table.add_column("of float", justify="right", no_wrap=True)
-    table.add_column("moves most", no_wrap=True)
-    for layer, before in zip(moved, original, strict=True):
-        tensor, energy = max(layer.energy_by_tensor.items(), key=lambda item: item[1])
-        table.add_row(
-            layer.layer.name,
-            count_text(layer.layer.macs),
-            *map(_with_bound, layer.levels),
-            energy_text(layer.energy_pj),
-            ratio_text(layer.energy_pj, before.energy_pj),
-            f"{tensor} {ratio_text(energy, layer.energy_pj)}",
+    known = list(zip(moved, original, _weight_bytes(moved, parts), strict=True))
+    rows = alike(known, lambda row: (row[0].layer, row[0].formats))
+    lines = [Line(layer.layer, layer.formats, size, count) for (layer, _, size), count in rows]
+    name, kinds, shapes, macs = (make(lines) for make in (name_column, kind_column, shape_column, macs_column))
+    formats, weights = format_columns(lines), weights_column(lines)
+    counted = [(layer.levels, count) for (layer, _, _), count in rows]
+    levels = [
+        TextColumn(
+            f"{total.source} ↔ {total.memory}",
+            [_with_bound(count * own[place].bits, own[place].over_bound) for own, count in counted],
+            _with_bound(total.bits, total.over_bound),
         )
-    table.add_section()
-    energy, energy_before = (sum(layer.energy_pj for layer in layers) for layers in (moved, original))
-    table.add_row(
-        "total",
-        count_text(sum(layer.layer.macs for layer in moved)),
-        *map(_with_bound, levels),
-        energy_text(energy),
-        ratio_text(energy, energy_before),
-        "",
+        for place, total in enumerate(level_totals(moved))
+    ]
+    energy = TextColumn.of("energy", [count * layer.energy_pj for (layer, _, _), count in rows], energy_text)
+    before = sum(layer.energy_pj for layer in original)
+    ratio = TextColumn(
+        "of float",
+        [ratio_text(layer.energy_pj, other.energy_pj) for (layer, other, _), _ in rows],
+        ratio_text(sum(layer.energy_pj for layer in moved), before),
     )
-    return table
+    most = TextColumn("moves most", [_most(layer) for (layer, _, _), _ in rows])
+    layouts = (
+        [[each] for each in (name, kinds, shapes, macs, *formats, *levels, energy, ratio, most, weights)],
+        [[name, shapes], [kinds, macs], formats, *([each] for each in levels), [energy, ratio], [most, weights]],
+        [[name, shapes], [kinds, macs, weights], formats, levels, [energy, ratio, most]],
+    )
+    return FirstThatFits([table_of(layout) for layout in layouts])
 
 
-def _with_bound(level: LevelMovement | LevelTotal) -> str:
+def _weight_bytes(moved: Sequence[LayerMovement], parts: Sequence[StaysFloat]) -> Sequence[int | None]:
+    from bitq.movement.widths import weight_sizes
+
+    floating = {name for part in parts for name in part.layers}
+    return weight_sizes([layer.layer for layer in moved], [layer.formats for layer in moved], floating)
+
+
+def _most(layer: LayerMovement) -> str:
+    """The tensor that takes most of the energy, and its share."""
+    tensor, energy = max(layer.energy_by_tensor.items(), key=lambda item: item[1])
+    return f"{tensor} {ratio_text(energy, layer.energy_pj)}"
+
+
+def _with_bound(bits: float, over_bound: float) -> str:
     """Traffic, and how many times its lower bound that is."""
-    return f"{bits_text(level.bits)} {times_text(level.over_bound):>6}"
+    return f"{bits_text(bits)} {times_text(over_bound):>6}"
 
 
 def _records(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) -> Iterator[dict[str, Any]]:
@@ -176,12 +218,17 @@ def _records(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) 
                 }
 
 
-def _document(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) -> dict[str, Any]:
+def _document(
+    moved: Sequence[LayerMovement], original: Sequence[LayerMovement], parts: Sequence[StaysFloat]
+) -> dict[str, Any]:
     from bitq.movement.network import level_totals
 
     energy, energy_float = (sum(layer.energy_pj for layer in layers) for layers in (moved, original))
     return {
-        "layers": [_layer_document(*pair) for pair in zip(moved, original, strict=True)],
+        "layers": [
+            {**_layer_document(after, before), "weight_bytes": size}
+            for after, before, size in zip(moved, original, _weight_bytes(moved, parts), strict=True)
+        ],
         "totals": {
             "macs": sum(layer.layer.macs for layer in moved),
             "movement_bits": sum(layer.bits for layer in moved),
@@ -209,6 +256,7 @@ def _layer_document(moved: LayerMovement, original: LayerMovement) -> dict[str, 
     return {
         "name": layer.name,
         "module": layer.module,
+        "kind": kind(layer),
         "loops": {loop: getattr(layer, loop) for loop in LOOPS},
         "groups": layer.groups,
         "weight_is_parameter": layer.weight_is_parameter,

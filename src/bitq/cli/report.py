@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitq.cli.output import Json, print_json, show
+from bitq.cli.planned import plan_document, plan_tables
 from bitq.files import RunFolder
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ def report(
             "for seven usual ones.",
         ),
     ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="Show every layer of the plan: its formats, what it moves, takes and stores, what its formats are "
+            "estimated to cost in accuracy, and what stays float and why.",
+        ),
+    ] = False,
     salvage: Annotated[
         bool,
         typer.Option(
@@ -36,21 +45,28 @@ def report(
 ) -> None:
     """Write report.html of a run again: one page that needs no network to be read.
 
-    Example: `bitq report runs/demo --alpha 0.1 --alpha 0.4`
+    Examples:
+
+    `bitq report runs/demo --layers`
+
+    `bitq report runs/demo --alpha 0.1 --alpha 0.4`
     """
     from bitq.report import write_report
+    from bitq.report.evidence import load_evidence
 
     salvaged = _salvaged(run) if salvage else None
     if salvaged is not None and not as_json:
         show(_told(salvaged))
     planned = salvaged is None or RunFolder(run).plan.exists()  # a search that was stopped has no plan yet
     page = str(write_report(run, alpha) if alpha else write_report(run)) if planned else None
+    shown = load_evidence(run) if layers and planned else None
     if as_json:
         aside = salvaged and salvaged.aside and str(salvaged.aside)
         found = {"salvaged": {**asdict(salvaged), "aside": aside}} if salvaged else {}
-        print_json({"report": page, **found})
+        print_json({"report": page, **found, **(plan_document(shown) if shown else {})})
     else:
-        show(f"Report: {page}" if page else "The search is not finished: there is no plan to report yet")
+        tables = plan_tables(shown) if shown else ()
+        show(*tables, f"Report: {page}" if page else "The search is not finished: there is no plan to report yet")
 
 
 def _salvaged(run: Path) -> Salvaged:

@@ -28,6 +28,7 @@ from bitq.cli.inputs import (
     load_source,
 )
 from bitq.cli.output import Json, bits_text, bytes_text, energy_text, print_json, show
+from bitq.cli.planned import plan_tables
 from bitq.cli.quantities import with_limits
 from bitq.errors import BitqError
 
@@ -236,10 +237,14 @@ def search(
                 "ablations": [row.model_dump() for row in result.ablations],
                 "within_budgets": result.within_budgets,
                 "totals": result.plan.totals.model_dump(),
+                "stays_float": [part.model_dump() for part in result.plan.stays_float or ()],
             }
         )
     else:
+        from bitq.report.evidence import load_evidence
+
         show(
+            *plan_tables(load_evidence(result.folder)),
             _table((*result.rows, *result.ablations)),
             f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitq.errors import BitqError, shortened
+from bitq.floating import StaysFloat
 from bitq.layers import Layer
 
 if TYPE_CHECKING:
@@ -41,29 +43,46 @@ InputShape = Annotated[
 ]
 
 
-def input_and_layers(network: str, input_shape: Sequence[str] | None) -> tuple[Shape, tuple[Layer, ...]]:
-    """The shape of the (first) input and every layer of what NETWORK and --input-shape name.
+@dataclass(frozen=True)
+class NetworkLayers:
+    """What NETWORK and --input-shape name.
+
+    Attributes:
+        shape: of the (first) input, in elements.
+        layers: in order of execution.
+        stays_float: what takes no formats.
+        assumed: a clause on what decides that, where it is not the modules themselves.
+    """
+
+    shape: Shape
+    layers: tuple[Layer, ...]
+    stays_float: tuple[StaysFloat, ...]
+    assumed: str | None = None
+
+
+def input_and_layers(network: str, input_shape: Sequence[str] | None) -> NetworkLayers:
+    """The network that NETWORK and --input-shape name.
 
     Raises:
         BitqError: no such network, a shape that is none or does not fit, or a network without layers.
     """
     given = _by_name(input_shape or ())
     if network.endswith(".onnx"):
-        from bitq.onnx import load_onnx
+        from bitq.onnx import ASSUMED, load_onnx
 
-        found = load_onnx(Path(network), given)
-        shape, layers = found.input_shape, found.layers
+        onnx = load_onnx(Path(network), given)
+        found = NetworkLayers(onnx.input_shape, onnx.layers, onnx.stays_float, ASSUMED)
     else:
         if named := [shortened(name) for name in given if name != FIRST]:
             raise BitqError(f"--input-shape names input {named[0]!r}, which only ONNX files have; give the shape alone")
-        shape, layers = _traced(network, given.get(FIRST))
-    if not layers:
+        found = _traced(network, given.get(FIRST))
+    if not found.layers:
         name = shortened(network)
         raise BitqError(f"network {name!r} must compute a convolution or matrix product, but has none")
-    return shape, layers
+    return found
 
 
-def _traced(network: str, given: Shape | None) -> tuple[Shape, tuple[Layer, ...]]:
+def _traced(network: str, given: Shape | None) -> NetworkLayers:
     import torch
 
     from bitq.networks import NETWORKS
@@ -86,12 +105,14 @@ def _traced(network: str, given: Shape | None) -> tuple[Shape, tuple[Layer, ...]
     return _on(load_network(network), given)
 
 
-def _on(model: nn.Module, shape: Shape) -> tuple[Shape, tuple[Layer, ...]]:
+def _on(model: nn.Module, shape: Shape) -> NetworkLayers:
     import torch
 
+    from bitq.accuracy.kinds import staying_float
     from bitq.tracing import trace
 
-    return shape, trace(model, torch.empty(shape, device="meta"))
+    layers = trace(model, torch.empty(shape, device="meta"))
+    return NetworkLayers(shape, layers, staying_float(model, layers))
 
 
 def _by_name(texts: Sequence[str]) -> dict[str, Shape]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+from math import ceil, prod
+
 from bitq.formats import BlockFormat, TensorFormats, effective_width
 from bitq.layers import Layer
 from bitq.movement.model import Widths
@@ -32,6 +35,31 @@ def widths(layer: Layer, formats: TensorFormats, partial_sum_bits: float = 0.0) 
         weight=_width(formats.weight, layer.C, layer.R * layer.S),
         output=_width(formats.output, layer.K),
     ).with_partial_sums(partial_sum_bits)
+
+
+def weight_size(layer: Layer, fmt: BlockFormat | None) -> int:
+    """Size of a layer's weight in a format, packed, or in 32-bit float, in bytes."""
+    elements = prod(layer.weight_shape)
+    return ceil(_width(fmt, layer.C, layer.R * layer.S) * elements / 8 - 1e-6)
+
+
+def weight_sizes(
+    layers: Sequence[Layer], formats: Sequence[TensorFormats], floating: Container[str]
+) -> tuple[int | None, ...]:
+    """Size of each layer's weight in its format, in bytes; None where it is not a layer's own or stands before.
+
+    Args:
+        layers: of one network, in order of execution.
+        formats: of each layer's tensors.
+        floating: names of layers that stay float: who computes them may use a weight in several, which no layer tells.
+    """
+    sizes: list[int | None] = []
+    known: set[str] = set()
+    for layer, own in zip(layers, formats, strict=True):
+        first = layer.name not in floating and layer.weight_is_parameter and layer.module not in known
+        sizes.append(weight_size(layer, own.weight) if first else None)
+        known |= {layer.module} - {""} if first else set()
+    return tuple(sizes)
 
 
 def _width(fmt: BlockFormat | None, channels: int, inner: int = 1) -> float:

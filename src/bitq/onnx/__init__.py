@@ -7,19 +7,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitq.errors import BitqError
+from bitq.floating import StaysFloat
 from bitq.layers import Layer
 
 LEAST_SECONDS, NODES_PER_SECOND = 10, 2500
 MEMORY_BYTES = 1 << 30
 """What inferring shapes may take."""
 
+ASSUMED = (
+    "an ONNX file does not tell which modules compute its products: each convolution, Gemm and MatMul with a weight "
+    "is taken for a layer with formats, also the projections of an attention, which a search may have to leave float"
+)
+"""What is taken for granted where formats are given to an ONNX file."""
+
 
 @dataclass(frozen=True)
 class OnnxNetwork:
-    """What `load_onnx` finds: the shape of the first input, in elements, and the layers in order of execution."""
+    """What `load_onnx` finds.
+
+    Attributes:
+        input_shape: of the first input, in elements.
+        layers: in order of execution.
+        stays_float: those that take no formats. A file tells no modules; its kinds of products decide, see `ASSUMED`.
+    """
 
     input_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
+    stays_float: tuple[StaysFloat, ...]
 
 
 def load_onnx(path: Path, input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None) -> OnnxNetwork:
@@ -52,7 +66,7 @@ def load_onnx(path: Path, input_shape: Sequence[int] | Mapping[str, Sequence[int
 
     def network() -> OnnxNetwork:
         graph = graph_of(model, path, input_shape)
-        return OnnxNetwork(graph.input_shape, layers(graph))
+        return OnnxNetwork(graph.input_shape, *layers(graph))
 
     seconds = LEAST_SECONDS + len(model.graph.node) // NODES_PER_SECOND
     try:

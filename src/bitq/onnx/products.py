@@ -13,6 +13,7 @@ from onnx.helper import get_attribute_value
 
 from bitq import geometry
 from bitq.errors import BitqError
+from bitq.floating import ACTIVATIONS, StaysFloat
 from bitq.layers import Layer, unique_name
 from bitq.onnx.checks import nodes_within, shown, told
 from bitq.onnx.graph import Graph
@@ -20,6 +21,7 @@ from bitq.onnx.shapes import Shape
 
 # Operators that multiply inside: none of them may be missed in silence.
 _PRODUCT = re.compile(r"Conv(?!ert)|Gemm|MatMul|Einsum|Attention|RNN|LSTM|GRU|MoE")
+_EINSUM = "is an Einsum, which no module that takes formats computes"
 _UNSAFE = re.compile(r"[^\w./:#-]")  # in a name that a terminal shows
 
 
@@ -70,13 +72,14 @@ class _Node:
         return _UNSAFE.sub("_", self.proto.name or "".join(self.proto.output[:1]))
 
 
-def layers(graph: Graph) -> tuple[Layer, ...]:
-    """Every product of the graph, in order of execution.
+def layers(graph: Graph) -> tuple[tuple[Layer, ...], tuple[StaysFloat, ...]]:
+    """Every product of the graph, in order of execution, and which of them take no formats.
 
     Raises:
         BitqError: a product that is malformed, of unknown shape, within control flow or not modelled.
     """
     found: dict[str, Layer] = {}
+    floating: dict[str, list[str]] = {}
     for proto in graph.nodes:
         if not any(_PRODUCT.search(inner.op_type) for inner in nodes_within([proto])):
             continue
@@ -93,7 +96,10 @@ def layers(graph: Graph) -> tuple[Layer, ...]:
         if loops is not None:
             name = unique_name(node.name, found)
             found[name] = Layer(name=name, **loops)
-    return tuple(found.values())
+            reason = _EINSUM if proto.op_type == "Einsum" else None
+            if reason := reason if found[name].weight_is_parameter else ACTIVATIONS:
+                floating.setdefault(reason, []).append(name)
+    return tuple(found.values()), tuple(StaysFloat(why, (), tuple(names)) for why, names in floating.items())
 
 
 def _loops(node: _Node) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from os.path import lexists
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from bitq.files import RunFolder
 from bitq.formats import TensorName
 from bitq.movement.sweep import Series, Sweep
 from bitq.store import Evaluation, Store
-from bitq.tradeoff.plan import LEAST, Plan, load_plan
+from bitq.tradeoff.plan import LEAST, Plan, PlanLayer, load_plan
 from bitq.tradeoff.records import (
     MOST,
     RECORDS,
@@ -72,6 +73,14 @@ class Evidence:
     sweep: Sweep | None
     efforts: tuple[Effort, ...]
     finished: float | None
+
+    def score(self, layer: PlanLayer) -> float | None:
+        """What the formats of a layer of the plan are estimated to cost in accuracy, in [0, 1]; None if unknown."""
+        drops = self.sensitivity.get(layer.module, {})
+        formats = {tensor: fmt for tensor, fmt in vars(layer.formats).items() if fmt is not None}
+        own = [drops.get(tensor, {}).get(str(fmt)) for tensor, fmt in formats.items()]  # type: ignore[call-overload]
+        known = [drop for drop in own if drop is not None and isfinite(drop)]
+        return sum(known) if known and len(known) == len(own) else None
 
 
 def load_evidence(folder: Path) -> Evidence:

@@ -16,6 +16,7 @@ import vl_convert
 from markupsafe import Markup
 
 from bitq.files import RunFolder, write_atomically
+from bitq.floating import names_text
 from bitq.layers import LOOPS
 from bitq.report import tables, text
 from bitq.report.alphas import ALPHAS, answers
@@ -53,7 +54,7 @@ def render(run: Evidence, alphas: Sequence[float] = ALPHAS) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.globals |= {"text": text, "tile_text": _tile_text}
+    environment.globals |= {"text": text, "tile_text": _tile_text, "names_text": names_text}
     script = _script()
     rows = tables.comparison(run)
     float32, planned = run.plan.totals.rows()

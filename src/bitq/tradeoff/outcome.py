@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from math import isfinite
 
-from bitq.accuracy.kinds import kind_of
+from bitq.accuracy.kinds import kind_of, staying_float
 from bitq.accuracy.quantized import UNKNOWN
 from bitq.devices import Device
 from bitq.formats import TENSORS, BlockFormat, TensorFormats
@@ -20,7 +20,7 @@ from bitq.numerics import exponent_bias_for
 from bitq.store import versions
 from bitq.tradeoff.allocate import allocate, predicted_loss
 from bitq.tradeoff.identity import digest, formats_text
-from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
+from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits, float_parts
 from bitq.tradeoff.records import (
     SWEEP,
     Ablation,
@@ -95,13 +95,16 @@ def hand_over(
     )
 
     biases = save_weights(ledger.folder.weights, study.load_finetuned(best.plan), formats, key)
+    planned = tuple(_layer(study, layer, formats.get(layer.module, TensorFormats()), biases) for layer in layers)
+    moved = {layer.name: (layer.movement_bits, layer.energy_pj) for layer in planned}
     plan = Plan(
         network=study.subject.name,
         device=study.space.device.name,
         bits=study.space.formats[0].bits,
         alpha=study.settings.alpha,
-        layers=tuple(_layer(study, layer, formats.get(layer.module, TensorFormats()), biases) for layer in layers),
+        layers=planned,
         totals=Totals.of(rows[-1], rows[0], study.space.movement_max),
+        stays_float=float_parts(staying_float(study.subject.model, layers), moved),
         outcome=key,
         weights=checksum(ledger.folder.weights),
     )
@@ -213,6 +216,7 @@ def _layer(study: Study, layer: Layer, formats: TensorFormats, biases: dict[str,
         groups=layer.groups,
         **{name: getattr(layer, name) for name in GEOMETRY},
         transposed=kind is not None and kind.transposed,
+        weight_is_parameter=layer.weight_is_parameter,
         input=_activation(formats.input, seen.input),
         weight=_entry(formats.weight, biases[layer.module]) if formats.weight else None,
         output=_activation(formats.output, seen.output),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from math import ldexp
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from bitq.errors import BitqError
 from bitq.files import write_atomically
+from bitq.floating import StaysFloat
 from bitq.formats import BlockFormat, MaxAbs, TensorFormats
-from bitq.layers import LOOPS
+from bitq.layers import GEOMETRY, LOOPS, Layer
 from bitq.movement import Tiling
 from bitq.outside import read_outside
 from bitq.tradeoff.records import MOST, Cost, Row
@@ -107,7 +109,7 @@ class PlanLayer(_Entry):
     """One layer: its tensors' formats (None: 32-bit float), and per memory, outermost first, what it moves.
 
     `transposed` tells that its weight is stored as a transposed convolution's, input channels first. What lies between
-    `groups` and it is as in `bitq.Layer`; plans of earlier versions lack that.
+    `groups` and it, and `weight_is_parameter`, is as in `bitq.Layer`; plans of earlier versions lack that.
     """
 
     name: Name
@@ -120,6 +122,7 @@ class PlanLayer(_Entry):
     input_size: Extents | None = None
     input_dilation: Extents | None = None
     transposed: bool = False
+    weight_is_parameter: bool | None = None
     input: PlanFormat | None
     weight: PlanFormat | None
     output: PlanFormat | None
@@ -129,7 +132,16 @@ class PlanLayer(_Entry):
     def _loops(self) -> PlanLayer:
         if set(self.loops) != set(LOOPS):
             raise ValueError(f"loops must name {' '.join(LOOPS)}")
+        _ = self.layer
         return self
+
+    @property
+    def layer(self) -> Layer:
+        """What is computed, as far as the plan tells."""
+        names = ("groups", "transposed", "module", *GEOMETRY)
+        known = {name: value for name in names if (value := getattr(self, name)) is not None}
+        told: dict[str, Any] = {**self.loops, **known, "weight_is_parameter": self.weight_is_parameter is not False}
+        return Layer(self.name, **told)
 
     @property
     def formats(self) -> TensorFormats:
@@ -145,6 +157,52 @@ class PlanLayer(_Entry):
     def energy_pj(self) -> float:
         """Energy of that traffic, in pJ."""
         return sum(level.energy_pj for level in self.levels)
+
+
+class FloatPart(_Entry):
+    """What stays 32-bit float for one reason: as `bitq.floating.StaysFloat`, with what it moves and takes.
+
+    The shares are of the whole network's traffic over all memories, and of its energy, in [0, 1].
+    """
+
+    reason: Name
+    modules: tuple[Name, ...]
+    layers: tuple[Name, ...]
+    movement_bits: Amount
+    movement_share: Share
+    energy_pj: Amount
+    energy_share: Share
+    stored_bytes: Annotated[int, Field(ge=0, lt=1 << 63)] | None
+
+
+def float_parts(
+    parts: Iterable[StaysFloat], moved: Mapping[str, tuple[float, float]]
+) -> tuple[FloatPart, ...]:
+    """What stays float with its share of a network's movement, the largest part of the energy first.
+
+    Args:
+        parts: what stays float.
+        moved: by name of every layer of the network, its traffic over all memories in bits and its energy in pJ.
+    """
+    bits, energy = (sum(each) for each in zip(*moved.values(), strict=True))
+    found = []
+    for part in parts:
+        own = [moved[name] for name in part.layers]
+        own_bits, own_energy = sum(each for each, _ in own), sum(each for _, each in own)
+        found.append(
+            FloatPart(
+                **vars(part),
+                movement_bits=own_bits,
+                movement_share=_share(own_bits, bits),
+                energy_pj=own_energy,
+                energy_share=_share(own_energy, energy),
+            )
+        )
+    return tuple(sorted(found, key=lambda part: (-part.energy_pj, -part.movement_bits)))
+
+
+def _share(part: float, whole: float) -> float:
+    return min(part / whole, 1.0) if whole else 0.0  # rounding may add up to more than the whole
 
 
 class Totals(_Entry):
@@ -187,8 +245,9 @@ class Totals(_Entry):
 class Plan(_Entry):
     """A plan for one network on one device (the content of plan.json).
 
-    `outcome` is the key of the search's outcome in the results store beside it, and `weights` the checksum of the
-    weights.safetensors that belongs to the plan; plans of earlier versions lack them.
+    `stays_float` tells what stays float, with the reasons. `outcome` is the key of the search's outcome in the results
+    store beside it, and `weights` the checksum of the weights.safetensors that belongs to the plan. Plans of earlier
+    versions lack them.
     """
 
     schema_version: Literal[1] = 1
@@ -198,6 +257,7 @@ class Plan(_Entry):
     alpha: Amount
     layers: Annotated[tuple[PlanLayer, ...], FailFast()]
     totals: Totals
+    stays_float: tuple[FloatPart, ...] | None = None
     outcome: Key | None = None
     weights: Key | None = None
 

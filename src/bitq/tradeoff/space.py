@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil, prod
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bitq.accuracy.kinds import quantizable
+from bitq.accuracy.kinds import float_reasons
 from bitq.devices import Device
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat, TensorFormats, effective_width, grid
+from bitq.formats import BlockFormat, TensorFormats, grid
 from bitq.layers import Layer
 from bitq.movement.levels import movement_many
-from bitq.movement.widths import FLOAT_BITS, widths
+from bitq.movement.widths import FLOAT_BITS, weight_size, widths
 from bitq.tradeoff.records import Cost
 
 Choice = tuple[int, int, int]
@@ -74,7 +74,7 @@ class Space:
 
     def weight_bytes(self, module: int) -> NDArray[np.float64]:
         """Array (formats,): size of a module's weight packed in each format, in bytes."""
-        return np.array([float(packed_bytes(self.layers[module][0], fmt)) for fmt in self.formats])
+        return np.array([float(weight_size(self.layers[module][0], fmt)) for fmt in self.formats])
 
     def model_bytes(self, module: int) -> NDArray[np.float64]:
         """Array (formats, formats, formats): what every choice stores of a module's weight, in bytes."""
@@ -94,7 +94,7 @@ class Space:
         """Cost of a plan: one choice for each module."""
         level_bits = self.level_bits(choices)
         weights = sum(
-            packed_bytes(layers[0], self.formats[choice[1]])
+            weight_size(layers[0], self.formats[choice[1]])
             for layers, choice in zip(self.layers, choices, strict=True)
         )
         return Cost.of_levels(level_bits.tolist(), energy_pj(self.device, level_bits), weights + self.other_bytes)
@@ -128,12 +128,6 @@ def _prices(device: Device) -> NDArray[np.float64]:
     return np.array([source.energy_pj_per_bit for _, source in device.boundaries])
 
 
-def packed_bytes(layer: Layer, fmt: BlockFormat) -> int:
-    """Size of a layer's weight packed in a format, in bytes."""
-    k, c, r, s = layer.weight_shape
-    return ceil(effective_width(fmt, c, r * s) * (k * c * r * s) / 8 - 1e-6)
-
-
 def space_of(
     model: nn.Module,
     layers: Sequence[Layer],
@@ -153,18 +147,19 @@ def space_of(
     Raises:
         BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
     """
-    weights = {name: _bytes(model.get_submodule(name).weight) for name in quantizable(model)}  # type: ignore[arg-type]
-    return build_space(layers, weights, stored_bytes(model), device, grid(bits), progress)
+    return build_space(layers, weight_bytes(model, layers), stored_bytes(model), device, grid(bits), progress)
 
 
-def modules_of(model: nn.Module, layers: Iterable[Layer]) -> tuple[str, ...]:
+def modules_of(model: nn.Module, layers: Sequence[Layer]) -> tuple[str, ...]:
     """The modules of `space_of`, in order of execution, without what it takes to know what they move."""
-    names = quantizable(model)
-    return tuple(dict.fromkeys(layer.module for layer in layers if _choosable(layer, names)))
+    floating = float_reasons(model, layers)
+    return tuple(dict.fromkeys(layer.module for layer in layers if layer.name not in floating))
 
 
-def _choosable(layer: Layer, names: Container[str]) -> bool:
-    return layer.module in names and layer.weight_is_parameter
+def weight_bytes(model: nn.Module, layers: Sequence[Layer]) -> dict[str, int]:
+    """What the weights of `modules_of` take as stored today, in bytes, by path."""
+    modules = {name: model.get_submodule(name) for name in modules_of(model, layers)}
+    return {name: _bytes(module.weight) for name, module in modules.items()}  # type: ignore[arg-type]
 
 
 def stored_bytes(model: nn.Module) -> int:
@@ -201,7 +196,7 @@ def build_space(
     chosen: dict[str, list[Layer]] = {}
     fixed = []
     for layer in layers:
-        if _choosable(layer, weight_bytes):
+        if layer.module in weight_bytes and layer.weight_is_parameter:
             chosen.setdefault(layer.module, []).append(layer)
         else:
             fixed.append(layer)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from bitq.accuracy.kinds.kind import Kind, class_names, has_kind, kind_of
+from bitq.floating import ACTIVATIONS, StaysFloat
+from bitq.layers import Layer
 from bitq.private_torch import is_lazy
+
+_HIDDEN = "is wrapped by torch.compile, behind which no format reaches it; give the network as it was before"
 
 
 def quantizable(model: nn.Module) -> dict[str, Kind]:
@@ -34,11 +40,56 @@ def unquantizable(model: nn.Module) -> dict[str, str]:
     }
 
 
+def float_reasons(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
+    """Why traced layers of a network stay float, each a clause after its module's name, by the layer's name.
+
+    The layers that are not named take the formats of their module.
+    """
+    takes = quantizable(model)
+    reasons = {}
+    for layer in layers:
+        if not layer.weight_is_parameter:
+            reasons[layer.name] = ACTIVATIONS
+        elif layer.module not in takes:
+            reasons[layer.name] = reason_against(model, layer.module) or _HIDDEN
+    return reasons
+
+
+def staying_float(model: nn.Module, layers: Sequence[Layer]) -> tuple[StaysFloat, ...]:
+    """What of a network stays float: the layers of `float_reasons`, and modules of `unquantizable` that compute none.
+
+    Args:
+        model: the network.
+        layers: as it was traced.
+
+    Returns:
+        One entry for each reason. What attention stores in its projection counts as its own.
+    """
+    modules: dict[str, dict[str, None]] = {}
+    names: dict[str, list[str]] = {}
+    module_of = {layer.name: layer.module for layer in layers}
+    for name, reason in float_reasons(model, layers).items():
+        modules.setdefault(reason, {})[module_of[name]] = None
+        names.setdefault(reason, []).append(name)
+    for path, reason in unquantizable(model).items():
+        if not _projects_attention(model, path):
+            modules.setdefault(reason, {})[path] = None
+    return tuple(
+        StaysFloat(
+            reason,
+            tuple(paths),
+            tuple(names.get(reason, ())),
+            0 if reason == ACTIVATIONS else sum(_stored_bytes(model.get_submodule(path)) for path in paths),
+        )
+        for reason, paths in modules.items()
+    )
+
+
 def reason_against(model: nn.Module, name: str) -> str | None:
     """Why the module of this path cannot take formats; None if it can."""
     module = model.get_submodule(name)
     if not has_kind(module):
-        return f"is a {type(module).__name__}; formats apply to {class_names()}"
+        return f"is of class {type(module).__name__}; formats apply to {class_names()}"
     if _only_read(model, name, module):
         return (
             "is the projection of a torch.nn.MultiheadAttention, which computes with its weight and never calls it: "
@@ -53,9 +104,19 @@ def reason_against(model: nn.Module, name: str) -> str | None:
 
 def _only_read(model: nn.Module, name: str, module: nn.Module) -> bool:
     """Whether torch's attention reads the module's weight and never calls it, as it does with a class made for this."""
+    return _projects_attention(model, name) or isinstance(module, NonDynamicallyQuantizableLinear)
+
+
+def _projects_attention(model: nn.Module, name: str) -> bool:
     parent, _, last = name.rpartition(".")
-    attention = isinstance(model.get_submodule(parent), nn.MultiheadAttention) and last == "out_proj"
-    return attention or isinstance(module, NonDynamicallyQuantizableLinear)
+    return isinstance(model.get_submodule(parent), nn.MultiheadAttention) and last == "out_proj"
+
+
+def _stored_bytes(module: nn.Module) -> int:
+    """What a module stores itself, with the projection of attention."""
+    owners = (module, module.out_proj) if isinstance(module, nn.MultiheadAttention) else (module,)
+    own = (t for each in owners for t in (*each.parameters(recurse=False), *each.buffers(recurse=False)))
+    return sum(tensor.nbytes for tensor in own if not is_lazy(tensor))
 
 
 def _multiplies(module: nn.Module) -> bool:
