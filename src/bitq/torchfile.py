@@ -148,7 +148,7 @@ def _telling(path: Path, what: str) -> Iterator[None]:
 
 
 class _Sparing:
-    """A file that gives no more at once than a zip's directory may take."""
+    """A file that gives no more at once than a zip's directory, or a part of a pickle, may take."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -156,8 +156,11 @@ class _Sparing:
 
     def read(self, size: int = -1) -> bytes:
         if size > _MOST_DIRECTORY:
-            raise ValueError("a directory too large")
+            raise ValueError("a directory or a text too large")
         return self._file.read(size if size >= 0 else _MOST_DIRECTORY)
+
+    def readline(self) -> bytes:
+        return self._file.readline(_MOST_DIRECTORY)
 
 
 def _zip_content(file: IO[bytes], path: Path, most_bytes: int, what: str) -> Any:
@@ -248,7 +251,7 @@ class _Machine:
         outer: list[list[Any]] = []
         memo: dict[Any, Any] = {}
         argument: Any
-        for step, argument, _ in pickletools.genops(file):
+        for step, argument, _ in pickletools.genops(_Sparing(file)):  # type: ignore[arg-type]  # it reads alone
             self._steps += 1
             if self._steps > _MOST_STEPS:
                 raise _Foreign

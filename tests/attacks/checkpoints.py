@@ -228,3 +228,10 @@ def names_that_steer(folder: Path) -> None:
 def a_path_that_steers(folder: Path) -> None:
     """A path with codes that colour the terminal."""
     made(folder, state())
+
+
+@attack(LOAD + "c.pt", DAMAGED)
+def an_older_file_with_an_endless_text(folder: Path) -> None:
+    """The layout before torch 1.6, and a text of 2^60 bytes that is not there."""
+    made(folder, state())
+    (folder / "c.pt").write_bytes(pickle.PROTO + b"\x02" + pickle.BINUNICODE8 + struct.pack("<Q", 1 << 60))
