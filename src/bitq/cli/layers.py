@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bitq.tradeoff.plan import FloatPart
 
 SHAPES = "shape: channels in → out, kernel, height × width of the output"
+UNCOUNTED = " (computes no product, so its movement is not counted)"
 
 T = TypeVar("T")
 
@@ -121,13 +122,15 @@ def float_table(parts: Sequence[FloatPart]) -> Table:
     """What stays float and why, with its shares of the movement and of the energy."""
 
     def column(heading: str, amount: Callable[[FloatPart], float], text: Callable[[float], str]) -> TextColumn:
-        """An amount of each; none of what multiplies nothing, which is not counted."""
+        """An amount of each; none of what computes no product."""
         return TextColumn.of(heading, [amount(part) if part.layers else None for part in parts], text)
 
     def share(ratio: float) -> str:
         return ratio_text(ratio, 1)
 
-    told = [f"{names_text(part.modules or part.layers)}: {part.reason}" for part in parts]
+    told = [
+        f"{names_text(part.modules or part.layers)}: {part.reason}{'' if part.layers else UNCOUNTED}" for part in parts
+    ]
     whys = TextColumn("stays float", told, "total", left=True)
     return table_of(
         [

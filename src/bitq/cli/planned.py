@@ -49,7 +49,7 @@ def plan_tables(run: Evidence) -> list[RenderableType]:
     shown: list[RenderableType] = [FirstThatFits([table_of(layout) for layout in layouts]), explained]
     if plan.stays_float:
         shown.append(float_table(plan.stays_float))
-    elif plan.stays_float is None and any(layer.formats == TensorFormats() for layer in plan.layers):
+    elif plan.untold:
         shown.append("The plan is of an earlier version, which did not tell why layers stay float")
     return shown
 

@@ -267,6 +267,11 @@ class Plan(_Entry):
             raise ValueError("two layers have the same name")
         return self
 
+    @property
+    def untold(self) -> bool:
+        """Whether layers stay float and it does not say why, as plans of earlier versions do not."""
+        return self.stays_float is None and any(layer.formats == TensorFormats() for layer in self.layers)
+
     def formats(self) -> dict[str, TensorFormats]:
         """Formats by module path, for `bitq.apply`."""
         return {layer.module: layer.formats for layer in self.layers if layer.formats != TensorFormats()}
