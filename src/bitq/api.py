@@ -26,6 +26,7 @@ from bitq.tradeoff.measure import Data, Subject, Task, seeded
 from bitq.tradeoff.outcome import WITHOUT, hand_over, note_ablation
 from bitq.tradeoff.plan import Plan
 from bitq.tradeoff.records import Row
+from bitq.tradeoff.references import reference_costs
 from bitq.tradeoff.search import search as search_study
 from bitq.tradeoff.settings import Settings, Without
 from bitq.tradeoff.space import space_of
@@ -115,6 +116,7 @@ def search(
         space = space_of(model, traced.layers, target, bits, heard.step)
         shared = ties(space, traced.stored)
         space = replace(space, ties=shared) if wanted.tied else space
+        wanted = replace(wanted, budgets=wanted.budgets.beside(lambda: reference_costs(space)))
         check(space, wanted.budgets)
         data = Data(train, validation, validation if test is None else test)
         subject = Subject(network or type(model).__name__, model, data, Task(loss, metric))
