@@ -226,7 +226,7 @@ def test_no_plan_is_tried_that_could_not_be_better_than_the_best(tmp_path):
 
 def test_a_budget_of_accuracy_is_closed_in_on():
     def plan(score, excess, proposer="plan"):
-        return Contender(Proposed("", (), proposer), score, None, 0.0, excess)
+        return Contender(Proposed("", (), proposer), score, None, 0.0, excess, 0.0)
 
     def of(budgets):
         return SimpleNamespace(settings=tiny.settings(budgets=budgets))

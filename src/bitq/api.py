@@ -27,6 +27,7 @@ from bitq.tradeoff.measure import Data, Subject, Task, seeded
 from bitq.tradeoff.outcome import WITHOUT, hand_over, note_ablation
 from bitq.tradeoff.plan import Plan
 from bitq.tradeoff.records import Row
+from bitq.tradeoff.references import reference_costs
 from bitq.tradeoff.rehearsal import rehearse
 from bitq.tradeoff.search import search as search_study
 from bitq.tradeoff.settings import Settings, Without
@@ -128,6 +129,7 @@ def search(
         if space.fixed:
             share = float(space.fixed_bits.sum()) / space.float_cost.movement_bits
             heard.note(f"what stays float moves {share:.1%} of all bits of float32, which no plan changes")
+        wanted = replace(wanted, budgets=wanted.budgets.beside(lambda: reference_costs(space)))
         check(space, wanted.budgets)
         with Store(folder.results, alone=True) as store:
             check_own_folder(folder.checkpoints)

@@ -12,28 +12,34 @@ import typer
 
 from bitq.errors import BitqError, shortened
 from bitq.tradeoff.quantities import QUANTITIES
+from bitq.tradeoff.shares import ShareOf
 
 _AMOUNT = re.compile(r"(\d{1,18}(?:\.\d{1,9})?(?:e\d{1,2})?) ?([A-Za-zµ]*)", re.ASCII | re.IGNORECASE)
 
 
-def amount(option: str, text: str | None, units: Mapping[str, float]) -> float | None:
-    """A number with a unit, in the smallest of the units; None for None.
+def amount(option: str, text: str | None, units: Mapping[str, float]) -> float | ShareOf | None:
+    """A number with a unit, in the smallest of the units, or a share of a plain format; None for None.
 
     Args:
         option: that it was given with.
-        text: such as "1.2 Mbit"; without a unit it is in the smallest.
+        text: such as "1.2 Mbit", without a unit in the smallest, or "50%int8".
         units: by name, what one is worth.
 
     Raises:
-        BitqError: no number, or another unit.
+        BitqError: no number, another unit, or a share of something unknown.
     """
     if text is None:
         return None
+    if "%" in text:
+        return ShareOf.read(option, text)
     found = _AMOUNT.fullmatch(text.strip().replace("μ", "µ"))
     if found is None or found[2] not in {"", *units}:
         names = ", ".join(units)
         given = shortened(text)
-        raise BitqError(f"{option} is {given!r}; it must be a number, with or without one of the units {names}")
+        raise BitqError(
+            f"{option} is {given!r}; it must be a number, with or without one of the units {names}, "
+            "or a share such as 50%int8"
+        )
     return float(found[1]) * units.get(found[2], 1.0)
 
 

@@ -31,6 +31,7 @@ from bitq.cli.output import Json, bits_text, bytes_text, energy_text, print_json
 from bitq.cli.planned import plan_tables
 from bitq.cli.quantities import with_limits
 from bitq.errors import BitqError
+from bitq.tradeoff.shares import ShareOf
 
 if TYPE_CHECKING:
     from bitq.tradeoff.ray_workers import RayWorkers
@@ -63,11 +64,19 @@ def search(
     alpha: Annotated[
         float, typer.Option(help="Weight of data movement in O = (1 - accuracy) + alpha * movement / largest movement.")
     ] = 0.2,
+    within: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="The fewest bits moved, at most so many points of accuracy below float32: 0.5 where that has 93.1 % "
+            "is 92.6 % or more.",
+            rich_help_panel=BUDGETS,
+        ),
+    ] = None,
     max_accuracy_loss: Annotated[
         float | None,
         typer.Option(
-            help="The plan may be so much less accurate than float32, such as 0.003. For the fewest bits moved "
-            "within it, give a large --alpha, too.",
+            help="The plan of least O may be so much less accurate than float32, such as 0.003 for 0.3 points.",
             rich_help_panel=BUDGETS,
         ),
     ] = None,
@@ -167,7 +176,7 @@ def search(
     std: Std = "1",
     limit: Limit = None,
     as_json: Json = False,
-    **limits: float | None,
+    **limits: float | ShareOf | None,
 ) -> None:
     """Find the block floating point format of every tensor with the least O, fine-tune, and write plan and report.
 
@@ -183,7 +192,9 @@ def search(
 
     `bitq search demo --effort quick`
 
-    `bitq search demo --max-accuracy-loss 0.01 --alpha 10` moves as little as one point of accuracy allows
+    `bitq search demo --within 1` moves as little as one point of accuracy allows
+
+    `bitq search demo --max-movement 50%int8`
 
     `bitq search my_package.nets:make --checkpoint net.safetensors --data images/ --image-size 64 --device stm32h743`
     """
@@ -201,11 +212,16 @@ def search(
     ]
     if len(without) + ablations > 1:
         raise BitqError("give one of --without-qat, --without-movement, --without-tradeoff and --ablations at a time")
+    if within is not None and not 0 <= within <= 100:
+        raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
+    if within is not None and max_accuracy_loss is not None:
+        raise BitqError("give --within for the fewest bits or --max-accuracy-loss for the least O, not both")
     settings = replace(
         base,
         alpha=alpha,
         training=Training(base.training.steps if steps is None else steps, learning_rate, amp=amp, seed=seed),
-        budgets=Budgets(max_accuracy_loss, **limits),
+        budgets=Budgets(max_accuracy_loss if within is None else within / 100, **limits),
+        fewest_bits=within is not None,
         tied=tied,
         without=without[0] if without else None,  # type: ignore[arg-type]
         **{name: count for name, count in given.items() if count is not None},

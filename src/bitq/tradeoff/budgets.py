@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 
 from bitq.errors import BitqError, Infeasible
 from bitq.tradeoff.quantities import QUANTITIES
 from bitq.tradeoff.records import Cost
+from bitq.tradeoff.shares import ShareOf
 
 ACCURACY_LOSS = "accuracy_loss"
 
@@ -20,27 +21,32 @@ _TOLERANCE = 1e-9
 class Budgets:
     """What a plan may cost at most: `Budgets(accuracy_loss=0.01, energy_pj=9e6)`; what is not named, or None, is free.
 
+    The limit of a quantity may be a share of what the network takes in a plain format: `Budgets(energy_pj="60%int8")`.
+
     Attributes:
         accuracy_loss: by how much its accuracy may lie below the float network's, as a share in [0, 1].
         limits: of quantities of `bitq.tradeoff.quantities`, by name: `movement_bits` (DM_sum of one inference, in
             bits), `energy_pj` (of that movement, in pJ), `model_bytes` (packed weights and all else that is stored).
 
     Raises:
-        BitqError: an unknown quantity, or a limit below 0 or not finite (names it).
+        BitqError: an unknown quantity, a limit below 0 or not finite, or no share of a plain format (names it).
     """
 
     accuracy_loss: float | None
-    limits: tuple[tuple[str, float], ...]
+    limits: tuple[tuple[str, float | ShareOf], ...]
 
-    def __init__(self, accuracy_loss: float | None = None, **limits: float | None) -> None:
+    def __init__(self, accuracy_loss: float | None = None, **limits: float | str | ShareOf | None) -> None:
         for name, limit in {ACCURACY_LOSS: accuracy_loss, **limits}.items():
             if name not in (ACCURACY_LOSS, *QUANTITIES):
                 raise BitqError(f"{name!r} is nothing to limit; known are {', '.join((ACCURACY_LOSS, *QUANTITIES))}")
-            if limit is not None and not 0 <= limit < inf:
+            if limit is None or isinstance(limit, ShareOf) or (isinstance(limit, str) and name != ACCURACY_LOSS):
+                continue
+            if isinstance(limit, str) or not 0 <= limit < inf:
                 raise BitqError(f"the limit of {name} is {limit!r}; it must be a finite number of at least 0")
         object.__setattr__(self, "accuracy_loss", accuracy_loss)
-        given = ((name, limits.get(name)) for name in QUANTITIES)
-        object.__setattr__(self, "limits", tuple((name, limit) for name, limit in given if limit is not None))
+        given = {name: limits[name] for name in QUANTITIES if limits.get(name) is not None}
+        read = {name: ShareOf.read(name, limit) if isinstance(limit, str) else limit for name, limit in given.items()}
+        object.__setattr__(self, "limits", tuple(read.items()))
 
     def limit(self, name: str) -> float | None:
         """The limit of "accuracy_loss" or of a quantity; None is no limit."""
@@ -49,6 +55,29 @@ class Budgets:
     def with_loss(self, accuracy_loss: float | None) -> Budgets:
         """The same limits with another one of the loss of accuracy."""
         return Budgets(accuracy_loss, **dict(self.limits))
+
+    def beside(self, references: Callable[[], Mapping[str, Cost]]) -> Budgets:
+        """The same limits, where it is known what they are shares of.
+
+        Args:
+            references: gives what the network costs by names of `bitq.tradeoff.shares.REFERENCES`; asked only if a
+                limit is a share.
+        """
+        if not any(isinstance(limit, ShareOf) for _, limit in self.limits):
+            return self
+        costs = references()
+        return Budgets(
+            self.accuracy_loss,
+            **{
+                name: limit.beside(QUANTITIES[name].spent(costs[limit.of])) if isinstance(limit, ShareOf) else limit
+                for name, limit in self.limits
+            },
+        )
+
+    def told(self, name: str, amount: float) -> str:
+        """An amount of a limited quantity as its limit is told: what it is, and what share, if that was given."""
+        limit = dict(self.limits).get(name)
+        return f"{amount:.6g}" + (f" ({limit.told(amount)})" if isinstance(limit, ShareOf) else "")
 
     def excess(self, cost: Cost, lost: float) -> float:
         """By how much a plan of this cost and loss of accuracy misses its budgets, each as a share of it, in sum."""
@@ -65,10 +94,11 @@ class Budgets:
 
     def _all(self) -> dict[str, float]:
         own = {} if self.accuracy_loss is None else {ACCURACY_LOSS: self.accuracy_loss}
-        return own | dict(self.limits)
+        return own | {name: limit.amount if isinstance(limit, ShareOf) else limit for name, limit in self.limits}
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} at most {limit:.6g}" for name, limit in self._all().items()) or "no limit"
+        limits = (f"{name} at most {self.told(name, limit)}" for name, limit in self._all().items())
+        return ", ".join(limits) or "no limit"
 
 
 def check_possible(budgets: Budgets, least: Mapping[str, float]) -> None:
@@ -85,7 +115,8 @@ def check_possible(budgets: Budgets, least: Mapping[str, float]) -> None:
         limit = budgets.limit(name)
         if limit is not None and _exceeds(value, limit):
             raise Infeasible(
-                f"no plan has {name} of at most {limit:.6g}: the least of all plans is {value:.6g}; loosen that limit"
+                f"no plan has {name} of at most {budgets.told(name, limit)}: the least of all plans is "
+                f"{budgets.told(name, value)}; loosen that limit"
             )
 
 

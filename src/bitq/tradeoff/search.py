@@ -10,7 +10,7 @@
 4. The curve is fitted to all that was measured, and the next plans are proposed. This ends when no plan is left that
    could be better than the best, or when the rounds are done.
 Whatever has the least O on validation data and keeps the budgets wins, fine-tuned or not, a plan or a uniform format;
-what it reaches is measured on test data.
+what it reaches is measured on test data. If the fewest bits are looked for, they decide in place of O.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ WEIGHTS = (0.0, *(2.0 ** (power / 2) for power in range(-8, 9)))
 LIKELY_SCORE = 0.5
 """Sum of scores around which the best plans lie, roughly."""
 
+HEAVY = 100.0
+"""Weight of movement, beside accuracy, by which the fewest bits within a budget are solved for."""
+
 MIN_SLOPE = 1e-6
 """Accuracy per score below which a curve is taken to be flat."""
 
@@ -60,13 +63,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Trial:
-    """A plan that was measured as it is on a part of the validation data; O and excess are by that part."""
+    """A plan that was measured as it is on a part of the validation data; O, excess and merit are by that part."""
 
     candidate: Candidate
     plan: Proposed
     accuracy: float
     objective: float
     excess: float
+    merit: float
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class Contender:
         measured: what came out.
         objective: O on validation data.
         excess: by how much it misses the budgets; 0 if it keeps them.
+        merit: what ranks those that miss them alike, the less the better: O, or the bits moved if the fewest are looked
+            for, as a share of the largest movement.
     """
 
     plan: Proposed
@@ -86,6 +92,7 @@ class Contender:
     measured: Measurement
     objective: float
     excess: float
+    merit: float
 
     @property
     def is_uniform(self) -> bool:
@@ -98,7 +105,8 @@ class Found:
     """What a search found.
 
     Attributes:
-        contenders: all that were measured, the best first: within the budgets, and of least O on validation data.
+        contenders: all that were measured, the best first: within the budgets, and of least O on validation data or, if
+            these are looked for, of the fewest bits.
         trials: all that were measured as they are on a part of it, the best first.
         candidates: the best plans for all weights of movement (those that the budgets leave), most movement first.
         curve: what a sum of scores loses.
@@ -158,9 +166,16 @@ def search(study: Study) -> Found:
     return Found(tuple(contenders), trials, candidates, curve)
 
 
-def _rank(each: Contender | Trial) -> tuple[float, float, str, bool]:
+def _rank(each: Contender | Trial) -> tuple[float, float, float, str, bool]:
     """The best first, whatever order they were measured in."""
-    return each.excess, each.objective, each.plan.label, each.plan.tune
+    return each.excess, each.merit, each.objective, each.plan.label, each.plan.tune
+
+
+def _merit(study: Study, accuracy: float, movement_bits: float) -> float:
+    """What ranks plans that keep the budgets, the less the better."""
+    if study.settings.fewest_bits:
+        return movement_bits / study.space.movement_max
+    return study.objective(accuracy, movement_bits)
 
 
 def _foreseen(study: Study) -> str:
@@ -219,6 +234,7 @@ def _tried(study: Study, candidates: Mapping[str, Candidate], before: int = 0) -
             found.accuracy,
             study.objective(found.accuracy, found.movement_bits),
             study.settings.budgets.excess(found, float32 - found.accuracy),
+            _merit(study, found.accuracy, found.movement_bits),
         )
         for candidate, plan, found in zip(candidates.values(), plans, reached, strict=True)
     ]
@@ -282,15 +298,16 @@ def _bounded(study: Study, curve: Curve) -> tuple[Candidate, ...]:
     if budgets.accuracy_loss is None or study.settings.alone:
         return ()
     bound = budgets.with_loss(curve.score(budgets.accuracy_loss))
+    weight = _likely(study, curve, HEAVY if study.settings.fewest_bits else None)
     try:
-        return (_candidate(study, allocate(study.space, study.scores, _likely(study, curve), bound)),)
+        return (_candidate(study, allocate(study.space, study.scores, weight, bound)),)
     except Infeasible:  # the prediction may be wrong: plans that lose the least are measured then
         return ()
 
 
-def _likely(study: Study, curve: Curve) -> float:
-    """Weight of movement beside scores that comes to the study's alpha beside accuracy."""
-    return study.settings.alpha / max(curve.slope(LIKELY_SCORE), MIN_SLOPE)
+def _likely(study: Study, curve: Curve, alpha: float | None = None) -> float:
+    """Weight of movement beside scores that comes to an alpha, by default the study's, beside accuracy."""
+    return (study.settings.alpha if alpha is None else alpha) / max(curve.slope(LIKELY_SCORE), MIN_SLOPE)
 
 
 def _proposals(
@@ -311,7 +328,7 @@ def _proposals(
 
     def promise(candidate: Candidate) -> tuple[float, float]:
         lost = min(curve.lost(candidate.score), untuned.get(candidate.choices, 1.0))
-        return settings.budgets.excess(candidate.cost, lost), study.objective(1 - lost, candidate.cost.movement_bits)
+        return settings.budgets.excess(candidate.cost, lost), _merit(study, 1 - lost, candidate.cost.movement_bits)
 
     wanted = 0 if settings.alone else settings.uniforms if number == settings.rounds else 1
     count = wanted - sum(contender.is_uniform for contender in tuned)
@@ -339,12 +356,12 @@ def _could_win(
     """The plans not measured yet that could be better than the best, if they lost no accuracy."""
     measured = {contender.plan.choices for contender in contenders if contender.plan.tune}
     best = min(contenders, key=_rank, default=None)
-    within = best.objective if best and not best.excess else inf
+    within = best.merit if best and not best.excess else inf
     accuracy_float = study.float_accuracy.validation
     return tuple(
         each
         for each in candidates
-        if each.choices not in measured and study.objective(accuracy_float, each.cost.movement_bits) < within
+        if each.choices not in measured and _merit(study, accuracy_float, each.cost.movement_bits) < within
     )
 
 
@@ -383,6 +400,7 @@ def _contender(study: Study, plan: Proposed, measured: Measurement) -> Contender
         measured,
         study.objective(measured.validation, measured.movement_bits),
         study.settings.budgets.excess(measured, lost),
+        _merit(study, measured.validation, measured.movement_bits),
     )
 
 

@@ -31,6 +31,8 @@ class Settings:
         alpha: weight of movement in the objective (paper, Eq. 2).
         training: how every plan is fine-tuned.
         budgets: limits that the plan has to keep.
+        fewest_bits: of the plans that keep the budgets, among them one of accuracy, that with the fewest bits moved is
+            looked for instead of that with the least O.
         scored_inputs: training inputs on which every tensor is scored. Take many: the size of all scores hangs on the
             few inputs that the network gets wrong.
         screened_inputs: validation inputs on which plans are measured before any is fine-tuned.
@@ -48,6 +50,7 @@ class Settings:
     alpha: float = 0.2
     training: Training = field(default_factory=Training)
     budgets: Budgets = field(default_factory=Budgets)
+    fewest_bits: bool = False
     scored_inputs: int = 1024
     screened_inputs: int = 2048
     rounds: int = 2
@@ -62,6 +65,8 @@ class Settings:
         for name in ("scored_inputs", "screened_inputs", "rounds", "plans", "uniforms"):
             if not 1 <= getattr(self, name) <= 10**6:
                 raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more, up to 10^6")
+        if self.fewest_bits and self.budgets.accuracy_loss is None:
+            raise BitqError("fewest_bits needs a budget of accuracy beside it, such as Budgets(accuracy_loss=0.005)")
         if self.without is not None and self.without not in get_args(Without):
             raise BitqError(f"without is {self.without!r}; it must be one of {', '.join(get_args(Without))}, or None")
 
