@@ -461,6 +461,34 @@ def test_weights_may_be_listed_among_the_inputs_as_old_files_do(file):
     assert (found.layers[0].N, found.layers[0].weight_is_parameter) == (3, True)
 
 
+def test_kinds_of_products_decide_what_stays_float(file, bitq):
+    """A file has no modules: weights of Conv, Gemm and MatMul take formats, an Einsum's and activations do not."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"], name="taking"),
+        helper.make_node("Einsum", ["y", "w"], ["z"], name="einsum", equation="ni,io->no"),
+        helper.make_node("Einsum", ["z", "z"], ["s"], name="scores", equation="ni,mi->nm"),
+        helper.make_node("MatMul", ["s", "z"], ["t"], name="values"),
+    ]
+    path = file(model(nodes, [value("x", 3, 4)], [constant("w", 4, 4)]))
+    found = load_onnx(path)
+    assert [layer.name for layer in found.layers] == ["taking", "einsum", "scores", "values"]
+    stays = {part.reason.split(",")[0]: part for part in found.stays_float}
+    assert {reason: part.layers for reason, part in stays.items()} == {
+        "is an Einsum": ("einsum",),
+        "multiplies two activations": ("scores", "values"),
+    }
+    words = ("movement", path, "--device", "eyeriss", "--formats", "8:e3:b16")
+    document = json.loads(bitq(*words, "--json")[1])
+    formats = {layer["name"]: layer["formats"]["weight"] for layer in document["layers"]}
+    assert formats == {"taking": "8:e3:b16", "einsum": None, "scores": None, "values": None}
+    floats = sum(layer["movement_bits"] for layer in document["layers"] if layer["name"] != "taking")
+    assert sum(part["movement_bits"] for part in document["stays_float"]) == pytest.approx(floats)
+    out = " ".join(bitq(*words)[1].split())
+    assert "Assumed: an ONNX file does not tell which modules" in out
+    assert "scores, values: multiplies two activations" in out
+    assert "Assumed" not in bitq(*words[:-2])[1]
+
+
 def test_named_sizes_hold_for_every_input(file):
     nodes = [helper.make_node("MatMul", ["x", "z"], ["y"])]
     path = file(model(nodes, [value("x", "n", "t", 6), value("z", "n", 6, "t")]))

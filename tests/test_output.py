@@ -7,9 +7,11 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.table import Table
 
 from bitq.cli.output import print_json, print_text, show
+from bitq.cli.tables import MOST_ROWS, FirstThatFits, TextColumn
 
 STEERING = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\udcff"
 SHOWN = r"\x1b[2J\x1b]0;owned"
@@ -66,3 +68,33 @@ def test_json_is_readable_where_it_can_be():
 
 def test_csv_shows_escape_codes():
     assert written(lambda: print_text(f"a,b\n{STEERING},é\n"), "utf-8").startswith(f"a,b\n{SHOWN}")
+
+
+@given(st.integers(12, 200), st.lists(st.tuples(st.text("ab ", max_size=40), st.text("漢x", max_size=12)), min_size=1))
+def test_a_table_is_stacked_where_it_would_not_fit(columns, cells):
+    """The first way that fits is taken whole, whatever the cells are; the last folds its first column."""
+    name = TextColumn("name", [cell for cell, _ in cells], "total", left=True)
+    other = TextColumn.of("length", [len(cell) for _, cell in cells], str)
+    wide = TextColumn("wide", [cell for _, cell in cells])
+    ways = ([[name], [other], [wide]], [[name, other, wide]])
+    with io.StringIO() as stream, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr("bitq.cli.output.PIPE_COLUMNS", columns)
+        show(FirstThatFits(ways))
+        lines = stream.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= columns
+    beside = lines[0].count("┳") == 2
+    natural = 10 + sum(max(map(cell_len, (each.heading, *each.cells, each.total))) for each in (name, other, wide))
+    assert beside == (natural <= columns)
+    if beside:
+        assert cell_len(lines[0]) == natural
+    assert sum("total" in line for line in lines) == 1
+
+
+def test_a_table_tells_what_it_leaves_out(capsys):
+    amounts = [1.0] * (MOST_ROWS + 3)
+    show(FirstThatFits([[[TextColumn("name", ["x"] * len(amounts), left=True)], [TextColumn.of("n", amounts, str)]]]))
+    out = capsys.readouterr().out
+    assert out.count("│ x ") == MOST_ROWS
+    assert "and 3 more, which --json tells" in out
+    assert f"{float(len(amounts))}" in out

@@ -34,7 +34,7 @@ from bitq.cli.output import (
     times_text,
 )
 from bitq.cli.shapes import InputShape, Network, input_and_layers
-from bitq.cli.tables import FirstThatFits, TextColumn, table_of
+from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.errors import BitqError
 from bitq.floating import but_floating
 from bitq.formats import TensorFormats
@@ -165,12 +165,12 @@ def _table(
         ratio_text(sum(layer.energy_pj for layer in moved), before),
     )
     most = TextColumn("moves most", [_most(layer) for (layer, _, _), _ in rows])
-    layouts = (
+    ways = (
         [[each] for each in (name, kinds, shapes, macs, *formats, *levels, energy, ratio, most, weights)],
         [[name, shapes], [kinds, macs], formats, *([each] for each in levels), [energy, ratio], [most, weights]],
         [[name, shapes], [kinds, macs, weights], formats, levels, [energy, ratio, most]],
     )
-    return FirstThatFits([table_of(layout) for layout in layouts])
+    return FirstThatFits(ways)
 
 
 def _weight_bytes(moved: Sequence[LayerMovement], parts: Sequence[StaysFloat]) -> Sequence[int | None]:

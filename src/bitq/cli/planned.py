@@ -21,7 +21,7 @@ from bitq.cli.layers import (
     weights_column,
 )
 from bitq.cli.output import bits_text, energy_text
-from bitq.cli.tables import FirstThatFits, TextColumn, table_of
+from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.formats import TensorFormats
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ def plan_tables(run: Evidence) -> list[RenderableType]:
     bits = TextColumn.of("bits moved", [count * layer.movement_bits for (layer, _, _), count in rows], bits_text)
     energy = TextColumn.of("energy", [count * layer.energy_pj for (layer, _, _), count in rows], energy_text)
     score = [TextColumn.of("score", [each for (_, _, each), _ in rows], _points)] if run.sensitivity else []
-    layouts = (
+    ways = (
         [[each] for each in (name, kinds, shapes, macs, *formats, bits, energy, weights, *score)],
         [[name, shapes], [kinds, macs], formats, [bits], [energy], [weights], score],
         [[name, shapes], [kinds, macs], formats, [bits, energy], [weights, *score]],
     )
     explained = f"{SHAPES}; score: estimated loss of accuracy, in points" if score else SHAPES
-    shown: list[RenderableType] = [FirstThatFits([table_of(layout) for layout in layouts]), explained]
+    shown: list[RenderableType] = [FirstThatFits(ways), explained]
     if plan.stays_float:
         shown.append(float_table(plan.stays_float))
     elif plan.untold:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.measure import Measurement
 from rich.table import Table
 
-_UNBOUNDED = 1 << 16  # characters, more than any terminal is wide
+MOST_ROWS = 2000
+"""That a table shows: more than any network has layers."""
 
 
 @dataclass(frozen=True)
@@ -30,35 +31,46 @@ class TextColumn:
 
 
 Stack = Sequence[TextColumn]
-"""Columns that stand above each other as one."""
+"""Columns that stand above each other as one; none of them are no column."""
 
 
 @dataclass(frozen=True)
 class FirstThatFits:
-    """Of several tables of the same content, the first that is no wider than the terminal, or else the last, folded."""
+    """A table that has its columns stacked in the first of several ways that fits the terminal, or else the last."""
 
-    tables: Sequence[Table]
+    ways: Sequence[Sequence[Stack]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        unbounded = options.update(max_width=_UNBOUNDED)
-        widths = (Measurement.get(console, unbounded, table).maximum for table in self.tables)
-        fits = (table for table, width in zip(self.tables, widths, strict=True) if width <= options.max_width)
-        yield next(fits, self.tables[-1])
+        fits = (stacks for stacks in self.ways if _width(stacks) <= options.max_width)
+        yield table_of(next(fits, self.ways[-1]))
 
 
 def table_of(stacks: Sequence[Stack]) -> Table:
-    """A table with a column for each stack that holds any, of which the first folds if the terminal is too narrow."""
+    """A table with a column for each stack, of which the first folds if the terminal is too narrow."""
     given = [stack for stack in stacks if stack]
     table = Table(show_lines=any(len(stack) > 1 for stack in given))
     for place, stack in enumerate(given):
         heading = "\n".join(column.heading for column in stack)
         justify: Literal["left", "right"] = "left" if stack[0].left else "right"
         table.add_column(heading, justify=justify, no_wrap=place > 0, overflow="ellipsis" if place else "fold")
-    for row in zip(*(zip(*(column.cells for column in stack), strict=True) for stack in given), strict=True):
+    rows = list(zip(*(zip(*(column.cells for column in stack), strict=True) for stack in given), strict=True))
+    for row in rows[:MOST_ROWS]:
         table.add_row(*map(_lines, row))
+    if len(rows) > MOST_ROWS:
+        table.add_row(f"and {len(rows) - MOST_ROWS} more, which --json tells")
     table.add_section()
     table.add_row(*(_lines(column.total for column in stack) for stack in given))
     return table
+
+
+def _width(stacks: Sequence[Stack]) -> int:
+    """How wide the table is if nothing folds, in characters."""
+    widths = (max(cell_len(text) for column in stack for text in _texts(column)) for stack in stacks if stack)
+    return 1 + sum(width + 3 for width in widths)
+
+
+def _texts(column: TextColumn) -> tuple[str, ...]:
+    return (column.heading, *column.cells, column.total)
 
 
 def _lines(cells: Iterable[str]) -> str:
