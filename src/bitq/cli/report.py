@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
+from bitq.cli.answers import offers_document, offers_table
 from bitq.cli.output import Json, print_json, show
 from bitq.files import RunFolder
 
@@ -48,9 +50,27 @@ def report(
     if as_json:
         aside = salvaged and salvaged.aside and str(salvaged.aside)
         found = {"salvaged": {**asdict(salvaged), "aside": aside}} if salvaged else {}
-        print_json({"report": page, **found})
+        print_json({"report": page, **found, **(_document(run) if page else {})})
+    elif page is None:
+        show("The search is not finished: there is no plan to report yet")
     else:
-        show(f"Report: {page}" if page else "The search is not finished: there is no plan to report yet")
+        show(*_answers(run), f"Report: {page}")
+
+
+def _answers(run: Path) -> list[Table]:
+    """What the search offered, if that was kept."""
+    from bitq.report.evidence import load_evidence
+
+    found = load_evidence(run)
+    return [offers_table(found.offers, found.references)] if found.offers else []
+
+
+def _document(run: Path) -> dict[str, Any]:
+    """The same for JSON."""
+    from bitq.report.evidence import load_evidence
+
+    found = load_evidence(run)
+    return offers_document(found.offers, found.references) if found.offers else {}
 
 
 def _salvaged(run: Path) -> Salvaged:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from bitq.cli.answers import int8_text, offers_document, offers_table
 from bitq.cli.inputs import (
     BatchSize,
     Channels,
@@ -31,7 +32,7 @@ from bitq.tradeoff.shares import ShareOf
 
 if TYPE_CHECKING:
     from bitq.tradeoff.ray_workers import RayWorkers
-    from bitq.tradeoff.records import Row
+    from bitq.tradeoff.records import Cost, Row
 
 DEMO_DEVICE = "stm32f103c8"
 BUDGETS, TUNING, ABLATIONS, WORKERS = "Budgets", "Fine-tuning", "Ablations", "Several processes or machines"
@@ -213,11 +214,15 @@ def search(
                 "ablations": [row.model_dump() for row in result.ablations],
                 "within_budgets": result.within_budgets,
                 "totals": result.plan.totals.model_dump(),
+                **offers_document(result.offers, result.references),
+                "advice": result.advice,
             }
         )
     else:
         show(
-            _table((*result.rows, *result.ablations)),
+            _table((*result.rows, *result.ablations), result.references),
+            offers_table(result.offers, result.references),
+            *([f"Note: {result.advice}"] if result.advice else []),
             f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})",
         )
 
@@ -228,10 +233,10 @@ def _ray_workers(address: str | None, count: int | None) -> RayWorkers:
     return RayWorkers(address, count)
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[Row], references: Mapping[str, Cost]) -> Table:
     table = Table(title=None, header_style="bold")
     table.add_column("")
-    for heading in ("accuracy", "DRAM", "on-chip", "energy", "model", "O"):
+    for heading in ("accuracy", "DRAM", "on-chip", "of int8", "energy", "model", "O"):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(
@@ -239,6 +244,7 @@ def _table(rows: Sequence[Row]) -> Table:
             f"{row.accuracy:.2%}",
             bits_text(row.dram_bits),
             bits_text(row.on_chip_bits),
+            int8_text(row, references),
             energy_text(row.energy_pj),
             bytes_text(row.model_bytes),
             f"{row.objective:.4f}",
