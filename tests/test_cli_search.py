@@ -171,7 +171,9 @@ def test_report_writes_the_page_again(bitq, folder):
     assert (code, err) == (0, "")
     assert "report.html" in out
     assert page.read_text().startswith("<!DOCTYPE html>")
-    assert json.loads(bitq("report", "run", "--json")[1]) == {"report": str(page.relative_to(folder))}
+    document = json.loads(bitq("report", "run", "--json")[1])
+    assert document.keys() == {"report", "offers", "references"}
+    assert document["report"] == str(page.relative_to(folder))
     assert bitq("report", "run", "--alpha", "0.37", "--alpha", "4.25")[0] == 0
     table = page.read_text().partition('id="alphas"')[2].partition("</table>")[0]
     assert re.findall(r"<tr[^>]*><td>([^<]+)</td>", table) == ["0.2", "0.37", "4.25"]
@@ -265,6 +267,65 @@ def test_the_fewest_bits_within_a_loss_of_accuracy(bitq, folder):
     assert totals_of(folder / "run")["movement_bits"] > loosest["movement_bits"]
 
 
+def test_within_points_is_the_fewest_bits_and_keeps_alpha(bitq, folder):
+    moved = []
+    for points in (40, 5, 0):
+        code, out, err = bitq(*COMPLETE, "--run", "run", "--within", points, "--json")
+        assert code == 0, err
+        document, plan = json.loads(out), plan_of(folder / "run")
+        assert document["within_budgets"]
+        assert document["advice"] == ""  # it was asked for
+        assert plan["alpha"] == 0.2
+        totals = plan["totals"]
+        share = totals["movement_bits"] / totals["movement_bits_max"]
+        assert totals["objective"] == pytest.approx(1 - totals["accuracy"] + 0.2 * share)
+        own = {offer["within"]: offer for offer in document["offers"]}[points / 100]
+        assert own["movement_bits"] == totals["movement_bits"]
+        assert own["label"].startswith("the plan")
+        moved.append(totals["movement_bits"])
+    assert moved[0] < moved[1] <= moved[2]
+
+
+@pytest.mark.parametrize(
+    ("option", "quantity"),
+    [("--max-movement", "movement_bits"), ("--max-energy", "energy_pj"), ("--max-model-bytes", "model_bytes")],
+)
+def test_a_limit_is_a_share_of_what_people_know(bitq, folder, option, quantity):
+    before = json.loads(bitq("report", "run", "--json")[1])["references"]["float16"][quantity]
+    percent = int(95 * totals_of(folder / "run")[quantity] / before)
+    code, out, err = bitq(*COMPLETE, "--run", "run", option, f"{percent} % float16", "--json")
+    assert code == 0, err
+    assert json.loads(out)["totals"][quantity] <= percent / 100 * before
+
+
+def test_the_terminal_ends_with_what_the_trade_off_offers(bitq, folder, searched):
+    totals = plan_of(folder / "run")["totals"]
+    offers = json.loads(bitq("report", "run", "--json")[1])["offers"]
+    assert [offer["question"] for offer in offers] == [
+        "least O",
+        *(f"fewest bits within {points}" for points in ("0.5 points", "1 point", "2 points")),
+    ]
+    assert (offers[0]["within"], offers[0]["test"]) == (None, totals["accuracy"])
+    for text in (searched.out, bitq("report", "run")[1]):
+        _, table = text.split("What was measured offers")
+        for offer in offers:
+            assert offer["question"] in table
+            assert f"{offer['test']:.2%}" in table
+    page = (folder / "run" / "report.html").read_text().partition('id="offers"')[2].partition("</table>")[0]
+    assert all(f"{100 * offer['test']:.2f}" in page and offer["question"] in page for offer in offers)
+
+
+def test_movement_is_told_beside_int8(bitq, folder, searched):
+    references = json.loads(bitq("report", "run", "--json")[1])["references"]
+    plain = references["int8"]["movement_bits"]
+    totals = totals_of(folder / "run")
+    assert references["float32"]["movement_bits"] == pytest.approx(totals["movement_bits_float"])
+    assert references["float32"]["model_bytes"] == totals["model_bytes_float"]
+    assert "of int8" in searched.out
+    assert f"{100 * totals['movement_bits'] / plain:#.3g} %" in searched.out
+    assert "% of int8" in (folder / "run" / "report.html").read_text()
+
+
 def test_the_ablations_are_compared_and_the_plan_stays(bitq, folder):
     plan = plan_of(folder / "run")
     code, out, err = bitq(*COMPLETE, "--run", "run", "--ablations", "--json")
@@ -354,6 +415,11 @@ def changed(**options):
         ({"max_movement": "1bit"}, "no plan has movement_bits of at most 1: the least of all plans is"),
         ({"max_energy": "3 J"}, "--max-energy is '3 J'"),
         ({"max_model_bytes": 1}, "no plan has model_bytes of at most 1"),
+        ({"max_movement": "50%int4"}, "--max-movement is '50%int4'; a share must be of int8, float16 or float32, such"),
+        ({"max_energy": "%int8"}, "--max-energy is '%int8'; a share must be of int8, float16 or float32"),
+        ({"max_movement": "0.1%int8"}, r"(0.1 % of int8): the least of all plans is"),
+        ({"within": -1}, "--within is -1.0; it must be a number of points of accuracy from 0 to 100"),
+        ({"within": 1, "max_accuracy_loss": 0.01}, "give --within for the fewest bits or --max-accuracy-loss"),
         ({"alpha": "nan"}, "alpha is"),
         ({"alpha": "inf"}, "alpha is"),
         ({"steps": 0}, "steps is 0; it must be 1 or more"),

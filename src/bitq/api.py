@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,12 +21,13 @@ from bitq.progress import Listener, Terminal
 from bitq.report import write_report
 from bitq.store import Store
 from bitq.tracing import record
+from bitq.tradeoff.answers import advice
 from bitq.tradeoff.knapsack import check
 from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Data, Subject, Task, seeded
 from bitq.tradeoff.outcome import WITHOUT, hand_over, note_ablation
 from bitq.tradeoff.plan import Plan
-from bitq.tradeoff.records import Row
+from bitq.tradeoff.records import Cost, Offers, Row
 from bitq.tradeoff.references import reference_costs
 from bitq.tradeoff.rehearsal import rehearse
 from bitq.tradeoff.search import search as search_study
@@ -48,6 +49,9 @@ class Result:
         ablations: if asked for, the best without fine-tuning, without movement and without the trade-off.
         within_budgets: whether the plan, as measured on validation data, keeps the budgets of the settings.
         folder: of the run: plan.json, weights.safetensors, report.html, results.sqlite.
+        offers: what was measured that answers what people ask: the least O; the fewest bits near float32.
+        references: by the names int8, float16 and float32, what the network costs in these plain formats.
+        advice: of a plan that loses more than two points of accuracy, what that bought and how to lose less.
     """
 
     plan: Plan
@@ -56,6 +60,9 @@ class Result:
     folder: Path
     ablations: tuple[Row, ...] = ()
     within_budgets: bool = True
+    offers: Offers = field(default_factory=lambda: Offers(offers=(), within=()))
+    references: Mapping[str, Cost] = field(default_factory=dict)
+    advice: str = ""
 
 
 def search(
@@ -142,10 +149,20 @@ def search(
                 heard.note(WITHOUT[without])
                 other = replace(study, settings=replace(wanted, without=without))
                 others.append(note_ablation(study, other, search_study(other)))
-            plan, rows = hand_over(study, found, traced.layers, shared, command)
+            left = hand_over(study, found, traced.layers, shared, command)
             best = study.load_finetuned(found.best.plan)
         write_report(folder.path)
-    return Result(plan, best, rows, folder.path, tuple(others), found.best.excess == 0)
+    return Result(
+        left.plan,
+        best,
+        left.rows,
+        folder.path,
+        tuple(others),
+        found.best.excess == 0,
+        left.offers,
+        left.references,
+        advice(left.rows[0], left.rows[-1], left.offers, wanted.alpha, command),
+    )
 
 
 def _first(model: nn.Module, batches: Iterable[Batch]) -> Batch:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bitq.cli.answers import offers_document, offers_table
 from bitq.cli.output import Json, print_json, show
 from bitq.cli.planned import plan_document, plan_tables
 from bitq.files import RunFolder
@@ -59,14 +60,18 @@ def report(
         show(_told(salvaged))
     planned = salvaged is None or RunFolder(run).plan.exists()  # a search that was stopped has no plan yet
     page = str(write_report(run, alpha) if alpha else write_report(run)) if planned else None
-    shown = load_evidence(run) if layers and planned else None
+    evidence = load_evidence(run) if planned else None
     if as_json:
         aside = salvaged and salvaged.aside and str(salvaged.aside)
         found = {"salvaged": {**asdict(salvaged), "aside": aside}} if salvaged else {}
-        print_json({"report": page, **found, **(plan_document(shown) if shown else {})})
+        offered = offers_document(evidence.offers, evidence.references) if evidence and evidence.offers else {}
+        print_json({"report": page, **found, **(plan_document(evidence) if evidence and layers else {}), **offered})
+    elif evidence is None:
+        show("The search is not finished: there is no plan to report yet")
     else:
-        tables = plan_tables(shown) if shown else ()
-        show(*tables, f"Report: {page}" if page else "The search is not finished: there is no plan to report yet")
+        tables = plan_tables(evidence) if layers else []
+        offers = [offers_table(evidence.offers, evidence.references)] if evidence.offers else []
+        show(*tables, *offers, f"Report: {page}")
 
 
 def _salvaged(run: Path) -> Salvaged:

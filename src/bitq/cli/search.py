@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from bitq.cli.answers import int8_text, offers_document, offers_table
 from bitq.cli.inputs import (
     DEMO_DEVICE,
     BatchSize,
@@ -35,7 +36,7 @@ from bitq.tradeoff.shares import ShareOf
 
 if TYPE_CHECKING:
     from bitq.tradeoff.ray_workers import RayWorkers
-    from bitq.tradeoff.records import Row
+    from bitq.tradeoff.records import Cost, Row
 
 BUDGETS, TUNING, ABLATIONS, WORKERS = "Budgets", "Fine-tuning", "Ablations", "Several processes or machines"
 
@@ -254,6 +255,8 @@ def search(
                 "within_budgets": result.within_budgets,
                 "totals": result.plan.totals.model_dump(),
                 "stays_float": [part.model_dump() for part in result.plan.stays_float or ()],
+                **offers_document(result.offers, result.references),
+                "advice": result.advice,
             }
         )
     else:
@@ -261,7 +264,9 @@ def search(
 
         show(
             *plan_tables(load_evidence(result.folder)),
-            _table((*result.rows, *result.ablations)),
+            _table((*result.rows, *result.ablations), result.references),
+            offers_table(result.offers, result.references),
+            *([f"Note: {result.advice}"] if result.advice else []),
             f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})",
         )
 
@@ -272,10 +277,10 @@ def _ray_workers(address: str | None, count: int | None) -> RayWorkers:
     return RayWorkers(address, count)
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[Row], references: Mapping[str, Cost]) -> Table:
     table = Table(title=None, header_style="bold")
     table.add_column("")
-    for heading in ("accuracy", "DRAM", "on-chip", "energy", "model", "O"):
+    for heading in ("accuracy", "DRAM", "on-chip", "of int8", "energy", "model", "O"):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(
@@ -283,6 +288,7 @@ def _table(rows: Sequence[Row]) -> Table:
             f"{row.accuracy:.2%}",
             bits_text(row.dram_bits),
             bits_text(row.on_chip_bits),
+            int8_text(row, references),
             energy_text(row.energy_pj),
             bytes_text(row.model_bytes),
             f"{row.objective:.4f}",

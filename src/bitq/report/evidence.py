@@ -23,12 +23,15 @@ from bitq.tradeoff.records import (
     SWEEP,
     Ablation,
     Baseline,
+    Cost,
     FloatAccuracy,
     Front,
     Measurement,
+    Offers,
     Outcome,
     R,
     Reencoding,
+    References,
     Row,
     Sensitivity,
     wrong_result,
@@ -57,6 +60,8 @@ class Evidence:
         ablations: the best that was found without something, with the same settings otherwise.
         baselines: the best that other rules found, with the same settings.
         sweep: float32, the best uniform format and the plan by the size of the outermost memory on the chip.
+        offers: of the search that handed over the plan: what was measured that answers what people ask.
+        references: by their names, what the network costs in plain formats.
         finished: Unix time of the last evaluation.
     """
 
@@ -71,6 +76,8 @@ class Evidence:
     ablations: tuple[Row, ...]
     baselines: tuple[Row, ...]
     sweep: Sweep | None
+    offers: Offers | None
+    references: Mapping[str, Cost]
     efforts: tuple[Effort, ...]
     finished: float | None
 
@@ -99,6 +106,7 @@ def load_evidence(folder: Path) -> Evidence:
     led_to = [each for each in evaluations if plan.outcome is not None and each.config.get("outcome") == plan.outcome]
     outcome = _last(Outcome, led_to, where)
     alike = [each for each in evaluations if outcome and each.config.get("settings") == outcome.settings]
+    references = _last(References, evaluations, where)
     sensitivity = _last(Sensitivity, led_to, where)
     return Evidence(
         plan=plan,
@@ -112,6 +120,8 @@ def load_evidence(folder: Path) -> Evidence:
         ablations=tuple({row.name: row for row in _all(Ablation, alike, where)}.values()),
         baselines=tuple({row.name: row for row in _all(Baseline, alike, where)}.values()),
         sweep=_sweep(led_to, where),
+        offers=_last(Offers, led_to, where),
+        references=references.costs if references else {},
         efforts=_efforts(evaluations),
         finished=max((evaluation.finished for evaluation in evaluations), default=None),
     )

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from bitq.report.alphas import ALPHAS, answers
 from bitq.report.evidence import Evidence, load_evidence
 from bitq.report.figures import figures
 from bitq.report.sweep import verdicts
+from bitq.tradeoff.answers import advice
 from bitq.tradeoff.plan import PlanLayer, PlanLevel
 
 
@@ -59,7 +60,7 @@ def render(run: Evidence, alphas: Sequence[float] = ALPHAS) -> str:
     rows = tables.comparison(run)
     float32, planned = run.plan.totals.rows()
     compared = {
-        kind: tuple(zip(table, tables.cells(table), strict=True))
+        kind: tuple(zip(table, tables.cells(table, tables.columns(run)), strict=True))
         for kind, others in (("ablations", run.ablations), ("baselines", run.baselines))
         for table in [(rows[-1], *others) if others else ()]
     }
@@ -70,8 +71,12 @@ def render(run: Evidence, alphas: Sequence[float] = ALPHAS) -> str:
         planned=planned,
         uniform=next((row for row in rows if row.role == "uniform"), None),
         answers=answers(run, alphas),
-        columns=tables.COLUMNS,
-        lines=tuple(zip(rows, tables.cells(rows), strict=True)),
+        columns=tables.columns(run),
+        lines=tuple(zip(rows, tables.cells(rows, tables.columns(run)), strict=True)),
+        of_int8=partial(tables.of_int8, run),
+        advice=advice(rows[0], rows[-1], run.offers, run.plan.alpha, run.outcome.command)
+        if run.offers and run.outcome
+        else "",
         compared=compared,
         specs=figures(run),
         verdicts=verdicts(run.sweep) if run.sweep else [],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 
 from bitq.report import text
 from bitq.report.evidence import Evidence
-from bitq.tradeoff.records import Row
+from bitq.tradeoff.records import Cost, Row
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Column:
     best: Callable[[Sequence[float]], float] = min
 
 
+MOVEMENT = "All traffic"
+
 COLUMNS = (
     Column("Test accuracy", "%", lambda row: 100 * row.accuracy, text.hundredths, max),
     Column("Off-chip traffic", "Mbit", lambda row: row.dram_bits / text.BITS_PER_MBIT),
     Column("On-chip traffic", "Mbit", lambda row: row.on_chip_bits / text.BITS_PER_MBIT),
-    Column("All traffic", "Mbit", lambda row: row.movement_bits / text.BITS_PER_MBIT),
+    Column(MOVEMENT, "Mbit", lambda row: row.movement_bits / text.BITS_PER_MBIT),
     Column("Energy", "µJ", lambda row: row.energy_pj / text.PJ_PER_UJ),
     Column("Model size", "KiB", lambda row: row.model_bytes / 1024),
     Column("Objective", "O", lambda row: row.objective),
@@ -46,9 +49,23 @@ def comparison(run: Evidence) -> tuple[Row, ...]:
     return run.outcome.rows if run.outcome else run.plan.totals.rows()
 
 
-def cells(rows: Sequence[Row]) -> tuple[tuple[Cell, ...], ...]:
-    """The table's cells, row by row, one for each of `COLUMNS`."""
-    return tuple(zip(*(_cells_of(column, rows) for column in COLUMNS), strict=True))
+def of_int8(run: Evidence, cost: Cost) -> float | None:
+    """What is moved beside 8 bits for every element, in percent; None where that is not known."""
+    whole = run.references["int8"].movement_bits if "int8" in run.references else 0.0
+    return 100 * cost.movement_bits / whole if whole > 0 else None
+
+
+def columns(run: Evidence) -> tuple[Column, ...]:
+    """The quantities of the table."""
+    if "int8" not in run.references:
+        return COLUMNS
+    place = next(place for place, column in enumerate(COLUMNS, 1) if column.title == MOVEMENT)
+    return (*COLUMNS[:place], Column(MOVEMENT, "% of int8", partial(of_int8, run)), *COLUMNS[place:])
+
+
+def cells(rows: Sequence[Row], quantities: Sequence[Column]) -> tuple[tuple[Cell, ...], ...]:
+    """The table's cells, row by row, one for each quantity."""
+    return tuple(zip(*(_cells_of(column, rows) for column in quantities), strict=True))
 
 
 def _cells_of(column: Column, rows: Sequence[Row]) -> tuple[Cell, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 
 from bitq.accuracy.kinds import kind_of, staying_float
@@ -19,24 +19,29 @@ from bitq.movement.widths import taken, widths
 from bitq.numerics import exponent_bias_for
 from bitq.store import versions
 from bitq.tradeoff.allocate import allocate, predicted_loss
+from bitq.tradeoff.answers import offers
 from bitq.tradeoff.identity import digest, formats_text
 from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits, float_parts
 from bitq.tradeoff.records import (
     SWEEP,
     Ablation,
     Baseline,
+    Cost,
     DeviceFacts,
     Front,
     Measurement,
     MemoryFacts,
+    Offers,
     Outcome,
     Predicted,
     R,
     Reencoding,
+    References,
     Role,
     Row,
     Sensitivity,
 )
+from bitq.tradeoff.references import reference_costs
 from bitq.tradeoff.search import MIN_SLOPE, Found
 from bitq.tradeoff.space import Choice
 from bitq.tradeoff.stored import Ties, reencoding
@@ -47,9 +52,24 @@ WITHOUT = {"qat": "without fine-tuning", "movement": "without movement", "tradeo
 """The ablations as tables name them."""
 
 
-def hand_over(
-    study: Study, found: Found, layers: Sequence[Layer], shared: Ties, command: str
-) -> tuple[Plan, tuple[Row, ...]]:
+@dataclass(frozen=True)
+class HandedOver:
+    """What a search leaves.
+
+    Attributes:
+        plan: as in plan.json.
+        rows: float32, the best uniform format (if any was measured), the plan.
+        offers: what was measured that answers what people ask.
+        references: what the network costs in plain formats, by their names.
+    """
+
+    plan: Plan
+    rows: tuple[Row, ...]
+    offers: Offers
+    references: Mapping[str, Cost]
+
+
+def hand_over(study: Study, found: Found, layers: Sequence[Layer], shared: Ties, command: str) -> HandedOver:
     """Write plan.json and weights.safetensors of the best contender and keep the outcome in the store.
 
     The two name each other: where a kill leaves one of them of another plan, that is told, and doing it again mends it.
@@ -60,9 +80,6 @@ def hand_over(
         layers: the traced network.
         shared: its tensors that several layers meet.
         command: that anyone can run to get this.
-
-    Returns:
-        The plan, and the rows float32, best uniform format (if any was measured), plan.
     """
     best, uniform, ledger = found.best, found.best_uniform, study.ledger
     formats = study.space.tensor_formats(best.plan.choices)
@@ -81,6 +98,8 @@ def hand_over(
     ledger.once(Sensitivity, config, lambda: _sensitivity(study, found))
     ledger.once(Front, config, lambda: _front(study, found))
     ledger.once(Reencoding, config, lambda: _reencoding(study, found, shared))
+    offered = ledger.once(Offers, config, lambda: offers(study, found))
+    references = ledger.once(References, {}, lambda: References(costs=dict(reference_costs(study.space))))
     ledger.once(
         Outcome,
         config,
@@ -109,7 +128,7 @@ def hand_over(
         weights=checksum(ledger.folder.weights),
     )
     plan.save(ledger.folder.plan)
-    return plan, tuple(rows)
+    return HandedOver(plan, tuple(rows), offered, references.costs)
 
 
 def outcome_key(study: Study, formats: dict[str, TensorFormats]) -> str:

@@ -36,6 +36,11 @@ NOISE, RELATIVE_NOISE = 0.003, 0.1
 """Standard deviation of a measured loss of accuracy, and its growth with it: far plans tell little of near ones."""
 
 
+def noise(lost: float) -> float:
+    """Standard deviation of a loss of accuracy that is measured."""
+    return NOISE + RELATIVE_NOISE * max(lost, 0.0)
+
+
 @dataclass(frozen=True)
 class Curve:
     """Accuracy lost after fine-tuning = linear · s + bend · s², s being the sum of a plan's scores; neither below 0.
@@ -85,8 +90,7 @@ class Curve:
         ]
         values = [1 / PRIOR_SPREAD, 1 / PRIOR_SPREAD]
         for score, lost in measured:
-            noise = NOISE + RELATIVE_NOISE * max(lost, 0.0)
-            rows.append([score / noise, score * score / noise])
-            values.append(lost / noise)
+            rows.append([score / noise(lost), score * score / noise(lost)])
+            values.append(lost / noise(lost))
         (linear, bend), _ = nnls(np.array(rows), np.array(values))
         return cls(float(linear), float(bend))

@@ -150,6 +150,68 @@ class Screened(Cost):
     accuracy: Annotated[float, Field(ge=0, le=1)]
 
 
+def points_text(loss: float) -> str:
+    """A loss of accuracy, a share in [0, 1], in points: "0.5 points", "1 point"."""
+    points = f"{100 * loss:g}"
+    return f"{points} point" if points == "1" else f"{points} points"
+
+
+class Offer(Cost):
+    """What was measured that answers a question.
+
+    Attributes:
+        within: which has the fewest bits at most so much less accurate than float32, a share in [0, 1]; None: which has
+            the least O.
+        label: what it is called.
+        tuned: whether its weights are fine-tuned ones.
+        lost: what float32 reaches more on validation data.
+        validation, test: the metric there, in [0, 1].
+        objective: O on validation data.
+    """
+
+    within: Annotated[float, Field(ge=0, le=1)] | None = None
+    label: str
+    tuned: bool
+    lost: Figure
+    validation: Figure
+    test: Figure
+    objective: Figure
+
+    @property
+    def title(self) -> str:
+        """What it is called, and what was not done to it."""
+        return self.label + ("" if self.tuned or self.label == "float32" else ", not fine-tuned")
+
+
+class Offers(Record):
+    """What a search offers.
+
+    Attributes:
+        offers: the least O, and for every loss of accuracy the fewest bits, where anything was measured that answers.
+        within: these losses, as shares in [0, 1].
+        bounded: whether the plan had a budget of accuracy.
+    """
+
+    kind = "offers"
+    offers: tuple[Offer, ...]
+    within: tuple[Annotated[float, Field(ge=0, le=1)], ...]
+    bounded: bool = False
+
+    @property
+    def by_question(self) -> tuple[tuple[str, Offer | None], ...]:
+        """Every question in words with its answer; None where nothing that was measured is one."""
+        found = {offer.within: offer for offer in self.offers}
+        words = {None: "least O"} | {loss: f"fewest bits within {points_text(loss)}" for loss in self.within}
+        return tuple((question, found.get(loss)) for loss, question in words.items())
+
+
+class References(Record):
+    """By name of `bitq.tradeoff.shares.REFERENCES`, what the network costs in plain formats."""
+
+    kind = "references"
+    costs: dict[str, Cost]
+
+
 class Row(Cost):
     """One line of a table: what a network in these formats costs, and how good it is on the test data.
 
@@ -295,7 +357,7 @@ RECORDS: Mapping[str, type[Record]] = {
     each.kind: each
     for each in (
         *(Measurement, Screened, Ablation, Baseline, FloatAccuracy, Calibration, Perturbations),
-        *(Front, Sensitivity, Reencoding, Proposal, Outcome),
+        *(Front, Sensitivity, Reencoding, Proposal, Outcome, Offers, References),
     )
 }
 """By kind, what evaluations give; beside the sweeps of `bitq.movement.sweep`."""

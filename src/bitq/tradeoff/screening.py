@@ -46,8 +46,7 @@ def screened(
     which `before` are done.
     """
     total = len(plans) if total is None else total
-    subject, ledger = study.subject, study.ledger
-    part = Part(subject.model, subject.data.validation, study.settings.screened_inputs)
+    subject, ledger, part = study.subject, study.ledger, _part(study)
     model = None
     found = []
     for done, plan in enumerate(plans):
@@ -71,3 +70,21 @@ def screened(
         found.append(known)
     ledger.listener.step(STAGE, before + len(plans), total)
     return tuple(found)
+
+
+def screened_float(study: Study) -> float:
+    """The accuracy of the float network on the inputs that plans are measured on as they are."""
+    part, subject = _part(study), study.subject
+    return study.ledger.once(
+        Screened,
+        {"formats": {}, "inputs": part.count},
+        lambda: Screened(
+            label="float32",
+            accuracy=evaluate(subject.model, part, subject.task).accuracy,
+            **study.space.float_cost.figures(),
+        ),
+    ).accuracy
+
+
+def _part(study: Study) -> Part:
+    return Part(study.subject.model, study.subject.data.validation, study.settings.screened_inputs)

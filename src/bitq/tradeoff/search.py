@@ -10,7 +10,8 @@
 4. The curve is fitted to all that was measured, and the next plans are proposed. This ends when no plan is left that
    could be better than the best, or when the rounds are done.
 Whatever has the least O on validation data and keeps the budgets wins, fine-tuned or not, a plan or a uniform format;
-what it reaches is measured on test data. If the fewest bits are looked for, they decide in place of O.
+what it reaches is measured on test data. If the fewest bits are looked for, they decide in place of O. Plans that seem
+to have the fewest bits near float32 are measured in full, too: `bitq.tradeoff.answers` tells of them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from math import inf, sqrt
 from bitq.errors import Infeasible
 from bitq.progress import time_text
 from bitq.tradeoff.allocate import allocate, allocations, front, predicted_loss
+from bitq.tradeoff.answers import losses
 from bitq.tradeoff.budgets import Budgets
+from bitq.tradeoff.earlier import measured_earlier
 from bitq.tradeoff.forecast import forecast
+from bitq.tradeoff.foretold import foretold
 from bitq.tradeoff.predict import LEFT, Curve
 from bitq.tradeoff.records import Cost, FloatAccuracy, Measurement
-from bitq.tradeoff.screening import screened
+from bitq.tradeoff.screening import screened, screened_float
 from bitq.tradeoff.space import Choices
 from bitq.tradeoff.study import Proposed, Study
 
@@ -154,12 +158,19 @@ def search(study: Study) -> Found:
             note(f"no plan is left that could be better than the best: {number - 1} of {last} rounds were enough")
         for plan, measured in study.measured(plans):
             contenders.append(_contender(study, plan, measured))
-            note(_line(study, contenders[-1]))
+            score = contenders[-1].score
+            expected = "" if settings.alone else foretold(curve, score, accuracy_float, measured.validation)
+            note(_line(study, contenders[-1]) + expected)
             _outlook(study, contenders)
         tuned = [(each.score, accuracy_float - each.measured.validation) for each in contenders if each.plan.tune]
         curve = Curve.fitted(tuned, guess)
         number = number + 1 if plans else max(number + 1, last)  # what is left then are uniform formats
     contenders += _as_they_are(study, trials, contenders)
+    contenders += _near_float(study, trials, contenders)
+    if settings.fewest_bits:  # no search for them comes behind what another one offered
+        own = {(each.plan.choices, each.plan.tune) for each in contenders}
+        before = ((plan, found) for plan, found in measured_earlier(study) if (plan.choices, plan.tune) not in own)
+        contenders += [_contender(study, plan, found) for plan, found in before]
     contenders.sort(key=_rank)
     if contenders[0].excess:
         note(f"no measured plan keeps the budgets ({settings.budgets}); more rounds or plans may find one")
@@ -248,12 +259,33 @@ def _as_they_are(study: Study, trials: Sequence[Trial], contenders: Sequence[Con
         best = min(map(_rank, of_kind), default=None)
         for trial in among[:1]:
             if (best is None or _rank(trial)[:2] < best[:2]) and not _is_known(trial, contenders):
-                plan = replace(trial.plan, tune=study.training is None)
-                ((_, measured),) = study.measured([plan])
-                contender = _contender(study, plan, measured)
-                study.ledger.listener.note(_line(study, contender))
-                contenders = (*contenders, contender)
-                yield contender
+                contenders = (*contenders, _in_full(study, trial))
+                yield contenders[-1]
+
+
+def _near_float(study: Study, trials: Sequence[Trial], contenders: Sequence[Contender]) -> Iterator[Contender]:
+    """The trials of the fewest bits within some points of float32, measured in full, where nothing that was measured
+    has fewer."""
+    budgets, float32 = study.settings.budgets, study.float_accuracy.validation
+    on_the_part = screened_float(study) if trials else float32
+    for loss in losses(budgets):
+        bound = budgets.with_loss(loss)
+        known = (each.measured for each in contenders)
+        fewest = min((each.movement_bits for each in known if bound.kept(each, float32 - each.validation)), default=inf)
+        near = [each for each in trials if bound.kept(each.candidate.cost, on_the_part - each.accuracy)]
+        trial = min(near, key=lambda each: (each.candidate.cost.movement_bits, _rank(each)), default=None)
+        if trial and trial.candidate.cost.movement_bits < fewest and not _is_known(trial, contenders):
+            contenders = (*contenders, _in_full(study, trial))
+            yield contenders[-1]
+
+
+def _in_full(study: Study, trial: Trial) -> Contender:
+    """A trial measured on all data, as it is."""
+    plan = replace(trial.plan, tune=study.training is None)
+    ((_, measured),) = study.measured([plan])
+    contender = _contender(study, plan, measured)
+    study.ledger.listener.note(_line(study, contender))
+    return contender
 
 
 def _is_known(trial: Trial, contenders: Sequence[Contender]) -> bool:

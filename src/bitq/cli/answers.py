@@ -1,0 +1,58 @@
+"""What a search offers, on the terminal: the answers to what people ask, each in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from bitq.cli.output import bits_text, bytes_text, energy_text, ratio_text
+
+if TYPE_CHECKING:
+    from bitq.tradeoff.records import Cost, Offer, Offers
+
+
+def offers_table(found: Offers, references: Mapping[str, Cost]) -> Table:
+    """A line for every question; one that nothing which was measured answers says so."""
+    table = Table(
+        title="What was measured offers; losses and O on validation data",
+        title_justify="left",
+        title_style="",
+        header_style="bold",
+    )
+    for heading in ("", "formats", "points\nlost", "accuracy\n(test)"):
+        table.add_column(heading, justify="left" if heading in ("", "formats") else "right")
+    for heading in ("movement", "of int8", "energy", "model", "O"):
+        table.add_column(heading, justify="right")
+    for question, offer in found.by_question:
+        table.add_row(question, *(_cells(offer, references) if offer else ("nothing that was measured",)))
+    return table
+
+
+def int8_text(cost: Cost, references: Mapping[str, Cost]) -> str:
+    """What is moved beside plain int8, such as "84.7 %"."""
+    return ratio_text(cost.movement_bits, references["int8"].movement_bits) if "int8" in references else "-"
+
+
+def offers_document(found: Offers, references: Mapping[str, Cost]) -> dict[str, Any]:
+    """The answers for JSON, and what they are told beside."""
+    return {
+        "offers": [
+            {"question": question, **(offer.model_dump() if offer else {})} for question, offer in found.by_question
+        ],
+        "references": {name: cost.model_dump() for name, cost in references.items()},
+    }
+
+
+def _cells(offer: Offer, references: Mapping[str, Cost]) -> tuple[str, ...]:
+    return (
+        offer.title,
+        f"{100 * offer.lost:.2f}",
+        f"{offer.test:.2%}",
+        bits_text(offer.movement_bits),
+        int8_text(offer, references),
+        energy_text(offer.energy_pj),
+        bytes_text(offer.model_bytes),
+        f"{offer.objective:.4f}",
+    )
