@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from bitq.cli.formats import HELP, NAMES, read_formats
+from bitq.cli.given import Inputs
 from bitq.cli.output import (
     Json,
     bits_text,
@@ -43,6 +44,7 @@ def movement(
         str | None, typer.Option(*NAMES, metavar="FORMAT|PLAN", help=HELP, show_default="32-bit float")
     ] = None,
     input_shape: InputShape = None,
+    inputs: Inputs = None,
     joint: Annotated[
         bool,
         typer.Option(
@@ -71,7 +73,7 @@ def movement(
         raise BitqError("--json and --csv exclude each other; give one of them")
     target = load_device(device)
     chosen = read_formats(formats)
-    shape, layers = input_and_layers(network, input_shape)
+    shape, layers = input_and_layers(network, input_shape, inputs)
     moved, original = _movements(layers, chosen.of(layers), target, joint)
     if as_json:
         about = {"network": network, "device": target.name, "input_shape": shape}
@@ -79,7 +81,7 @@ def movement(
     elif as_csv:
         print_text(csv_text(list(_records(moved, original))))
     else:
-        shown = " x ".join(map(str, shape))
+        shown = ", ".join(inputs or ()) or " x ".join(map(str, shape))
         sums = f", partial sums of {target.partial_sum_bits:g} bits or more" if target.partial_sum_bits else ""
         how = _how_near(moved) if joint else ""
         show(f"{network} on {target.title}, input {shown}, {chosen}{sums}{how}", _table(moved, original), BOUND)
