@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from bitq.cli.given import read_inputs
 from bitq.cli.output import PIPE_COLUMNS, bits_text, bytes_text, count_text, energy_text, ratio_text, times_text
 from bitq.devices import device_names, load_device
 from bitq.formats import BlockFormat, TensorFormats
@@ -222,6 +223,112 @@ def test_mistakes_about_networks(mistake, own_network):
     )
     assert "none" in mistake("movement", f"{own_network}:none", *shape)
     assert "(1, 4, 8, 8)" in mistake("movement", f"{own_network}:network", *shape[:3], "1,4,8,8")
+
+
+SEVERAL = """
+import torch
+from torch import nn
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(50, 16)
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    def forward(self, ids, mask, scale=None):
+        x = self.encoder(self.embed(ids), src_key_padding_mask=~mask)
+        return x if scale is None else x * scale
+
+class Steps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.step = nn.Linear(4, 4)
+
+    def forward(self, x, steps):
+        for _ in range(int(steps)):
+            x = self.step(x)
+        return x
+"""
+
+
+@pytest.fixture
+def several(own_network, tmp_path):
+    (tmp_path / f"several_{own_network}.py").write_text(SEVERAL)
+    return f"several_{own_network}"
+
+
+def inputs(*texts):
+    return [word for text in texts for word in ("--input", text)]
+
+
+def test_movement_of_a_network_of_several_inputs(bitq, several):
+    command = ("movement", f"{several}:Encoder", "--device", "eyeriss", "--json")
+    found = [
+        json.loads(bitq(*command, *inputs(*texts))[1])["layers"]
+        for texts in (
+            ("ids:int64[2,12]", "mask:bool[2,12]"),
+            ("mask:bool[2,12]", "ids:int32[2,12]:0..49"),
+            ("int64[2,12]", "bool[2,12]"),
+            ("mask:bool[2,12]", "int64[2,12]"),
+            ("ids:int64[2,12]", "mask:bool[2,12]", "scale:float32[16]"),
+        )
+    ]
+    assert all(each == found[0] for each in found)
+    assert [layer["loops"]["N"] for layer in found[0] if layer["name"].endswith("linear1")] == [2 * 12]
+    assert sum(layer["macs"] for layer in found[0]) == 2 * 12 * 16 * (3 * 16 + 16 + 2 * 32) + 2 * 2 * 12 * 12 * 16
+
+
+def test_buffer_of_a_network_of_several_inputs(bitq, several):
+    given = inputs("ids:int64[1,8]", "mask:bool[1,8]")
+    code, out, err = bitq("buffer", f"{several}:Encoder", "--from", "1KiB", "--to", "2KiB", "--json", *given)
+    assert (code, err) == (0, "")
+    assert json.loads(out)
+
+
+def test_a_single_number_is_looked_at(bitq, several):
+    for span, count in (("3..3", 3), ("7..7", 7)):
+        given = inputs("float32[1,4]", f"steps:int64[]:{span}")
+        out = bitq("movement", f"{several}:Steps", "--device", "eyeriss", "--json", *given)[1]
+        assert len(json.loads(out)["layers"]) == count
+
+
+def test_a_number_of_a_range_is_drawn_once_for_all():
+    drawn = [read_inputs(["n:int64[]:2..90", "x:float32[]:-0.5..0.5"]) for _ in range(2)]
+    numbers = [[each.example().item() for each in inputs] for inputs in drawn]
+    assert numbers[0] == numbers[1]
+    assert 2 <= numbers[0][0] <= 90
+    assert -0.5 <= numbers[0][1] <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        (["ids"], "--input 'ids' must read [NAME:]DTYPE[SHAPE], such as ids:int64[1,128]"),
+        (["ids:int64[1,8]:0-9"], "must read [NAME:]DTYPE[SHAPE]"),
+        (["ids:long[1,8]"], "has the type 'long'; it must be one of float32,"),
+        (["ids:int64[1,0]"], "the shape of --input 'ids:int64[1,0]' must be whole numbers above 0"),
+        (["ids:int64[99999999,99999999]"], "has over 1000000000000 elements"),
+        (["ids:int64[1" + ",1" * 16 + "]"], "has 17 axes; it must have at most 16"),
+        (["ids:int64[1,8]:9..0"], "must end in a range LEAST..MOST of whole numbers from -9"),
+        (["ids:uint8[1,8]:0..256"], "of whole numbers from 0 to 255, such as 0..9"),
+        (["mask:bool[1,8]:0..2"], "of whole numbers from 0 to 1, such as 0..1"),
+        (["x:float32[1,8]:0..nan"], "of numbers from -3e+38 to 3e+38"),
+        (["ids:int64[1,8]", "ids:int64[1,8]"], "--input is given twice for 'ids'; give it once"),
+        (["ids:int64[1,8]"], "needs input 'mask', too; give it"),
+        (["ids:int64[1,8]", "maks:bool[1,8]"], "has no input 'maks'; its inputs are ids, mask, scale"),
+        (["int64[1,8]"] * 4, "has 3 inputs (ids, mask, scale), not 4"),
+        (["int64[1,8]"] * 65, "--input is given 65 times; networks have at most 64 inputs"),
+        (["ids:float32[1,8]", "mask:bool[1,8]"], "the network cannot run on an input of (1, 8) float32, (1, 8) bool"),
+    ],
+)
+def test_inputs_that_cannot_be_are_told(mistake, several, texts, reason):
+    said = mistake("movement", f"{several}:Encoder", "--device", "eyeriss", *inputs(*texts))
+    assert reason in said
+
+
+def test_inputs_and_a_shape_exclude_each_other(mistake, several):
+    both = (*inputs("ids:int64[1,8]"), "--input-shape", "1,8")
+    assert "give one of them" in mistake("movement", f"{several}:Encoder", "--device", "eyeriss", *both)
 
 
 @pytest.mark.parametrize("shape", ["", "1,", "1,0,3,3", "-1,3", "a", "1x2", "1.5"])

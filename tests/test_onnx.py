@@ -754,6 +754,28 @@ def test_movement_takes_the_shapes_of_inputs_by_name(bitq, mistake, file):
     assert "no input 'c'" in movement(mistake, "c=5,7")
 
 
+def test_movement_takes_inputs_of_any_type_by_name_or_place(bitq, mistake, file):
+    ids = helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ("n", "t"))
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["x"]),
+        helper.make_node("Mul", ["x", "mask"], ["m"]),
+        helper.make_node("MatMul", ["m", "w"], ["y"]),
+    ]
+    path = file(model(nodes, [ids, value("mask", "n", "t", 1)], [constant("table", 9, 8), constant("w", 8, 2)]))
+
+    def movement(command, *inputs):
+        return command("movement", path, "--device", "eyeriss", "--json", *(w for t in inputs for w in ("--input", t)))
+
+    code, out, _ = movement(bitq, "ids:int64[2,5]", "mask:float32[2,5,1]")
+    assert code == 0
+    assert [layer["loops"]["N"] for layer in json.loads(out)["layers"]] == [10]
+    assert movement(bitq, "int64[2,5]", "float32[2,5,1]")[1] == out
+    assert "input 'ids' is of type int64, not float32" in movement(mistake, "ids:float32[2,5]", "mask:float32[2,5,1]")
+    assert "has 2 inputs ('ids', 'mask'), no input number 3" in movement(mistake, *["int64[2,5]", "float32[2,5,1]"] * 2)
+    assert "has no input 'idz'" in movement(mistake, "idz:int64[2,5]")
+    assert "input 'mask' is given a shape twice" in movement(mistake, "mask:float32[2,5,1]", "float32[2,5,1]")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -19,6 +19,7 @@ import enum
 import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,38 @@ Batch = tuple[Any, Any]
 _WALKED_ONCE = ("builtins", "itertools", "torch.utils.data.dataloader")
 """Where the iterators come from that cannot start anew; one of a user's own may, so each walk has to tell."""
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), enum.Enum)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a network's forward takes.
+
+    Attributes:
+        names: of its parameters, in order, those without a default in `needed`, too.
+        any_number, any_names: whether it takes further arguments by place and by name.
+    """
+
+    names: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+    any_number: bool = False
+    any_names: bool = False
+
+
+def parameters(model: nn.Module) -> Parameters:
+    """What a network's forward takes; anything, where it does not tell."""
+    try:
+        found = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # made in C
+        return Parameters(any_number=True, any_names=True)
+    named = [each for each in found if each.kind in (*_POSITIONAL, inspect.Parameter.KEYWORD_ONLY)]
+    return Parameters(
+        tuple(each.name for each in named),
+        tuple(each.name for each in named if each.default is inspect.Parameter.empty),
+        any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in found),
+        any(each.kind is inspect.Parameter.VAR_KEYWORD for each in found),
+    )
 
 
 def pairs(model: nn.Module, batches: Iterable[Any]) -> Iterator[Batch]:
@@ -248,6 +280,5 @@ def _takes_one(model: nn.Module) -> bool:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):  # made in C
         return True
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     several = any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters)
-    return not several and sum(each.kind in positional for each in parameters) == 1
+    return not several and sum(each.kind in _POSITIONAL for each in parameters) == 1

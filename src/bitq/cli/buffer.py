@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from bitq.cli.formats import HELP, NAMES, Planned, Uniform, read_formats
+from bitq.cli.given import Inputs
 from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.cli.shapes import InputShape, Network, input_and_layers
 from bitq.errors import BitqError, shortened
@@ -53,6 +54,7 @@ def buffer(
         str | None, typer.Option(help="The largest size.", show_default="4MiB, or less if the next outer memory does")
     ] = None,
     input_shape: InputShape = None,
+    inputs: Inputs = None,
     out: Annotated[Path | None, typer.Option(help="Write the curves: a .png or .svg picture, or a .csv.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -76,7 +78,7 @@ def buffer(
     least = None if from_ is None else _bytes("--from", from_)
     most = None if to is None else _bytes("--to", to)
     chosen = [read_formats(text) for text in formats or [DEFAULT_FORMAT]]
-    source = input_and_layers(network, input_shape)
+    source = input_and_layers(network, input_shape, inputs)
     shape, layers = source.shape, source.layers
     with Terminal() as terminal:
         found = sweep(

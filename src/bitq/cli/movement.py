@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitq.cli.formats import HELP, NAMES, read_formats
+from bitq.cli.given import Inputs
 from bitq.cli.layers import (
     SHAPES,
     Line,
@@ -57,6 +58,7 @@ def movement(
         str | None, typer.Option(*NAMES, metavar="FORMAT|PLAN", help=HELP, show_default="32-bit float")
     ] = None,
     input_shape: InputShape = None,
+    inputs: Inputs = None,
     joint: Annotated[
         bool,
         typer.Option(
@@ -85,7 +87,7 @@ def movement(
         raise BitqError("--json and --csv exclude each other; give one of them")
     target = load_device(device)
     chosen = read_formats(formats)
-    found = input_and_layers(network, input_shape)
+    found = input_and_layers(network, input_shape, inputs)
     shape, layers = found.shape, found.layers
     wanted = but_floating(layers, chosen.of(layers), found.stays_float)
     moved, original = _movements(layers, wanted, target, joint)
@@ -97,7 +99,7 @@ def movement(
     elif as_csv:
         print_text(csv_text(list(_records(moved, original))))
     else:
-        shown = " x ".join(map(str, shape))
+        shown = ", ".join(inputs or ()) or " x ".join(map(str, shape))
         sums = f", partial sums of {target.partial_sum_bits:g} bits or more" if target.partial_sum_bits else ""
         how = _how_near(moved) if joint else ""
         title = f"{network} on {target.title}, input {shown}, {chosen}{sums}{how}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bitq.cli.given import EXAMPLE, Input, Shape, bound, read_inputs, shape_of
 from bitq.errors import BitqError, shortened
 from bitq.floating import StaysFloat
 from bitq.layers import Layer
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 DEMO = "demo"
 DEMO_SHAPE = (1, 1, 28, 28)
 IMAGE_SHAPE = (1, 3, 224, 224)  # of the networks that come with bitq
-MOST_ELEMENTS, MOST_AXES = 10**12, 16
 FIRST = ""  # as for load_onnx: the first input, by no name
 
-Shape = tuple[int, ...]
 Network = Annotated[
     str,
     typer.Argument(
@@ -45,7 +43,7 @@ InputShape = Annotated[
 
 @dataclass(frozen=True)
 class NetworkLayers:
-    """What NETWORK and --input-shape name.
+    """What NETWORK and --input-shape or --input name.
 
     Attributes:
         shape: of the (first) input, in elements.
@@ -60,29 +58,42 @@ class NetworkLayers:
     assumed: str | None = None
 
 
-def input_and_layers(network: str, input_shape: Sequence[str] | None) -> NetworkLayers:
-    """The network that NETWORK and --input-shape name.
+def input_and_layers(
+    network: str, input_shape: Sequence[str] | None, inputs: Sequence[str] | None = None
+) -> NetworkLayers:
+    """The network that NETWORK and --input-shape or --input name.
 
     Raises:
         BitqError: no such network, a shape that is none or does not fit, or a network without layers.
     """
-    given = _by_name(input_shape or ())
+    if input_shape and inputs:
+        raise BitqError("--input says what --input-shape does, and more; give one of them")
+    given, named = _by_name(input_shape or ()), read_inputs(inputs or ())
     if network.endswith(".onnx"):
         from bitq.onnx import ASSUMED, load_onnx
 
-        onnx = load_onnx(Path(network), given)
+        types = {_key(place, each): each.dtype for place, each in enumerate(named)}
+        shapes = {_key(place, each): each.shape for place, each in enumerate(named)}
+        onnx = load_onnx(Path(network), shapes or given, types)
         found = NetworkLayers(onnx.input_shape, onnx.layers, onnx.stays_float, ASSUMED)
     else:
-        if named := [shortened(name) for name in given if name != FIRST]:
-            raise BitqError(f"--input-shape names input {named[0]!r}, which only ONNX files have; give the shape alone")
-        found = _traced(network, given.get(FIRST))
+        if wrong := [shortened(name) for name in given if name != FIRST]:
+            raise BitqError(
+                f"--input-shape names input {wrong[0]!r}, which only ONNX files have; give the shape alone, or "
+                f'--input "{EXAMPLE}"'
+            )
+        found = _traced(network, given.get(FIRST), named)
     if not found.layers:
         name = shortened(network)
         raise BitqError(f"network {name!r} must compute a convolution or matrix product, but has none")
     return found
 
 
-def _traced(network: str, given: Shape | None) -> NetworkLayers:
+def _key(place: int, given: Input) -> str | int:
+    return place if given.name is None else given.name
+
+
+def _traced(network: str, given: Shape | None, inputs: Sequence[Input]) -> NetworkLayers:
     import torch
 
     from bitq.networks import NETWORKS
@@ -90,29 +101,32 @@ def _traced(network: str, given: Shape | None) -> NetworkLayers:
     if network == DEMO:
         from bitq.demo.resnet8 import resnet8
 
-        return _on(resnet8(), given or DEMO_SHAPE)
+        return _on(resnet8(), given or DEMO_SHAPE, inputs, network)
     if network in NETWORKS:
         with torch.device("meta"):
-            return _on(NETWORKS[network](), given or IMAGE_SHAPE)
+            return _on(NETWORKS[network](), given or IMAGE_SHAPE, inputs, network)
     if ":" not in network:
         known = ", ".join((DEMO, *NETWORKS))
         given_name = shortened(network)
         raise BitqError(f"no network {given_name!r}: give {known}, an ONNX file or package.module:function")
-    if given is None:
-        raise BitqError(f"network {shortened(network)!r} needs --input-shape, such as 1,3,224,224")
+    if given is None and not inputs:
+        raise BitqError(
+            f'network {shortened(network)!r} needs --input-shape, such as 1,3,224,224, or --input, such as "{EXAMPLE}"'
+        )
     from bitq.loading import load_network
 
-    return _on(load_network(network), given)
+    return _on(load_network(network), given or (), inputs, network)
 
 
-def _on(model: nn.Module, shape: Shape) -> NetworkLayers:
+def _on(model: nn.Module, shape: Shape, inputs: Sequence[Input], network: str) -> NetworkLayers:
     import torch
 
     from bitq.accuracy.kinds import staying_float
     from bitq.tracing import trace
 
-    layers = trace(model, torch.empty(shape, device="meta"))
-    return NetworkLayers(shape, layers, staying_float(model, layers))
+    example = bound(inputs, model, network) if inputs else torch.empty(shape, device="meta")
+    layers = trace(model, example)
+    return NetworkLayers(inputs[0].shape if inputs else shape, layers, staying_float(model, layers))
 
 
 def _by_name(texts: Sequence[str]) -> dict[str, Shape]:
@@ -126,20 +140,5 @@ def _by_name(texts: Sequence[str]) -> dict[str, Shape]:
         if name in shapes:
             which = f"input {shortened(name)!r}" if named else "the first input"
             raise BitqError(f"--input-shape is given twice for {which}; give it once")
-        shapes[name] = _parsed(shape)
+        shapes[name] = shape_of(shape, f"--input-shape {shortened(shape)!r}", "1,3,224,224")
     return shapes
-
-
-def _parsed(text: str) -> Shape:
-    given = shortened(text)
-    try:
-        shape = tuple(int(extent) for extent in text.split(","))
-    except ValueError:
-        shape = (0,)
-    if min(shape) < 1:
-        raise BitqError(f"--input-shape {given!r} must be whole numbers above 0, such as 1,3,224,224")
-    if len(shape) > MOST_AXES:
-        raise BitqError(f"--input-shape {given!r} has {len(shape)} axes; it must have at most {MOST_AXES}")
-    if prod(shape) > MOST_ELEMENTS:
-        raise BitqError(f"--input-shape {given!r} has over {MOST_ELEMENTS} elements; it must have fewer")
-    return shape

@@ -36,7 +36,11 @@ class OnnxNetwork:
     stays_float: tuple[StaysFloat, ...]
 
 
-def load_onnx(path: Path, input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None) -> OnnxNetwork:
+def load_onnx(
+    path: Path,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | Mapping[str | int, Sequence[int]] | None = None,
+    input_types: Mapping[str | int, str] | None = None,
+) -> OnnxNetwork:
     """Every convolution and matrix product of an ONNX file, as `bitq.trace` finds them in a PyTorch network.
 
     Nothing is executed and no weights are read: only shapes matter, and those that the file leaves out are inferred.
@@ -46,13 +50,15 @@ def load_onnx(path: Path, input_shape: Sequence[int] | Mapping[str, Sequence[int
     Args:
         path: the file; tensors that it keeps in other files are not loaded.
         input_shape: shape of the first input where the file leaves it open, or a mapping from names of inputs to their
-            shapes ("" is the first). What it says of named sizes holds for the other inputs too. By default an open
-            first axis, the batch, is 1, and no other axis is because of it. "?" and other placeholders are no names.
+            shapes ("" is the first, a number its place from 0). What it says of named sizes holds for the other inputs
+            too. By default an open first axis, the batch, is 1, and no other axis is because of it. "?" and other
+            placeholders are no names.
+        input_types: types that inputs must have in the file, such as "int64", by the same names.
 
     Raises:
         BitqError: the package onnx is missing; a file that cannot be read, is over 2 GiB, damaged or contradicts
-            itself; an input that is no tensor, or whose shape stays open or is another; a product of unknown shape,
-            within control flow, or not modelled (3-D convolutions, recurrent and fused operators).
+            itself; an input that is no tensor, whose shape stays open, or whose shape or type is another; a product of
+            unknown shape, within control flow, or not modelled (3-D convolutions, recurrent and fused operators).
     """
     try:
         import onnx  # noqa: F401
@@ -65,7 +71,7 @@ def load_onnx(path: Path, input_shape: Sequence[int] | Mapping[str, Sequence[int
     model = read_model(path)
 
     def network() -> OnnxNetwork:
-        graph = graph_of(model, path, input_shape)
+        graph = graph_of(model, path, input_shape, input_types or {})
         return OnnxNetwork(graph.input_shape, *layers(graph))
 
     seconds = LEAST_SECONDS + len(model.graph.node) // NODES_PER_SECOND

@@ -13,7 +13,7 @@ import onnx.shape_inference
 
 from bitq.errors import BitqError
 from bitq.onnx.checks import MOST_NODES, check_model, nodes_within
-from bitq.onnx.inputs import Given, fix_inputs
+from bitq.onnx.inputs import Given, check_types, fix_inputs
 from bitq.onnx.shapes import Shape, known_shapes, misfit
 from bitq.onnx.wire import MOST_KEPT_BYTES, skeleton
 
@@ -54,8 +54,11 @@ def read_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def graph_of(model: onnx.ModelProto, path: Path, input_shape: Given | None) -> Graph:
+def graph_of(
+    model: onnx.ModelProto, path: Path, input_shape: Given | None, input_types: Mapping[str | int, str]
+) -> Graph:
     """The graph of a model, which it changes, as `load_onnx` describes it."""
+    check_types(model.graph, input_types, path)
     names = fix_inputs(model.graph, input_shape, path)
     model = _inferred(_inlined(model, path), path)
     shapes, nodes = known_shapes(model, path), tuple(model.graph.node)

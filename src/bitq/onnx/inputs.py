@@ -15,8 +15,8 @@ from bitq.onnx.shapes import Dimension, Shape, dimensions
 FIRST = ""
 """Stands for the name of the first input."""
 
-Given = Sequence[int] | Mapping[str, Sequence[int]]
-"""Shape of the first input, or shapes by name."""
+Given = Sequence[int] | Mapping[str, Sequence[int]] | Mapping[str | int, Sequence[int]]
+"""Shape of the first input, or shapes by name or place."""
 
 # What exporters write for a size of which they know nothing: no letter at all ("?", "-1"), or a word for it. Two of
 # these need not be equal, unlike two of the same symbol.
@@ -70,6 +70,40 @@ def fix_inputs(graph: onnx.GraphProto, given: Given | None, path: Path) -> list[
     return list(dims)
 
 
+def check_types(graph: onnx.GraphProto, given: Mapping[str | int, str], path: Path) -> None:
+    """Refuse inputs that are said to be of other types than in the file.
+
+    Args:
+        graph: the file's.
+        given: types by the names or places of inputs, as NumPy calls them.
+        path: for messages.
+
+    Raises:
+        BitqError: no such input, or one of another type.
+    """
+    inputs = {value.name: value for value in _inputs(graph)}
+    for key, dtype in given.items():
+        name = _named(key, list(inputs), path)
+        kind = inputs[name].type.tensor_type.elem_type
+        own = onnx.TensorProto.DataType.Name(kind).lower() if kind in onnx.TensorProto.DataType.values() else ""
+        own = {"float": "float32", "double": "float64", "undefined": ""}.get(own, own)
+        if own and own != dtype:
+            raise BitqError(f"{path}: input {name!r} is of type {own}, not {dtype}")
+
+
+def _named(key: str | int, names: Sequence[str], path: Path) -> str:
+    """The name of the input that is meant."""
+    known = ", ".join(map(repr, names)) or "none"
+    if isinstance(key, int):
+        if key >= len(names):
+            raise BitqError(f"{path} has {len(names)} inputs ({known}), no input number {key + 1}")
+        return names[key]
+    told = names[0] if key == FIRST and names else key
+    if told not in names:
+        raise BitqError(f"{path} has no input {told!r} to give a shape to; its inputs are {known}")
+    return told
+
+
 def _forget_placeholders(graph: onnx.GraphProto) -> None:
     for value in (*graph.input, *graph.value_info, *graph.output):
         for size in value.type.tensor_type.shape.dim:
@@ -93,12 +127,10 @@ def _by_name(given: Given | None, names: Sequence[str], path: Path) -> dict[str,
     by_name = given if isinstance(given, Mapping) else {FIRST: given}
     found: dict[str, Shape] = {}
     for name, shape in by_name.items():
-        told = names[0] if name == FIRST and names else name
-        if told not in names:
-            known = ", ".join(map(repr, names)) or "none"
-            raise BitqError(f"{path} has no input {told!r} to give a shape to; its inputs are {known}")
+        told = _named(name, names, path)
         if told in found:
-            raise BitqError(f"{path}: input {told!r}, the first, is given a shape twice; give it once")
+            place = ", the first," if told == names[0] else ""
+            raise BitqError(f"{path}: input {told!r}{place} is given a shape twice; give it once")
         try:
             found[told] = tuple(map(index, shape))
         except TypeError:

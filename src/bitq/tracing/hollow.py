@@ -31,7 +31,8 @@ class Hollow:
     def of(cls, model: nn.Module, inputs: Any) -> Hollow:
         """Copies of both whose tensors have shapes but no data; meta tensors come to the device of the others.
 
-        Buffers of one element keep their value: networks decide by them (whether a codebook was initialized).
+        Buffers of one element and single numbers among the inputs keep their value: networks decide by them (whether a
+        codebook was initialized, how many tokens came before).
 
         Raises:
             BitqError: tensors without a shape or not strided, or anything that cannot be copied.
@@ -44,7 +45,8 @@ class Hollow:
             device = next(devices, torch.device("cpu"))
             with mode:
                 hollow = {id(t): _hollow(t, device) for t in members + given}
-                hollow |= {id(t): torch.tensor(t.tolist(), dtype=t.dtype) for t in members if _is_flag(t)}
+                flags = (*members, *(t for t in given if not t.dim()))
+                hollow |= {id(t): torch.tensor(t.tolist(), dtype=t.dtype) for t in flags if _is_flag(t)}
             network, inputs = copy.deepcopy((model, inputs), hollow)
         except BitqError:
             raise
