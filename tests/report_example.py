@@ -25,13 +25,17 @@ from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, T
 from bitq.tradeoff.records import (
     Ablation,
     Baseline,
+    Cost,
     FloatAccuracy,
     Front,
     Measurement,
+    Offer,
+    Offers,
     Outcome,
     Predicted,
     Proposer,
     Record,
+    References,
     Role,
     Row,
     Sensitivity,
@@ -121,6 +125,9 @@ def make_run(
         for name in ("random, 5 plans", "greedy, 5 plans"):
             other = Baseline(**{**dict(best), "name": name, "role": "baseline"})
             put({"settings": SETTINGS, "row": other.model_dump()}, other)
+        shares = {"int8": 0.25, "float16": 0.5, "float32": 1.0}
+        put({}, References(costs={name: _part(plain, share) for name, share in shares.items()}))
+        put({"outcome": KEY}, _offers(plain, best))
         put({"outcome": KEY}, Sensitivity(scores=_scores(layers, bits, random_)))
         for fmt in grid(bits)[4::6]:
             put(
@@ -144,6 +151,29 @@ def make_run(
             ),
         )
     return plan
+
+
+def _part(plain: Row, share: float) -> Cost:
+    return Cost(**{name: round(share * value) for name, value in plain.figures().items()})
+
+
+def _offers(plain: Row, best: Row) -> Offers:
+    """The plan loses a point, and nothing but float32 less."""
+    least, near = (
+        Offer(
+            label=row.name,
+            tuned=row is best,
+            lost=lost,
+            validation=0.913 - lost,
+            test=row.accuracy,
+            objective=row.objective or 0.0,
+            **row.figures(),
+        )
+        for row, lost in ((best, 0.01), (plain, 0.0))
+    )
+    answers = [(near, 0.005), (least, 0.01), (least, 0.02)]
+    found = (least, *(offer.model_copy(update={"within": within}) for offer, within in answers))
+    return Offers(offers=found, within=(0.005, 0.01, 0.02))
 
 
 def _sweep(

@@ -21,7 +21,7 @@ from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.foretold import foretold
 from bitq.tradeoff.knapsack import check
 from bitq.tradeoff.predict import Curve
-from bitq.tradeoff.records import Cost, Offer, Offers, Row
+from bitq.tradeoff.records import Cost, Offer, Offers, References, Row
 from bitq.tradeoff.references import reference_costs
 from bitq.tradeoff.shares import REFERENCES, ShareOf
 from bitq.tradeoff.space import space_of
@@ -83,6 +83,15 @@ def test_a_budget_of_accuracy_is_a_question_too():
     assert losses(Budgets(0.01)) == losses(Budgets(1e3)) == WITHIN  # no accuracy is lower than 0
 
 
+@pytest.mark.parametrize("name", ["lost", "objective", "energy_pj", "movement_bits"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e61])
+def test_kept_answers_are_finite(name, value):
+    with pytest.raises(ValueError, match=name if value != value or value > 1e300 else "beyond all"):
+        Offers.model_validate({"offers": [{**dict(FLOAT), name: value}], "within": []})
+    with pytest.raises(ValueError, match="energy_pj"):
+        References.model_validate({"costs": {"int8": {**dict(FLOAT), "energy_pj": value}}})
+
+
 # A plan that loses much
 
 
@@ -97,6 +106,8 @@ def test_a_plan_that_loses_much_says_what_for_and_how_to_lose_less():
         "at alpha 0.2 the plan gives up 2.90 points of accuracy, which buys 25 % fewer bits and 25 % less energy than "
         "the most sparing within 2 points (mid); for a milder plan: bitq search demo --seed 3 --within 2"
     )
+    thirsty = row("plan", 0.901, 45.0, 8.8)
+    assert "25 % fewer bits and 10 % more energy" in advice(float32, thirsty, found, 0.2, "bitq search demo")
     assert "accuracy_loss=0.02" in advice(float32, plan, found, 0.2, "bitq.search(...)")
     none = Offers(offers=(), within=WITHIN)
     assert "a smaller alpha, such as 0.1" in advice(float32, plan, none, 0.2, "bitq search demo")

@@ -54,7 +54,9 @@ HOSTILE = (
     "__proto__",
     "constructor",
 )
-KINDS = ("float", "front", "sensitivity", "finetune", "sweep", "outcome", "ablation", "baseline")
+KINDS = (
+    *("float", "front", "sensitivity", "finetune", "sweep", "outcome", "offers", "references", "ablation", "baseline"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +303,7 @@ def test_an_interrupted_search_has_a_report(browser: webdriver.Chrome, tmp_path:
         "finetune": "Nothing was fine-tuned",
         "outcome": "The search did not finish",
         "sweep": "Other sizes of the memory were not tried",
+        "offers": "No answers were kept",
     }.items():
         nothing_at_all = missing == "all" and kind in ("front", "finetune")
         assert (sentence in content) == (missing in (kind, "all") and not nothing_at_all)

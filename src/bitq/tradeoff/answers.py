@@ -71,9 +71,11 @@ def advice(float32: Row, plan: Row, found: Offers, alpha: float, command: str) -
         return f"{told}, and nothing that was measured is milder: a smaller alpha, such as {alpha / 2:g}, may find one"
     other = max(milder, key=lambda each: each.within or 0.0)
     limit = other.within or 0.0
-    fewer, less = (1 - plan.movement_bits / other.movement_bits, 1 - plan.energy_pj / other.energy_pj)
+    fewer = 100 * (1 - plan.movement_bits / other.movement_bits)
+    saved = 100 * (1 - plan.energy_pj / other.energy_pj) if other.energy_pj else 0.0
+    energy = f"{abs(saved):.0f} % {'less' if saved >= 0 else 'more'} energy"
     return (
-        f"{told}, which buys {100 * fewer:.0f} % fewer bits and {100 * less:.0f} % less energy than the most sparing "
+        f"{told}, which buys {fewer:.0f} % fewer bits and {energy} than the most sparing "
         f"within {points_text(limit)} ({other.title}); for a milder plan: {_milder(command, limit)}"
     )
 

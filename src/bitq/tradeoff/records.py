@@ -111,6 +111,9 @@ class Cost(Record):
         return {name: getattr(self, name) for name in Cost.model_fields}
 
 
+C = TypeVar("C", bound=Cost)
+
+
 class Measurement(Cost):
     """A plan that was measured.
 
@@ -156,6 +159,13 @@ def points_text(loss: float) -> str:
     return f"{points} point" if points == "1" else f"{points} points"
 
 
+def _known(cost: C) -> C:
+    for name, value in cost:
+        if isinstance(value, float) and not isfinite(value):
+            raise ValueError(f"{name} is {value!r}; it must be a finite number")
+    return cost
+
+
 class Offer(Cost):
     """What was measured that answers a question.
 
@@ -193,7 +203,7 @@ class Offers(Record):
     """
 
     kind = "offers"
-    offers: tuple[Offer, ...]
+    offers: tuple[Annotated[Offer, AfterValidator(_known)], ...]
     within: tuple[Annotated[float, Field(ge=0, le=1)], ...]
     bounded: bool = False
 
@@ -209,7 +219,7 @@ class References(Record):
     """By name of `bitq.tradeoff.shares.REFERENCES`, what the network costs in plain formats."""
 
     kind = "references"
-    costs: dict[str, Cost]
+    costs: dict[str, Annotated[Cost, AfterValidator(_known)]]
 
 
 class Row(Cost):
