@@ -172,6 +172,9 @@ def search(study: Study) -> Found:
         before = ((plan, found) for plan, found in measured_earlier(study) if (plan.choices, plan.tune) not in own)
         contenders += [_contender(study, plan, found) for plan, found in before]
     contenders.sort(key=_rank)
+    float_objective = study.objective(accuracy_float, study.space.float_cost.movement_bits)
+    if not settings.alone and not settings.fewest_bits and float_objective < contenders[0].objective:
+        note(f"no format pays: float32 itself has O {float_objective:.4f}; the best plan is handed over nevertheless")
     if contenders[0].excess:
         note(f"no measured plan keeps the budgets ({settings.budgets}); more rounds or plans may find one")
     return Found(tuple(contenders), trials, candidates, curve)
