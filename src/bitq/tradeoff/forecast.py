@@ -62,26 +62,27 @@ def forecast(study: Study, screened: int, float_seconds: float) -> Forecast:
     formats = study.space.tensor_formats(study.space.uniform(len(study.space.formats) // 2))
     model = copy.deepcopy(subject.model).eval()
 
+    measured = first_inputs(subject.model, subject.data.validation, 1, study.seed)
     with keeping_freed_memory(), seeded():
-        float_batch = _least(lambda: _pass(model, batches))
+        float_pass = _least(lambda: _pass(model, measured))
         scoring = _scoring(study, batches)
         apply(model, formats, study.max_abs)
-        slower = _least(lambda: _pass(model, batches)) / float_batch
+        one_pass = _least(lambda: _pass(model, measured))
         step = 0.0
         if training is not None:
             times = [time.perf_counter()]
             few = replace(training, steps=_STEPS + 1)
             finetune(model, batches, few, subject.task.loss, progress=lambda *_: times.append(time.perf_counter()))
             step = (times[-1] - times[1]) / _STEPS
-    validation = slower * float_seconds * _share(subject.data.validation, subject.data.test)
-    test = slower * float_seconds - validation
-    size = max(sum(count_inputs(inputs) for inputs, _ in batches), 1)
-    part = min(1.0, settings.screened_inputs / size / max(_length(subject.data.validation) or 1, 1))
+    likely = float_seconds / float_pass / 2  # batches of data that do not tell how many they have
+    validation, test = (one_pass * (_length(data) or likely) for data in (subject.data.validation, subject.data.test))
+    part = min(validation, one_pass * ceil(settings.screened_inputs / _count(measured)))
+    size = _count(batches)
     tuned = settings.plans if settings.alone else settings.uniforms + settings.rounds * settings.plans
     steps = 0 if training is None else training.steps
     return Forecast(
         scoring=ceil(settings.scored_inputs / size) * scoring,
-        screening=0.0 if settings.alone else screened * part * validation,
+        screening=0.0 if settings.alone else screened * part,
         tuning=tuned * (steps * step + 2 * validation + test),
         tuned=tuned,
     )
@@ -124,10 +125,8 @@ def _least(work: Callable[[], object], times: int = 2) -> float:
     return max(min(taken), 1e-9)
 
 
-def _share(validation: object, test: object) -> float:
-    """Share of the validation data in both; a half where they do not tell their lengths."""
-    one, other = _length(validation), _length(test)
-    return one / (one + other) if one and other else 0.5
+def _count(batches: Sequence[Batch]) -> int:
+    return max(sum(count_inputs(inputs) for inputs, _ in batches), 1)
 
 
 def _length(data: object) -> int | None:
