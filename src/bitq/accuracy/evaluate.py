@@ -158,8 +158,8 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
     return Score(sum(losses) / len(losses), accuracy)
 
 
-def count_outputs(model: nn.Module, inputs: Any) -> int | None:
-    """Classes that a network tells apart, by its output for one input: [1, classes, …]; None if it is nothing such.
+def output_shape(model: nn.Module, inputs: Any) -> tuple[int, ...] | None:
+    """The shape of a network's output for one input, None if that is no tensor.
 
     Args:
         model: in evaluation mode.
@@ -178,7 +178,7 @@ def count_outputs(model: nn.Module, inputs: Any) -> int | None:
                 raise
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise BitqError(f"the network cannot run on an input as {described(inputs)}: {reason}") from error
-    return output.shape[1] if isinstance(output, Tensor) and output.dim() > 1 else None
+    return tuple(output.shape) if isinstance(output, Tensor) else None
 
 
 def _on_device(model: nn.Module, batches: Iterable[Batch]) -> Iterable[Batch]:
