@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tiny
-from bitq.accuracy.evaluate import count_outputs, cross_entropy, loss_of, score, top1
+from bitq.accuracy.evaluate import cross_entropy, loss_of, output_shape, score, top1
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import apply, observing
 from bitq.accuracy.sensitivity import POWER, PROBED_BLOCKS, TENSORS, _ordered, perturbations, probed, scores
@@ -79,21 +79,21 @@ def test_score_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("network", "count"),
+    ("network", "inputs", "shape"),
     [
-        (tiny.network(), 4),
-        (nn.Conv2d(1, 7, 1), 7),
-        (nn.Flatten(0), None),
-        (nn.LSTM(8, 5), None),
+        (tiny.network(), (1, 1, 8, 8), (1, 4)),
+        (nn.Conv2d(1, 7, 1), (1, 1, 8, 8), (1, 7, 8, 8)),
+        (nn.Flatten(0), (3, 1, 8), (24,)),
+        (nn.LSTM(8, 5), (3, 1, 8), None),
     ],
 )
-def test_outputs_are_counted_by_one_input(network, count):
-    assert count_outputs(network.eval(), torch.zeros(1, 1, 8, 8) if count else torch.zeros(3, 1, 8)) == count
+def test_the_shape_of_outputs_for_one_input(network, inputs, shape):
+    assert output_shape(network.eval(), torch.zeros(inputs)) == shape
 
 
 def test_an_input_that_a_network_cannot_run_on_is_told():
     with pytest.raises(BitqError, match=r"cannot run on an input as a tensor of shape \(1, 3, 8, 8\): .*channels"):
-        count_outputs(tiny.network().eval(), torch.zeros(1, 3, 8, 8))
+        output_shape(tiny.network().eval(), torch.zeros(1, 3, 8, 8))
 
 
 def test_inputs_can_be_tuples():

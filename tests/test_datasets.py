@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bitq import datasets
+from bitq import csvfile, datasets
+from bitq.batches import Parameters
+from bitq.csvfile import read_table
 from bitq.datasets import SPLITS, Dataset, load_data
 from bitq.errors import BitqError
 from bitq.images import ArrayImages, Batches, FileImages
@@ -222,8 +224,16 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "type": ({"x_train": np.zeros((20, 5, 6, 3), np.int16)}, "x_train is of type int16"),
     "axes": (
         {"x_train": np.zeros((20, 90), np.uint8)},
-        r"x_train has shape \(20, 90\); uint8 images must be \(n, h",
+        r"inputs of x_test have shape \(3, 5, 6\), but \(90,\) in x_train",
     ),
+    "no inputs": ({"x_train": np.zeros(())}, r"x_train has shape \(\); it must be an array of one input or more"),
+    "complex": ({"x_train": np.zeros((20, 3), complex)}, "x_train is of type complex128; it must be real numbers"),
+    "unlike types": (
+        {"x_train": np.zeros((20, 9)), "x_test": np.zeros((7, 9), int)},
+        "x_test is of type int64, but float32 in x_train",
+    ),
+    "not finite": ({"x_train": np.full((20, 9), np.inf)}, "x_train goes from inf to inf; every number must be"),
+    "past int64": ({"x_train": np.full((20, 9), 2**63, np.uint64)}, "every whole number must be an int64"),
     "order": (
         {"x_train": np.zeros((20, 3, 5, 6), np.uint8)},
         r"\(20, 3, 5, 6\); uint8 images must be \(n, height",
@@ -249,6 +259,159 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
 def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, name: str) -> None:
     changes, message = BAD_ARRAYS[name]
     refuse(saved(tmp_path, **arrays(**changes)), message)
+
+
+DTYPES = ["float16", "float64", ">f4", "int8", "uint8", "int16", ">i2", "uint32", "uint64", "bool"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (9,), (3, 2, 2, 2)])
+def test_arrays_that_are_no_images_stay_as_they_are(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    train, test = ((np.arange(n * int(np.prod(shape))).reshape(n, *shape) % 100).astype(dtype) for n in (20, 7))
+    data = load_data(saved(tmp_path, **arrays(x_train=train, x_test=test)))
+    found, labels = data.test[:]
+    given = torch.float32 if np.dtype(dtype).kind == "f" else torch.bool if dtype == "bool" else torch.int64
+    assert (found.dtype, found.tolist(), labels.tolist()) == (given, test.tolist(), (np.arange(7) % 4).tolist())
+    assert (len(data.train), len(data.val), data.signals) == (18, 2, None)
+    both = torch.cat([data.train[:][0], data.val[:][0]]).flatten().sort().values
+    assert both.tolist() == np.sort(train.flatten()).tolist()
+
+
+def test_floats_of_three_axes_may_be_signals(tmp_path: Path) -> None:
+    made = arrays(x_train=np.random.rand(20, 5, 6), x_test=np.random.rand(7, 5, 6))
+    data = load_data(saved(tmp_path, **made), seed=3, limit=5)
+    assert data.signals is not None
+    for split in SPLITS:
+        (images, labels), (signals, same) = (getattr(each, split)[:] for each in (data, data.signals))
+        assert torch.equal(images[:, 0], signals)
+        assert torch.equal(labels, same)
+    assert load_data(saved(tmp_path, **made), mean=(0.5,)).signals is None
+    assert load_data(saved(tmp_path, **arrays())).signals is None
+
+
+def named(**changes: Any) -> dict[str, Any]:
+    """Two inputs by name, in train and test."""
+    made = arrays()
+    lengths = {"train": 20, "test": 7}
+    for split, count in lengths.items():
+        made.pop(f"x_{split}")
+        made[f"ids_{split}"] = np.arange(count * 5, dtype=np.int32).reshape(count, 5)
+        made[f"mask_{split}"] = made[f"ids_{split}"] % 5 < 3
+    return {key: value for key, value in (made | changes).items() if value is not None}
+
+
+TAKES = Parameters(("ids", "mask", "scale"), ("ids", "mask"))
+
+
+def test_several_inputs_by_the_names_of_the_networks(tmp_path: Path) -> None:
+    made = named()
+    data = load_data(saved(tmp_path, **made), takes=TAKES)
+    for split in SPLITS:
+        inputs, labels = getattr(data, split)[:]
+        assert inputs.keys() == {"ids", "mask"}
+        assert (inputs["ids"].dtype, inputs["mask"].dtype) == (torch.int64, torch.bool)
+        source = "test" if split == "test" else "train"
+        rows = inputs["ids"][:, 0] // 5
+        assert torch.equal(inputs["mask"], torch.from_numpy(made[f"mask_{source}"])[rows])
+        assert torch.equal(labels, torch.from_numpy(made[f"y_{source}"])[rows])
+    (batch, labels) = next(iter(Batches(data.test, 3)))
+    assert batch["ids"].tolist() == made["ids_test"][:3].tolist()
+    assert labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask_train": None}, "has no array 'mask_train'; the network's inputs are ids, mask, scale"),
+        ({"mask_test": None}, "has no array 'mask_test'; it needs ids_train, mask_train, y_train, ids_test"),
+        ({"mask_val": np.zeros((2, 5), bool)}, "has no array 'ids_val'"),
+        ({"x_train": np.zeros((20, 5))}, "x_train is none of the network's inputs, which are ids, mask, scale"),
+        ({"mask_train": np.zeros((19, 5), bool)}, "mask_train has 19 inputs, but 20 are in ids_train"),
+        ({"mask_test": np.zeros((7, 4), bool)}, r"inputs of mask_test have shape \(4,\), but \(5,\) in mask_train"),
+        ({"y_train": np.zeros(19, int)}, "y_train is int64 of shape .*; it must be 20 whole numbers"),
+    ],
+)
+def test_inputs_by_name_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    refuse(saved(tmp_path, **named(**changes)), message, takes=TAKES)
+
+
+def test_a_network_of_several_inputs_is_told_how_to_call_them(tmp_path: Path) -> None:
+    made = named(ids_train=None, mask_train=None)
+    refuse(saved(tmp_path, **made), r"'x_train'; it needs .* \(or ids_train, mask_train, scale_train in", takes=TAKES)
+
+
+@pytest.mark.parametrize("options", [{"image_size": 8}, {"channels": 1}, {"mean": (0.5,)}, {"std": (2.0,)}])
+def test_what_is_no_image_takes_no_options_of_images(tmp_path: Path, options: dict[str, Any]) -> None:
+    made = arrays(x_train=np.zeros((20, 9)), x_test=np.zeros((7, 9)))
+    refuse(saved(tmp_path, **made), "holds no images; leave image size, channels, mean and std out", **options)
+    refuse(table(tmp_path, "a,b", *["1,0"] * 20), "holds no images", **options)
+
+
+# --- tables
+
+
+def table(folder: Path, *lines: str) -> Path:
+    (folder / "data.csv").write_text("\n".join(lines) + "\n")
+    return folder / "data.csv"
+
+
+@pytest.mark.parametrize(("header", "at"), [("a,b,kind", 2), ("a,label,b", 1), ("label,a,b", 0)])
+def test_a_table_of_numbers(tmp_path: Path, header: str, at: int) -> None:
+    rows = [[str(n / 4), f"-{n}e3"] for n in range(20)]
+    for n, row in enumerate(rows):
+        row.insert(at, str(n % 3))
+    data = load_data(table(tmp_path, header, *map(",".join, rows)), seed=2)
+    assert [len(getattr(data, split)) for split in SPLITS] == [16, 2, 2]
+    found = [(x.tolist(), int(y)) for split in SPLITS for x, y in zip(*getattr(data, split)[:], strict=True)]
+    assert sorted(found) == [([n / 4, -n * 1000.0], n % 3) for n in range(20)]
+    assert data.largest == {f"column {header.split(',')[at]!r}": 2}
+    again = load_data(tmp_path / "data.csv", seed=2)
+    assert torch.equal(data.test[:][0], again.test[:][0])
+
+
+def test_a_table_as_spreadsheets_save_it(tmp_path: Path) -> None:
+    lines = ['"a",b , label', *['"1.5", 2 ,0', "", '3,"4",1'] * 10]
+    (tmp_path / "data.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    read = read_table(tmp_path / "data.csv")
+    assert (read.features.tolist(), read.labels.tolist(), read.label) == ([[1.5, 2], [3, 4]] * 10, [0, 1] * 10, "label")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([""], "line 1 must name two columns or more"),
+        (["a;b", "1;0"], "line 1 must name two columns or more, separated by commas"),
+        (["1,0", "2,1"], "line 1 must name the columns, but holds numbers"),
+        ([",a,label", "0,1,0"], "line 1 has no name for column 1; name it, or save without an index"),
+        (["a,a,b", "0,1,0"], "line 1 names column 'a' twice"),
+        (["a,b"], "names columns, but no line of numbers follows"),
+        (["a,b", "1,0", "1,2,0"], "line 3 has 3 cells; it must have 2, as line 1 does"),
+        (["a,b", "1,0", "", "x,0"], "line 4, column 'a' is 'x'; it must be a finite number"),
+        (["a,b", ",0"], "line 2, column 'a' is ''; it must be a finite number"),
+        (["a,b", "nan,0"], "line 2, column 'a' is 'nan'; it must be a finite"),
+        (["a,b", "1e39,0"], "line 2, column 'a' is '1e39'; it must be a finite"),
+        (["a,b", "1_0,0"], "line 2, column 'a' is '1_0'"),
+        (["a,b", "٣,0"], "line 2, column 'a' is '٣'"),
+        (["a,b", "1,-1"], "line 2, column 'b' is '-1'; labels count classes from 0, in column 'label' or the last"),
+        (["a,label,c", "1,0.5,1"], "line 2, column 'label' is '0.5'; labels count"),
+        (["a,b", "1,2147483648"], "column 'b' is '2147483648'; labels count"),
+        (["a,b", '"1,0'], "line 2 cannot be read as cells that commas separate"),
+        (["a,b", "1,0", "1,1"], "2 training inputs are too few"),
+    ],
+)
+def test_a_table_that_is_none_is_refused_by_line_and_column(tmp_path: Path, lines: list[str], message: str) -> None:
+    refuse(table(tmp_path, *lines), message)
+
+
+def test_a_table_that_is_no_text_or_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data.csv").write_bytes(b"a,b\n1,\xff\n")
+    refuse(tmp_path / "data.csv", "line 2 is not text in UTF-8")
+    monkeypatch.setattr(csvfile, "_MOST_CELLS", 3)
+    refuse(table(tmp_path, "a,b", *["1,0"] * 4), "has over 3 numbers; give an .npz")
+    monkeypatch.setattr(csvfile, "_MOST_COLUMNS", 2)
+    refuse(table(tmp_path, "a,b,c", "1,1,0"), "has 3 columns; it must have at most 2")
+    monkeypatch.setattr(csvfile, "_LONGEST_LINE", 7)
+    refuse(table(tmp_path, "a,b", "1.00000,0"), "line 2 has over 7 bytes")
 
 
 def refuse(path: Path, message: str, **options: Any) -> None:
@@ -292,7 +455,7 @@ def truncate(path: Path) -> None:
 
 
 BAD_FOLDERS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
-    "no data": (shutil.rmtree, {}, "is no data; give a folder of images or an .npz"),
+    "no data": (shutil.rmtree, {}, "is no data; give a folder of images, an .npz"),
     "no train": (lambda f: shutil.rmtree(f / "train"), {}, "has a folder test but no train"),
     "no class": (lambda f: [shutil.rmtree(f / "val" / c) for c in CLASSES], {}, "val holds no folder"),
     "empty class": (lambda f: (f / "val" / "gnu").mkdir(), {}, "gnu holds no image"),

@@ -1,9 +1,9 @@
-"""A user's labelled images, from a folder of files or an .npz file, as three splits."""
+"""A user's labelled data, from a folder of images, an .npz file or a .csv table, as three splits."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf, prod
@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitq.arrays import ALONE, ArrayInputs
+from bitq.batches import Parameters
+from bitq.csvfile import read_table
 from bitq.errors import BitqError, shortened
-from bitq.images import ArrayImages, FileImages, Images, Rationed, Scaling
+from bitq.images import ArrayImages, FileImages, Rationed, Scaling, Split
 from bitq.images import image_size as size_of_file
 from bitq.memory import check_fits, memory_told
 from bitq.outside import opened_outside
@@ -34,19 +37,21 @@ _TAKEN = 10  # a split that is missing takes every tenth image of train
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images.
+    """Labelled images or other inputs.
 
     Attributes:
         train, val, test: to train on, to choose by and to judge by.
-        largest: label of all the images that were given, by where it stands, such as "y_val".
-        classes: names of the labels 0, 1, … of a folder; an .npz file has none.
+        largest: label of all the inputs that were given, by where it stands, such as "y_val".
+        classes: names of the labels 0, 1, … of a folder; files have none.
+        signals: the same data, if they were floating point [n, …, …]: not as gray images, but as they are.
     """
 
-    train: Images
-    val: Images
-    test: Images
+    train: Split
+    val: Split
+    test: Split
     largest: Mapping[str, int]
     classes: tuple[str, ...] = ()
+    signals: Dataset | None = None
 
     def check_labels(self, outputs: int) -> None:
         """Refuse labels that a network with so many outputs has no output for.
@@ -70,14 +75,18 @@ def load_data(
     std: Sequence[float] = (1.0,),
     limit: int | None = None,
     seed: int = 0,
+    takes: Parameters | None = None,
 ) -> Dataset:
-    """Labelled images from a folder of PNG and JPEG files or from an .npz file.
+    """Labelled images from a folder of PNG and JPEG files, or labelled inputs from an .npz file or a .csv table.
 
     A folder holds train/, val/ and test/ with a folder of images per class in each, or these class folders
     alone. An .npz file holds x_train, y_train, x_test, y_test and perhaps x_val, y_val: images uint8
     [n, height, width, channels], floating point [n, channels, height, width], or either [n, height, width];
-    labels are whole numbers [n] from 0. Of val and test, what is missing is taken from train: every tenth
-    image each, drawn by `seed`.
+    labels are whole numbers [n] from 0. Arrays of any other shape are given to the network as they are, floating point
+    as float32 and whole numbers as int64: signals, tables [n, features], token ids [n, length]. The inputs of a network
+    that takes several stand by their names in place of x, such as ids_train and mask_train, and are given as they are.
+    A .csv file is a table as `bitq.csvfile` reads it. Of val and test, what is missing is taken from train: every tenth
+    input each, drawn by `seed`.
 
     Images of a folder are decoded when they are asked for, val and test only once where they fit in 2 GiB.
 
@@ -87,8 +96,9 @@ def load_data(
             center crop); None if they have one size already.
         channels: 3 (RGB) or 1 (gray), to which the files' images are converted.
         mean, std: of the network's normalization, per channel or one for all, for bytes divided by 255.
-        limit: at most so many images of each split, drawn by `seed`.
+        limit: at most so many inputs of each split, drawn by `seed`.
         seed: of these draws; the same seed gives the same splits.
+        takes: what the network's forward takes, for the names of arrays; only x by default.
 
     Raises:
         BitqError: what is missing, damaged, of another shape or type, too large, or does not fit together; a damaged
@@ -99,18 +109,32 @@ def load_data(
         if path.is_dir():
             found = _read_folder(path, image_size, channels)
         elif path.suffix == ".npz" and path.exists():
-            found = _read_npz(path)
+            found = _read_npz(path, takes or Parameters())
+        elif path.suffix == ".csv" and path.exists():
+            found = _read_csv(path)
         else:
-            raise BitqError(f"{path} is no data; give a folder of images or an .npz file")
+            raise BitqError(f"{path} is no data; give a folder of images, an .npz file or a .csv table")
+        if isinstance(found["train"].images, ArrayInputs):
+            if image_size is not None or channels != 3 or scaling != Scaling():
+                raise BitqError(f"{path} holds no images; leave image size, channels, mean and std out")
+            return _split(found, limit, seed)
         depth = found["train"].images.shape[0]
         if {len(mean), len(std)} - {1, depth}:
             raise BitqError(f"mean and std have {len(mean)} and {len(std)} numbers; they must be 1 or {depth} numbers")
-        parts = {name: replace(part.images, scaling=scaling) for name, part in found.items()}
+        parts = {name: replace(part, images=_scaled(part.images, scaling)) for name, part in found.items()}
         for name, part in parts.items():
-            _check_scaled(part, f"{path}: x_{name}")
-        splits = _drawn(parts, limit, seed)
-        largest = {part.where: int(part.images.labels.max()) for part in found.values()}
-        return Dataset(splits["train"], _held(splits["val"]), _held(splits["test"]), largest, found["train"].classes)
+            _check_scaled(part.images, f"{path}: x_{name}")
+        images = _split(parts, limit, seed)
+        if not found["train"].gray_floats or scaling != Scaling():
+            return images
+        signals = {name: replace(part, images=_unstacked(part.images)) for name, part in found.items()}
+        return replace(images, signals=_split(signals, limit, seed))
+
+
+def _split(parts: Mapping[str, _Part], limit: int | None, seed: int) -> Dataset:
+    splits = _drawn({name: part.images for name, part in parts.items()}, limit, seed)
+    largest = {part.where: int(part.images.labels.max()) for part in parts.values()}
+    return Dataset(splits["train"], _held(splits["val"]), _held(splits["test"]), largest, parts["train"].classes)
 
 
 def check_options(
@@ -132,14 +156,27 @@ def check_options(
 
 @dataclass(frozen=True)
 class _Part:
-    """Images of one split as they were found, where their labels stand, and the names of these."""
+    """Split of one split as they were found, where their labels stand, and the names of these.
 
-    images: Images
+    `gray_floats`: whether they were [n, height, width] in floating point, which may be no images.
+    """
+
+    images: Split
     where: str
     classes: tuple[str, ...] = ()
+    gray_floats: bool = False
 
 
-def _check_scaled(images: Images, where: str) -> None:
+def _scaled(images: Split, scaling: Scaling) -> Split:
+    return images if isinstance(images, ArrayInputs) else replace(images, scaling=scaling)
+
+
+def _unstacked(images: Split) -> Split:
+    """Gray images without the axis of their channel."""
+    return ArrayInputs({ALONE: images.pixels[:, 0]}, images.labels) if isinstance(images, ArrayImages) else images
+
+
+def _check_scaled(images: Split, where: str) -> None:
     """Refuse pixels that are no finite number once they are scaled."""
     if isinstance(images, ArrayImages) and images.pixels.dtype != torch.uint8:
         extremes = torch.stack(images.pixels.aminmax())[:, None, None, None].expand(-1, images.shape[0], 1, 1)
@@ -150,7 +187,7 @@ def _check_scaled(images: Images, where: str) -> None:
             )
 
 
-def _drawn(parts: Mapping[str, Images], limit: int | None, seed: int) -> dict[str, Images]:
+def _drawn(parts: Mapping[str, Split], limit: int | None, seed: int) -> dict[str, Split]:
     """All three splits, those missing taken from train, none larger than `limit`."""
     generator = torch.Generator().manual_seed(seed)
     train, splits = parts["train"], dict(parts)
@@ -159,7 +196,7 @@ def _drawn(parts: Mapping[str, Images], limit: int | None, seed: int) -> dict[st
         if name not in parts:
             splits[name], order = train.subset(order[:share].sort().values), order[share:]
     if not len(order):
-        raise BitqError(f"{len(train)} training images are too few to take a split from; give more")
+        raise BitqError(f"{len(train)} training {_called(train)} are too few to take a split from; give more")
     if len(order) < len(train):
         splits["train"] = train.subset(order.sort().values)
     if limit is None:
@@ -168,7 +205,11 @@ def _drawn(parts: Mapping[str, Images], limit: int | None, seed: int) -> dict[st
     return {name: part.subset(drawn[name].sort().values) for name, part in splits.items()}
 
 
-def _held(images: Images) -> Images:
+def _called(images: Split) -> str:
+    return "inputs" if isinstance(images, ArrayInputs) else "images"
+
+
+def _held(images: Split) -> Split:
     fits = isinstance(images, FileImages) and len(images) * prod(images.shape) <= _HELD_BYTES
     return images.held() if isinstance(images, FileImages) and fits else images
 
@@ -206,36 +247,102 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _read_npz(path: Path) -> dict[str, _Part]:
+def _read_csv(path: Path) -> dict[str, _Part]:
+    table = read_table(path)
+    return {"train": _Part(ArrayInputs({ALONE: table.features}, table.labels), f"column {shortened(table.label)!r}")}
+
+
+def _read_npz(path: Path, takes: Parameters) -> dict[str, _Part]:
     parts: dict[str, _Part] = {}
-    with _opened(path) as (archive, names):
-        for name in names:
-            pixels = _pixels(_array(archive, f"x_{name}", path), f"{path}: x_{name}")
-            labels = _labels(_array(archive, f"y_{name}", path), len(pixels), f"{path}: y_{name}")
-            parts[name] = _Part(ArrayImages(pixels, labels), f"y_{name}")
-            shape, expected = tuple(pixels.shape[1:]), parts["train"].images.shape
-            if shape != expected:
-                raise BitqError(f"{path}: images of x_{name} have shape {shape}, but {expected} in x_train")
+    with _opened(path, takes) as (archive, splits, inputs):
+        for split in splits:
+            read = {name: _array(archive, f"{name}_{split}", path) for name in inputs}
+            labels = _array(archive, f"y_{split}", path)
+            if inputs == ("x",) and _are_images(read["x"]):
+                pixels = _pixels(read["x"], f"{path}: x_{split}")
+                gray = read["x"].ndim == 3 and read["x"].dtype.kind == "f"
+                labelled = _labels(labels, len(pixels), f"{path}: y_{split}")
+                part = _Part(ArrayImages(pixels, labelled), f"y_{split}", gray_floats=gray)
+            else:
+                arrays = {name: _as_is(array, f"{path}: {name}_{split}") for name, array in read.items()}
+                count = len(arrays[inputs[0]])
+                for name, array in arrays.items():
+                    if len(array) != count:
+                        first = f"{inputs[0]}_{split}"
+                        raise BitqError(f"{path}: {name}_{split} has {len(array)} inputs, but {count} are in {first}")
+                labelled = _labels(labels, count, f"{path}: y_{split}")
+                named = {ALONE: arrays["x"]} if inputs == ("x",) else arrays
+                part = _Part(ArrayInputs(named, labelled), f"y_{split}")
+            parts[split] = part
+            _check_alike(part.images, parts["train"].images, split, path)
     return parts
 
 
+def _check_alike(found: Split, train: Split, split: str, path: Path) -> None:
+    """Refuse a split whose inputs are unlike those of train."""
+    for name, kind, (shape, dtype), (expected, expected_dtype) in _kinds(found, train):
+        if shape != expected:
+            raise BitqError(f"{path}: {kind} of {name}_{split} have shape {shape}, but {expected} in {name}_train")
+        if kind == "inputs" and dtype != expected_dtype:
+            raise BitqError(f"{path}: {name}_{split} is of type {dtype}, but {expected_dtype} in {name}_train")
+
+
+_Kind = tuple[tuple[int, ...], str]
+
+
+def _kinds(found: Split, train: Split) -> Iterator[tuple[str, str, _Kind, _Kind]]:
+    own, other = _arrays(found), _arrays(train)
+    for name, array in own.items():
+        each, its = ((tuple(a.shape[1:]), str(a.dtype)[6:]) for a in (array, other[name]))
+        alike = isinstance(found, ArrayImages) and isinstance(train, ArrayImages)
+        yield name or "x", "images" if alike else "inputs", each, its
+
+
+def _arrays(inputs: Split) -> Mapping[str, Tensor]:
+    match inputs:
+        case ArrayInputs():
+            return inputs.arrays
+        case ArrayImages():
+            return {ALONE: inputs.pixels}
+    return {}
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[ZipFile, list[str]]]:
-    """An .npz file and the splits in it, once its arrays are known to be there and to be of bounded size."""
+def _opened(path: Path, takes: Parameters) -> Iterator[tuple[ZipFile, list[str], tuple[str, ...]]]:
+    """An .npz file, the splits and the inputs in it, once its arrays are known to be there and to be of bounded size.
+    """
     with opened_outside(path, 6 * _MOST_BYTES + _FREE_BYTES, "an .npz file") as file:
         with _damage_told(path):
             archive = ZipFile(Rationed(file, _MOST_LISTING, inf))
         with archive:
-            yield archive, _splits(archive, path, os.fstat(file.fileno()).st_size)
+            inputs = _input_names(set(archive.namelist()), takes, path)
+            yield archive, _splits(archive, inputs, takes, path, os.fstat(file.fileno()).st_size), inputs
 
 
-def _splits(archive: ZipFile, path: Path, size: int) -> list[str]:
+def _input_names(members: Collection[str], takes: Parameters, path: Path) -> tuple[str, ...]:
+    """Names of the inputs by which arrays are called: the network's, or x."""
+    found = tuple(name for name in takes.names if name != "y" and f"{name}_train.npy" in members)
+    if found in ((), ("x",)):
+        return ("x",)
+    known = ", ".join(takes.names)
+    trained = sorted(name.removesuffix("_train.npy") for name in members if name.endswith("_train.npy"))
+    if other := [name for name in trained if name not in (*found, "y")]:
+        raise BitqError(f"{path}: {shortened(other[0])}_train is none of the network's inputs, which are {known}")
+    if lacking := [name for name in takes.needed if name not in found]:
+        raise BitqError(f"{path} has no array '{lacking[0]}_train'; the network's inputs are {known}")
+    return found
+
+
+def _splits(archive: ZipFile, inputs: Sequence[str], takes: Parameters, path: Path, size: int) -> list[str]:
     members = {member.filename: member for member in archive.infolist()}
-    names = [name for name in SPLITS if name != "val" or {"x_val.npy", "y_val.npy"} & members.keys()]
-    keys = [f"{kind}_{name}" for name in names for kind in "xy"]
+    kinds = (*inputs, "y")
+    names = [name for name in SPLITS if name != "val" or {f"{kind}_val.npy" for kind in kinds} & members.keys()]
+    keys = [f"{kind}_{name}" for name in names for kind in kinds]
     for key in keys:
         if f"{key}.npy" not in members:
-            raise BitqError(f"{path} has no array {key!r}; it needs {', '.join(keys)}")
+            several = ", ".join(f"{name}_train" for name in takes.names) if inputs == ("x",) else ""
+            other = f" (or {several} in place of x_train, and so on)" if len(takes.names) > 1 and several else ""
+            raise BitqError(f"{path} has no array {key!r}; it needs {', '.join(keys)}{other}")
         member = members[f"{key}.npy"]
         if member.file_size > _MOST_BYTES:
             raise BitqError(f"{path}: {key} has over {_MOST_BYTES} bytes; give a folder of images")
@@ -278,6 +385,32 @@ def _damage_told(path: Path) -> Iterator[None]:
         if isinstance(error, MemoryError) and "allocate" in str(error):  # of an array, not of a header that nests
             raise
         raise BitqError(f"{path} is damaged, or no .npz file of plain arrays") from error
+
+
+def _are_images(array: np.ndarray[Any, Any]) -> bool:
+    """Whether an array of a network's only input is taken for images; if wrongly shaped, they are refused as such."""
+    pixels = array.dtype == np.uint8 or array.dtype.kind == "f"
+    return array.ndim == 4 or not array.size or (array.ndim == 3 and pixels)
+
+
+def _as_is(array: np.ndarray[Any, Any], where: str) -> Tensor:
+    """An array [n, …] as it is given to a network, whole numbers in what they are kept in."""
+    if not array.ndim or not array.size:
+        raise BitqError(f"{where} has shape {array.shape}; it must be an array of one input or more")
+    kind = array.dtype.kind
+    if kind == "c":
+        raise BitqError(f"{where} is of type {array.dtype}; it must be real numbers")
+    if kind == "f":
+        with np.errstate(over="ignore"):
+            found = torch.from_numpy(array.astype(np.float32, copy=False))
+        low, high = found.aminmax()
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise BitqError(f"{where} goes from {low:g} to {high:g}; every number must be a finite float32")
+        return found
+    if kind == "u" and array.max() >= 2**63:
+        raise BitqError(f"{where} goes to {array.max()}; every whole number must be an int64")
+    native = array.dtype.isnative and array.dtype.name not in ("uint16", "uint32", "uint64")
+    return torch.from_numpy(array if native else array.astype(np.int64))
 
 
 def _pixels(array: np.ndarray[Any, Any], where: str) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bitq.arrays import ArrayInputs
 from bitq.errors import BitqError
 from bitq.memory import check_fits, memory_told
 from bitq.outside import opened_outside
@@ -28,6 +29,7 @@ _MOST_READS = 2**20  # of one image file, by blocks; a decoder that looks for a 
 
 T = TypeVar("T")
 ImageBatch = tuple[Tensor, Tensor]
+InputBatch = tuple[Tensor | dict[str, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,16 @@ class ArrayImages:
         """Of every image: (channels, height, width)."""
         return tuple(self.pixels.shape[1:])
 
+    @property
+    def bytes_each(self) -> int:
+        """Of one image, as the network sees it."""
+        return _bytes_each(self.shape)
+
+    @property
+    def told(self) -> str:
+        """What they are, for messages."""
+        return _told(self.shape)
+
     def subset(self, indices: Tensor) -> ArrayImages:
         """The images at `indices` alone."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
@@ -102,6 +114,16 @@ class FileImages:
             return self.scaling(_decode(self.paths[index], self.shape, self.resize)), self.labels[index]
         return self.subset(index).held()[:]
 
+    @property
+    def bytes_each(self) -> int:
+        """As of `ArrayImages`."""
+        return _bytes_each(self.shape)
+
+    @property
+    def told(self) -> str:
+        """As of `ArrayImages`."""
+        return _told(self.shape)
+
     def subset(self, indices: Tensor) -> FileImages:
         """The images at `indices` alone."""
         paths = tuple(self.paths[i] for i in indices.tolist())
@@ -121,11 +143,20 @@ class FileImages:
 
 
 Images = ArrayImages | FileImages
+Split = Images | ArrayInputs
+
+
+def _bytes_each(shape: tuple[int, ...]) -> int:
+    return 4 * prod(shape)
+
+
+def _told(shape: tuple[int, ...]) -> str:
+    return f"images of shape {shape}"
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches (images, labels) of a split, as often as iterated.
+    """The batches (inputs, labels) of a split, as often as iterated.
 
     Shuffled ones are drawn from torch's global generator, which fine-tuning seeds, and leave out a short last batch.
 
@@ -133,18 +164,18 @@ class Batches:
         BitqError: a batch is larger than this machine's memory.
     """
 
-    images: Images
+    images: Split
     size: int
     shuffle: bool = False
 
     def __post_init__(self) -> None:
-        count, shape = min(self.size, len(self.images)), self.images.shape
-        check_fits(4 * count * prod(shape), f"{count} images of shape {shape}, a batch,")
+        count = min(self.size, len(self.images))
+        check_fits(count * self.images.bytes_each, f"{count} {self.images.told}, a batch,")
 
     def __len__(self) -> int:
         return len(range(*self._starts()))
 
-    def __iter__(self) -> Iterator[ImageBatch]:
+    def __iter__(self) -> Iterator[InputBatch]:
         count = len(self.images)
         order = torch.randperm(count) if self.shuffle else torch.arange(count)
         return (self.images[order[start : start + self.size]] for start in range(*self._starts()))

@@ -165,9 +165,68 @@ def one_array_by_the_name_of_many(folder: Path) -> None:
         file.truncate(len(header) + 2**32)
 
 
+def _table(folder: Path, content: bytes) -> Path:
+    """A network and table.csv."""
+    (folder / "nets.py").write_text(NETWORK)
+    (folder / "table.csv").write_bytes(content)
+    return folder / "table.csv"
+
+
+@attack(f"{SEARCH} --data table.csv", "table.csv, line 2 has over 4194304 bytes; it is no table")
+def a_line_without_end(folder: Path) -> None:
+    """Have two gigabytes, which take no room, read as one line."""
+    with _table(folder, b"a,b\n1,0").open("ab") as file:
+        file.truncate(2**31)
+
+
+@attack(f"{SEARCH} --data table.csv", "table.csv has 4294967297 bytes, but a .csv table has at most")
+def a_table_too_large(folder: Path) -> None:
+    """Read more than any table has."""
+    with _table(folder, b"a,b\n").open("ab") as file:
+        file.truncate(2**32 + 1)
+
+
+@attack(f"{SEARCH} --data table.csv", "table.csv, line .* cannot be read as cells that commas separate")
+def a_cell_over_many_lines(folder: Path) -> None:
+    """Gather a whole file in one cell by a quote that is never closed."""
+    _table(folder, b'a,b\n1,"' + b"1\n" * 2**20)
+
+
+@attack(f"{SEARCH} --data table.csv", "table.csv has 2000000 columns; it must have at most 65536")
+def a_table_of_columns(folder: Path) -> None:
+    """Have a name made for each of millions of columns."""
+    _table(folder, b"a" + b"," * (2 * 10**6 - 1))
+
+
+@attack(f"{SEARCH} --data table.csv", r"line 2, column '\\x1b.*' is '\\x1b.*'; it must be a finite number")
+def cells_that_steer(folder: Path) -> None:
+    """Bring escape codes and a long line to the terminal by a cell and the name of its column."""
+    text = (ESCAPE + "x" * 5000).encode()
+    _table(folder, text + b",b\n" + text + b",0\n")
+
+
+@attack(f"{SEARCH} --data table.csv", "table.csv, line 2, column 'a' is '9+.*'; it must be a finite number")
+def digits_without_end(folder: Path) -> None:
+    """Spend long on a number of many digits."""
+    _table(folder, b"a,b\n" + b"9" * 10**5 + b",0\n")
+
+
+@attack(f"{SEARCH} --data table.csv", "table.csv is no regular file")
+def a_table_that_never_comes(folder: Path) -> None:
+    """Wait for a pipe that nobody writes to."""
+    (folder / "nets.py").write_text(NETWORK)
+    os.mkfifo(folder / "table.csv")
+
+
+@attack(f"{SEARCH} --data data.npz", "data.npz: images of x_val have shape .*, but .* in x_train")
+def an_input_by_another_rank(folder: Path) -> None:
+    """Give images to train on and others to choose by."""
+    _arrays(folder, x_val=np.ones((20, 7, 7), np.uint8))
+
+
 @attack(f"{SEARCH} --data data.npz", "data.npz is no regular file")
-@attack(f"{SEARCH} --data pipe", "pipe is no data; give a folder of images or an .npz file")
-@attack(f"{SEARCH} --data /dev/zero", "/dev/zero is no data; give a folder of images or an .npz file")
+@attack(f"{SEARCH} --data pipe", "pipe is no data; give a folder of images, an .npz file or a")
+@attack(f"{SEARCH} --data /dev/zero", "/dev/zero is no data; give a folder of images, an .npz file or a")
 @attack(f"{SEARCH} --data zero.npz", "zero.npz is no regular file")
 def data_that_never_come(folder: Path) -> None:
     """Wait for a pipe that nobody writes to, and read a device without end."""

@@ -22,7 +22,7 @@ DIGITS = "9" * 5000
 @attack(f"movement demo --device eyeriss --input-shape {DIGITS}=1,2", "which only ONNX files have")
 @attack("movement demo --device eyeriss --input-shape 1" + ",1" * 2500, "has 2501 axes; it must have at most 16")
 @attack(f"movement demo --device eyeriss --input x:float32[1,1,28,{DIGITS}]", "must be whole numbers above 0")
-@attack(f"movement demo --device eyeriss --input {DIGITS}:float32[1,1,28,28]", "has no input '9.*'; its inputs are x")
+@attack(f"movement demo --device eyeriss --input {DIGITS}:float32[1,1,28,28]", "has no input '9.*'; its inputs are in")
 @attack(f"movement demo --device eyeriss --input x:uint8[1,1,28,28]:0..{DIGITS}", "must end in a range LEAST..MOST of")
 @attack("movement demo --device eyeriss --input " + "a:" * 20000, "must read .NAME:.DTYPE.SHAPE., such as ids")
 @attack("movement demo --device eyeriss --input x:float32[1000000,1000,1000,1000]", "has over .* elements; it must")

@@ -244,8 +244,8 @@ def _judged(model: nn.Module, batches: Iterable[Batch], metric: Metric) -> float
         raise BitqError(f"the metric gave {described(value)}; it must be a number in [0, 1]") from error
 
 
-def count_outputs(model: nn.Module, inputs: Any) -> int | None:
-    """Classes that a network tells apart, by its output for one input: [1, classes, …]; None if it is nothing such.
+def output_shape(model: nn.Module, inputs: Any) -> tuple[int, ...] | None:
+    """The shape of a network's output for one input, None if that is no tensor.
 
     Args:
         model: in evaluation mode.
@@ -256,7 +256,7 @@ def count_outputs(model: nn.Module, inputs: Any) -> int | None:
     """
     with torch.inference_mode(), memory_told("running the network on one input"):
         output = forward(model, to_device(inputs, device_of(model)))
-    return output.shape[1] if isinstance(output, Tensor) and output.dim() > 1 else None
+    return tuple(output.shape) if isinstance(output, Tensor) else None
 
 
 def _on_device(model: nn.Module, batches: Iterable[Batch]) -> Iterable[Batch]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bitq.batches import Batch
+    from bitq.datasets import Dataset
 
 DEMO = "demo"
 DEMO_DEVICE = "stm32f103c8"
@@ -32,8 +33,10 @@ DataPath = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Labelled images: a folder train/CLASS/*.png (with val/ and test/ beside train/, or taken from it), or an "
-        ".npz with x_train, y_train, x_test, y_test. The demo has its own.",
+        help="Labelled images: a folder train/CLASS/*.png (with val/ and test/ beside train/, or taken from it). "
+        "Images, signals, token ids: an .npz with x_train, y_train, x_test, y_test, or for a network of several inputs "
+        "their names in place of x, such as ids_train, mask_train. Numbers: a .csv table whose first line names the "
+        "columns, with labels in `label` or the last. The demo has its own.",
     ),
 ]
 Checkpoint = Annotated[
@@ -59,7 +62,7 @@ Mean = Annotated[
 Std = Annotated[
     str, typer.Option(help="Divides pixels after that: one number, or one per channel.", rich_help_panel=IMAGES)
 ]
-Limit = Annotated[int | None, typer.Option(help="Use at most this many images of every part.", rich_help_panel=IMAGES)]
+Limit = Annotated[int | None, typer.Option(help="Use at most this many inputs of every part.", rich_help_panel=IMAGES)]
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,8 @@ def load_source(
             )
         return _demo(batch_size)
     if data is None:
-        raise BitqError(f"network {network!r} needs --data: a folder of labelled images or an .npz file")
-    from bitq.accuracy.evaluate import count_outputs
+        raise BitqError(f"network {network!r} needs --data: a folder of labelled images, an .npz file or a .csv table")
+    from bitq.batches import parameters
     from bitq.datasets import check_options, load_data
     from bitq.images import Batches
     from bitq.loading import load_checkpoint, load_network
@@ -119,16 +122,43 @@ def load_source(
         std=stds,
         limit=limit,
         seed=seed,
+        takes=parameters(model),
     )
-    outputs = count_outputs(model, parts.test[0][0][None])
-    if outputs is not None:
-        parts.check_labels(outputs)
+    parts, output = _fitting(model, parts)
+    if output is not None and len(output) > 1:
+        parts.check_labels(output[1])
     return Source(
         model,
         Batches(parts.train, batch_size, shuffle=True),
         Batches(parts.val, EVALUATION_BATCH),
         Batches(parts.test, EVALUATION_BATCH),
     )
+
+
+def _fitting(model: nn.Module, data: Dataset) -> tuple[Dataset, tuple[int, ...] | None]:
+    """The data as the network takes them, where they can be taken for two things, and its output's shape for one input.
+
+    Gray images come first; signals are what gives one row of scores where those do not.
+    """
+    from bitq.accuracy.evaluate import output_shape
+    from bitq.images import Batches
+
+    def output(of: Dataset) -> tuple[int, ...] | None:
+        return output_shape(model, next(iter(Batches(of.test, 1)))[0])
+
+    if data.signals is None:
+        return data, output(data)
+    try:
+        shape = output(data)
+    except BitqError:
+        return data.signals, output(data.signals)
+    if shape is not None and len(shape) == 2:
+        return data, shape
+    try:
+        other = output(data.signals)
+    except BitqError:
+        return data, shape
+    return (data.signals, other) if other is not None and len(other) == 2 else (data, shape)
 
 
 def _demo(batch_size: int) -> Source:
