@@ -145,6 +145,9 @@ def changed(document, place, value):
         (("alpha",), -1),
         (("layers",), {}),
         (("layers", 0, "groups"), 0),
+        (("layers", 0, "groups"), 3),
+        (("stays_float", 0, "energy_share"), 1.5),
+        (("stays_float", 0, "reason"), ...),
         (("layers", 0, "loops", "K"), 0),
         (("layers", 0, "loops", "K"), 1.5),
         (("layers", 1, "levels"), ...),
@@ -170,7 +173,7 @@ def test_the_first_wrong_entry_is_named(tmp_path, place, value):
         load(tmp_path, changed(PLAN, place, value))
     message = str(caught.value)
     assert "\n" not in message
-    together = place[0] == "layers"  # checks of several fields together name what they belong to
+    together = place[0] in ("layers", "stays_float")  # checks of several fields together name what they belong to
     assert ".".join(map(str, place[:-2] if together else place)) in message
 
 

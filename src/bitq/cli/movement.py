@@ -76,8 +76,9 @@ def movement(
     Every layer is tiled so that the traffic is the least possible over all loop orders and tile sizes; behind it
     stands how many times a lower bound that is, which no other way to compute the layer with such a memory comes
     below (near 1, nothing is left to win). "Of float" compares with the same network in 32-bit float, tiled as well
-    as that can be; the last column names the tensor that takes most of the energy. Only shapes matter: nothing is
-    computed or trained.
+    as that can be; "moves most" names the tensor that takes most of the energy. What takes no format, such as an LSTM,
+    is counted in 32-bit float and told with its share, as `bitq search` does. Only shapes matter: nothing is computed
+    or trained.
 
     Example: `bitq movement demo --device stm32f103c8 --formats 8:e3:b16`
     """
