@@ -315,6 +315,19 @@ def test_the_terminal_ends_with_what_the_trade_off_offers(bitq, folder, searched
     assert all(f"{100 * offer['test']:.2f}" in page and offer["question"] in page for offer in offers)
 
 
+def test_a_plan_that_loses_much_tells_of_a_milder_one_that_its_command_finds(bitq, folder):
+    code, out, err = bitq(*COMPLETE, "--run", "run", "--alpha", 5)
+    assert code == 0, err
+    (note,) = [line for line in " ".join(out.split()).split("│") if "Note: at alpha 5 the plan gives up" in line]
+    assert "for a milder plan: " in note
+    assert "fewer bits and" in note
+    assert "at alpha 5 the plan gives up" in (folder / "run" / "report.html").read_text().lower()
+    heavy = totals_of(folder / "run")
+    points = re.search(r"within (\S+) points?", note)[1]
+    assert bitq(*COMPLETE, "--run", "run", "--alpha", 5, "--within", points)[0] == 0
+    assert totals_of(folder / "run")["accuracy"] > heavy["accuracy"]
+
+
 def test_movement_is_told_beside_int8(bitq, folder, searched):
     references = json.loads(bitq("report", "run", "--json")[1])["references"]
     plain = references["int8"]["movement_bits"]
