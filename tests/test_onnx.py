@@ -553,6 +553,36 @@ def test_a_batch_that_is_given_is_not_taken_for_one_elsewhere(file):
     assert load_onnx(path, {"x": (2, 5, 8), "scale": (2, 1, 1)}).layers[0].N == 10
 
 
+def test_a_batch_that_the_file_fixes_gives_way_to_a_given_one(file, folder):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    path = exported(network, (torch.zeros(2, 3, 8, 8),), folder)
+    for batch in (1, 2, 7):
+        shape = (batch, 3, 8, 8)
+        assert load_onnx(path, shape).input_shape == shape
+        assert bare(load_onnx(path, shape).layers) == bare(trace(network, torch.zeros(shape)))
+    refused(path, "2 x 3 x 8 x 8 in the file, which the shape 2 x 3 x 9 x 8 does not fit", (2, 3, 9, 8))
+    refused(path, "which the shape 7 x 3 x 9 x 8 does not fit", (7, 3, 9, 8))
+    refused(path, "which the shape 7 x 3 x 8 does not fit", (7, 3, 8))
+
+
+def test_other_inputs_follow_a_given_batch(file):
+    nodes = [helper.make_node("Mul", ["ids", "mask"], ["m"]), helper.make_node("MatMul", ["m", "w"], ["y"])]
+    inputs, between = [value("ids", 1, 5, 8), value("mask", 1, 5, 1)], [value("m", 1, 5, 8)]
+    path = file(model(nodes, inputs, [constant("w", 8, 2)], value_info=between))
+    for shapes in ({"ids": (3, 5, 8)}, {"mask": (3, 5, 1)}, {0: (3, 5, 8), 1: (3, 5, 1)}):
+        assert [layer.N for layer in load_onnx(path, shapes).layers] == [15]
+    assert [layer.N for layer in load_onnx(path, {"ids": (3, 5, 8), "mask": (1, 5, 1)}).layers] == [15]
+    refused(path, "the shapes do not fit together", {"ids": (3, 5, 8), "mask": (2, 5, 1)})
+
+
+def test_a_batch_that_is_fixed_within_is_told(file):
+    heads = helper.make_node("Reshape", ["x", "to"], ["r"], name="heads")
+    nodes = [heads, helper.make_node("MatMul", ["r", "w"], ["y"])]
+    path = file(model(nodes, [value("x", 1, 6, 8)], [integers("to", 1, 6, 2, 4), constant("w", 4, 2)]))
+    assert [layer.N for layer in load_onnx(path).layers] == [12]
+    refused(path, "node 'heads' .*makes 1 x 6 x 2 x 4 elements of 3 x 6 x 8; if the file is for another", (3, 6, 8))
+
+
 def test_inputs_that_are_no_tensors_are_refused(file):
     sequence = helper.make_tensor_sequence_value_info("x", FLOAT, (2, 3))
     nodes = [helper.make_node("ConcatFromSequence", ["x"], ["c"], axis=0)]

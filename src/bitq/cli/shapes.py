@@ -35,8 +35,8 @@ InputShape = Annotated[
     typer.Option(
         metavar="SHAPE|NAME=SHAPE",
         help="Shape of the network's input in elements: batch, channels, height and width, such as "
-        "1,3,224,224. Networks that come with bitq and most ONNX files know their own. For the inputs of an ONNX file "
-        "by name, such as ids=1,128, it may be given several times.",
+        "1,3,224,224. Networks that come with bitq and most ONNX files know their own; an ONNX file's batch may be "
+        "given anew. For its inputs by name, such as ids=1,128, it may be given several times.",
     ),
 ]
 

@@ -51,8 +51,8 @@ def load_onnx(
         path: the file; tensors that it keeps in other files are not loaded.
         input_shape: shape of the first input where the file leaves it open, or a mapping from names of inputs to their
             shapes ("" is the first, a number its place from 0). What it says of named sizes holds for the other inputs
-            too. By default an open first axis, the batch, is 1, and no other axis is because of it. "?" and other
-            placeholders are no names.
+            too. By default an open first axis, the batch, is 1, and no other axis is because of it; a batch that the
+            file fixes gives way to another. "?" and other placeholders are no names.
         input_types: types that inputs must have in the file, such as "int64", by the same names.
 
     Raises:

@@ -27,7 +27,9 @@ def fix_inputs(graph: onnx.GraphProto, given: Given | None, path: Path) -> list[
     """Give every input its shape, and named sizes the same value wherever they stand.
 
     A shape that is left open at its first axis only, the batch, has 1 there, unless that size has a name that other
-    axes have too, or a given shape says that the batch is another.
+    axes have too, or a given shape says that the batch is another. A batch that the file fixes gives way to a given
+    shape that differs there alone; other inputs of the same fixed batch, of which no shape is given, follow. What the
+    file says of the shapes of further tensors is then forgotten.
 
     Args:
         graph: changed in place.
@@ -44,6 +46,7 @@ def fix_inputs(graph: onnx.GraphProto, given: Given | None, path: Path) -> list[
     inputs = _inputs(graph)
     shapes = _by_name(given, [value.name for value in inputs], path)
     dims = {value.name: _dimensions(value, path) for value in inputs}
+    dims = _other_batch(graph, dims, shapes)
     sizes: dict[str, int] = {}
     for name, shape in shapes.items():
         _agree(dims[name], shape, sizes, f"{path}: input {name!r}")
@@ -68,6 +71,27 @@ def fix_inputs(graph: onnx.GraphProto, given: Given | None, path: Path) -> list[
             if size.dim_param in sizes:
                 size.dim_value = sizes[size.dim_param]
     return list(dims)
+
+
+def _other_batch(
+    graph: onnx.GraphProto, dims: Mapping[str, tuple[Dimension, ...] | None], shapes: Mapping[str, Shape]
+) -> dict[str, tuple[Dimension, ...] | None]:
+    """The file's shapes, with a batch that it fixes as the given shapes have it."""
+    found = dict(dims)
+    other: dict[Dimension, int] = {}
+    for name, shape in shapes.items():
+        own = dims[name]
+        if own and len(own) == len(shape) and isinstance(own[0], int) and own[0] != shape[0]:
+            found[name] = (shape[0], *own[1:])
+            other.setdefault(own[0], shape[0])
+    if other:
+        for name, own in dims.items():
+            if name not in shapes and own and own[0] in other:
+                found[name] = (other[own[0]], *own[1:])
+        del graph.value_info[:]
+        for value in graph.output:
+            value.type.tensor_type.ClearField("shape")
+    return found
 
 
 def check_types(graph: onnx.GraphProto, given: Mapping[str | int, str], path: Path) -> None:

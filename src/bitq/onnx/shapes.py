@@ -78,7 +78,22 @@ def known_shapes(model: onnx.ModelProto, path: Path) -> dict[str, Shape]:
     shapes = {name: shape for name, shape in found.items() if shape is not None}
     for name, shape in shapes.items():
         check_elements(shape, f"{path}: tensor {shown(name)}")
+    for node in graph.node:
+        if node.op_type == "Reshape" and node.domain in _STANDARD and node.input and node.output:
+            before, after = shapes.get(node.input[0]), shapes.get(node.output[0])
+            if before is not None and after is not None:
+                _check_reshape(node, before, after, path)
     return shapes
+
+
+def _check_reshape(node: onnx.NodeProto, before: Shape, after: Shape, path: Path) -> None:
+    """Refuse what ONNX infers of a Reshape without counting, as where a file fixes the batch within."""
+    if prod(before) != prod(after):
+        sizes, wanted = (shortened(" x ".join(map(str, shape)) or "1") for shape in (before, after))
+        raise BitqError(
+            f"{path}: the shapes do not fit together: {told(node)} makes {wanted} elements of {sizes}; if the file is "
+            "for another batch, export it with an open one"
+        )
 
 
 def misfit(error: Exception) -> str:
