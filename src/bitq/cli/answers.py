@@ -20,13 +20,15 @@ def offers_table(found: Offers, references: Mapping[str, Cost]) -> Table:
         title_justify="left",
         title_style="",
         header_style="bold",
+        box=None,
+        padding=(0, 1, 0, 0),
     )
-    for heading in ("", "formats", "points\nlost", "accuracy\n(test)"):
-        table.add_column(heading, justify="left" if heading in ("", "formats") else "right")
-    for heading in ("movement", "of int8", "energy", "model", "O"):
-        table.add_column(heading, justify="right")
+    table.add_column("", overflow="fold")
+    for heading in ("points\nlost", "accuracy\n(test)", "moved", "of\nint8", "energy", "model", "O"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for question, offer in found.by_question:
-        table.add_row(question, *(_cells(offer, references) if offer else ("nothing that was measured",)))
+        answer = offer.title if offer else "nothing that was measured"
+        table.add_row(f"{question}:\n  {answer}", *(_cells(offer, references) if offer else ()))
     return table
 
 
@@ -47,7 +49,6 @@ def offers_document(found: Offers, references: Mapping[str, Cost]) -> dict[str, 
 
 def _cells(offer: Offer, references: Mapping[str, Cost]) -> tuple[str, ...]:
     return (
-        offer.title,
         f"{100 * offer.lost:.2f}",
         f"{offer.test:.2%}",
         bits_text(offer.movement_bits),
