@@ -537,7 +537,7 @@ def test_evaluate_says_what_it_measures_of_a_run_from_python(bitq, mistake, fold
     code, out, err = bitq(*words)
     planned = plan_of(folder / "python")["totals"]["accuracy"]
     assert code == 0
-    assert f"top-1 accuracy {2 * planned:.2%} on the test images; the plan has {planned:.4f} by its metric" in out
+    assert f"top-1 accuracy {2 * planned:.2%} on the test data; the plan has {planned:.4f} by its metric" in out
     assert re.fullmatch("the run has a metric 'test_.*' of its own, which only Python can measure.*\n", err)
     document = json.loads(bitq(*words, "--json")[1])
     assert (document["accuracy"], document["planned"]) == (2 * planned, planned)

@@ -138,10 +138,10 @@ def evaluate(
         figures = {"run": str(run), "accuracy": found.accuracy, "planned": planned, "loss": found.loss}
         print_json({**figures, "planned_metric": known.metric or "top1"})
     elif known.metric is None:
-        show(f"{plan.network}: accuracy {found.accuracy:.2%} on the test images, {planned:.2%} in the plan")
+        show(f"{plan.network}: accuracy {found.accuracy:.2%} on the test data, {planned:.2%} in the plan")
     else:
         show(
-            f"{plan.network}: top-1 accuracy {found.accuracy:.2%} on the test images; the plan has {planned:.4f} by "
+            f"{plan.network}: top-1 accuracy {found.accuracy:.2%} on the test data; the plan has {planned:.4f} by "
             f"its metric {known.metric!r}"
         )
 

@@ -184,7 +184,7 @@ def search(
     The search scores every tensor in every format by how much it perturbs the loss, knows exactly what every choice
     moves through the device's memories, and solves for the best plans. It measures all uniform formats and some of
     these plans as they are, fine-tunes the best of both alike, corrects its prediction and solves again. Whatever has
-    the least O on validation images is handed over; what is reported is accuracy measured on test images.
+    the least O on validation data is handed over; what is reported is accuracy measured on test data.
     Interrupted, it continues where it was: run the same command again.
 
     Examples:
