@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ _ELSEWHERE = "Original Traceback (most recent call last):"
 """Stands in the message of an exception that PyTorch brings from a process of a DataLoader, or from another thread."""
 
 _FRAME = re.compile(r'^ *File "(.+)", line (\d+)', re.MULTILINE)
-_NOT_THEIRS = (Path(__file__).parent, Path(torch.__file__).parent)
+_NOT_THEIRS = (Path(__file__).parent, Path(inspect.getfile(torch)).parent)
 _STANDARD = Path(os.__file__).parent
 _INSTALLED = {"site-packages", "dist-packages"}
 
