@@ -202,7 +202,8 @@ def _foreseen(study: Study) -> str:
     if found.screening:
         parts.append(f"{time_text(found.screening)} to measure them as they are")
     parts.append(f"{time_text(found.tuning)} to {'fine-tune' if study.training else 'measure'} {found.tuned} of them")
-    return f"this will take about {time_text(found.seconds)} on this machine: {', '.join(parts)}"
+    told = f"this will take about {time_text(found.seconds)} on this machine: {', '.join(parts)}"
+    return f"{told}; and the report a little more"
 
 
 def _screened(study: Study, uniforms: Sequence[Candidate], candidates: Sequence[Candidate]) -> tuple[Trial, ...]:
