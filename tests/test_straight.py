@@ -221,6 +221,16 @@ def test_compiles_without_breaks():
     assert all(torch.allclose(g, h, atol=1e-5) for g, h in zip(grads(plain), grads(compiled), strict=True))
 
 
+def test_compiles_again_in_other_formats():
+    """Numbers that differ between layers and calls must not become torch.compile's variables."""
+    names = ("0", "3", "5", "8")
+    model = made(training=False)
+    for step, fmt in enumerate((BlockFormat(8, 3, 4), BlockFormat(8, 2, 2), BlockFormat(6, 4, 8))):
+        ranges = {name: MaxAbs(1.5 * (step + 1), 2.0**place * (step + 1)) for place, name in enumerate(names)}
+        apply(model, dict.fromkeys(names, TensorFormats(fmt, fmt, fmt)), ranges)
+        assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(X), model(X))
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_exports(strict):
     model = made(training=False)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import cache, partial
 from threading import get_ident
-from typing import Any, Literal, Protocol, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -72,11 +71,9 @@ def apply(
     for name, module, wanted in _named(model, formats):
         if not isinstance(module, _Quantized):
             module.__class__ = _quantized_class(type(module))  # type: ignore[arg-type]
-            module._bitq = _State(wanted)
+            module._bitq = _State()
             module.register_forward_pre_hook(_called)
-        module._bitq.formats = wanted
-        if max_abs is not None and name in max_abs:
-            module._bitq.max_abs = max_abs[name]
+        module._bitq.change(wanted, None if max_abs is None else max_abs.get(name))
 
 
 def set_formats(model: nn.Module, formats: Mapping[str, TensorFormats]) -> None:
@@ -88,7 +85,7 @@ def set_formats(model: nn.Module, formats: Mapping[str, TensorFormats]) -> None:
     for name, module, wanted in _named(model, formats):
         if not isinstance(module, _Quantized):
             raise BitqError(f"module {name!r} is not quantized; apply formats to it first")
-        module._bitq.formats = wanted
+        module._bitq.change(wanted)
 
 
 def restore(model: nn.Module) -> None:
@@ -164,17 +161,32 @@ def observing(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, MaxA
             handle.remove()
 
 
-@dataclass
 class _State:
-    formats: TensorFormats
-    max_abs: MaxAbs = UNKNOWN
-    lent: dict[int, Tensor] = field(default_factory=dict)
-    """The quantized weight while a forward of the layer's own runs, by thread."""
+    """What a quantized layer computes with.
 
-    def activation(self, tensor: Literal["input", "output"]) -> tuple[BlockFormat | None, int | None]:
-        """Format and exponent bias of an activation."""
-        fmt, largest = getattr(self.formats, tensor), getattr(self.max_abs, tensor)
-        return fmt, None if fmt is None or largest is None else exponent_bias_for(largest, fmt)
+    The biases are made once, here: torch.compile takes a module's whole numbers for constants, but floats that differ
+    between layers for variables.
+    """
+
+    def __init__(self) -> None:
+        self.formats = TensorFormats()
+        self.input_bias: int | None = None
+        self.output_bias: int | None = None
+        self.lent: dict[int, Tensor] = {}
+        """The quantized weight while a forward of the layer's own runs, by thread."""
+        self._max_abs = UNKNOWN
+
+    def change(self, formats: TensorFormats, max_abs: MaxAbs | None = None) -> None:
+        """Sets formats and, if given, the calibration from which activations get their exponent bias."""
+        if max_abs is not None:
+            self._max_abs = max_abs
+        self.formats = formats
+        self.input_bias = _bias(formats.input, self._max_abs.input)
+        self.output_bias = _bias(formats.output, self._max_abs.output)
+
+
+def _bias(fmt: BlockFormat | None, max_abs: float | None) -> int | None:
+    return None if fmt is None or max_abs is None else exponent_bias_for(max_abs, fmt)
 
 
 class _Quantized(nn.Module):
@@ -195,7 +207,7 @@ class _Quantized(nn.Module):
             rows = torch.split(y, [len(part) for part in parts])
             return torch.nested.as_nested_tensor(list(rows), layout=input.layout)
         state, axis = self._bitq, self._kind.channel_axis(self)
-        fmt, bias = state.activation("input")
+        fmt, bias = state.formats.input, state.input_bias
         if fmt is None:
             y = self._compute(input, *args, **kwargs)
         else:
@@ -203,7 +215,7 @@ class _Quantized(nn.Module):
             x = again(input)
             with straight.saving_raw(input, x, again):
                 y = self._compute(x, *args, **kwargs)
-        fmt, bias = state.activation("output")
+        fmt, bias = state.formats.output, state.output_bias
         if fmt is None:
             return y
         if self._fresh:
