@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat
+from bitq.formats import ROUNDINGS, Format
+from bitq.formats.blocking import Along, Channel, Whole
+from bitq.formats.elements import Integer
+from bitq.formats.scales import PowerOfTwo, SharedExponent
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ROUNDINGS = ("nearest", "half_away", "toward_zero", "stochastic")
 LEAST_BIAS = -512  # far below every float32: all blocks are at the format's lowest exponent
 
 
@@ -24,29 +26,84 @@ class Axes(NamedTuple):
     inner: tuple[int, ...] = ()
 
 
+class Steps(NamedTuple):
+    """Uniform steps under powers of two in blocks along one axis: what the kernels of block floating point take.
+
+    Attributes:
+        mantissa_bits: m, sign included.
+        top_code: largest code of an exponent.
+        exponent_bias: exponent of code 0; None: the largest e of the tensor's finite, nonzero blocks gets the top code.
+        never_negative: whether negative numbers count as 0, and no sign is stored.
+        axes: of the blocks.
+        block_size: elements along `axes.dim`.
+    """
+
+    mantissa_bits: int
+    top_code: int
+    exponent_bias: int | None
+    never_negative: bool
+    axes: Axes
+    block_size: int
+
+    @property
+    def lowest_exponent(self) -> int:
+        """Least shared exponent: below it the step 2^(E+2-m) would not be a normal float32."""
+        return -126 + self.mantissa_bits - 2
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """A number format, where its blocks lie, how their scales are coded and how elements are rounded.
+    """A number format, where its blocks lie, what the tensor shares and how elements are rounded.
 
-    The four are independent of each other: another kind of format, of blocks or of rounding is another value here, and
+    They are independent of each other: another kind of format, of blocks or of rounding is another value here, and
     the signatures stay.
 
     Attributes:
-        format: of elements and shared exponents.
-        axes: of the blocks.
-        exponent_bias: exponent of code 0; None: the largest e of the tensor's finite, nonzero blocks gets the top code.
+        format: of elements, scales and blocks.
+        axes: `dim` and `inner_dims` of the tensor, from which the format's geometry makes blocks.
+        exponent_bias: of a format `eN`, exponent of code 0; None: the largest e of the tensor's finite, nonzero blocks
+            gets the top code.
         rounding: one of `ROUNDINGS`.
+        tensor_range: of other formats, least and largest number, 0 between them, that stand for the tensor's own in
+            what the whole of it shares; None: its own.
     """
 
-    format: BlockFormat
+    format: Format
     axes: Axes
     exponent_bias: int | None = None
     rounding: str = "nearest"
+    tensor_range: tuple[float, float] | None = None
+
+    def steps(self, shape: tuple[int, ...]) -> Steps | None:
+        """What it comes to for a tensor of this shape, if the format is one of uniform steps under powers of two."""
+        element, scale = self.format.elements[0], self.format.scale
+        if not isinstance(element, Integer) or len(self.format.elements) > 1:
+            return None
+        if isinstance(scale, SharedExponent):
+            bias, top = self.exponent_bias, scale.top_code
+        elif isinstance(scale, PowerOfTwo) and scale.mode == "floor":
+            bias, top = scale.exponents[0], scale.exponents[1] - scale.exponents[0]
+        else:
+            return None
+        found = self._blocks(shape)
+        m = element.bits + (not element.signed)
+        return None if found is None else Steps(m, top, bias, not element.signed, *found)
+
+    def _blocks(self, shape: tuple[int, ...]) -> tuple[Axes, int] | None:
+        """Axes and size of blocks that run along one axis, others wholly inside."""
+        geometry, (dim, inner) = self.format.geometry, self.axes
+        if isinstance(geometry, Along) and geometry.patch is None:
+            return Axes(dim, inner if geometry.window else ()), geometry.size
+        if isinstance(geometry, Channel):
+            return Axes(dim, inner), max(shape[dim], 1)
+        if isinstance(geometry, Whole):
+            return Axes(dim, tuple(axis for axis in range(len(shape)) if axis != dim)), max(shape[dim], 1)
+        return None
 
 
 def recipe_for(
     x: Tensor,
-    fmt: BlockFormat,
+    fmt: Format,
     dim: int,
     inner_dims: tuple[int, ...] = (),
     exponent_bias: int | None = None,
@@ -63,7 +120,7 @@ def recipe_for(
 
 
 def _resolve(
-    fmt: BlockFormat,
+    fmt: Format,
     ndim: int,
     dtype: torch.dtype,
     dim: int,
