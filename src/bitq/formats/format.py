@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, total_ordering
 from math import floor, log2, prod
 from operator import index
@@ -32,6 +32,7 @@ class Format:
         scale: that the elements of a block share; None for plain floats.
         geometry: which elements do; None for plain floats.
         rounding: of the elements.
+        text: as `parse_format` reads it; what every format has by default is left out.
 
     Raises:
         BitqError: parts that do not go together.
@@ -41,11 +42,13 @@ class Format:
     scale: Scale | None = None
     geometry: Geometry | None = None
     rounding: Rounding = "nearest"
+    text: str = field(init=False)
 
     def __post_init__(self) -> None:
         reason = self._contradiction()
         if reason:
             raise BitqError(f"number format: {reason}")
+        object.__setattr__(self, "text", self._text())
 
     def _contradiction(self) -> str:
         element, scale = self.elements[0] if self.elements else None, self.scale
@@ -78,9 +81,7 @@ class Format:
             return f"a sum has a signed float of at most 8 bits and a second scale, such as e3m3s*e8m0, not {scale.text}"
         return "" if self.rounding == "nearest" else "a sum is rounded to nearest"
 
-    @cached_property
-    def text(self) -> str:
-        """As `parse_format` reads it; what every format has by default is left out."""
+    def _text(self) -> str:
         if self.scale is None or self.geometry is None:
             return ":".join([_sum_text(self.elements), *self._rounding_text])
         element = _sum_text(self.elements)
@@ -208,7 +209,7 @@ class Format:
         return f"parse_format({self.text!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("text", "_hash")}
+        return {name: value for name, value in vars(self).items() if name != "_hash"}
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -234,15 +235,15 @@ class BlockFormat(Format):
 
     def __init__(self, bits: int, exponent_bits: int, block_size: int) -> None:
         widths = {"bits": (bits, 3, 32), "exponent_bits": (exponent_bits, 1, 8)}
-        for field, (value, least, most) in {**widths, "block_size": (block_size, 1, LARGEST_BLOCK)}.items():
+        for name, (value, least, most) in {**widths, "block_size": (block_size, 1, LARGEST_BLOCK)}.items():
             try:
                 whole = index(value)
             except TypeError:
                 whole = least - 1
             if isinstance(value, bool) or not least <= whole <= most:
                 given = "a number of many digits" if abs(whole) > 10**20 else shortened(repr(value))
-                raise BitqError(f"block format: {field} is {given}; it must be a whole number, {least}..{most}")
-            object.__setattr__(self, field, whole)
+                raise BitqError(f"block format: {name} is {given}; it must be a whole number, {least}..{most}")
+            object.__setattr__(self, name, whole)
         if not 2 <= self.mantissa_bits <= 24:
             raise BitqError(
                 f"block format {self.bits}:e{self.exponent_bits}:b{self.block_size}: bits - exponent_bits leaves a "

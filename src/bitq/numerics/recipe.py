@@ -150,8 +150,8 @@ def recipe_for(
     """The checked recipe for a tensor; arguments are those of `bitq.quantize`.
 
     Raises:
-        BitqError: x is no float32, bfloat16 or float16 tensor, an axis is missing or named twice, the bias is given for a
-            format that has none or lets block values leave the range of x's dtype, the range is none or comes with a
+        BitqError: x is no float32, bfloat16 or float16 tensor, an axis is missing or named twice, the bias is given for
+            a format that has none or lets block values leave the range of x's dtype, the range is none or comes with a
             bias, or the rounding is unknown.
     """
     known = _resolve if torch.compiler.is_compiling() else _known
