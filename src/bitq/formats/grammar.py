@@ -29,6 +29,7 @@ _POWER = re.compile(rf"e(\d{{1,2}})m0([fni]?)(?:\.({'|'.join(MODES)}))?", re.ASC
 _SCALE = re.compile(rf"{_FLOAT.pattern}(s?)((?:\.up|\*f32|\*e8m0)*)", re.ASCII)
 _ALONG = re.compile(r"([bv])(\d{1,10})(?:p(\d{1,10}))?", re.ASCII)
 _TILE = re.compile(r"t(\d{1,10})x(\d{1,10})", re.ASCII)
+_SUM = re.compile(r"\+(?![^(]*\))")  # not the sign of a level
 _PLAIN = re.compile(r"\d{1,3}", re.ASCII)
 
 ELEMENTS = "s8, i8, n8, u8, a float such as e4m3, f16 or bf16, a table such as l(-1;0;1), or a number of BITS before eN"
@@ -111,7 +112,7 @@ def _elements(part: _Part, scale: Scale, text: str) -> tuple[Element, ...]:
             )
         return (Integer("s", mantissa),)
     found, at = [], part.at
-    for piece in part.text.split("+"):
+    for piece in _SUM.split(part.text):
         found.append(_told(_element, _Part(piece, at), text))
         at += len(piece) + 1
     return tuple(found)
