@@ -70,8 +70,8 @@ def parsed_text(text: str, names: tuple[str, ...] = ()) -> Format:
     parts: list[_Part] = []
     for piece in text.split(":"):
         parts.append(_Part(piece, 1 + sum(len(before.text) + 1 for before in parts)))
-    if len(parts) == 1:
-        return _lone(parts[0], names)
+    if len(parts) == 1 or (len(parts) == 2 and parts[1].text in ROUNDINGS):
+        return _lone(parts[0], names, cast(Rounding, parts[1].text if len(parts) == 2 else "nearest"))
     if len(parts) not in (3, 4):
         missing = _Part("", len(text) + 1) if len(parts) < 3 else parts[4]
         raise _wrong(missing, "part", "ELEMENT:SCALE:GEOMETRY[:ROUNDING], such as 8:e4:b16 or e2m1:e4m3*f32:v16", text)
@@ -86,10 +86,10 @@ def parsed_text(text: str, names: tuple[str, ...] = ()) -> Format:
         raise BitqError(f"{shortened(text)}: {str(error).removeprefix('number format: ')}") from None
 
 
-def _lone(part: _Part, names: tuple[str, ...]) -> Format:
+def _lone(part: _Part, names: tuple[str, ...], rounding: Rounding) -> Format:
     try:
         if _FLOAT.fullmatch(part.text):
-            return made((_element(part.text),), None, None)
+            return made((_element(part.text),), None, None, rounding)
     except BitqError as error:
         raise BitqError(f"{shortened(part.text)}: {error}") from None
     near = get_close_matches(part.text[:40], names, 1)
