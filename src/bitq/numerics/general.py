@@ -174,7 +174,7 @@ def _scales(least: Tensor, most: Tensor, recipe: Recipe, shared: Tensor | None) 
     if given is not None:
         peaks = torch.full_like(own, magnitude(given, fmt))
     if isinstance(scale, FloatScale):
-        if isinstance(fmt.elements[0], Integer) and fmt.elements[0].kind == "u":
+        if _has_zero_point(fmt):
             return _with_zero_point(least, most, scale, fmt.elements[0], given)
         return _float_scales(own, peaks, recipe, shared)
     element, places = fmt.elements[0], fmt.top_exponent
@@ -370,7 +370,13 @@ def _can_clip(recipe: Recipe) -> bool:
     assert isinstance(scale, FloatScale)
     if scale.second:
         return scale.up or scale.number.mantissa_bits > 20 or fmt.largest * scale.number.largest() < 1
-    return fmt.largest * scale.number.largest() < LARGEST
+    widest = 2 * LARGEST if _has_zero_point(fmt) else LARGEST
+    return fmt.largest * scale.number.largest() < widest
+
+
+def _has_zero_point(fmt: Format) -> bool:
+    element = fmt.elements[0]
+    return isinstance(element, Integer) and element.kind == "u"
 
 
 def precision(element: Element) -> int:
