@@ -25,8 +25,8 @@ class Preset(NamedTuple):
 
 _OCP = "OCP Microscaling Formats v1.0"
 _MX = (
-    "gfloat, torchao (FLOOR) and microxcaling with round=even give the same; torchao also has CEIL, EVEN and RCEIL, cuDNN "
-    "and cuBLAS round the scale up (.rceil), Quark's torch default is .even"
+    "gfloat, torchao (FLOOR) and microxcaling with round=even give the same; torchao also has CEIL, EVEN and RCEIL, "
+    "cuDNN and cuBLAS round the scale up (.rceil), Quark's torch default is .even"
 )
 _MSFP = "Darvish Rouhani et al., NeurIPS 2020; its rounding is not published, to nearest is our choice"
 _HBFP = "Drumond et al., NeurIPS 2018; Harma et al., 2022; blocks of 64"
@@ -35,12 +35,14 @@ _HBFP_OTHERS = (
 )
 _TT = "Tenstorrent tt-metal, blockfloat_common.cpp (host)"
 _TT_OTHERS = (
-    "the host drops float32's bits below the aligned 24, so equal on bfloat16; the device rounds to bfloat16 first, halves "
-    "away, and truncates BFP4 and BFP2 from BFP8"
+    "the host drops float32's bits below the aligned 24, so equal on bfloat16; the device rounds to bfloat16 first, "
+    "halves away, and truncates BFP4 and BFP2 from BFP8"
 )
 _TT_A = "stored as a byte there; the host turns nonzero |x| < 2^-15 into 2^-15"
 _ALTERA = "FPGA AI Suite Handbook 863373, 9.4.1, Table 27; blocks of 16 are our choice among 4..64"
-_ALTERA_OTHERS = "rounding and the exponents -14..15 are not published; an older model (NNCF) rounds to even and saturates"
+_ALTERA_OTHERS = (
+    "rounding and the exponents -14..15 are not published; an older model (NNCF) rounds to even and saturates"
+)
 _FLEX = "FlexBlock: shared exponents of 8 bits, patches of the plane"
 _FAST = "FAST; exponent and rounding are our choice"
 _INT = "symmetric, a/127 or a/7, as ONNX QuantizeLinear"
@@ -63,8 +65,8 @@ TABLE = {
     "amd-bfp16": Preset(
         "i8:e8m0:v8",
         "AMD Quark ONNX, bfp_kernel.cc, default: to even, ±127",
-        "its compiler version and Quark torch raise the exponent when the maximum rounds to 128, and use -128; mlir-aie "
-        "truncates two's complement",
+        "its compiler version and Quark torch raise the exponent when the maximum rounds to 128, and use -128; "
+        "mlir-aie truncates two's complement",
     ),
     "tt-bfp8": Preset("s8:e8m0:v16", _TT, _TT_OTHERS),
     "tt-bfp4": Preset("s4:e8m0:v16", _TT, _TT_OTHERS),

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from bitq.errors import BitqError, shortened
 from bitq.formats.elements import Float, FloatKind
+from bitq.formats.whole import set_whole
 
 Mode = Literal["floor", "ceil", "even", "rceil"]
 """How the exponent of an own power of two is found; `PowerOfTwo` says what each means."""
@@ -25,8 +26,7 @@ class SharedExponent:
     bits: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 8:
-            raise BitqError(f"a shared exponent has 1..8 bits, not {shortened(str(self.bits))}")
+        set_whole(self, "bits", 1, 8, "a shared exponent has {range} bits, not {given}")
 
     @property
     def text(self) -> str:
@@ -64,8 +64,7 @@ class PowerOfTwo:
     mode: Mode = "floor"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 8:
-            raise BitqError(f"a scale eXm0 has 1..8 bits, not {shortened(str(self.bits))}")
+        set_whole(self, "bits", 1, 8, "a scale eXm0 has {range} bits, not {given}")
         if self.kind not in ("f", "n", "i") or self.mode not in MODES:
             raise BitqError(f"a scale eXm0 is of kind f, n or i, and found by {', '.join(MODES)}")
         if self.codes[0] > self.codes[1]:
