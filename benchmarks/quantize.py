@@ -179,7 +179,7 @@ def small() -> None:
         "quantize into out": lambda: quantize(x, fmt, exponent_bias=-5, out=out),
         "x * 2 and backward": lambda: torch.autograd.grad(trained * 2, trained, grad),
         "quantize and backward": lambda: torch.autograd.grad(quantize(trained, fmt, exponent_bias=-5), trained, grad),
-        "operator": lambda: torch.ops.bitq.quantize(x, 5, 3, 16, 1, [], -5, "nearest", None),
+        "operator": lambda: torch.ops.bitq.quantize(x, "8:e3:b16", 1, [], -5, None, "nearest", None),
     }
     times = medians(take_turns({name: many(run) for name, run in candidates.items()}, 3))
     print("one call on 64x64: " + ", ".join(f"{name} {t * 1e4:.1f} µs" for name, t in times.items()))

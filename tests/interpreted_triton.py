@@ -69,7 +69,7 @@ def test_every_bit_is_that_of_exact_arithmetic(data, tensor, fmt, rounding, seed
     x, dim, inner = tensor
     bias = data.draw(st.one_of(st.none(), st.integers(-20, 10), st.integers(-300, 15)))
     expected, clipped = reference.quantize(x, fmt, dim, inner, bias, rounding, draws_of(generator(seed), x))
-    y, blocked = with_gradient(x, fmt, dim, inner, bias, rounding, generator(seed))
+    y, blocked = with_gradient(x, fmt, dim, inner, bias, None, rounding, generator(seed))
     assert same(y, expected)
     assert torch.equal(blocked, clipped)
     assert strides(y) == strides(torch.empty_like(x))
@@ -86,7 +86,7 @@ def test_every_format_at_every_exponent(fmt):
         key = torch.randint(-(2**63), 2**63 - 1, (1,), generator=generator())
         draws = torch_path.uniforms(x.shape, key) if rounding == "stochastic" else None
         expected, clipped = in_doubles(x, fmt, bias, rounding, draws)
-        y, blocked = with_gradient(x, fmt, 1, (), bias, rounding, generator())
+        y, blocked = with_gradient(x, fmt, 1, (), bias, None, rounding, generator())
         assert same(y, expected)
         assert torch.equal(blocked, clipped)
 
@@ -101,7 +101,7 @@ def test_all_halves_as_block_maxima(dtype, fmt, rounding):
     key = torch.randint(-(2**63), 2**63 - 1, (1,), generator=generator())
     draws = torch_path.uniforms(x.shape, key)
     for bias in (None, -5):
-        y = quantize(x, fmt, 1, (), bias, rounding, generator())
+        y = quantize(x, fmt, 1, (), bias, None, rounding, generator())
         assert same(y, in_doubles(x, fmt, bias, rounding, draws)[0])
 
 
@@ -128,7 +128,7 @@ def test_any_tiles_have_the_bits_of_the_torch_path(monkeypatch, dtype, shape, di
     rounding = ROUNDINGS[(block_size + len(shape)) % 4]
     raw, diverged = raw_bits(shape, dtype, block_size), mild.masked_fill(mild > 14, torch.inf)
     for x, bias, how in ((raw, -2, "nearest"), (mild, -2, rounding), (diverged, None, "nearest")):
-        arguments = (x, fmt, dim, inner, bias, how)
+        arguments = (x, fmt, dim, inner, bias, None, how)
         with monkeypatch.context() as patch:
             patch.setattr(paths, "kernels_of", lambda x: None)
             expected, clipped = with_gradient(*arguments, generator())
@@ -160,8 +160,8 @@ def test_layout_does_not_matter(view, dim):
     x, fmt = view(torch.randn(6, 10, 4, 5, generator=generator(1)) * 8), BlockFormat(8, 3, 4)
     plain = x.clone(memory_format=torch.contiguous_format)
     for bias, rounding in ((-5, "nearest"), (None, "stochastic")):
-        y, blocked = with_gradient(x, fmt, dim, (), bias, rounding, generator())
-        expected, clipped = with_gradient(plain, fmt, dim, (), bias, rounding, generator())
+        y, blocked = with_gradient(x, fmt, dim, (), bias, None, rounding, generator())
+        expected, clipped = with_gradient(plain, fmt, dim, (), bias, None, rounding, generator())
         assert same(y, expected)
         assert torch.equal(blocked, clipped)
         if rounding == "nearest" and x.numel():
@@ -185,7 +185,7 @@ def test_a_layer_s_output_is_quantized_where_it_stands(no_fallback):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_operators_take_the_kernels(no_fallback, dtype):
     x = (torch.randn(3, 20, 7, generator=generator()) * 4).to(dtype)
-    y, bits = torch.ops.bitq.quantize(x, 5, 3, 16, 1, [], -7, "nearest", None, True)
+    y, bits = torch.ops.bitq.quantize(x, "8:e3:b16", 1, [], -7, None, "nearest", None, True)
     expected, clipped = reference.quantize(x, BlockFormat(8, 3, 16), exponent_bias=-7)
     assert same(y, expected)
     assert len(bits) == -(-x.numel() // 8)

@@ -39,7 +39,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_operators_are_what_pytorch_expects(layout, bias, mantissa_bits):
     x = LAYOUTS[layout](sample()).requires_grad_()
-    args = (mantissa_bits, 3, 16, 1, [], bias, "nearest", None)
+    args = (str(BlockFormat(mantissa_bits + 3, 3, 16)), 1, [], bias, None, "nearest", None)
     torch.library.opcheck(quantize_op, (x, *args))
     torch.library.opcheck(quantize_op, (x, *args, True))
     torch.library.opcheck(into_op, (x.detach(), *args, torch.empty_like(x.detach())))
@@ -49,7 +49,7 @@ def test_operators_are_what_pytorch_expects(layout, bias, mantissa_bits):
 
 
 def test_stochastic_operator_is_what_pytorch_expects():
-    args = (sample().requires_grad_(), 5, 3, 16, 1, [], BIAS, "stochastic", torch.tensor([5]))
+    args = (sample().requires_grad_(), "8:e3:b16", 1, [], BIAS, None, "stochastic", torch.tensor([5]))
     torch.library.opcheck(quantize_op, args)
     torch.library.opcheck(quantize_op, (*args, True))
 
@@ -57,7 +57,7 @@ def test_stochastic_operator_is_what_pytorch_expects():
 def test_operator_has_the_gradient_with_and_without_bits():
     x = sample().requires_grad_()
     for with_clipped in (False, True):
-        y, _ = quantize_op(x, 5, 3, 16, 1, [], BIAS, "nearest", None, with_clipped)
+        y, _ = quantize_op(x, "8:e3:b16", 1, [], BIAS, None, "nearest", None, with_clipped)
         (grad,) = torch.autograd.grad(y.sum(), x)
         assert torch.equal(grad == 0, blocked(x))
     assert blocked(x).any()
@@ -269,7 +269,7 @@ def test_threads_do_not_change_a_bit():
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
             leaf = x.clone().requires_grad_()
-            y = quantize(leaf, FORMAT, 1, (), -8, "stochastic", torch.Generator().manual_seed(1))
+            y = quantize(leaf, FORMAT, 1, (), -8, None, "stochastic", torch.Generator().manual_seed(1))
             y.backward(torch.ones_like(y))
             results.append((y.detach(), leaf.grad, quantize(x, FORMAT)))
     finally:

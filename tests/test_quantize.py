@@ -152,11 +152,11 @@ def test_every_bit_is_that_of_exact_arithmetic(path, data, tensor, fmt, rounding
     draws = draws_of(torch.Generator().manual_seed(seed), x)
     expected, clipped = reference.quantize(x, fmt, dim, inner, bias, rounding, draws)
     generator = torch.Generator().manual_seed(seed)
-    y, blocked = with_gradient(x, fmt, dim, inner, bias, rounding, generator)
+    y, blocked = with_gradient(x, fmt, dim, inner, bias, None, rounding, generator)
     assert same(y, expected)
     assert torch.equal(blocked, clipped)
     assert strides(y) == strides(torch.empty_like(x))
-    again = quantize(y, fmt, dim, inner, bias, rounding, generator)
+    again = quantize(y, fmt, dim, inner, bias, None, rounding, generator)
     assert same(again, y)
 
 
@@ -183,12 +183,12 @@ def test_every_format_and_rounding_at_every_exponent(monkeypatch, fmt, rounding)
         for kernel in {native._kernel, None}:
             with monkeypatch.context() as patch:
                 patch.setattr(native, "_kernel", kernel)
-                y, blocked = with_gradient(x, fmt, 1, (), bias, rounding, torch.Generator().manual_seed(4))
+                y, blocked = with_gradient(x, fmt, 1, (), bias, None, rounding, torch.Generator().manual_seed(4))
             assert same(y, expected)
             assert torch.equal(blocked, clipped)
         # nothing to mark and x itself to write to: the kernel's shortest way
         generator = torch.Generator().manual_seed(4)
-        assert same(quantize(x, fmt, 1, (), bias, rounding, generator, out=x.clone()), expected)
+        assert same(quantize(x, fmt, 1, (), bias, None, rounding, generator, out=x.clone()), expected)
 
 
 @each_path
@@ -201,9 +201,9 @@ def test_all_halves_as_block_maxima(path, dtype, fmt, rounding):
     key = torch.randint(-(2**63), 2**63 - 1, (1,), generator=torch.Generator().manual_seed(4))
     draws = torch_path.uniforms(x.shape, key)
     for bias in (None, -5):
-        y = quantize(x, fmt, 1, (), bias, rounding, torch.Generator().manual_seed(4))
+        y = quantize(x, fmt, 1, (), bias, None, rounding, torch.Generator().manual_seed(4))
         assert same(y, in_doubles(x, fmt, bias, rounding, draws)[0])
-        assert same(quantize(y, fmt, 1, (), bias, rounding), y)
+        assert same(quantize(y, fmt, 1, (), bias, None, rounding), y)
 
 
 # Tiles, rows, planes, short blocks, odd blocks and their tails all occur here; the last is cut into threads.
@@ -239,12 +239,13 @@ def test_compiled_path_equals_its_twin_on_any_bits(monkeypatch, dtype, shape, di
         results = []
         for path in (kernel, None):
             monkeypatch.setattr(native, "_kernel", path)
-            results.append(with_gradient(x, fmt, dim, inner, bias, rounding, torch.Generator().manual_seed(1)))
+            results.append(with_gradient(x, fmt, dim, inner, bias, None, rounding, torch.Generator().manual_seed(1)))
         monkeypatch.setattr(native, "_kernel", kernel)
         (fast, blocked), (slow, slow_blocked) = results
         assert same(fast, slow)
         assert torch.equal(blocked, slow_blocked)
-        assert same(quantize(x, fmt, dim, inner, bias, rounding, torch.Generator().manual_seed(1), out=x.clone()), slow)
+        in_place = quantize(x, fmt, dim, inner, bias, None, rounding, torch.Generator().manual_seed(1), x.clone())
+        assert same(in_place, slow)
 
 
 @pytest.mark.skipif(native._kernel is None, reason="the kernel is not built")
@@ -350,7 +351,7 @@ def test_views_take_the_kernel_and_keep_their_bits(monkeypatch, view, dtype):
         for bias, rounding in ((None, "nearest"), (-5, "toward_zero"), (-5, "stochastic"), (None, "stochastic")):
             if rounding == "stochastic" and inner in ((2,), (0,)):
                 continue  # draws have one order and blocks another: the torch path's
-            arguments = fmt, dim, inner, bias, rounding
+            arguments = fmt, dim, inner, bias, None, rounding
             with monkeypatch.context() as patch:
                 patch.setattr(native, "_kernel", None)
                 expected, clipped = with_gradient(x, *arguments, torch.Generator().manual_seed(2))
@@ -509,7 +510,7 @@ def test_cuda_equals_cpu_in_every_layout(dtype, rounding):
         layouts = [raw, mild, mild.transpose(0, -1)]
         layouts += [mild.to(memory_format=torch.channels_last)] if mild.ndim == 4 else []
         for x, block_size, bias in product(layouts, (1, 2, 16, 24, 100), (None, -2)):
-            arguments = BlockFormat(8, 2, block_size), dim, inner, bias, rounding
+            arguments = BlockFormat(8, 2, block_size), dim, inner, bias, None, rounding
             there = x.cuda()
             here, found = (with_gradient(t, *arguments, torch.Generator().manual_seed(4)) for t in (x, there))
             assert same(here[0], found[0].cpu())

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bitq.formats import BlockFormat
-from bitq.numerics.recipe import Axes
+from bitq.numerics.recipe import Axes, Steps
 
 INFINITE = 0x7F800000  # bit pattern of a float32 infinity; those above it are NaN
 
@@ -102,19 +102,19 @@ def exponents(block_peaks: Tensor) -> Tensor:
     return (block_peaks >> 23) - 127
 
 
-def default_bias(block_peaks: Tensor, fmt: BlockFormat) -> Tensor:
+def default_bias(block_peaks: Tensor, fmt: BlockFormat | Steps) -> Tensor:
     """The bias (int32, 0-d) that gives the largest e of the finite, nonzero blocks the top code."""
     top = block_peaks.where(block_peaks < INFINITE, 0).amax()
     return exponents(top).where(top > 0, 0) - fmt.top_code
 
 
-def shared_exponents(block_peaks: Tensor, fmt: BlockFormat, bias: Tensor | int) -> Tensor:
+def shared_exponents(block_peaks: Tensor, fmt: BlockFormat | Steps, bias: Tensor | int) -> Tensor:
     """E of every block: its e within the reach of the codes, and never below the format's lowest exponent."""
     within = exponents(block_peaks).clamp(bias, bias + fmt.top_code)  # type: ignore[arg-type]
     return within.clamp(min=fmt.lowest_exponent)
 
 
-def steps(shared: Tensor, fmt: BlockFormat) -> Tensor:
+def steps(shared: Tensor, fmt: BlockFormat | Steps) -> Tensor:
     """2^(E + 2 - m) as float32, assembled from its exponent field."""
     return ((shared + (2 - fmt.mantissa_bits + 127)) << 23).view(torch.float32)
 

@@ -14,7 +14,7 @@ except ImportError:  # a source tree that was not built: the torch path does eve
     _kernel = None
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-ROUNDING = {name: number for number, name in enumerate(ROUNDINGS)}
+ROUNDING: dict[str, int] = {name: number for number, name in enumerate(ROUNDINGS)}
 MANTISSA_BITS = 23  # the most for which the kernel's roundings are exact
 
 
@@ -22,13 +22,13 @@ def layout(shape: torch.Size, stride: tuple[int, ...], recipe: Recipe) -> blocks
     """How the kernel reads memory with these strides.
 
     Returns:
-        None where the kernel cannot: it is not built, blocks lie scattered, draws have another order than memory, or
-        mantissas have more than 23 bits.
+        None where the kernel cannot: it is not built, steps are not uniform, blocks lie scattered, draws have another
+        order than memory, or mantissas have more than 23 bits.
     """
-    fmt = recipe.format
-    if _kernel is None or fmt.mantissa_bits > MANTISSA_BITS:
+    uniform = None if _kernel is None else recipe.steps(shape)
+    if uniform is None or uniform.never_negative or uniform.mantissa_bits > MANTISSA_BITS:
         return None
-    found = blocks.layout(shape, stride, recipe.axes, fmt.block_size)
+    found = blocks.layout(shape, stride, uniform.axes, uniform.block_size)
     return None if found is None or (recipe.rounding == "stochastic" and not found.in_order) else found
 
 
@@ -40,13 +40,13 @@ def quantize(
     `out`, which may be x, must have x's dtype and strides. The bits are uint8, lowest first, of ceil(numel/8) bytes.
     None where there is no `layout` of x.
     """
-    at = layout(x.shape, x.stride(), recipe)
-    if at is None:
+    at, uniform = layout(x.shape, x.stride(), recipe), recipe.steps(x.shape)
+    if at is None or uniform is None:
         return None
-    fmt, exponent_bias = recipe.format, recipe.exponent_bias
+    exponent_bias = uniform.exponent_bias
     y = torch.empty_like(x) if out is None else out
     bits = None
-    if with_clipped and exponent_bias is not None:  # the default bias leaves no block above the top code
+    if with_clipped and uniform.can_clip:
         bits = torch.zeros((x.numel() + 7) // 8, dtype=torch.uint8)
     ffi = _kernel.ffi
     found = _kernel.lib.bitq_quantize(
@@ -58,8 +58,8 @@ def quantize(
         at.channels,
         at.inner,
         at.block,
-        fmt.mantissa_bits,
-        fmt.top_code,
+        uniform.mantissa_bits,
+        uniform.top_code,
         exponent_bias is not None,
         exponent_bias or 0,
         ROUNDING[recipe.rounding],

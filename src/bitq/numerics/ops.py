@@ -7,7 +7,6 @@ What `quantize` calls directly on plain tensors goes through an operator whereve
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,13 +14,14 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from bitq import private_torch
-from bitq.formats import BlockFormat
+from bitq.formats import parse_format
+from bitq.formats.blocking import Along, Channel
 from bitq.numerics import paths
 from bitq.numerics.recipe import Axes, Recipe
 
 _ARGUMENTS = (
-    "Tensor x, int mantissa_bits, int exponent_bits, int block_size, int dim, int[] inner_dims, "
-    "int? exponent_bias, str rounding, Tensor? key"
+    "Tensor x, str format, int dim, int[] inner_dims, int? exponent_bias, float[]? tensor_range, str rounding, "
+    "Tensor? key"
 )
 _library = torch.library.Library("bitq", "DEF")  # type: ignore[no-untyped-call]
 for _schema in (
@@ -58,20 +58,14 @@ def quantize(x: Tensor, recipe: Recipe, key: Tensor | None, out: Tensor | None =
 
 def _flat(recipe: Recipe) -> tuple[Any, ...]:
     """A recipe as the operators' schemas take it: numbers, lists of them and text."""
-    fmt = recipe.format
-    size = min(fmt.block_size, 2**31)
-    return fmt.mantissa_bits, fmt.exponent_bits, size, *recipe.axes, recipe.exponent_bias, recipe.rounding
+    return recipe.format.text, *recipe.axes, recipe.exponent_bias, recipe.tensor_range, recipe.rounding
 
 
 def _recipe(flat: Sequence[Any]) -> Recipe:
     """The inverse of `_flat`."""
-    *widths, dim, inner_dims, exponent_bias, rounding = flat
-    return Recipe(_format(*widths), Axes(dim, tuple(inner_dims)), exponent_bias, rounding)
-
-
-@lru_cache
-def _format(mantissa_bits: int, exponent_bits: int, block_size: int) -> BlockFormat:
-    return BlockFormat(mantissa_bits + exponent_bits, exponent_bits, block_size)
+    text, dim, inner_dims, exponent_bias, given, rounding = flat
+    tensor_range = None if given is None else (given[0], given[1])
+    return Recipe(parse_format(text), Axes(dim, tuple(inner_dims)), exponent_bias, rounding, tensor_range)
 
 
 def quantize_in_place(y: Tensor, recipe: Recipe) -> Tensor:
@@ -170,8 +164,8 @@ def _pass(grad: Tensor, clipped: Tensor, stride: tuple[int, ...]) -> Tensor:
 
 
 def _quantize(x: Tensor, *args: Any, with_clipped: bool = False) -> tuple[Tensor, Tensor]:
-    *flat, key = args[:8]
-    with_clipped = args[8] if len(args) > 8 else with_clipped
+    *flat, key = args[:7]
+    with_clipped = args[7] if len(args) > 7 else with_clipped
     y, clipped = paths.quantize(x, _recipe(flat), key, with_clipped)
     if clipped is None:
         return y, x.new_zeros((x.numel() + 7) // 8 if with_clipped else 0, dtype=torch.uint8)
@@ -188,7 +182,7 @@ def _pass_gradient(grad: Tensor, clipped: Tensor, stride: list[int] | tuple[int,
 
 
 def _fake_quantize(x: Tensor, *args: Any, with_clipped: bool = False) -> tuple[Tensor, Tensor]:
-    with_clipped = args[8] if len(args) > 8 else with_clipped
+    with_clipped = args[7] if len(args) > 7 else with_clipped
     return torch.empty_like(x), x.new_empty((x.numel() + 7) // 8 if with_clipped else 0, dtype=torch.uint8)
 
 
@@ -204,7 +198,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     clipped, *rest = ctx.saved_tensors
     if rest:  # called without the bits: x and its draws give them again
         clipped = torch.ops.bitq.quantize(clipped.detach(), *ctx.settings, rest[0], True)[1]
-    return (torch.ops.bitq.pass_gradient(grad, clipped, ctx.stride), *[None] * 9)
+    return (torch.ops.bitq.pass_gradient(grad, clipped, ctx.stride), *[None] * 8)
 
 
 def _remember_bits(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -218,17 +212,22 @@ def _backward_of_pass(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _batched_quantize(info: Any, in_dims: tuple[Any, ...], x: Tensor, *args: Any) -> tuple[Any, Any]:
     """Each sample as if it were alone: with its own default bias, its own draws, its own bits."""
-    m, e, block_size, dim, inner_dims, exponent_bias, rounding, key, with_clipped = args
+    text, dim, inner_dims, exponent_bias, tensor_range, rounding, key, with_clipped = args
     samples = _samples(x, in_dims[0], info.batch_size)
-    if exponent_bias is not None and key is None and not with_clipped:
+    if exponent_bias is not None and key is None and not with_clipped and _keeps_apart(text):
         inner = [d + 1 for d in inner_dims]
-        y, bits = torch.ops.bitq.quantize(samples, m, e, block_size, dim + 1, inner, exponent_bias, rounding, None)
+        y, bits = torch.ops.bitq.quantize(samples, text, dim + 1, inner, exponent_bias, tensor_range, rounding, None)
         return (y, bits), (0, None)
-    keys = _samples(key, in_dims[8], info.batch_size)
+    keys = _samples(key, in_dims[7], info.batch_size)
     results = [
         torch.ops.bitq.quantize(sample, *args[:-2], k, with_clipped) for sample, k in zip(samples, keys, strict=True)
     ]
     return tuple(torch.stack(part) for part in zip(*results, strict=True)), (0, 0)
+
+
+def _keeps_apart(text: str) -> bool:
+    """Whether no block reaches over an axis before the others."""
+    return isinstance(parse_format(text).geometry, Along | Channel)
 
 
 def _batched_pass(

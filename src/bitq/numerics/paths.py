@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from bitq.numerics import blocks, native, torch_path
+from bitq.numerics import blocks, general, native, torch_path
 from bitq.numerics.recipe import Recipe
 
 ValuesAndMask = tuple[Tensor, Tensor | None]
@@ -30,12 +30,19 @@ def quantize(
     if kernels is not None and found is None:
         y = torch.empty_like(x) if out is None or not _apart(x, out) else out
         found = _on_a_copy(kernels, x, recipe, key, with_clipped, y)
-    y, clipped = found or torch_path.quantize(x, recipe, key, with_clipped)
+    y, clipped = found or plain(x, recipe, key, with_clipped)
     if out is None or y is out:
         return y, clipped
     if clipped is not None and clipped.dtype != torch.bool and y.stride() != out.stride():
         clipped = from_bits(clipped, y.shape, y.stride())
     return out.copy_(y), clipped
+
+
+def plain(x: Tensor, recipe: Recipe, key: Tensor | None, with_clipped: bool) -> ValuesAndMask:
+    """Values and mask (bool) by PyTorch's own operations."""
+    if recipe.steps(tuple(x.shape)) is None:
+        return general.quantize(x, recipe, key, with_clipped)
+    return torch_path.quantize(x, recipe, key, with_clipped)
 
 
 def _on_a_copy(
@@ -45,7 +52,9 @@ def _on_a_copy(
 
     A kernel reads memory once, a copy once more. The torch path reads it some twenty times.
     """
-    for stride in (y.stride(), *blocks.dense_strides(x.shape, recipe.axes)):
+    uniform = recipe.steps(tuple(x.shape))
+    axes = recipe.axes if uniform is None else uniform.axes
+    for stride in (y.stride(), *blocks.dense_strides(x.shape, axes)):
         if kernels.layout(x.shape, stride, recipe) is None:
             continue
         if stride == y.stride():

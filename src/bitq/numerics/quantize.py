@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from math import frexp, isfinite
+from math import isfinite
 
 import torch
 from torch import Tensor
 
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat
+from bitq.formats import Format
 from bitq.numerics import ops
-from bitq.numerics.recipe import recipe_for
+from bitq.numerics.recipe import exponent_bias_of, recipe_for
 
 
 def quantize(
     x: Tensor,
-    fmt: BlockFormat,
+    fmt: Format,
     dim: int = 1,
     inner_dims: tuple[int, ...] = (),
     exponent_bias: int | None = None,
-    rounding: str = "nearest",
+    tensor_range: tuple[float, float] | None = None,
+    rounding: str | None = None,
     generator: torch.Generator | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -54,28 +55,28 @@ def quantize(
         BitqError: another dtype, impossible axes, an unknown rounding, an `exponent_bias` outside -512..127
             (-512..15 for float16), or an `out` that does not fit x or would lose a gradient.
     """
-    recipe = recipe_for(x, fmt, dim, inner_dims, exponent_bias, rounding)
+    recipe = recipe_for(x, fmt, dim, inner_dims, exponent_bias, tensor_range, rounding)
     if out is not None:
         _check_out(out, x)
-    key = _draw_key(x.device, generator) if rounding == "stochastic" else None
+    key = _draw_key(x.device, generator) if recipe.rounding == "stochastic" else None
     return ops.quantize(x, recipe, key, out)
 
 
-def exponent_bias_for(max_abs: float | Tensor, fmt: BlockFormat) -> int:
+def exponent_bias_for(max_abs: float | Tensor, fmt: Format) -> int:
     """The exponent bias with which a block whose max|x| is `max_abs` gets the top code.
 
     Args:
         max_abs: a recorded maximum, or a tensor, of which the largest finite magnitude counts; 0 gives e = 0.
-        fmt: the format.
+        fmt: a format with a scale `eN`.
 
     Raises:
-        BitqError: a number that is negative or not finite.
+        BitqError: a number that is negative or not finite, or a format of another scale.
     """
     if isinstance(max_abs, Tensor):
         max_abs = largest_magnitude(max_abs)
     if not (isfinite(max_abs) and max_abs >= 0):
         raise BitqError(f"an exponent bias needs a finite max|x| of at least 0, not {max_abs!r}")
-    return (max(frexp(max_abs)[1] - 1, -127) if max_abs else 0) - fmt.top_code
+    return exponent_bias_of(max_abs, fmt)
 
 
 def largest_magnitude(x: Tensor) -> float:

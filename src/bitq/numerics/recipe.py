@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import frexp, isfinite
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bitq.errors import BitqError
-from bitq.formats import ROUNDINGS, Format
+from bitq.errors import BitqError, shortened
+from bitq.formats import ROUNDINGS as ROUNDINGS
+from bitq.formats import Format
 from bitq.formats.blocking import Along, Channel, Whole
 from bitq.formats.elements import Integer
 from bitq.formats.scales import PowerOfTwo, SharedExponent
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LARGEST = 2.0**128 - 2.0**104  # of float32
 LEAST_BIAS = -512  # far below every float32: all blocks are at the format's lowest exponent
 
 
@@ -50,6 +53,17 @@ class Steps(NamedTuple):
         """Least shared exponent: below it the step 2^(E+2-m) would not be a normal float32."""
         return -126 + self.mantissa_bits - 2
 
+    @property
+    def largest_mantissa(self) -> int:
+        """Largest magnitude of a mantissa: 2^(m-1) - 1."""
+        return (1 << (self.mantissa_bits - 1)) - 1
+
+    @property
+    def can_clip(self) -> bool:
+        """Whether an element may pass no gradient: the default bias leaves no block above the top code."""
+        reach = None if self.exponent_bias is None else self.exponent_bias + self.top_code
+        return self.never_negative or (reach is not None and reach < 127)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -77,7 +91,7 @@ class Recipe:
     def steps(self, shape: tuple[int, ...]) -> Steps | None:
         """What it comes to for a tensor of this shape, if the format is one of uniform steps under powers of two."""
         element, scale = self.format.elements[0], self.format.scale
-        if not isinstance(element, Integer) or len(self.format.elements) > 1:
+        if not isinstance(element, Integer) or len(self.format.elements) > 1 or self.tensor_range is not None:
             return None
         if isinstance(scale, SharedExponent):
             bias, top = self.exponent_bias, scale.top_code
@@ -101,22 +115,48 @@ class Recipe:
         return None
 
 
+def never_negative(fmt: Format) -> bool:
+    """Whether elements are never negative, so that negative numbers count as 0."""
+    element = fmt.elements[0]
+    return isinstance(element, Integer) and element.kind == "n"
+
+
+def magnitude(tensor_range: tuple[float, float], fmt: Format) -> float:
+    """The largest magnitude that counts within a range."""
+    low, high = tensor_range
+    return high if never_negative(fmt) else max(-low, high)
+
+
+def exponent_bias_of(largest: float, fmt: Format) -> int:
+    """The exponent bias with which a block of this largest magnitude, 0 or more, gets the top code of an `eN`.
+
+    Raises:
+        BitqError: a format of another scale.
+    """
+    if not isinstance(fmt.scale, SharedExponent):
+        raise BitqError(f"{shortened(fmt.text)} has no exponent bias; formats with a scale eN have, such as 8:e4:b16")
+    return (max(frexp(largest)[1] - 1, -127) if largest else 0) - fmt.scale.top_code
+
+
 def recipe_for(
     x: Tensor,
     fmt: Format,
     dim: int,
     inner_dims: tuple[int, ...] = (),
     exponent_bias: int | None = None,
-    rounding: str = "nearest",
+    tensor_range: tuple[float, float] | None = None,
+    rounding: str | None = None,
 ) -> Recipe:
     """The checked recipe for a tensor; arguments are those of `bitq.quantize`.
 
     Raises:
-        BitqError: x is no float32, bfloat16 or float16 tensor, an axis is missing or named twice, the bias lets block
-            values leave the range of x's dtype, or the rounding is unknown.
+        BitqError: x is no float32, bfloat16 or float16 tensor, an axis is missing or named twice, the bias is given for a
+            format that has none or lets block values leave the range of x's dtype, the range is none or comes with a
+            bias, or the rounding is unknown.
     """
     known = _resolve if torch.compiler.is_compiling() else _known
-    return known(fmt, x.ndim, x.dtype, dim, tuple(inner_dims), exponent_bias, rounding)
+    given = None if tensor_range is None else tuple(tensor_range)
+    return known(fmt, x.ndim, x.dtype, dim, tuple(inner_dims), exponent_bias, given, rounding)
 
 
 def _resolve(
@@ -126,7 +166,8 @@ def _resolve(
     dim: int,
     inner_dims: tuple[int, ...],
     exponent_bias: int | None,
-    rounding: str,
+    tensor_range: tuple[float, ...] | None,
+    rounding: str | None,
 ) -> Recipe:
     if dtype not in DTYPES:
         raise BitqError(f"block quantization takes float32, bfloat16 or float16, not {dtype}; convert with .float()")
@@ -139,15 +180,53 @@ def _resolve(
     resolved = tuple([d % ndim for d in axes])
     if len(set(resolved)) != len(resolved):
         raise BitqError(f"dim={dim}, inner_dims={inner_dims} name an axis twice")
+    if rounding is None:
+        rounding = fmt.rounding
+    if rounding not in ROUNDINGS:
+        raise BitqError(f"rounding {rounding!r} is unknown; it must be one of {', '.join(ROUNDINGS)}")
+    if len(fmt.elements) > 1 and rounding != "nearest":
+        raise BitqError(f"a sum such as {shortened(fmt.text)} is rounded to nearest, not {rounding}")
+    given = None if tensor_range is None else _range(tensor_range, dtype)
+    if exponent_bias is None:
+        if given is not None and isinstance(fmt.scale, SharedExponent):
+            exponent_bias, given = exponent_bias_of(magnitude(given, fmt), fmt), None
+    else:
+        _check_bias(exponent_bias, fmt, dtype, given)
+    needed = given if fmt.needs_range else None
+    return Recipe(fmt, Axes(resolved[0], resolved[1:]), exponent_bias, rounding, needed)
+
+
+def _check_bias(
+    exponent_bias: int, fmt: Format, dtype: torch.dtype, tensor_range: tuple[float, float] | None
+) -> None:
+    if not isinstance(fmt.scale, SharedExponent):
+        raise BitqError(f"exponent_bias is of formats with a scale eN, such as 8:e4:b16, not of {shortened(fmt.text)}")
+    if tensor_range is not None:
+        raise BitqError("exponent_bias and tensor_range both say what the tensor shares; give one of them")
     most = 15 if dtype == torch.float16 else 127
     allowed = range(LEAST_BIAS, most + 1)
-    if exponent_bias is not None and (isinstance(exponent_bias, float) or exponent_bias not in allowed):
+    if isinstance(exponent_bias, float) or exponent_bias not in allowed:
         raise BitqError(
             f"exponent_bias is {exponent_bias}; for {dtype} it must be whole and lie in {LEAST_BIAS}..{most}"
         )
-    if rounding not in ROUNDINGS:
-        raise BitqError(f"rounding {rounding!r} is unknown; it must be one of {', '.join(ROUNDINGS)}")
-    return Recipe(fmt, Axes(resolved[0], resolved[1:]), exponent_bias, rounding)
+
+
+def _range(tensor_range: tuple[float, ...], dtype: torch.dtype) -> tuple[float, float]:
+    """Around 0, rounded to float32, within the reach of x's dtype."""
+    low, high = tensor_range if len(tensor_range) == 2 else (1.0, 0.0)
+    if not (isfinite(low) and isfinite(high) and low <= high):
+        raise BitqError(
+            f"tensor_range is {shortened(repr(tensor_range))}; it must be two finite numbers, the least and the largest"
+        )
+    largest = torch.finfo(dtype).max
+    return max(_single(min(low, 0.0)), -largest), min(_single(max(high, 0.0)), largest)
+
+
+def _single(value: float) -> float:
+    """The nearest float32, ties to even, without a bound; in arithmetic that compilers follow."""
+    fraction, exponent = frexp(value)
+    place = 24 - max(exponent, -125)
+    return round(fraction * 2.0 ** min(place + exponent, 24)) * 2.0**-place
 
 
 _known = lru_cache(4096, typed=True)(_resolve)  # a training step quantizes many small tensors, always the same ways

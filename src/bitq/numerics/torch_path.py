@@ -1,4 +1,4 @@
-"""Block quantization in plain PyTorch: on any device and layout, and for `torch.compile` to fuse.
+"""Quantization to uniform steps in plain PyTorch: on any device and layout, and for `torch.compile` to fuse.
 
 Every operation is exact or rounds once as IEEE 754 says, and no product feeds an addition: fused multiply-adds
 change no bit.
@@ -23,28 +23,35 @@ def quantize(
     """Values, and if wanted and there can be any the mask (bool) of elements that pass no gradient."""
     if not x.numel():
         return torch.empty_like(x), None
-    fmt, dim = recipe.format, recipe.axes.dim
-    wide, channels = x.float(), x.shape[dim]
-    peaks = blocks.peaks(wide, fmt.block_size, recipe.axes)
-    bias = blocks.default_bias(peaks, fmt) if recipe.exponent_bias is None else recipe.exponent_bias
-    shared = blocks.shared_exponents(peaks, fmt, bias)
-    step = blocks.steps(shared, fmt).masked_fill(peaks >= blocks.INFINITE, torch.nan)
-    each, inverse = (blocks.spread(s, fmt.block_size, channels, dim) for s in (step, blocks.inverses(step)))
+    uniform = recipe.steps(tuple(x.shape))
+    assert uniform is not None
+    (dim, _), size, channels = uniform.axes, uniform.block_size, x.shape[uniform.axes.dim]
+    wide = x.float()
+    if uniform.never_negative:
+        negative, wide = wide < 0, torch.where((wide < 0) & wide.isfinite(), 0, wide)
+    peaks = blocks.peaks(wide, size, uniform.axes)
+    bias = blocks.default_bias(peaks, uniform) if uniform.exponent_bias is None else uniform.exponent_bias
+    shared = blocks.shared_exponents(peaks, uniform, bias)
+    step = blocks.steps(shared, uniform).masked_fill(peaks >= blocks.INFINITE, torch.nan)
+    each, inverse = (blocks.spread(s, size, channels, dim) for s in (step, blocks.inverses(step)))
     draws = None if key is None else uniforms(x.shape, key.to(x.device))
-    limit, k = fmt.largest_mantissa, wide.abs() * inverse
-    size = _round(k.clamp(max=limit), recipe.rounding, draws) * each
-    bits = torch.where(wide < 0, -size, size).to(x.dtype).view(_PATTERN[x.dtype])
+    limit, k = uniform.largest_mantissa, wide.abs() * inverse
+    y = _round(k.clamp(max=limit), recipe.rounding, draws) * each
+    bits = torch.where(wide < 0, -y, y).to(x.dtype).view(_PATTERN[x.dtype])
     bits = bits.masked_fill(bits == torch.iinfo(bits.dtype).min, 0)  # compilers keep this: no -0.0
-    y = _laid_as(x, bits.view(x.dtype))
-    if not with_clipped or recipe.exponent_bias is None:  # the default bias leaves no block above the top code
+    y = laid_as(x, bits.view(x.dtype))
+    if not (with_clipped and uniform.can_clip):
         return y, None
     above = (blocks.exponents(peaks) > shared) & (peaks < blocks.INFINITE)
     least = limit + (1.0 if recipe.rounding == "toward_zero" else 0.5)  # the limit is odd, so a tie is beyond it
     over = k >= least if draws is None else draws < k - limit
-    return y, over & blocks.spread(above, fmt.block_size, channels, dim)
+    clipped = over & blocks.spread(above, size, channels, dim)
+    if uniform.never_negative:
+        clipped |= negative & blocks.spread(peaks < blocks.INFINITE, size, channels, dim)
+    return y, clipped
 
 
-def _laid_as(x: Tensor, values: Tensor) -> Tensor:
+def laid_as(x: Tensor, values: Tensor) -> Tensor:
     """`values` with the strides of x. PyTorch 2.11 compiles what was written in place to have no gradient."""
     if torch.compiler.is_compiling():
         laid: Tensor = torch.ops.aten.copy(torch.empty_like(x), values)

@@ -20,7 +20,7 @@ from bitq.formats import BlockFormat
 from bitq.numerics import blocks, torch_path
 from bitq.numerics.blocks import Layout
 from bitq.numerics.native import MANTISSA_BITS
-from bitq.numerics.recipe import ROUNDINGS, Axes, Recipe
+from bitq.numerics.recipe import ROUNDINGS, Axes, Recipe, Steps
 
 PATTERNS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 DIGITS = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}  # bits of a significand
@@ -92,13 +92,13 @@ def layout(shape: torch.Size, stride: tuple[int, ...], recipe: Recipe) -> Layout
     """How the kernels read memory with these strides.
 
     Returns:
-        None where they cannot: there is none, blocks lie scattered or are larger than a tile, draws have another order
-        than memory, or mantissas have more than 23 bits.
+        None where they cannot: steps are not uniform, blocks lie scattered or are larger than a tile, draws have
+        another order than memory, or mantissas have more than 23 bits.
     """
-    drawn = recipe.rounding == "stochastic"
-    if recipe.format.mantissa_bits > MANTISSA_BITS:
+    drawn, uniform = recipe.rounding == "stochastic", recipe.steps(shape)
+    if uniform is None or uniform.never_negative or uniform.mantissa_bits > MANTISSA_BITS:
         return None
-    found = blocks.layout(shape, stride, recipe.axes, recipe.format.block_size)
+    found = blocks.layout(shape, stride, uniform.axes, uniform.block_size)
     if found is None or (drawn and not found.in_order) or job(found, TILE) is None:
         return None
     return found
@@ -112,13 +112,15 @@ def quantize(
     `out`, which may be x, must have x's dtype and strides. The bits are uint8, lowest first, of ceil(numel/8) bytes.
     Nothing waits for the device. None where there is no `layout` of x.
     """
-    at, fmt, exponent_bias = layout(x.shape, x.stride(), recipe), recipe.format, recipe.exponent_bias
-    marked = with_clipped and exponent_bias is not None  # the default bias leaves no block above the top code
-    work = None if at is None else job(at, tile_size(x.dtype, marked, key is not None))
+    at, uniform = layout(x.shape, x.stride(), recipe), recipe.steps(x.shape)
+    if at is None or uniform is None:
+        return None
+    marked = with_clipped and uniform.can_clip
+    work = job(at, tile_size(x.dtype, marked, key is not None))
     if work is None:
         return None
     y = torch.empty_like(x) if out is None else out
-    top = torch.zeros(1, dtype=torch.int32, device=x.device) if exponent_bias is None else None
+    top = torch.zeros(1, dtype=torch.int32, device=x.device) if uniform.exponent_bias is None else None
     marks = torch.zeros((x.numel() + 31) // 32, dtype=torch.int32, device=x.device) if marked else None
     pattern, kind = PATTERNS[x.dtype], KINDS[x.dtype]
     with torch.cuda.device_of(x):
@@ -133,7 +135,7 @@ def quantize(
             top,
             None if key is None else key.to(x.device),
             *work.sizes,
-            *numbers(fmt, exponent_bias, x.dtype),
+            *numbers(uniform, x.dtype),
             *work.cut,
             kind,
             ROUNDINGS.index(recipe.rounding),
@@ -142,15 +144,15 @@ def quantize(
     return y, None if marks is None else marks.view(torch.uint8)[: (x.numel() + 7) // 8]
 
 
-def numbers(fmt: BlockFormat, exponent_bias: int | None, dtype: torch.dtype) -> tuple[int, int, int, int, int]:
-    """What a kernel is told of a format: bias, top code, lowest exponent, mantissa bits, largest mantissa in `dtype`.
+def numbers(uniform: Steps, dtype: torch.dtype) -> tuple[int, int, int, int, int]:
+    """What a kernel is told of steps: bias, top code, lowest exponent, mantissa bits, largest mantissa in `dtype`.
 
     Only a clipped mantissa, 2^(m-1) - 1, can have more digits than `dtype`, which rounds it to 2^(m-1). To clip to that
     in the first place leaves nothing to round.
     """
-    m = fmt.mantissa_bits
-    limit = fmt.largest_mantissa + (m - 1 > DIGITS[dtype])
-    return exponent_bias or 0, fmt.top_code, fmt.lowest_exponent, m, limit
+    m = uniform.mantissa_bits
+    limit = uniform.largest_mantissa + (m - 1 > DIGITS[dtype])
+    return uniform.exponent_bias or 0, uniform.top_code, uniform.lowest_exponent, m, limit
 
 
 def pass_gradient(grad: Tensor, clipped: Tensor) -> Tensor | None:

@@ -1,0 +1,468 @@
+"""Quantization in any number format, in plain PyTorch; torch_path.py has less to do for uniform steps.
+
+Blocks are the rows of a matrix, and arithmetic is that of float64. What needs more digits than it has is rounded to
+odd: cut off, with the last bit set where something was left. That is never the tie of a coarser rounding that follows,
+so it comes out as that of the exact number would. No other product that is rounded feeds an addition: fused
+multiply-adds change no bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+from math import ceil, floor, frexp, ldexp, prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from bitq.formats import Format
+from bitq.formats.blocking import Whole
+from bitq.formats.elements import Element, Float, Integer, Levels
+from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
+from bitq.numerics import sums
+from bitq.numerics.recipe import LARGEST, Recipe, magnitude, never_negative
+from bitq.numerics.torch_path import laid_as, uniforms
+
+AT_ONCE = 1 << 20
+"""Elements that are computed at a time: some ten temporary tensors of float64 are alive then."""
+
+_LEAST_NORMAL = 2.0**-126
+_FLOAT32 = Float(8, 23, "i")
+
+
+class _Scales(NamedTuple):
+    """Of some blocks, float64 of shape (blocks, 1).
+
+    Attributes:
+        step: what an element of 1 stands for.
+        low: whether a block alone would have got a larger one.
+        zero: its zero point, for unsigned elements.
+        reach: least and largest number that zero point and step were made for.
+    """
+
+    step: Tensor
+    low: Tensor
+    zero: Tensor | None = None
+    reach: tuple[Tensor, Tensor] | None = None
+
+
+def quantize(
+    x: Tensor, recipe: Recipe, key: Tensor | None, with_clipped: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Values, and if wanted and there can be any the mask (bool) of elements that pass no gradient."""
+    if not x.numel():
+        return torch.empty_like(x), None
+    draws = None if key is None else uniforms(x.shape, key.to(x.device))
+    if recipe.format.scale is None:
+        return laid_as(x, _cast(x, recipe, draws)), None
+    at = _Rows.of(recipe, tuple(x.shape))
+    rows = at.arranged(x.float())
+    drawn = None if draws is None else at.arranged(draws)
+    least, most = rows.aminmax(dim=1, keepdim=True)
+    shared = sums.unit(least, most, recipe) if len(recipe.format.elements) > 1 else _shared(least, most, recipe)
+    marked = with_clipped and _can_clip(recipe)
+    values, masks = [], []
+    for block in _pieces(rows.shape[0], rows.shape[1]):
+        if len(recipe.format.elements) > 1:
+            values.append(sums.nearest(rows[block], recipe.format, shared).to(x.dtype))
+            continue
+        scales = _scales(least[block].double(), most[block].double(), recipe, shared)
+        finite = least[block].isfinite() & most[block].isfinite()
+        along, beyond = [], []
+        for part in _pieces(rows.shape[1], rows[block].shape[0]):
+            piece = rows[block][:, part]
+            y, over = _elements(piece, scales, recipe, None if drawn is None else drawn[block][:, part])
+            along.append(_finished(y, x.dtype).masked_fill(~finite, torch.nan))
+            if marked:
+                beyond.append(over & finite)
+        values.append(_joined(along, 1))
+        if marked:
+            masks.append(_joined(beyond, 1))
+    y = laid_as(x, at.restored(_joined(values, 0)))
+    return y, at.restored(_joined(masks, 0)) if marked else None
+
+
+def _pieces(count: int, width: int) -> Iterator[slice]:
+    """Neighbours among `count` of `width` elements each; all of them for a compiler, which fuses them."""
+    if torch.compiler.is_compiling():
+        yield slice(None)
+        return
+    size = max(AT_ONCE // min(width, AT_ONCE), 1)
+    yield from (slice(start, start + size) for start in range(0, count, size))
+
+
+def _joined(parts: list[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+
+
+class _Rows(NamedTuple):
+    """How blocks of a tensor become rows of a matrix, with zeros where a block is short.
+
+    Attributes:
+        shape: of the tensor.
+        counts: of blocks along every axis.
+        lengths: of a block along every axis.
+    """
+
+    shape: tuple[int, ...]
+    counts: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, recipe: Recipe, shape: tuple[int, ...]) -> _Rows:
+        """For a tensor that is not empty."""
+        geometry, (dim, inner) = recipe.format.geometry, recipe.axes
+        assert geometry is not None
+        lengths = tuple(
+            [min(size, n) for size, n in zip(geometry.lengths(shape, dim, inner), shape, strict=True)]
+        )
+        return cls(shape, tuple([-(-n // size) for n, size in zip(shape, lengths, strict=True)]), lengths)
+
+    def arranged(self, x: Tensor) -> Tensor:
+        """A row for each block."""
+        short = [count * size - n for n, count, size in zip(self.shape, self.counts, self.lengths, strict=True)]
+        if any(short):
+            x = pad(x, [amount for missing in reversed(short) for amount in (0, missing)])
+        axes = range(len(self.shape))
+        split = [n for pair in zip(self.counts, self.lengths, strict=True) for n in pair]
+        order = [2 * axis for axis in axes] + [2 * axis + 1 for axis in axes]
+        return x.reshape(split).permute(order).reshape(prod(self.counts), prod(self.lengths))
+
+    def restored(self, rows: Tensor) -> Tensor:
+        """The inverse of `arranged`."""
+        count = len(self.shape)
+        order = [place for axis in range(count) for place in (axis, count + axis)]
+        whole = [n * size for n, size in zip(self.counts, self.lengths, strict=True)]
+        x = rows.reshape((*self.counts, *self.lengths)).permute(order).reshape(whole)
+        for axis, n in enumerate(self.shape):
+            x = x.narrow(axis, 0, n)
+        return x
+
+
+# What blocks share
+
+
+def _shared(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor | None:
+    """What the whole tensor shares, 0-d: the exponent bias of `eN` (int64), the second scale (float64), or nothing."""
+    scale, fmt = recipe.format.scale, recipe.format
+    finite = least.isfinite() & most.isfinite()
+    peaks = _largest(least.double(), most.double(), recipe).masked_fill(~finite, 0)
+    if isinstance(scale, SharedExponent):
+        if recipe.exponent_bias is not None:
+            return torch.full((), recipe.exponent_bias, device=peaks.device)
+        top = peaks.amax()
+        return _exponents(top).clamp(min=-127).where(top > 0, 0) - scale.top_code
+    if not (isinstance(scale, FloatScale) and scale.second):
+        return None
+    smallest, largest = scale_reach(scale, fmt.smallest)
+    given = recipe.tensor_range
+    top = peaks.amax() if given is None else torch.full_like(peaks.amax(), magnitude(given, fmt))
+    second = _quotient(top, torch.full_like(top, fmt.largest * largest))
+    least_second = _rounded_up(Fraction(_LEAST_NORMAL) / Fraction(fmt.smallest) / Fraction(smallest), _FLOAT32)
+    return second.float().double().clamp(least_second, LARGEST)
+
+
+def _largest(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor:
+    """max|x| of blocks, of which negative numbers do not count where there are none."""
+    return most.clamp(min=0) if never_negative(recipe.format) else torch.maximum(-least, most)
+
+
+def _scales(least: Tensor, most: Tensor, recipe: Recipe, shared: Tensor | None) -> _Scales:
+    """Of blocks with these least and largest numbers."""
+    fmt, scale = recipe.format, recipe.format.scale
+    given = recipe.tensor_range if isinstance(fmt.geometry, Whole) else None
+    own = peaks = _largest(least, most, recipe)
+    if given is not None:
+        peaks = torch.full_like(own, magnitude(given, fmt))
+    if isinstance(scale, FloatScale):
+        if isinstance(fmt.elements[0], Integer) and fmt.elements[0].kind == "u":
+            return _with_zero_point(least, most, scale, fmt.elements[0], given)
+        return _float_scales(own, peaks, recipe, shared)
+    element, places = fmt.elements[0], fmt.top_exponent
+    if isinstance(scale, SharedExponent):
+        assert shared is not None
+        wanted = _exponents(own).clamp(min=-127) - places
+        exponents = (wanted + places).clamp(shared, shared + scale.top_code) - places
+    else:
+        assert isinstance(scale, PowerOfTwo)
+        wanted = _wanted(own, recipe)
+        exponents = _wanted(peaks, recipe).clamp(*scale.exponents)
+    exponents = exponents.clamp(min=-126 - floor_log2(fmt.smallest))
+    unit = floor_log2(element.unit(True)) if isinstance(element, Integer) else 0
+    return _Scales(_powers(exponents + unit), wanted > exponents)
+
+
+def _wanted(peaks: Tensor, recipe: Recipe) -> Tensor:
+    """Exponents of own powers of two, before they are clipped to the codes."""
+    fmt, scale = recipe.format, recipe.format.scale
+    assert isinstance(scale, PowerOfTwo)
+    exponents = _exponents(peaks)
+    fraction = peaks * _powers(-exponents.clamp(min=-200))  # in [1, 2), or 0
+    if scale.mode == "ceil":
+        exponents = exponents + (fraction > 1)
+    elif scale.mode == "even":
+        exponents = exponents + (fraction >= 2 - 2.0 ** -(1 + precision(fmt.elements[0])))
+    elif scale.mode == "rceil":
+        exponents = exponents + (fraction > fmt.largest * 2.0**-fmt.top_exponent)
+    return exponents - fmt.top_exponent
+
+
+def _float_scales(own: Tensor, peaks: Tensor, recipe: Recipe, second: Tensor | None) -> _Scales:
+    scale, fmt = recipe.format.scale, recipe.format
+    assert isinstance(scale, FloatScale)
+    smallest, largest = scale_reach(scale, fmt.smallest)
+    rounding = "up" if scale.up else "nearest"
+    divisor = torch.full_like(peaks, fmt.largest) if second is None else fmt.largest * second
+    wanted = on_grid(_quotient(own, divisor), scale.number, rounding)
+    found = wanted if peaks is own else on_grid(_quotient(peaks, divisor), scale.number, rounding)
+    found = found.clamp(smallest, largest)
+    return _Scales(found if second is None else found * second, wanted > found)
+
+
+def _with_zero_point(
+    least: Tensor, most: Tensor, scale: FloatScale, element: Element, given: tuple[float, float] | None
+) -> _Scales:
+    low, high = least.clamp(max=0), most.clamp(min=0)
+    if given is not None:
+        low, high = torch.full_like(low, given[0]), torch.full_like(high, given[1])
+    count = element.largest(False)
+    wanted = on_grid(
+        _quotient(_sum(high, -low), torch.full_like(low, count)), scale.number, "up" if scale.up else "nearest"
+    )
+    step = wanted.clamp(*scale_reach(scale, 1.0))
+    zero = _quotient(-low, step).round().clamp(max=count)
+    return _Scales(step, wanted > step, zero, (low, high))
+
+
+def scale_reach(scale: FloatScale, smallest: float) -> tuple[float, float]:
+    """Smallest and largest number of a scale for elements of which `smallest` is the smallest positive one.
+
+    The smallest is that of its type, or that which makes the smallest result a normal float32.
+    """
+    least = Fraction(_LEAST_NORMAL) / Fraction(smallest)
+    return max(scale.number.smallest(), _rounded_up(least, scale.number)), scale.number.largest()
+
+
+def _rounded_up(value: Fraction, number: Float) -> float:
+    """The smallest number of a type that is at least `value`, which is positive."""
+    e = value.numerator.bit_length() - value.denominator.bit_length()
+    e -= Fraction(2) ** e > value
+    unit = Fraction(2) ** (max(e, number.least_exponent) - number.mantissa_bits)
+    return float(ceil(value / unit) * unit)
+
+
+# What elements become
+
+
+def _elements(
+    x: Tensor, scales: _Scales, recipe: Recipe, draws: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Values of float32 numbers before they are rounded to float32, and which pass no gradient."""
+    fmt, element = recipe.format, recipe.format.elements[0]
+    wide = x.double()
+    size = wide.abs()
+    q = size * (1 / scales.step) if fmt.power_of_two else _quotient(size, scales.step)
+    if scales.zero is not None:
+        return _unsigned(wide, q, scales, element.largest(False), recipe.rounding, draws)
+    if isinstance(element, Levels):
+        q = torch.where(wide < 0, -q, q)
+        values = on_levels(q, element, recipe.rounding, draws)
+        over = (q > element.values[-1]) | (q < element.values[0])
+        return _times(values.abs(), scales.step, fmt, values < 0), over & scales.low
+    if isinstance(element, Integer):
+        rounded, limit = _whole(q, recipe.rounding, draws), float(element.most)
+    else:
+        assert isinstance(element, Float)
+        rounded, limit = on_grid(q, element, recipe.rounding, draws), element.largest()
+    over = (rounded > limit) & scales.low
+    negative = wide < 0
+    if never_negative(fmt):
+        over, rounded = over & ~negative | negative, rounded.masked_fill(negative, 0)
+    return _times(rounded.clamp(max=limit), scales.step, fmt, negative), over
+
+
+def _times(size: Tensor, step: Tensor, fmt: Format, negative: Tensor) -> Tensor:
+    product = size * step
+    if fmt.tensor_bits:  # the step is a product itself
+        product, error = _product(size, step)
+        product = _odd(product, error < 0, error != 0)
+    return torch.where(negative, -product, product)
+
+
+def _unsigned(
+    x: Tensor, q: Tensor, scales: _Scales, most: float, rounding: str, draws: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    assert scales.zero is not None
+    assert scales.reach is not None
+    size = _whole(q, rounding, draws)
+    code = torch.where(x < 0, -size, size) + scales.zero
+    within = code.clamp(0, most)
+    low, high = scales.reach
+    over = (code != within) & (scales.low | (x < low) | (x > high))
+    return (within - scales.zero) * scales.step, over
+
+
+def on_grid(size: Tensor, number: Float, rounding: str, draws: Tensor | None = None) -> Tensor:
+    """Magnitudes as those of a type without bounds that they are rounded to, ties to the even code."""
+    exponents = _exponents(size).clamp(min=number.least_exponent)
+    k = size * _powers(number.mantissa_bits - exponents)
+    whole = _whole(k, rounding, draws)
+    if number.mantissa_bits == 0 and rounding == "nearest":  # codes are those of the exponents alone
+        whole = whole - ((k == 1.5) & ((exponents - number.least_exponent) % 2 == 1)).double()
+    return whole * _powers(exponents - number.mantissa_bits)
+
+
+def on_levels(q: Tensor, element: Levels, rounding: str, draws: Tensor | None = None) -> Tensor:
+    """The levels that numbers are rounded to, ties to the even index; beyond them the last one."""
+    values = element.values
+    levels = torch.tensor(values, dtype=torch.float64, device=q.device)
+    below = (torch.searchsorted(levels, q.contiguous(), right=True) - 1).clamp(0, len(values) - 2)
+    low, high = levels[below], levels[below + 1]
+    if rounding == "toward_zero":
+        up = (q < 0) & (q > low)
+    elif rounding == "stochastic":
+        assert draws is not None
+        part = draws.double() * (high - low)
+        up = torch.where(q < 0, ~(part < high - q), part < q - low)
+    else:
+        between = [odd(Fraction(a) + Fraction(b)) / 2 for a, b in pairwise(values)]
+        middle = torch.tensor(between, dtype=torch.float64, device=q.device)[below]
+        away = below % 2 == 1 if rounding == "nearest" else q > 0
+        up = (q > middle) | ((q == middle) & away)
+    return torch.where((up | (q >= high)) & (q > low), high, low)
+
+
+def _cast(x: Tensor, recipe: Recipe, draws: Tensor | None) -> Tensor:
+    """Plain floats: as IEEE 754 converts them."""
+    number = recipe.format.elements[0]
+    assert isinstance(number, Float)
+    flat = x.float().reshape(-1)
+    parts = []
+    for part in _pieces(flat.numel(), 1):
+        wide = flat[part].double()
+        size = wide.abs()
+        y = on_grid(size, number, recipe.rounding, None if draws is None else draws.reshape(-1)[part])
+        endless = number.kind == "i" and recipe.rounding != "toward_zero"
+        y = torch.where(y > number.largest(), torch.inf if endless else number.largest(), y)
+        y = torch.where(size.isinf(), torch.inf if number.kind == "i" else torch.nan, y)
+        y = y.masked_fill(size.isnan(), torch.nan)
+        largest = torch.finfo(x.dtype).max
+        y = torch.where(y.isinf(), y, y.float().double().clamp(max=largest))
+        parts.append(torch.copysign(y, wide).float().to(x.dtype))
+    return _joined(parts, 0).reshape(x.shape)
+
+
+def _finished(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rounded to float32 and, within its reach, to `dtype`; never -0."""
+    single = y.clamp(-LARGEST, LARGEST).float()
+    if dtype != torch.float32:
+        largest = torch.finfo(dtype).max
+        single = single.clamp(-largest, largest)
+    narrow = single.to(dtype)
+    return narrow.masked_fill(narrow == 0, 0.0)
+
+
+def _can_clip(recipe: Recipe) -> bool:
+    """Whether anything but a block itself can make its scale too small, or an element's sign is lost."""
+    fmt, scale = recipe.format, recipe.format.scale
+    if len(fmt.elements) > 1:
+        return False
+    if never_negative(fmt) or recipe.tensor_range is not None:
+        return True
+    if isinstance(scale, SharedExponent):
+        return recipe.exponent_bias is not None
+    if isinstance(scale, PowerOfTwo):
+        return 127 + (scale.mode != "floor") - fmt.top_exponent > scale.exponents[1]
+    assert isinstance(scale, FloatScale)
+    if scale.second:
+        return scale.up or scale.number.mantissa_bits > 20 or fmt.largest * scale.number.largest() < 1
+    return fmt.largest * scale.number.largest() < LARGEST
+
+
+def precision(element: Element) -> int:
+    """Bits of an element's largest number below its leading one; 0 for tables, of which no number counts alone."""
+    if isinstance(element, Integer):
+        return element.most.bit_length() - 1
+    return element.mantissa_bits if isinstance(element, Float) else 0
+
+
+# Arithmetic
+
+
+def _whole(k: Tensor, rounding: str, draws: Tensor | None) -> Tensor:
+    """Magnitudes as whole numbers."""
+    if rounding == "nearest":
+        return k.round()
+    if rounding == "up":
+        return k.ceil()
+    below = k.floor()
+    if rounding == "half_away":
+        return below + (k - below >= 0.5)
+    return below if draws is None else below + (draws.double() < k - below)
+
+
+def floor_log2(value: float) -> int:
+    """Of a positive number."""
+    return frexp(value)[1] - 1
+
+
+def _exponents(size: Tensor) -> Tensor:
+    """floor(log2) of normal float64 magnitudes, which all float32 numbers are; -1023 of 0."""
+    return (size.view(torch.int64) >> 52) - 1023
+
+
+def _powers(exponents: Tensor) -> Tensor:
+    """2^exponents, -1022..1023."""
+    return ((exponents + 1023) << 52).view(torch.float64)
+
+
+def _product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """a·b and what it lacks (Dekker, 1971), for a b of at most 48 bits."""
+    product = a * b
+    a_high, a_low = _halves(a)
+    b_high, b_low = _halves(b)
+    return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
+
+
+def _halves(a: Tensor) -> tuple[Tensor, Tensor]:
+    high = (a.view(torch.int64) & -(1 << 27)).view(torch.float64)
+    return high, a - high
+
+
+def _quotient(a: Tensor, b: Tensor) -> Tensor:
+    """a/b of positive numbers, or of 0, rounded to odd; b has at most 48 bits, a as many as float64."""
+    q = a / b
+    product, error = _product(q, b)
+    left = a - product
+    return _odd(q, left < error, left != error)
+
+
+def _sum(a: Tensor, b: Tensor) -> Tensor:
+    """a + b of numbers that are not negative, rounded to odd."""
+    total = a + b
+    second = total - a
+    error = (a - (total - second)) + (b - second)
+    return _odd(total, error < 0, error != 0)
+
+
+def _odd(size: Tensor, larger: Tensor, inexact: Tensor) -> Tensor:
+    """Positive numbers, rounded to nearest, as rounded to odd: `larger` ones than the exact number, `inexact` ones."""
+    return ((size.view(torch.int64) - larger.long()) | inexact.long()).view(torch.float64)
+
+
+def odd(value: Fraction) -> float:
+    """A number rounded to odd."""
+    size = abs(value)
+    if not size:
+        return 0.0
+    e = size.numerator.bit_length() - size.denominator.bit_length()
+    scaled = size * Fraction(2) ** (54 - e)  # of 54 or 55 bits
+    excess = floor(scaled).bit_length() - 53
+    k, rest = divmod(scaled, 1 << excess)
+    found = ldexp(int(k) | (rest != 0), excess + e - 54)
+    return found if value > 0 else -found
+
+

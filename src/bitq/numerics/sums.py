@@ -1,0 +1,91 @@
+"""Blocks of summed elements, each with a scale of its own: of all pairs of scales that of the least squared error.
+
+A block is s1·q1 + s2·q2 with |s1| >= |s2|; of equal errors the first pair counts, in the order of `_pairs`. Errors are
+sums of float32 numbers, in multiples of what the tensor shares.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import frexp
+
+import torch
+from torch import Tensor
+
+from bitq.formats import Format
+from bitq.formats.elements import Integer
+from bitq.formats.scales import FloatScale
+from bitq.numerics.recipe import LARGEST, Recipe
+
+AT_ONCE = 1 << 20
+"""Errors of elements under a pair of scales that are computed at a time."""
+
+
+def unit(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor:
+    """What the tensor shares, 0-d float64: a power of two, with which the scales reach its largest number."""
+    fmt, scale = recipe.format, recipe.format.scale
+    assert isinstance(scale, FloatScale)
+    finite = least.isfinite() & most.isfinite()
+    top = torch.maximum(-least, most).masked_fill(~finite, 0).amax().double()
+    if recipe.tensor_range is not None:
+        top = torch.full_like(top, max(-recipe.tensor_range[0], recipe.tensor_range[1]))
+    exponent = (top.view(torch.int64) >> 52) - 1023 - _floor_log2(scale.number.largest())
+    lowest = -126 - _floor_log2(scale.number.smallest()) - _floor_log2(fmt.smallest)
+    return ((exponent.clamp(lowest, 127) + 1023) << 52).view(torch.float64)
+
+
+def nearest(x: Tensor, fmt: Format, shared: Tensor) -> Tensor:
+    """Values (float32) of float32 numbers of which every row is a block; NaN where a row has one or an infinity."""
+    finite = x.isfinite().all(1, keepdim=True)
+    w = (x.double() / shared).float().masked_fill(~finite, 0)
+    scales = torch.tensor(_pairs(fmt), dtype=torch.float32, device=x.device)
+    best = torch.cat([_best(part, scales, fmt) for part in torch.split(w, max(AT_ONCE // (64 * w.shape[1]), 1))])
+    y = _sum(w, scales[best], fmt).double() * shared
+    return y.clamp(-LARGEST, LARGEST).float().masked_fill(~finite, torch.nan)
+
+
+def _best(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
+    """The pair for each row."""
+    least = torch.full(w.shape[:1], torch.inf, device=w.device)
+    best = torch.zeros(w.shape[:1], dtype=torch.int64, device=w.device)
+    size = max(AT_ONCE // w.numel(), 1)
+    for start in range(0, scales.shape[0], size):
+        errors = (w.unsqueeze(1) - _sum(w.unsqueeze(1), scales[start : start + size], fmt)).square().sum(2)
+        found, at = errors.min(1)
+        best = torch.where(found < least, at + start, best)
+        least = torch.minimum(found, least)
+    return best
+
+
+def _sum(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
+    """The sums nearest to w under pairs of scales, of shape (..., 2)."""
+    first, second = (_range(element) for element in fmt.elements)
+    s1, s2 = scales[..., 0:1], scales[..., 1:2]
+    inverse = torch.where(s2 == 0, 0, 1 / s2)
+    y = None
+    for q in range(first[0], first[1] + 1):
+        rest = w - s1 * q
+        found = s1 * q + (rest * inverse).round().clamp(*second) * s2
+        y = found if y is None else torch.where((found - w).abs() < (y - w).abs(), found, y)
+    assert y is not None
+    return y
+
+
+def _range(element: object) -> tuple[int, int]:
+    assert isinstance(element, Integer)
+    return -element.most - 1, element.most
+
+
+@cache
+def _pairs(fmt: Format) -> tuple[tuple[float, float], ...]:
+    """All pairs of scales, the largest of the first ones last."""
+    assert isinstance(fmt.scale, FloatScale)
+    number = fmt.scale.number
+    codes = range(1 << (number.bits - 1))
+    sizes = sorted({value for value in map(number.value, codes) if value <= number.largest()})
+    signed = [s * size for size in sizes for s in ((1, -1) if size else (1,))]
+    return tuple((a, b) for a in signed for b in signed if abs(b) <= abs(a))
+
+
+def _floor_log2(value: float) -> int:
+    return frexp(value)[1] - 1
