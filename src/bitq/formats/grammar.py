@@ -36,7 +36,7 @@ SCALES = "eN, eXm0 (with .floor, .ceil, .even or .rceil), or a float such as f32
 GEOMETRIES = "b16, v16, b16p3, t24x24, channel or tensor"
 
 
-class _Part(NamedTuple):
+class _Piece(NamedTuple):
     """A piece of the text and where it stands, counted from 1."""
 
     text: str
@@ -75,14 +75,14 @@ def parsed_text(text: str, names: tuple[str, ...] = ()) -> Format:
         raise BitqError(f"a number format has at most {LONGEST} characters, not {len(text)}")
     parts, at = [], 1
     for piece in text.split(":", len(_KINDS)):
-        parts.append(_Part(piece, at))
+        parts.append(_Piece(piece, at))
         at += len(piece) + 1
     if len(parts) == 1 or (len(parts) == 2 and parts[1].text in ROUNDINGS):
         return _lone(parts[0], cast(Rounding, parts[1].text) if len(parts) == 2 else "nearest", names)
     if len(parts) > len(_KINDS):
         more = f"{shortened(parts[-1].text)!r} at character {parts[-1].at}" if parts[-1].text else "the last colon"
         raise BitqError(f"{shortened(text)}: {more} is too much; write ELEMENT:SCALE:GEOMETRY[:ROUNDING]")
-    parts += [_Part("", len(text) + 1)] * (3 - len(parts))
+    parts += [_Piece("", len(text) + 1)] * (3 - len(parts))
     plain = _PLAIN.fullmatch(parts[0].text)
     elements = () if plain else _elements(parts[0], text)
     scale = cast(Scale, _told(_scale, parts[1], text))
@@ -96,7 +96,7 @@ def parsed_text(text: str, names: tuple[str, ...] = ()) -> Format:
         raise _faulty(tuple(_KINDS.values())[error.part][0], parts[error.part], error.reason, text) from None
 
 
-def _lone(part: _Part, rounding: Rounding, names: tuple[str, ...]) -> Format:
+def _lone(part: _Piece, rounding: Rounding, names: tuple[str, ...]) -> Format:
     near = get_close_matches(part.text[:40], names, 1)
     try:
         element = _element(part.text)
@@ -112,7 +112,7 @@ def _lone(part: _Part, rounding: Rounding, names: tuple[str, ...]) -> Format:
     )
 
 
-def _mantissa(part: _Part, scale: Scale, text: str) -> Integer:
+def _mantissa(part: _Piece, scale: Scale, text: str) -> Integer:
     """The element of `BITS` with a shared exponent."""
     if not isinstance(scale, SharedExponent):
         raise _wrong(part, "element", "s8 or another element: BITS alone goes with a scale eN", text)
@@ -123,10 +123,10 @@ def _mantissa(part: _Part, scale: Scale, text: str) -> Integer:
     return Integer("s", bits)
 
 
-def _elements(part: _Part, text: str) -> tuple[Element, ...]:
+def _elements(part: _Piece, text: str) -> tuple[Element, ...]:
     found, at = [], part.at
     for piece in [part.text] if part.text.startswith("l(") else part.text.split("+"):  # a level may be 1e+2
-        found.append(_told(_element, _Part(piece, at), text))
+        found.append(_told(_element, _Piece(piece, at), text))
         at += len(piece) + 1
     return tuple(found)
 
@@ -187,7 +187,7 @@ _KINDS: dict[Callable[[str], object], tuple[str, str]] = {
 """What reads a part of the text, what the part is called and what can stand there; in the order of the text."""
 
 
-def _told(read: Callable[[str], T | None], part: _Part, text: str) -> T:
+def _told(read: Callable[[str], T | None], part: _Piece, text: str) -> T:
     """What a part stands for."""
     kind, right = _KINDS[read]
     try:
@@ -199,12 +199,12 @@ def _told(read: Callable[[str], T | None], part: _Part, text: str) -> T:
     return found
 
 
-def _faulty(kind: str, part: _Part, reason: str, text: str) -> BitqError:
+def _faulty(kind: str, part: _Piece, reason: str, text: str) -> BitqError:
     """A part that can be read, but not be."""
     return BitqError(f"{shortened(text)}: {kind} {shortened(part.text)!r} at character {part.at}: {reason}")
 
 
-def _wrong(part: _Part, kind: str, right: str, text: str) -> BitqError:
+def _wrong(part: _Piece, kind: str, right: str, text: str) -> BitqError:
     """A part that cannot be read."""
     given = f"{kind} {shortened(part.text)!r}" if part.text else f"no {kind}"
     return BitqError(f"{shortened(text)}: {given} at character {part.at}; it must be {right}")
