@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 from typing import Literal, get_args
 
 from bitq.errors import BitqError, shortened
@@ -135,6 +137,21 @@ class FloatScale:
     def tensor_bits(self) -> int:
         """Of the second scale (bits)."""
         return {None: 0, "f32": 32, "e8m0": 8}[self.second]
+
+    def reach(self, smallest: float) -> tuple[float, float]:
+        """The smallest and the largest number of a block.
+
+        The smallest is that of its type, or that which makes the smallest result a normal float32.
+
+        Args:
+            smallest: positive element.
+        """
+        number = self.number
+        least = Fraction(2) ** -126 / Fraction(smallest)
+        e = least.numerator.bit_length() - least.denominator.bit_length()
+        e -= Fraction(2) ** e > least
+        unit = Fraction(2) ** (max(e, number.least_exponent) - number.mantissa_bits)
+        return max(number.smallest(), float(ceil(least / unit) * unit)), number.largest()
 
 
 Scale = SharedExponent | PowerOfTwo | FloatScale
