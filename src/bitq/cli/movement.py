@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitq.cli.formats import HELP, NAMES, read_formats
+from bitq.cli.chosen import HELP, NAMES, read_formats
 from bitq.cli.given import Inputs
 from bitq.cli.layers import (
     SHAPES,
