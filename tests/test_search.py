@@ -33,7 +33,8 @@ from bitq.progress import Silent
 from bitq.report.evidence import load_evidence
 from bitq.tracing import trace
 from bitq.tradeoff.budgets import Budgets
-from bitq.tradeoff.search import Contender, _bracket
+from bitq.tradeoff.contenders import Contender
+from bitq.tradeoff.search import _bracket
 from bitq.tradeoff.space import build_space
 from bitq.tradeoff.study import Proposed
 
