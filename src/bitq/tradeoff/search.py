@@ -22,17 +22,15 @@ from functools import partial
 from math import inf, sqrt
 
 from bitq.errors import Infeasible
-from bitq.progress import time_text
 from bitq.tradeoff.allocate import allocate, allocations, front
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.contenders import Candidate, Contender, Trial, merit, rank
 from bitq.tradeoff.earlier import measured_earlier
-from bitq.tradeoff.forecast import forecast
+from bitq.tradeoff.forecast import time_needed
 from bitq.tradeoff.foretold import foretold
 from bitq.tradeoff.predict import LEFT, Curve
-from bitq.tradeoff.records import FloatAccuracy
 from bitq.tradeoff.study import Proposed, Study
-from bitq.tradeoff.trials import better, most_trials, nearer, tried
+from bitq.tradeoff.trials import better, nearer, tried
 
 WEIGHTS = (0.0, *(2.0 ** (power / 2) for power in range(-8, 9)))
 """Weights of movement that plans are solved for under budgets, as multiples of the likely one."""
@@ -90,7 +88,7 @@ def search(study: Study) -> Found:
     note(f"float32: accuracy {accuracy_float:.4f} (validation)")
     _outlook(study, [])
     if not study.is_scored:
-        note(_foreseen(study))
+        note(time_needed(study))
     uniforms = [Candidate.of(study, study.space.uniform(index)) for index in range(len(study.space.formats))]
     candidates = _candidates(study)
     trials = tried(study, uniforms, candidates)
@@ -125,20 +123,6 @@ def search(study: Study) -> Found:
     if contenders[0].excess:
         note(f"no measured plan keeps the budgets ({settings.budgets}); more rounds or plans may find one")
     return Found(tuple(contenders), trials, candidates, curve)
-
-
-def _foreseen(study: Study) -> str:
-    """How long it will take, in a sentence."""
-    study.ledger.listener.step("timing a few steps", 0, 1)
-    (timed,) = study.ledger.store.evaluations(FloatAccuracy.kind)
-    found = forecast(study, most_trials(study), timed.seconds)
-    study.ledger.listener.step("timing a few steps", 1, 1)
-    parts = [f"{time_text(found.scoring)} to score formats"]
-    if found.screening:
-        parts.append(f"{time_text(found.screening)} to measure them as they are")
-    parts.append(f"{time_text(found.tuning)} to {'fine-tune' if study.training else 'measure'} {found.tuned} of them")
-    told = f"this will take about {time_text(found.seconds)} on this machine: {', '.join(parts)}"
-    return f"{told}; and the report a little more"
 
 
 def _with_trials(

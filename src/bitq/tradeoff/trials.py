@@ -25,6 +25,12 @@ def most_trials(study: Study) -> int:
     return 0 if study.settings.alone else len(study.space.formats) + COARSE + FINE
 
 
+def most_in_full(study: Study) -> int:
+    """Trials that `better` and `nearer` find worth all data, usually at most: the best of two kinds, and one for each
+    loss."""
+    return 0 if study.settings.alone else 2 + len(losses(study.settings.budgets))
+
+
 def tried(study: Study, uniforms: Sequence[Candidate], candidates: Sequence[Candidate]) -> tuple[Trial, ...]:
     """The trials of a study, the best first: all uniform formats, and plans evenly along the movement, then in the gaps
     beside the best of them.
