@@ -169,7 +169,12 @@ def test_report_writes_the_page_again(bitq, folder):
     page.write_text("lost")
     code, out, err = bitq("report", "run")
     assert (code, err) == (0, "")
-    assert "report.html" in out
+    totals = totals_of(folder / "run")
+    result, _, where = " ".join(out.split()).rpartition("Report: ")
+    assert where == str(page.relative_to(folder))
+    accuracies = f"{totals['accuracy']:.2%} accurate on test data (float32: {totals['accuracy_float']:.2%})"
+    assert f"tiny: {accuracies}, moves " in result
+    assert result.endswith(f"; O {totals['objective']:.4f} ")
     assert page.read_text().startswith("<!DOCTYPE html>")
     document = json.loads(bitq("report", "run", "--json")[1])
     assert document.keys() == {"report", "offers", "references"}
@@ -322,6 +327,7 @@ def test_a_plan_that_loses_much_tells_of_a_milder_one_that_its_command_finds(bit
     assert "for a milder plan: " in note
     assert "fewer bits and" in note
     assert "at alpha 5 the plan gives up" in (folder / "run" / "report.html").read_text().lower()
+    assert note.partition("Note: ")[2].split(" Plan, weights")[0] in " ".join(bitq("report", "run")[1].split())
     heavy = totals_of(folder / "run")
     points = re.search(r"within (\S+) points?", note)[1]
     assert bitq(*COMPLETE, "--run", "run", "--alpha", 5, "--within", points)[0] == 0

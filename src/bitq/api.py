@@ -143,6 +143,8 @@ def search(
             remove_leftovers(folder.path)
             remove_leftovers(folder.checkpoints)
             study = Study.opened(subject, space, wanted, Ledger(folder, store, heard, workers or InProcess()))
+            if ablations:
+                heard.note(f"the search is followed by {len(get_args(Without))} ablations, on top of the time it tells")
             found = search_study(study)
             others = []
             for without in get_args(Without) if ablations else ():
