@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ Json = Annotated[
 ]
 
 PIPE_COLUMNS = 160
-"""Width of tables that no terminal bounds, in characters."""
+"""Width of tables that neither a terminal nor the variable COLUMNS bounds, in characters."""
 
 
 def print_json(document: Any) -> None:
@@ -56,7 +57,7 @@ def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
 
 def show(*parts: RenderableType) -> None:
     """Write text and tables to stdout: markup in the names of others means nothing, an escape code stands as such."""
-    width = None if sys.stdout.isatty() else PIPE_COLUMNS
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit() else PIPE_COLUMNS
     console = Console(markup=False, highlight=False, emoji=False, width=width)
     shown = [printable(part) if isinstance(part, str) else _Printable(part) for part in parts]
     console.print(*shown, sep="\n", crop=False)  # escapes may widen a table

@@ -32,7 +32,7 @@ def print_rungs(source: Source, formats: str, device: str, as_json: bool) -> Non
     if as_json:
         print_json({"device": device, "rows": [row.model_dump(exclude={"objective"}) for row in rows]})
     else:
-        show(_table(rows), "Nothing was fine-tuned. `bitq search` does that, and chooses by tensor.")
+        show(_table(rows), "Nothing was fine-tuned. `bitq search` does that, and chooses a format for each tensor.")
 
 
 def _table(rows: Sequence[Row]) -> Table:
