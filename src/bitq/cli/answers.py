@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from bitq.cli.output import bits_text, bytes_text, energy_text, ratio_text
+from bitq.cli.output import accuracy_text, bits_text, bytes_text, energy_text, ratio_text
 
 if TYPE_CHECKING:
     from bitq.tradeoff.records import Cost, Offer, Offers
@@ -52,7 +52,7 @@ def offers_document(found: Offers, references: Mapping[str, Cost]) -> dict[str, 
 def _cells(offer: Offer, references: Mapping[str, Cost]) -> tuple[str, ...]:
     return (
         f"{100 * offer.lost:.2f}",
-        f"{offer.test:.2%}",
+        accuracy_text(offer.test),
         bits_text(offer.movement_bits),
         int8_text(offer, references),
         energy_text(offer.energy_pj),

@@ -23,7 +23,7 @@ from bitq.cli.inputs import (
     Std,
     load_source,
 )
-from bitq.cli.output import Json, print_json, show
+from bitq.cli.output import Json, accuracy_text, print_json, show
 from bitq.cli.remembered import Remembered, remembered
 from bitq.cli.rungs import print_rungs
 from bitq.errors import BitqError, printable, shortened
@@ -147,15 +147,15 @@ def evaluate(
     if known.tested is not None and found.labels is not None and known.tested != found.labels.count:
         note = f"the run was tested on {known.tested} inputs, and these are {found.labels.count}: other data"
         print(note, file=sys.stderr)
-    planned = plan.totals.accuracy
+    planned, reached = plan.totals.accuracy, accuracy_text(found.accuracy)
     if as_json:
         figures = {"run": str(run), "accuracy": found.accuracy, "planned": planned, "loss": found.loss}
         print_json({**figures, "planned_metric": known.metric or "top1"})
     elif known.metric is None:
-        show(f"{plan.network}: accuracy {found.accuracy:.2%} on the test data, {planned:.2%} in the plan")
+        show(f"{plan.network}: accuracy {reached} on the test data, {accuracy_text(planned)} in the plan")
     else:
         show(
-            f"{plan.network}: top-1 accuracy {found.accuracy:.2%} on the test data; the plan has {planned:.4f} by "
+            f"{plan.network}: top-1 accuracy {reached} on the test data; the plan has {planned:.4f} by "
             f"its metric {known.metric!r}"
         )
 

@@ -21,7 +21,7 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")
 ]
 
-PIPE_COLUMNS = 160
+PIPE_COLUMNS = 180
 """Width of tables that neither a terminal nor the variable COLUMNS bounds, in characters."""
 
 
@@ -97,6 +97,11 @@ def energy_text(picojoules: float) -> str:
 def ratio_text(part: float, whole: float) -> str:
     """A share for a reader, such as "16.2 %"; "-" of nothing."""
     return f"{_digits(100 * part / whole)} %" if whole else "-"
+
+
+def accuracy_text(accuracy: float) -> str:
+    """An accuracy in [0, 1] for a reader, such as "93.14 %"."""
+    return f"{100 * accuracy:.2f} %"
 
 
 def times_text(ratio: float) -> str:

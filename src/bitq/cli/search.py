@@ -27,7 +27,7 @@ from bitq.cli.inputs import (
     Std,
     load_source,
 )
-from bitq.cli.output import Json, bits_text, bytes_text, energy_text, print_json, show
+from bitq.cli.output import Json, accuracy_text, bits_text, bytes_text, energy_text, print_json, show
 from bitq.cli.planned import plan_tables
 from bitq.cli.quantities import with_limits
 from bitq.cli.tables import FirstThatFits, TextColumn
@@ -304,7 +304,7 @@ def _ray_workers(address: str | None, count: int | None) -> RayWorkers:
 
 def _table(rows: Sequence[Row], references: Mapping[str, Cost]) -> FirstThatFits:
     name = TextColumn("", [row.name for row in rows], left=True)
-    accuracy = TextColumn("accuracy", [f"{row.accuracy:.2%}" for row in rows])
+    accuracy = TextColumn("accuracy", [accuracy_text(row.accuracy) for row in rows])
     dram = TextColumn("DRAM", [bits_text(row.dram_bits) for row in rows])
     on_chip = TextColumn("on-chip", [bits_text(row.on_chip_bits) for row in rows])
     of_int8 = TextColumn("of int8", [int8_text(row, references) for row in rows])
