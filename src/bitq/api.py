@@ -135,7 +135,7 @@ def search(
         space = replace(space, ties=shared) if wanted.tied else space
         if space.fixed:
             share = float(space.fixed_bits.sum()) / space.float_cost.movement_bits
-            heard.note(f"what stays float moves {share:.1%} of all bits of float32, which no plan changes")
+            heard.note(f"what stays float moves {100 * share:.1f} % of all bits of float32, which no plan changes")
         wanted = replace(wanted, budgets=wanted.budgets.beside(lambda: reference_costs(space)))
         check(space, wanted.budgets)
         with Store(folder.results, alone=True) as store:

@@ -25,7 +25,7 @@ RANGE = r"must be a number from"
 @attack(f"search nets:make {DATA} --alpha 1e308", r"alpha is 1e\+308; it must be")
 @attack(f"search nets:make {DATA} --learning-rate nan", "learning_rate is nan; it must be")
 @attack(f"search nets:make {DATA} --learning-rate 1e38", r"learning_rate is 1e\+38; it must be .* up to 1e30")
-@attack(f"search nets:make {DATA} --limit 0", "a limit of 0 images leaves none; it must be at least 1")
+@attack(f"search nets:make {DATA} --limit 0", "a limit of 0 inputs leaves none; it must be at least 1")
 @attack(f"search nets:make {DATA} --limit=-9223372036854775809", "it must be at least 1")
 @attack(f"search nets:make {DATA} --image-size 1000000000", "image size of 1000000000 .* from 1 to 4096")
 @attack(f"search nets:make {DATA} --image-size 5000", "image size of 5000 .* from 1 to 4096")
