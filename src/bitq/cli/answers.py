@@ -17,7 +17,7 @@ def offers_table(found: Offers, references: Mapping[str, Cost]) -> Table:
     """A line for every question; one that nothing which was measured answers says so."""
     table = Table(
         title="What was measured offers: the least O, and the fewest bits moved\n"
-        "within some points of float32's accuracy (points and O on validation data)",
+        "so near to the accuracy of float32 (points and O on validation data)",
         title_justify="left",
         title_style="",
         header_style="bold",
