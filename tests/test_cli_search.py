@@ -64,8 +64,9 @@ source = "made up"
 """
 
 NETWORK = "tiny_networks:network"
-OPTIONS = ["--device", "tiny.toml", "--steps", 15, "--learning-rate", 3e-3, "--plans", 1]
-COMPLETE = ["search", NETWORK, "--data", "data.npz", "--checkpoint", "net.safetensors", *OPTIONS]
+OPTIONS = ["--device", "tiny.toml", "--steps", 15, "--learning-rate", 3e-3]
+ALONE = ["search", NETWORK, "--data", "data.npz", "--checkpoint", "net.safetensors", *OPTIONS]
+COMPLETE = [*ALONE, "--plans", 1]
 
 
 def process(folder, *args):
@@ -358,7 +359,7 @@ def test_the_ablations_are_compared_and_the_plan_stays(bitq, folder):
     assert moved["without the trade-off"] < plan["totals"]["movement_bits"] < moved["without movement"]
     page = (folder / "run" / "report.html").read_text()
     assert all(name in page for name in rows)
-    assert bitq(*COMPLETE, "--run", "run", "--without-movement")[0] == 0
+    assert bitq(*ALONE, "--run", "run", "--without-movement")[0] == 0
     assert totals_of(folder / "run")["movement_bits"] == moved["without movement"]
     assert bitq(*COMPLETE, "--run", "run")[0] == 0
     assert plan_of(folder / "run") == plan
