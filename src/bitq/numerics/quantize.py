@@ -71,7 +71,7 @@ def quantize(
     recipe = recipe_for(x, fmt, dim, inner_dims, exponent_bias, tensor_range, rounding)
     if out is not None:
         _check_out(out, x)
-    key = _draw_key(x.device, generator) if recipe.rounding == "stochastic" else None
+    key = draw_key(x.device, generator) if recipe.rounding == "stochastic" else None
     return ops.quantize(x, recipe, key, out)
 
 
@@ -107,7 +107,7 @@ def _check_out(out: Tensor, x: Tensor) -> None:
         raise BitqError("quantize with out= passes no gradient; call it within torch.no_grad() or without out=")
 
 
-def _draw_key(device: torch.device, generator: torch.Generator | None) -> Tensor:
+def draw_key(device: torch.device, generator: torch.Generator | None) -> Tensor:
     """64 random bits, int64 of shape (1,)."""
     source = device if generator is None else generator.device
     return torch.randint(-(2**63), 2**63 - 1, (1,), generator=generator, device=source)
