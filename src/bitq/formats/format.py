@@ -48,6 +48,7 @@ class Format:
         scale: that the elements of a block share; None for plain floats.
         geometry: which elements do; None for plain floats.
         rounding: of the elements.
+        text: as `parse_format` reads it; what every format has by default is left out.
 
     Raises:
         BitqError: parts that do not go together.
@@ -57,12 +58,14 @@ class Format:
     scale: Scale | None = None
     geometry: Geometry | None = None
     rounding: Rounding = "nearest"
+    text: str = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "elements", tuple(self.elements))
         found = self._contradiction()
         if found:
             raise ContradictionError(*found)
+        object.__setattr__(self, "text", self._text())
 
     def _contradiction(self) -> tuple[int, str] | None:
         element, scale = self.elements[0] if self.elements else None, self.scale
@@ -97,9 +100,7 @@ class Format:
             return 1, f"a sum has {shared}, not {scale.text}"
         return None if self.rounding == "nearest" else (3, "a sum is rounded to nearest")
 
-    @cached_property
-    def text(self) -> str:
-        """As `parse_format` reads it; what every format has by default is left out."""
+    def _text(self) -> str:
         if self.scale is None or self.geometry is None:
             return ":".join([_sum_text(self.elements), *self._rounding_text])
         element = _sum_text(self.elements)
@@ -228,7 +229,7 @@ class Format:
         return f"parse_format({self.text!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("text", "_hash")}
+        return {name: value for name, value in vars(self).items() if name != "_hash"}
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
