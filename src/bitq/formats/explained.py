@@ -198,9 +198,9 @@ class Explained:
         yield prod(EXAMPLE.shape), fmt.element_bits, f"the elements row by row, each {each}"
         if fmt.scale is None:
             return
-        scales = fmt.scale.bits * len(fmt.elements)
-        yield blocks, scales, f"the {'scale' if len(fmt.elements) == 1 else 'two scales'} of every block"
-        yield blocks, fmt.block_bits - scales, "the zero point of every block"
+        zero_points = fmt.block_bits > fmt.scale.bits * len(fmt.elements)
+        held = "two scales" if len(fmt.elements) > 1 else "scale and then the zero point" if zero_points else "scale"
+        yield blocks, fmt.block_bits, f"the {held} of every block"
         yield 1, fmt.tensor_bits, "the scale of the tensor"
 
     @property
