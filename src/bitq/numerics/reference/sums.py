@@ -53,10 +53,11 @@ def nearest(x: Fraction, ascending: list[int]) -> int:
     return min(ascending[max(at - 1, 0) : at + 1], key=lambda value: abs(value - x))
 
 
-def squared_error(block: list[Fraction], pair: Pair, fmt: Format, unit: Fraction) -> Fraction:
+def squared_error(block: list[float], pair: Pair, fmt: Format, unit: Fraction) -> Fraction:
     """Of a block under a pair of scales."""
     table, each = sums(pair, fmt), step(fmt, unit)
-    return sum((((x / each) - nearest(x / each, table)) ** 2 for x in block), Fraction(0)) * each**2
+    errors = (Fraction(x) - nearest(Fraction(x) / each, table) * each for x in block)
+    return sum((error**2 for error in errors), Fraction(0))
 
 
 def best(block: list[float], fmt: Format, unit: Fraction) -> Pair:
