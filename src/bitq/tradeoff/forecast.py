@@ -14,9 +14,10 @@ from torch import nn
 from bitq.accuracy.evaluate import device_of
 from bitq.accuracy.finetune import finetune
 from bitq.accuracy.quantized import apply
-from bitq.accuracy.sensitivity import perturbations, probed
+from bitq.accuracy.sensitivity import perturbations
 from bitq.allocator import keeping_freed_memory
 from bitq.batches import Batch, count_inputs, forward, to_device
+from bitq.formats import TENSORS
 from bitq.tradeoff.measure import first_inputs, seeded
 from bitq.tradeoff.study import Study
 
@@ -66,7 +67,7 @@ def forecast(study: Study, screened: int, float_seconds: float) -> Forecast:
     with keeping_freed_memory(), seeded():
         float_pass = _least(lambda: _pass(model, measured))
         scoring = _scoring(study, batches)
-        apply(model, formats, study.max_abs)
+        apply(model, formats, study.ranges)
         one_pass = _least(lambda: _pass(model, measured))
         step = 0.0
         if training is not None:
@@ -97,21 +98,20 @@ def _pass(model: nn.Module, batches: Sequence[Batch]) -> None:
 def _scoring(study: Study, batches: list[Batch]) -> float:
     """Seconds that a batch is scored in all formats."""
     space, subject = study.space, study.subject
-    extents = {name: space.extents(module) for module, name in enumerate(space.modules)}
 
     def scored(count: int) -> None:
         perturbations(
             subject.model,
             space.modules,
-            lambda name, tensor: probed(space.formats, extents[name][tensor])[:count],
-            study.max_abs,
+            lambda name, tensor: study.probed(name, tensor)[:count],
+            study.ranges,
             batches,
             subject.task.loss,
         )
 
     scored(_FEW)
     few, more = (_least(lambda count=count: scored(count)) for count in (_FEW, _MORE))  # type: ignore[misc]
-    every = max(len(probed(space.formats, extent)) for each in extents.values() for extent in each.values())
+    every = max(len(study.probed(name, tensor)) for name in space.modules for tensor in TENSORS)
     return few + max(more - few, 0.0) / (_MORE - _FEW) * (every - _FEW)
 
 

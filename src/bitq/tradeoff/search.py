@@ -144,7 +144,7 @@ def search(study: Study) -> Found:
     _outlook(study, [])
     if not study.is_scored:
         note(_foreseen(study))
-    uniforms = [_candidate(study, study.space.uniform(index)) for index in range(len(study.space.formats))]
+    uniforms = [_candidate(study, plan) for plan in study.space.uniforms]
     candidates = _candidates(study)
     trials = () if settings.alone else _screened(study, uniforms, candidates)
     untuned = [(each.candidate.score, accuracy_float - each.accuracy) for each in trials]
@@ -209,7 +209,7 @@ def _foreseen(study: Study) -> str:
 def _screened(study: Study, uniforms: Sequence[Candidate], candidates: Sequence[Candidate]) -> tuple[Trial, ...]:
     """All uniform formats and a part of the front as they are, the best first: evenly along the movement, and then in
     the gaps beside the best."""
-    trials = _tried(study, {f"uniform {fmt}": each for fmt, each in zip(study.space.formats, uniforms, strict=True)})
+    trials = _tried(study, {f"uniform {study.space.formats[each.choices[0][0]]}": each for each in uniforms})
     most, least = candidates[0].cost.movement_bits, candidates[-1].cost.movement_bits
     marks = [most + (least - most) * step / max(COARSE - 1, 1) for step in range(COARSE)]
     places = {
