@@ -37,7 +37,7 @@ Kin = tuple[Any, ...]
 """What formats that differ in their block size alone have in common."""
 
 PROBED_BLOCKS = (1, 4, 16, 48)
-"""Block sizes measured of formats that differ in nothing else; the others are read off lines through them over log2 BS."""
+"""Block sizes measured of formats that differ in nothing else; others are read off lines through them over log2 BS."""
 
 POWER = 0.6
 """Of the perturbation, in a tensor's score."""

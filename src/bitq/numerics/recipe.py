@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import frexp, isfinite
+from struct import pack, unpack
 from typing import NamedTuple
 
 import torch
@@ -150,8 +151,8 @@ def recipe_for(
     """The checked recipe for a tensor; arguments are those of `bitq.quantize`.
 
     Raises:
-        BitqError: x is no float32, bfloat16 or float16 tensor, an axis is missing or named twice, the bias is given for a
-            format that has none or lets block values leave the range of x's dtype, the range is none or comes with a
+        BitqError: x is no float32, bfloat16 or float16 tensor, an axis is missing or named twice, the bias is given for
+            a format that has none or lets block values leave the range of x's dtype, the range is none or comes with a
             bias, or the rounding is unknown.
     """
     known = _resolve if torch.compiler.is_compiling() else _known
@@ -220,6 +221,26 @@ def _range(tensor_range: tuple[float, ...], dtype: torch.dtype) -> tuple[float, 
         )
     largest = torch.finfo(dtype).max
     return max(_single(min(low, 0.0)), -largest), min(_single(max(high, 0.0)), largest)
+
+
+def range_patterns(low: float, high: float) -> tuple[int, int]:
+    """A range as the bit patterns of two float32 numbers, for the state of modules.
+
+    `torch.compile` takes an int that it finds there for a constant, a float for a variable, which formats are not.
+    """
+    first, second = unpack("ii", pack("ff", low, high))
+    return first, second
+
+
+def range_of(patterns: tuple[int, int]) -> tuple[float, float]:
+    """The inverse of `range_patterns`, in arithmetic that compilers follow."""
+    return _float_of(patterns[0]), _float_of(patterns[1])
+
+
+def _float_of(pattern: int) -> float:
+    field, fraction = (pattern & 0x7FFFFFFF) >> 23, pattern & 0x7FFFFF
+    size = (fraction + (0x800000 if field else 0)) * 2.0 ** (max(field, 1) - 150)
+    return -size if pattern < 0 else size
 
 
 def _single(value: float) -> float:

@@ -35,7 +35,7 @@ def alternatives(study: Study) -> tuple[Row, ...]:
 
 
 def uniform_costs(space: Space, candidates: tuple[Candidate, ...]) -> tuple[Cost, ...]:
-    """What a network costs with each of some formats for all tensors of a space, whether or not it chooses from them."""
+    """What a network costs with each of some formats for all tensors, whether or not its space has them."""
     kinds = [formats_in((each,) * 3) for each in candidates]
     bits = np.zeros((len(kinds), len(space.device.boundaries)))
     for shape, count in Counter(map(_shape, chain(*space.layers))).items():

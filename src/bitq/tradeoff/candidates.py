@@ -68,8 +68,8 @@ class Candidates:
         """What a user asks for.
 
         Args:
-            formats: lists as `bitq.formats.formats_of` reads them, or what such lists name; float32 stands for leaving a
-                tensor as it is. By default the grid of `bits`.
+            formats: a list as `bitq.formats.formats_of` reads it, or what it would name, where float32 leaves a tensor
+                as it is; by default the grid of `bits`.
             weights, activations: what these may take instead.
             output_as_input: see the class.
             bits: of the default.

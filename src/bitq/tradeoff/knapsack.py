@@ -142,7 +142,8 @@ def check(space: Space, budgets: Budgets) -> None:
     for name, _ in budgets.limits:
         quantity = QUANTITIES[name]
         tables = (quantity.table(space, module) for module in range(len(space.modules)))
-        check_possible(budgets, {name: quantity.fixed(space) + sum(float(table[space.candidates.possible].min()) for table in tables)})
+        least = sum(float(table[space.candidates.possible].min()) for table in tables)
+        check_possible(budgets, {name: quantity.fixed(space) + least})
 
 
 def as_choice(index: int, formats: int) -> Choice:

@@ -33,6 +33,8 @@ LEAST = 1e-6
 
 Amount = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
 PositiveAmount = Annotated[float, Field(ge=LEAST, le=MOST, allow_inf_nan=False)]
+Below = Annotated[float, Field(ge=-LARGEST, le=0)]
+Above = Annotated[float, Field(ge=0, le=LARGEST)]
 Extent = Annotated[int, Field(ge=1, le=1 << 40)]
 Extents = tuple[Extent, Extent]  # height and width
 Padding = Annotated[int, Field(ge=0, le=1 << 40)]
@@ -63,7 +65,7 @@ class PlanFormat(_Entry):
     block_size: Extent | None = None
     text: Annotated[str, Field(max_length=LONGEST)] | None = Field(default=None, alias="format")
     exponent_bias: Annotated[int, Field(ge=-1000, le=127)] | None = None  # what a float32's exponent can lead to
-    tensor_range: tuple[Annotated[float, Field(ge=-LARGEST, le=0)], Annotated[float, Field(ge=0, le=LARGEST)]] | None = None
+    tensor_range: tuple[Below, Above] | None = None
 
     @classmethod
     def of(cls, fmt: Format, exponent_bias: int | None = None, tensor_range: Range | None = None) -> PlanFormat:
