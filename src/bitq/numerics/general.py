@@ -63,8 +63,8 @@ def quantize(
     drawn = None if draws is None else at.arranged(draws)
     least, most = rows.aminmax(dim=1, keepdim=True)
     if len(recipe.format.elements) > 1:
-        finite, shared = least.isfinite() & most.isfinite(), sums.unit(least, most, recipe)
-        y = sums.values(*sums.nearest(rows.masked_fill(~finite, 0), recipe.format, shared), shared)
+        finite, unit = least.isfinite() & most.isfinite(), sums.unit(least, most, recipe)
+        y = sums.values(*sums.nearest(rows.masked_fill(~finite, 0), recipe.format, unit), unit)
         return laid_as(x, at.restored(finished(y, x.dtype).masked_fill(~finite, torch.nan))), None
     shared, marked = shared_by(least, most, recipe), with_clipped and _can_clip(recipe)
     values, masks = [], []
