@@ -99,12 +99,12 @@ class Recipe:
             bias, top = scale.exponents[0], scale.exponents[1] - scale.exponents[0]
         else:
             return None
-        found = self._blocks(shape)
+        found = self.blocks(shape)
         m = element.bits + (not element.signed)
         return None if found is None else Steps(m, top, bias, not element.signed, *found)
 
-    def _blocks(self, shape: tuple[int, ...]) -> tuple[Axes, int] | None:
-        """Axes and size of blocks that run along one axis, others wholly inside."""
+    def blocks(self, shape: tuple[int, ...]) -> tuple[Axes, int] | None:
+        """Axes and size of blocks that run along one axis, others wholly inside; None of blocks of another kind."""
         geometry, (dim, inner) = self.format.geometry, self.axes
         if isinstance(geometry, Along) and geometry.patch is None:
             return Axes(dim, inner if geometry.window else ()), geometry.size
