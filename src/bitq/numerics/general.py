@@ -213,8 +213,12 @@ def coded_exponents(codes: Tensor, fmt: Format, shared: Tensor | None) -> Tensor
 
 def step_of(exponents: Tensor, fmt: Format) -> Tensor:
     """What an element of 1 stands for under powers of two."""
-    element = fmt.elements[0]
-    return powers(exponents + (floor_log2(element.unit(True)) if isinstance(element, Integer) else 0))
+    return powers(exponents + unit_exponent(fmt.elements[0]))
+
+
+def unit_exponent(element: Element) -> int:
+    """That of what 1 stands for under a power of two of exponent 0."""
+    return floor_log2(element.unit(True)) if isinstance(element, Integer) else 0
 
 
 def _wanted(peaks: Tensor, recipe: Recipe) -> Tensor:
