@@ -116,10 +116,12 @@ def test_a_plan_tells_the_magnitudes_that_lead_to_its_biases(largest, exponent_b
     bias = largest - (2**exponent_bits - 1)
     entry = {**FORMAT, "exponent_bits": exponent_bits, "exponent_bias": bias}
     plan = Plan.model_validate(changed(changed(PLAN, ("layers", 0, "input"), entry), ("layers", 0, "output"), None))
-    seen = plan.max_abs()
+    seen = plan.ranges()
     assert seen.keys() == {"conv"}
     assert seen["conv"].output is None
-    assert exponent_bias_for(seen["conv"].input, plan.layers[0].input.format) == bias
+    low, high = seen["conv"].input
+    assert low == -high
+    assert exponent_bias_for(high, plan.layers[0].input.format) == bias
 
 
 def changed(document, place, value):

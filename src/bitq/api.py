@@ -21,7 +21,7 @@ from bitq.report import write_report
 from bitq.store import Store
 from bitq.tracing import record
 from bitq.tradeoff.answers import advice
-from bitq.tradeoff.candidates import Candidates
+from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.knapsack import check
 from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Data, Subject, Task, seeded
@@ -76,7 +76,7 @@ def search(
     device: str | Path | Device,
     run: str | Path,
     bits: int = 8,
-    formats: str | Candidates | None = None,
+    formats: str | FormatSet | None = None,
     settings: Settings | None = None,
     loss: Loss = cross_entropy,
     metric: Metric = top1,
@@ -101,7 +101,7 @@ def search(
         run: folder for everything the search makes. Given again, it must be of the same network, data, loss and metric.
             Data are known by their first batch (training data by its shapes) and their length, lists of batches wholly.
         bits: 8 or 16, width of an element if nothing were shared (paper: q_b), where no formats are given.
-        formats: what tensors choose from: a list such as "8:e2..e6:b1..b48,mxint8,nvfp4,int3..int8", or `Candidates`,
+        formats: what tensors choose from: a list such as "8:e2..e6:b1..b48,mxint8,nvfp4,int3..int8", or `FormatSet`,
             which tell weights from activations; by default the grid of Table 2. A run folder is for one such set.
         settings: alpha, steps, seeds and effort.
         loss: of (output, target), to train with; cross entropy by default.
@@ -129,14 +129,14 @@ def search(
     traced = record(model, first_example(batch[0]) if example_input is None else example_input)
     folder = RunFolder(Path(run))
     wanted = settings or Settings()
-    candidates = formats if isinstance(formats, Candidates) else Candidates.of(formats, bits=bits)
+    offered = formats if isinstance(formats, FormatSet) else FormatSet.of(formats, bits=bits)
     subject = Subject(network or type(model).__name__, model, data, Task(loss, metric))
     with Terminal() if listener is None else nullcontext(listener) as heard:
         for part in staying_float(model, traced.layers):
             heard.note(sentence(part))
         if modules := modules_of(model, traced.layers):
-            rehearse(subject, modules, candidates, None if wanted.without == "qat" else wanted.training, batch)
-        space = space_of(model, traced.layers, target, candidates, heard.step)
+            rehearse(subject, modules, offered, None if wanted.without == "qat" else wanted.training, batch)
+        space = space_of(model, traced.layers, target, offered, heard.step)
         shared = ties(space, traced.stored)
         space = tied(space, shared) if wanted.tied else space
         if space.fixed:

@@ -17,7 +17,7 @@ from bitq.batches import Batch, first_example, forward, to_device
 from bitq.devices import Device, load_device
 from bitq.errors import BitqError
 from bitq.floating import sentence
-from bitq.formats import Candidate, Ranges, formats_of, integers
+from bitq.formats import Choosable, Ranges, formats_of, integers
 from bitq.formats.lists import FLOAT
 from bitq.progress import Listener, Terminal
 from bitq.tracing import record
@@ -36,7 +36,7 @@ _CALIBRATED = 512
 def evaluate(
     model: nn.Module,
     data: Iterable[Batch],
-    formats: str | Sequence[Candidate | None] = USUAL,
+    formats: str | Sequence[Choosable | None] = USUAL,
     *,
     calibration: Iterable[Batch] | None = None,
     device: str | Device = "stm32f103c8",

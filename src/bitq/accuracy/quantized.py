@@ -16,7 +16,7 @@ from bitq.accuracy import straight
 from bitq.accuracy.kinds import Kind, kind_of, reason_against
 from bitq.accuracy.watching import watching
 from bitq.errors import BitqError
-from bitq.formats import Format, MaxAbs, Range, Ranges, TensorFormats
+from bitq.formats import Format, MaxAbs, Ranges, Span, TensorFormats
 from bitq.formats.scales import SharedExponent
 from bitq.numerics import exponent_bias_for, quantize
 from bitq.numerics.ops import direct
@@ -184,7 +184,7 @@ class Shared(NamedTuple):
     high: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, fmt: Format | None, own: Range | None) -> Shared:
+    def of(cls, fmt: Format | None, own: Span | None) -> Shared:
         """Nothing, if nothing is known or was but zeros, which gives no scale, or if the format shares nothing."""
         if fmt is None or own is None or not fmt.needs_range:
             return cls()
@@ -193,7 +193,7 @@ class Shared(NamedTuple):
         return cls(None, *map(_exact, own)) if any(own) else cls()
 
     @property
-    def tensor_range(self) -> Range | None:
+    def tensor_range(self) -> Span | None:
         """As `quantize` takes it."""
         if self.low is None or self.high is None:
             return None
@@ -317,7 +317,7 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a.view(kind), b.view(kind))
 
 
-def _widened(known: Range | None, x: Tensor) -> Range:
+def _widened(known: Span | None, x: Tensor) -> Span:
     """The range of 0, what is known and the finite elements of x."""
     low, high = known or (0.0, 0.0)
     if not x.numel():

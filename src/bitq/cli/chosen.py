@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitq.errors import BitqError, shortened
-from bitq.formats import TENSORS, Candidate, TensorFormats, format_for, formats_of
+from bitq.formats import TENSORS, Choosable, TensorFormats, format_for, formats_of
 from bitq.layers import GEOMETRY, LOOPS, Layer
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ HELP = (
 class Uniform:
     """One format, or what one name means, for every tensor; None for 32-bit float."""
 
-    format: Candidate | None = None
+    format: Choosable | None = None
 
     def __str__(self) -> str:
         return str(self.format) if self.format else "32-bit float"

@@ -233,7 +233,7 @@ def search(
     """
     from bitq.api import search as search_network
     from bitq.tradeoff.budgets import Budgets
-    from bitq.tradeoff.candidates import Candidates
+    from bitq.tradeoff.formatset import FormatSet
     from bitq.tradeoff.settings import Settings
 
     base: Settings = getattr(Settings, effort)()
@@ -283,7 +283,7 @@ def search(
             source.test,
             device=device,
             run=folder,
-            formats=Candidates.of(formats, weights, activations, output_as_input, bits),
+            formats=FormatSet.of(formats, weights, activations, output_as_input, bits),
             settings=settings,
             ablations=ablations,
             workers=measuring,

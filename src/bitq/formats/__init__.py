@@ -5,13 +5,13 @@ has the named ones, `grid` those that the paper searches; `families` and `lists`
 Everything else in bitq reads a format from here.
 """
 
-from bitq.formats.families import Candidate, Family, format_for, integers
+from bitq.formats.families import Choosable, Family, format_for, integers
 from bitq.formats.format import ROUNDINGS, BlockFormat, Format
 from bitq.formats.grammar import parse_format
 from bitq.formats.grid import BLOCK_SIZES, EXPONENT_BITS, effective_width, grid, paper_width
 from bitq.formats.lists import formats_of
 from bitq.formats.presets import PRESETS
-from bitq.formats.tensors import TENSORS, MaxAbs, Range, Ranges, TensorFormats, TensorName
+from bitq.formats.tensors import TENSORS, MaxAbs, Ranges, Span, TensorFormats, TensorName
 
 __all__ = [
     "BLOCK_SIZES",
@@ -20,12 +20,12 @@ __all__ = [
     "ROUNDINGS",
     "TENSORS",
     "BlockFormat",
-    "Candidate",
+    "Choosable",
     "Family",
     "Format",
     "MaxAbs",
-    "Range",
     "Ranges",
+    "Span",
     "TensorFormats",
     "TensorName",
     "effective_width",

@@ -36,11 +36,11 @@ class Family:
         return self.name
 
 
-Candidate = Format | Family
+Choosable = Format | Family
 """What a search chooses from, for every tensor."""
 
 
-def format_for(candidate: Candidate, tensor: TensorName, non_negative: bool = False) -> Format:
+def format_for(candidate: Choosable, tensor: TensorName, non_negative: bool = False) -> Format:
     """The format that a candidate means for one of a layer's tensors.
 
     Args:

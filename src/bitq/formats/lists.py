@@ -8,7 +8,7 @@ from itertools import product
 from math import prod
 
 from bitq.errors import BitqError, shortened
-from bitq.formats.families import FEWEST, MOST, Candidate, integers
+from bitq.formats.families import FEWEST, MOST, Choosable, integers
 from bitq.formats.grammar import parse_format
 from bitq.formats.grid import BLOCK_SIZES
 
@@ -24,7 +24,7 @@ _INTEGERS = re.compile(r"int(\d{1,9})", re.ASCII)
 _EXAMPLE = "8:e2..e6:b16"
 
 
-def formats_of(text: str, example: str = f"{FLOAT},{_EXAMPLE},mxint8") -> tuple[Candidate | None, ...]:
+def formats_of(text: str, example: str = f"{FLOAT},{_EXAMPLE},mxint8") -> tuple[Choosable | None, ...]:
     """Formats by a list of names, in its order and each once: None is float32.
 
     Args:
@@ -37,7 +37,7 @@ def formats_of(text: str, example: str = f"{FLOAT},{_EXAMPLE},mxint8") -> tuple[
     Raises:
         BitqError: another text, a format that is impossible, or more than 1,000 of them.
     """
-    found: dict[Candidate | None, None] = {}
+    found: dict[Choosable | None, None] = {}
     if len(text) > _LONGEST:
         raise BitqError(f"a list of formats has at most {_LONGEST} characters, not {len(text)}; name fewer")
     for part in filter(None, (each.strip().lower() for each in text.split(","))):
@@ -77,7 +77,7 @@ def _between(piece: str, part: str) -> Sequence[str]:
     return [f"{kind}{number}" for number in numbers]
 
 
-def _candidate(name: str) -> Candidate | None:
+def _candidate(name: str) -> Choosable | None:
     if name == FLOAT:
         return None
     if whole := _INTEGERS.fullmatch(name):

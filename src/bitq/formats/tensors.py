@@ -23,7 +23,7 @@ class TensorFormats:
     output: Format | None = None
 
 
-Range = tuple[float, float]
+Span = tuple[float, float]
 """The least and the largest number of a tensor, 0 between them."""
 
 
@@ -33,8 +33,8 @@ class Ranges(NamedTuple):
     None leaves each tensor its own range.
     """
 
-    input: Range | None = None
-    output: Range | None = None
+    input: Span | None = None
+    output: Span | None = None
 
     @classmethod
     def of(cls, given: Ranges | MaxAbs) -> Ranges:

@@ -73,7 +73,7 @@ def allocations(
     for done, alpha in enumerate(alphas):
         progress(done, len(alphas))
         tables = (
-            np.where(space.candidates.possible, one + alpha * moved, np.inf)
+            np.where(space.offered.possible, one + alpha * moved, np.inf)
             for one, moved in zip(lost, movement, strict=True)
         )
         plan = tuple(as_choice(int(np.argmin(table)), len(space.formats)) for table in tables)
@@ -100,7 +100,7 @@ def front(space: Space, scores: Scores) -> tuple[FrontPoint, ...]:
     lost = moved = 0.0
     for module, table in enumerate(scores):
         ones, movement = _lost(table).ravel(), space.movement(module).ravel()
-        allowed = np.flatnonzero(space.candidates.possible)
+        allowed = np.flatnonzero(space.offered.possible)
         hull = [int(allowed[place]) for place in _hull(movement[allowed], ones[allowed])]
         plan.append(as_choice(hull[0], len(space.formats)))
         lost, moved = lost + ones[hull[0]], moved + movement[hull[0]]

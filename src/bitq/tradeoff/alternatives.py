@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 
 from bitq.accuracy.quantized import apply
-from bitq.formats import Candidate, TensorFormats, formats_of
+from bitq.formats import Choosable, TensorFormats, formats_of
 from bitq.layers import Layer
 from bitq.movement.levels import movement_many
 from bitq.movement.widths import FLOAT_BITS, weight_size, widths
@@ -34,7 +34,7 @@ def alternatives(study: Study) -> tuple[Row, ...]:
     return tuple(_row(study, name, candidate, costs[name]) for name, candidate in candidates.items())
 
 
-def uniform_costs(space: Space, candidates: tuple[Candidate, ...]) -> tuple[Cost, ...]:
+def uniform_costs(space: Space, candidates: tuple[Choosable, ...]) -> tuple[Cost, ...]:
     """What a network costs with each of some formats for all tensors, whether or not its space has them."""
     kinds = [formats_in((each,) * 3) for each in candidates]
     bits = np.zeros((len(kinds), len(space.device.boundaries)))
@@ -49,7 +49,7 @@ def uniform_costs(space: Space, candidates: tuple[Candidate, ...]) -> tuple[Cost
     )
 
 
-def _row(study: Study, name: str, candidate: Candidate, cost: Cost) -> Row:
+def _row(study: Study, name: str, candidate: Choosable, cost: Cost) -> Row:
     ranges, modules = study.ranges, study.space.modules
     formats = {module: formats_in((candidate,) * 3, ranges[module]) for module in modules}
 

@@ -40,7 +40,7 @@ def _choices(study: Study, formats: Any) -> Choices | None:
             places.get(fmt, -1) if isinstance(fmt, str) else -1
             for fmt, places in zip(of_module, (_places(study, module, tensor) for tensor in TENSORS), strict=True)
         ]
-        if min(indices) < 0 or not space.candidates.possible[tuple(indices)]:
+        if min(indices) < 0 or not space.offered.possible[tuple(indices)]:
             return None
         found.append((indices[0], indices[1], indices[2]))
     tied = all(len({found[module][tensor] for module, tensor in group}) == 1 for group in space.ties)

@@ -72,8 +72,8 @@ def bind(store: Store, subject: Subject, space: Space, listener: Listener) -> No
 
 def _candidates(space: Space) -> dict[str, object]:
     """What is chosen from; the grid of Table 2 as it always was."""
-    bits = space.candidates.grid_bits
-    return space.candidates.described() if bits is None else {"bits": bits}
+    bits = space.offered.grid_bits
+    return space.offered.described() if bits is None else {"bits": bits}
 
 
 def fingerprint(model: nn.Module) -> str:

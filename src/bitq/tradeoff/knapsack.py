@@ -142,7 +142,7 @@ def check(space: Space, budgets: Budgets) -> None:
     for name, _ in budgets.limits:
         quantity = QUANTITIES[name]
         tables = (quantity.table(space, module) for module in range(len(space.modules)))
-        least = sum(float(table[space.candidates.possible].min()) for table in tables)
+        least = sum(float(table[space.offered.possible].min()) for table in tables)
         check_possible(budgets, {name: quantity.fixed(space) + least})
 
 
@@ -162,7 +162,7 @@ def _useful(space: Space, tables: Sequence[Tables]) -> dict[tuple[int, int], NDA
     alone = [((module, tensor),) for module in range(len(space.modules)) for tensor in range(3)]
     groups = [*space.ties, *(group for group in alone if group[0] not in tied)]
     found: dict[tuple[int, int], NDArray[np.bool_]] = {}
-    taken = [np.isin(np.arange(len(space.formats)), space.candidates.indices(tensor)) for tensor in TENSORS]
+    taken = [np.isin(np.arange(len(space.formats)), space.offered.indices(tensor)) for tensor in TENSORS]
     for group in groups:
         formats = len(space.formats)
         beats = np.ones((formats, formats), dtype=bool)
@@ -181,7 +181,7 @@ def _choices(
     space: Space, module: int, criteria: NDArray[np.float64], useful: dict[tuple[int, int], NDArray[np.bool_]] | None
 ) -> NDArray[np.intp]:
     """The choices of a module, as flat indices, that are worth considering."""
-    possible = space.candidates.possible
+    possible = space.offered.possible
     if useful is None:
         allowed = np.flatnonzero(possible)
         return allowed[non_dominated(criteria[allowed])]

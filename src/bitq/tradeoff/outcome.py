@@ -9,7 +9,7 @@ from math import isfinite
 from bitq.accuracy.kinds import kind_of, staying_float
 from bitq.accuracy.quantized import UNKNOWN, Shared
 from bitq.devices import Device
-from bitq.formats import TENSORS, Format, Range, TensorFormats
+from bitq.formats import TENSORS, Format, Span, TensorFormats
 from bitq.layers import GEOMETRY, LOOPS, Layer
 from bitq.movement import Widths
 from bitq.movement.levels import LevelMovement, movement
@@ -123,7 +123,7 @@ def hand_over(study: Study, found: Found, layers: Sequence[Layer], shared: Ties,
     plan = Plan(
         network=study.subject.name,
         device=study.space.device.name,
-        bits=study.space.candidates.grid_bits,
+        bits=study.space.offered.grid_bits,
         alpha=study.settings.alpha,
         layers=planned,
         totals=Totals.of(rows[-1], rows[0], study.space.movement_max),
@@ -251,7 +251,7 @@ def _layer(study: Study, layer: Layer, formats: TensorFormats, biases: Mapping[s
     )
 
 
-def _activation(fmt: Format | None, own: Range | None) -> PlanFormat | None:
+def _activation(fmt: Format | None, own: Span | None) -> PlanFormat | None:
     if fmt is None:
         return None
     shared = Shared.of(fmt, own or (0.0, 0.0))

@@ -13,28 +13,23 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, mo
 from bitq.errors import BitqError, shortened
 from bitq.files import write_atomically
 from bitq.floating import StaysFloat
-from bitq.formats import BlockFormat, Format, Range, Ranges, TensorFormats, parse_format
+from bitq.formats import BlockFormat, Format, Ranges, Span, TensorFormats, parse_format
 from bitq.formats.grammar import LONGEST
 from bitq.formats.scales import SharedExponent
 from bitq.layers import GEOMETRY, LOOPS, Layer
 from bitq.movement import Tiling
 from bitq.outside import read_outside
-from bitq.tradeoff.records import MOST, Cost, Row
+from bitq.tradeoff.records import MOST, Between, Cost, Row
 from bitq.validation import parsed, told
 
 MAX_FILE_BYTES, MAX_VALUES = 16 << 20, 250_000
 """Of a plan.json. That of ConvNeXt-L on a device with five memories has 0.3 MB and 18,000 values."""
-
-LARGEST = 3.5e38
-"""No range of a tensor is wider; float32 ends before."""
 
 LEAST = 1e-6
 """What divides others is no smaller: a ratio of two amounts is a number."""
 
 Amount = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
 PositiveAmount = Annotated[float, Field(ge=LEAST, le=MOST, allow_inf_nan=False)]
-Below = Annotated[float, Field(ge=-LARGEST, le=0)]
-Above = Annotated[float, Field(ge=0, le=LARGEST)]
 Extent = Annotated[int, Field(ge=1, le=1 << 40)]
 Extents = tuple[Extent, Extent]  # height and width
 Padding = Annotated[int, Field(ge=0, le=1 << 40)]
@@ -65,10 +60,10 @@ class PlanFormat(_Entry):
     block_size: Extent | None = None
     text: Annotated[str, Field(max_length=LONGEST)] | None = Field(default=None, alias="format")
     exponent_bias: Annotated[int, Field(ge=-1000, le=127)] | None = None  # what a float32's exponent can lead to
-    tensor_range: tuple[Below, Above] | None = None
+    tensor_range: Between | None = None
 
     @classmethod
-    def of(cls, fmt: Format, exponent_bias: int | None = None, tensor_range: Range | None = None) -> PlanFormat:
+    def of(cls, fmt: Format, exponent_bias: int | None = None, tensor_range: Span | None = None) -> PlanFormat:
         """The entry of a format."""
         own: dict[str, Any] = {"text": fmt.text}
         if isinstance(fmt, BlockFormat):
@@ -83,7 +78,7 @@ class PlanFormat(_Entry):
         return BlockFormat(self.bits, self.exponent_bits, self.block_size)  # type: ignore[arg-type]  # all are there
 
     @property
-    def range(self) -> Range | None:
+    def range(self) -> Span | None:
         """A range of the tensor that leads to what it shares; None, if that is its own."""
         if self.exponent_bias is None or not isinstance(self.format.scale, SharedExponent):
             return self.tensor_range

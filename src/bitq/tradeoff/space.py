@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from bitq.accuracy.kinds import float_reasons
 from bitq.devices import Device
 from bitq.errors import BitqError
-from bitq.formats import TENSORS, Candidate, Ranges, TensorFormats, format_for
+from bitq.formats import TENSORS, Choosable, Ranges, TensorFormats, format_for
 from bitq.layers import Layer
 from bitq.movement.levels import movement_many
 from bitq.movement.widths import FLOAT_BITS, weight_size, widths
-from bitq.tradeoff.candidates import Candidates
+from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.records import Cost
 
 Choice = tuple[int, int, int]
@@ -37,7 +37,7 @@ class Space:
         modules: paths of the modules whose formats are chosen, in order of execution.
         layers: for each of them, the layers it computes (several, if it is called several times).
         fixed: layers that keep 32-bit floats (products of two activations).
-        candidates: what tensors choose from, and which of them which.
+        offered: what tensors choose from, and which of them which.
         bits: for each module an array (formats, formats, formats, boundaries): traffic in bits by the formats of input,
             weight and output, outermost boundary first. Modules of equal shape share one array.
         fixed_bits: array (boundaries,): traffic of the fixed layers.
@@ -51,7 +51,7 @@ class Space:
     modules: tuple[str, ...]
     layers: tuple[tuple[Layer, ...], ...]
     fixed: tuple[Layer, ...]
-    candidates: Candidates
+    offered: FormatSet
     bits: tuple[NDArray[np.float64], ...]
     fixed_bits: NDArray[np.float64]
     float_cost: Cost
@@ -59,14 +59,14 @@ class Space:
     ties: tuple[tuple[tuple[int, int], ...], ...] = ()
 
     @property
-    def formats(self) -> tuple[Candidate, ...]:
+    def formats(self) -> tuple[Choosable, ...]:
         """The candidates of all tensors, to which the axes of tables and the indices of choices belong."""
-        return self.candidates.formats
+        return self.offered.formats
 
     @cached_property
     def movement_max(self) -> float:
         """DM_max: the largest movement of any plan in the space, in bits (paper, Eq. 2)."""
-        possible = self.candidates.possible
+        possible = self.offered.possible
         return float(self.fixed_bits.sum() + sum(table.sum(axis=-1)[possible].max() for table in self.bits))
 
     def movement(self, module: int) -> NDArray[np.float64]:
@@ -135,10 +135,10 @@ class Space:
     @property
     def uniforms(self) -> tuple[Choices, ...]:
         """The plans of one format for every tensor, in the order of the formats; none if every tensor may take none."""
-        return tuple(self.uniform(index) for index in self.candidates.of_all)
+        return tuple(self.uniform(index) for index in self.offered.of_all)
 
 
-def formats_in(chosen: Sequence[Candidate], ranges: Ranges | None = None) -> TensorFormats:
+def formats_in(chosen: Sequence[Choosable], ranges: Ranges | None = None) -> TensorFormats:
     """The formats that candidates for input, weight and output of a module mean.
 
     Args:
@@ -165,7 +165,7 @@ def space_of(
     model: nn.Module,
     layers: Sequence[Layer],
     device: Device,
-    wanted: int | Candidates,
+    wanted: int | FormatSet,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Space:
     """The search space of a network's own weights: every choice of formats, for every module that can take one.
@@ -180,7 +180,7 @@ def space_of(
     Raises:
         BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
     """
-    given = Candidates.grid(wanted) if isinstance(wanted, int) else wanted
+    given = FormatSet.grid(wanted) if isinstance(wanted, int) else wanted
     return build_space(layers, weight_bytes(model, layers), stored_bytes(model), device, given, progress)
 
 
@@ -210,7 +210,7 @@ def build_space(
     weight_bytes: Mapping[str, int],
     stored_bytes: int,
     device: Device,
-    formats: Sequence[Candidate] | Candidates,
+    formats: Sequence[Choosable] | FormatSet,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Space:
     """Tabulate the movement of every choice of formats for every module.
@@ -236,12 +236,12 @@ def build_space(
             fixed.append(layer)
     if not chosen:
         raise BitqError("the network has no convolution or linear module whose formats could be chosen")
-    candidates = formats if isinstance(formats, Candidates) else Candidates(tuple(formats))
+    offered = formats if isinstance(formats, FormatSet) else FormatSet(tuple(formats))
     shapes = {_shape(layer): layer for group in chosen.values() for layer in group}
     tables = {}
     for done, (shape, layer) in enumerate(shapes.items()):
         progress("movement of every format", done, len(shapes))
-        tables[shape] = _table(layer, device, candidates.formats)
+        tables[shape] = _table(layer, device, offered.formats)
     progress("movement of every format", len(shapes), len(shapes))
 
     combined: dict[tuple[Layer, ...], NDArray[np.float64]] = {}
@@ -258,7 +258,7 @@ def build_space(
         modules=tuple(chosen),
         layers=tuple(tuple(group) for group in chosen.values()),
         fixed=tuple(fixed),
-        candidates=candidates,
+        offered=offered,
         bits=tuple(combined[tuple(_shape(layer) for layer in group)] for group in chosen.values()),
         fixed_bits=fixed_bits,
         float_cost=Cost.of_levels(float_bits.tolist(), energy_pj(device, float_bits), stored_bytes),
@@ -275,7 +275,7 @@ def _float_bits(layer: Layer, device: Device) -> NDArray[np.float64]:
     return bits
 
 
-def _table(layer: Layer, device: Device, formats: Sequence[Candidate]) -> NDArray[np.float64]:
+def _table(layer: Layer, device: Device, formats: Sequence[Choosable]) -> NDArray[np.float64]:
     """Bits (formats, formats, formats, boundaries); formats of equal width are solved once."""
     per_tensor = np.array(
         [[w.input, w.weight, w.output] for w in (widths(layer, formats_in((f, f, f))) for f in formats)]

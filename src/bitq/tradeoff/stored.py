@@ -29,7 +29,7 @@ def ties(space: Space, stored: Ends) -> Ties:
 def tied(space: Space, shared: Ties) -> Space:
     """A space in which each of these groups has one format; where outputs have those of inputs, groups that meet in a
     module are one."""
-    if not space.candidates.output_as_input:
+    if not space.offered.output_as_input:
         return replace(space, ties=shared)
     groups: list[set[tuple[int, int]]] = []
     for group in (*shared, *(((module, 0), (module, 2)) for module in range(len(space.modules)))):

@@ -140,7 +140,7 @@ class Study:
 
     def _own(self, module: str, tensor: TensorName) -> tuple[Format, ...]:
         formats = self.formats(module, tensor)
-        return tuple(formats[index] for index in self.space.candidates.indices(tensor))
+        return tuple(formats[index] for index in self.space.offered.indices(tensor))
 
     def tensor_formats(self, plan: Choices) -> dict[str, TensorFormats]:
         """A plan's formats by module path."""
@@ -215,7 +215,7 @@ class Study:
             table = np.full((len(TENSORS), len(space.formats)), inf)
             for row, tensor in zip(table, TENSORS, strict=True):
                 own = scores_of(self._own(name, tensor), values[name, tensor], extents[name][tensor])
-                row[list(space.candidates.indices(tensor))] = share[tensor] * own
+                row[list(space.offered.indices(tensor))] = share[tensor] * own
             found_scores.append(table)
         return found_scores
 

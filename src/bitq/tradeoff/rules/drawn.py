@@ -13,12 +13,12 @@ from bitq.tradeoff.study import Study
 def drawn(study: Study, count: int) -> Proposal:
     """Plans by the study's seed."""
     draw = random.Random(study.seed)
-    candidates = study.space.candidates
-    inputs, weights, outputs = (candidates.indices(tensor) for tensor in TENSORS)
+    offered = study.space.offered
+    inputs, weights, outputs = (offered.indices(tensor) for tensor in TENSORS)
 
     def choice() -> Choice:
         first, weight = draw.choice(inputs), draw.choice(weights)
-        return first, weight, first if candidates.output_as_input else draw.choice(outputs)
+        return first, weight, first if offered.output_as_input else draw.choice(outputs)
 
     plans = tuple(tuple(choice() for _ in study.space.modules) for _ in range(count))
     return Proposal(plans=plans, passes=0)

@@ -15,7 +15,7 @@ def grid_bits(study: Study) -> int:
     Raises:
         BitqError: they choose from other formats, among which this rule does not know what is finer.
     """
-    found = study.space.candidates.grid_bits
+    found = study.space.offered.grid_bits
     if found is None:
         raise BitqError("this rule takes the grid of Table 2 alone, for all tensors; leave the formats out")
     return found

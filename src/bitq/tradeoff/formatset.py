@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitq.errors import BitqError
-from bitq.formats import EXPONENT_BITS, TENSORS, Candidate, TensorName, formats_of, grid, parse_format
+from bitq.formats import EXPONENT_BITS, TENSORS, Choosable, TensorName, formats_of, grid, parse_format
 
 MOST = 100
 """Formats that a search chooses from: what moves is known of every three of them."""
 
 EXAMPLE = "8:e2..e6:b8..b32,mxint8,int4..int8"
 
-Given = str | Sequence[Candidate]
+Listed = str | Sequence[Choosable]
 
 
 @dataclass(frozen=True)
-class Candidates:
+class FormatSet:
     """Formats, and which tensors may take which of them.
 
     Attributes:
@@ -34,9 +34,9 @@ class Candidates:
         BitqError: no format, one twice, more than 100, or a kind of tensor that is left without any.
     """
 
-    formats: tuple[Candidate, ...]
-    weights: tuple[Candidate, ...] | None = None
-    activations: tuple[Candidate, ...] | None = None
+    formats: tuple[Choosable, ...]
+    weights: tuple[Choosable, ...] | None = None
+    activations: tuple[Choosable, ...] | None = None
     output_as_input: bool = False
 
     def __post_init__(self) -> None:
@@ -59,9 +59,9 @@ class Candidates:
     @classmethod
     def of(
         cls,
-        formats: Given | None = None,
-        weights: Given | None = None,
-        activations: Given | None = None,
+        formats: Listed | None = None,
+        weights: Listed | None = None,
+        activations: Listed | None = None,
         output_as_input: bool = False,
         bits: int = 8,
     ) -> Self:
@@ -79,12 +79,12 @@ class Candidates:
         """
         if None not in (formats, weights, activations):
             raise BitqError("formats are given for all tensors, and others for weights and activations; leave one out")
-        common: tuple[Candidate, ...] = grid(bits) if formats is None else _read(formats)
+        common: tuple[Choosable, ...] = grid(bits) if formats is None else _read(formats)
         of_weights = common if weights is None else _read(weights)
         of_activations = common if activations is None else _read(activations)
         found = tuple(dict.fromkeys((*of_weights, *of_activations)))
 
-        def own(part: tuple[Candidate, ...]) -> tuple[Candidate, ...] | None:
+        def own(part: tuple[Choosable, ...]) -> tuple[Choosable, ...] | None:
             return None if len(part) == len(found) else part
 
         return cls(found, own(of_weights), own(of_activations), output_as_input)
@@ -126,7 +126,7 @@ class Candidates:
         }
 
 
-def _read(given: Given) -> tuple[Candidate, ...]:
+def _read(given: Listed) -> tuple[Choosable, ...]:
     if not isinstance(given, str):
         return tuple(dict.fromkeys(given))
     return tuple(parse_format("f32") if each is None else each for each in formats_of(given, EXAMPLE))
