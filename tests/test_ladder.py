@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 import bitq
 import tiny
@@ -81,6 +82,16 @@ def test_each_rung_reaches_what_the_network_in_that_format_does(ladder):
         own.load_state_dict(model.state_dict())
         bitq.apply(own, {name: TensorFormats(fmt, fmt, fmt) for name in ("0", "3", "8")})
         assert row.accuracy == pytest.approx(score(own, validation).accuracy, abs=0.02)  # there each has its own bias
+
+
+@pytest.mark.parametrize("formats", ["float32", "8:e3:b8"])
+def test_a_network_that_guesses_is_told_whatever_is_measured(formats):
+    model, (_, validation, _) = tiny.trained(), tiny.loaders()
+    for asked in (False, True):
+        heard = tiny.Listening()
+        bitq.evaluate(model, validation, formats, device=tiny.DEVICE, listener=heard)
+        assert any(note.endswith("is this the trained checkpoint?") for note in heard.notes) == asked
+        nn.init.zeros_(model[-1].weight)  # all answers are one
 
 
 def test_data_without_a_batch_is_told():

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, grid
 from bitq.numerics import Packed, native_packing, pack, quantize, reference
-from bitq.numerics.packing import packed_bits
 from bitq.numerics.recipe import Axes, Recipe
 
 FORMATS = (*grid(8), *grid(16), BlockFormat(3, 1, 2), BlockFormat(32, 8, 4), BlockFormat(25, 1, 3))
@@ -162,7 +161,7 @@ def test_the_compiled_path_does_the_usual_layouts():
         at = native_packing.bands(shape, Recipe(fmt, Axes(*axes)))
         assert at is not None
         assert at.size == prod(shape)
-        assert at.blocks == packed_bits(fmt, shape, *axes) - fmt.mantissa_bits * prod(shape)
+        assert at.blocks == fmt.num_bits(shape, *axes) - fmt.mantissa_bits * prod(shape)
     assert native_packing.bands((4, 5, 6), Recipe(fmt, Axes(2, (0,)))) is None
 
 

@@ -135,7 +135,7 @@ def search(
         space = replace(space, ties=shared) if wanted.tied else space
         if space.fixed:
             share = float(space.fixed_bits.sum()) / space.float_cost.movement_bits
-            heard.note(f"what stays float moves {share:.1%} of all bits of float32, which no plan changes")
+            heard.note(f"what stays float moves {100 * share:.1f} % of all bits of float32, which no plan changes")
         wanted = replace(wanted, budgets=wanted.budgets.beside(lambda: reference_costs(space)))
         check(space, wanted.budgets)
         with Store(folder.results, alone=True) as store:
@@ -143,6 +143,8 @@ def search(
             remove_leftovers(folder.path)
             remove_leftovers(folder.checkpoints)
             study = Study.opened(subject, space, wanted, Ledger(folder, store, heard, workers or InProcess()))
+            if ablations:
+                heard.note(f"the search is followed by {len(get_args(Without))} ablations, on top of the time it tells")
             found = search_study(study)
             others = []
             for without in get_args(Without) if ablations else ():

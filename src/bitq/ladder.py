@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import Loss, Metric, cross_entropy, device_of, top1
+from bitq.accuracy.evaluate import Loss, Metric, cross_entropy, device_of, doubt, top1
 from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.quantized import apply, observing
 from bitq.batches import Batch, first_example, forward, to_device
@@ -109,7 +109,8 @@ def evaluate(
         loss: of (output, target).
         metric: (network, batches) to a number in [0, 1]; top-1 accuracy by default.
         example_input: one input that the layers are traced with; by default the first of the data.
-        listener: is told of progress; by default a bar on the terminal.
+        listener: is told of progress, and if float32, which is measured in any case, does no better than guessing; by
+            default a bar on the terminal.
 
     Returns:
         A row for each format, in their order, without an objective.
@@ -131,12 +132,16 @@ def evaluate(
         for part in staying_float(model, layers):
             heard.note(sentence(part))
         max_abs = _calibrated(own, tuple(weights), data if calibration is None else calibration)
+        heard.step("measuring formats", 0, len(wanted))
+        float32 = measure(model, data, task)
+        if question := doubt(float32):
+            heard.note(question)
         rows = []
         for done, fmt in enumerate(wanted):
             heard.step("measuring formats", done, len(wanted))
             space = build_space(layers, weights, stored_bytes(model), target, (fmt or PRESETS["mxint8"],))
             if fmt is None:
-                accuracy, cost = measure(model, data, task).accuracy, space.float_cost
+                accuracy, cost = float32.accuracy, space.float_cost
             else:
                 chosen = {name: TensorFormats(fmt, fmt, fmt) for name in space.modules}
                 apply(own, chosen, max_abs)

@@ -9,9 +9,7 @@ multiply-adds change no bit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
-from itertools import pairwise
-from math import ceil, floor, frexp, ldexp, prod
+from math import ceil, frexp, prod
 from typing import NamedTuple
 
 import torch
@@ -33,17 +31,19 @@ _LEAST_NORMAL = 2.0**-126
 _FLOAT32 = Float(8, 23, "i")
 
 
-class _Scales(NamedTuple):
-    """Of some blocks, float64 of shape (blocks, 1).
+class Scales(NamedTuple):
+    """Of some blocks, of shape (blocks, 1), float64 unless another type is named.
 
     Attributes:
         step: what an element of 1 stands for.
-        low: whether a block alone would have got a larger one.
+        stored: the code (int64) of a power of two; a float itself.
+        low: whether a block alone would have got a larger one; bool.
         zero: its zero point, for unsigned elements.
         reach: least and largest number that zero point and step were made for.
     """
 
     step: Tensor
+    stored: Tensor
     low: Tensor
     zero: Tensor | None = None
     reach: tuple[Tensor, Tensor] | None = None
@@ -58,34 +58,34 @@ def quantize(
     draws = None if key is None else uniforms(x.shape, key.to(x.device))
     if recipe.format.scale is None:
         return laid_as(x, _cast(x, recipe, draws)), None
-    at = _Rows.of(recipe, tuple(x.shape))
+    at = Rows.of(recipe, tuple(x.shape))
     rows = at.arranged(x.float())
     drawn = None if draws is None else at.arranged(draws)
     least, most = rows.aminmax(dim=1, keepdim=True)
-    shared = sums.unit(least, most, recipe) if len(recipe.format.elements) > 1 else _shared(least, most, recipe)
-    marked = with_clipped and _can_clip(recipe)
+    if len(recipe.format.elements) > 1:
+        finite, shared = least.isfinite() & most.isfinite(), sums.unit(least, most, recipe)
+        y = sums.values(*sums.nearest(rows.masked_fill(~finite, 0), recipe.format, shared), shared)
+        return laid_as(x, at.restored(finished(y, x.dtype).masked_fill(~finite, torch.nan))), None
+    shared, marked = shared_by(least, most, recipe), with_clipped and _can_clip(recipe)
     values, masks = [], []
-    for block in _pieces(rows.shape[0], rows.shape[1]):
-        if len(recipe.format.elements) > 1:
-            values.append(sums.nearest(rows[block], recipe.format, shared).to(x.dtype))
-            continue
-        scales = _scales(least[block].double(), most[block].double(), recipe, shared)
+    for block in pieces(rows.shape[0], rows.shape[1]):
+        scales = scales_of(least[block].double(), most[block].double(), recipe, shared)
         finite = least[block].isfinite() & most[block].isfinite()
         along, beyond = [], []
-        for part in _pieces(rows.shape[1], rows[block].shape[0]):
+        for part in pieces(rows.shape[1], rows[block].shape[0]):
             piece = rows[block][:, part]
             y, over = _elements(piece, scales, recipe, None if drawn is None else drawn[block][:, part])
-            along.append(_finished(y, x.dtype).masked_fill(~finite, torch.nan))
+            along.append(finished(y, x.dtype).masked_fill(~finite, torch.nan))
             if marked:
                 beyond.append(over & finite)
-        values.append(_joined(along, 1))
+        values.append(joined(along, 1))
         if marked:
-            masks.append(_joined(beyond, 1))
-    y = laid_as(x, at.restored(_joined(values, 0)))
-    return y, at.restored(_joined(masks, 0)) if marked else None
+            masks.append(joined(beyond, 1))
+    y = laid_as(x, at.restored(joined(values, 0)))
+    return y, at.restored(joined(masks, 0)) if marked else None
 
 
-def _pieces(count: int, width: int) -> Iterator[slice]:
+def pieces(count: int, width: int) -> Iterator[slice]:
     """Neighbours among `count` of `width` elements each; all of them for a compiler, which fuses them."""
     if torch.compiler.is_compiling():
         yield slice(None)
@@ -94,11 +94,12 @@ def _pieces(count: int, width: int) -> Iterator[slice]:
     yield from (slice(start, start + size) for start in range(0, count, size))
 
 
-def _joined(parts: list[Tensor], axis: int) -> Tensor:
+def joined(parts: list[Tensor], axis: int) -> Tensor:
+    """Along an axis."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """How blocks of a tensor become rows of a matrix, with zeros where a block is short.
 
     Attributes:
@@ -112,7 +113,7 @@ class _Rows(NamedTuple):
     lengths: tuple[int, ...]
 
     @classmethod
-    def of(cls, recipe: Recipe, shape: tuple[int, ...]) -> _Rows:
+    def of(cls, recipe: Recipe, shape: tuple[int, ...]) -> Rows:
         """For a tensor that is not empty."""
         geometry, (dim, inner) = recipe.format.geometry, recipe.axes
         assert geometry is not None
@@ -145,7 +146,7 @@ class _Rows(NamedTuple):
 # What blocks share
 
 
-def _shared(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor | None:
+def shared_by(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor | None:
     """What the whole tensor shares, 0-d: the exponent bias of `eN` (int64), the second scale (float64), or nothing."""
     scale, fmt = recipe.format.scale, recipe.format
     finite = least.isfinite() & most.isfinite()
@@ -154,15 +155,14 @@ def _shared(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor | None:
         if recipe.exponent_bias is not None:
             return torch.full((), recipe.exponent_bias, device=peaks.device)
         top = peaks.amax()
-        return _exponents(top).clamp(min=-127).where(top > 0, 0) - scale.top_code
+        return exponents_of(top).clamp(min=-127).where(top > 0, 0) - scale.top_code
     if not (isinstance(scale, FloatScale) and scale.second):
         return None
     smallest, largest = scale_reach(scale, fmt.smallest)
     given = recipe.tensor_range
     top = peaks.amax() if given is None else torch.full_like(peaks.amax(), magnitude(given, fmt))
     second = _quotient(top, torch.full_like(top, fmt.largest * largest))
-    least_second = _rounded_up(Fraction(_LEAST_NORMAL) / Fraction(fmt.smallest) / Fraction(smallest), _FLOAT32)
-    return second.float().double().clamp(least_second, LARGEST)
+    return second.float().double().clamp(_rounded_up(_LEAST_NORMAL / (fmt.smallest * smallest), _FLOAT32), LARGEST)
 
 
 def _largest(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor:
@@ -170,7 +170,7 @@ def _largest(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor:
     return most.clamp(min=0) if never_negative(recipe.format) else torch.maximum(-least, most)
 
 
-def _scales(least: Tensor, most: Tensor, recipe: Recipe, shared: Tensor | None) -> _Scales:
+def scales_of(least: Tensor, most: Tensor, recipe: Recipe, shared: Tensor | None) -> Scales:
     """Of blocks with these least and largest numbers."""
     fmt, scale = recipe.format, recipe.format.scale
     given = recipe.tensor_range if isinstance(fmt.geometry, Whole) else None
@@ -181,26 +181,48 @@ def _scales(least: Tensor, most: Tensor, recipe: Recipe, shared: Tensor | None) 
         if _has_zero_point(fmt):
             return _with_zero_point(least, most, scale, fmt.elements[0], given)
         return _float_scales(own, peaks, recipe, shared)
-    element, places = fmt.elements[0], fmt.top_exponent
     if isinstance(scale, SharedExponent):
         assert shared is not None
-        wanted = _exponents(own).clamp(min=-127) - places
-        exponents = (wanted + places).clamp(shared, shared + scale.top_code) - places
+        wanted = exponents_of(own).clamp(min=-127) - fmt.top_exponent
+        codes = (wanted - (shared - fmt.top_exponent)).clamp(0, scale.top_code)
     else:
         assert isinstance(scale, PowerOfTwo)
         wanted = _wanted(own, recipe)
         exponents = _wanted(peaks, recipe).clamp(*scale.exponents)
-    exponents = exponents.clamp(min=-126 - floor_log2(fmt.smallest))
-    unit = floor_log2(element.unit(True)) if isinstance(element, Integer) else 0
-    return _Scales(_powers(exponents + unit), wanted > exponents)
+        codes = exponents.clamp(min=least_exponent(fmt)) + scale.bias
+    codes = codes.masked_fill(peaks == 0, 0 if isinstance(scale, SharedExponent) else scale.codes[0])
+    exponents = coded_exponents(codes, fmt, shared)
+    return Scales(step_of(exponents, fmt), codes, wanted > exponents)
+
+
+def least_exponent(fmt: Format) -> int:
+    """Of a power of two: below it the smallest result would not be a normal float32."""
+    return -126 - floor_log2(fmt.smallest)
+
+
+def coded_exponents(codes: Tensor, fmt: Format, shared: Tensor | None) -> Tensor:
+    """Those of powers of two with these codes, raised to the least one; `shared` is the bias of `eN`."""
+    if isinstance(fmt.scale, SharedExponent):
+        assert shared is not None
+        exponents = codes + (shared - fmt.top_exponent)
+    else:
+        assert isinstance(fmt.scale, PowerOfTwo)
+        exponents = codes - fmt.scale.bias
+    return exponents.clamp(min=least_exponent(fmt))
+
+
+def step_of(exponents: Tensor, fmt: Format) -> Tensor:
+    """What an element of 1 stands for under powers of two."""
+    element = fmt.elements[0]
+    return powers(exponents + (floor_log2(element.unit(True)) if isinstance(element, Integer) else 0))
 
 
 def _wanted(peaks: Tensor, recipe: Recipe) -> Tensor:
     """Exponents of own powers of two, before they are clipped to the codes."""
     fmt, scale = recipe.format, recipe.format.scale
     assert isinstance(scale, PowerOfTwo)
-    exponents = _exponents(peaks)
-    fraction = peaks * _powers(-exponents.clamp(min=-200))  # in [1, 2), or 0
+    exponents = exponents_of(peaks)
+    fraction = peaks * powers(-exponents.clamp(min=-200))  # in [1, 2), or 0
     if scale.mode == "ceil":
         exponents = exponents + (fraction > 1)
     elif scale.mode == "even":
@@ -210,7 +232,7 @@ def _wanted(peaks: Tensor, recipe: Recipe) -> Tensor:
     return exponents - fmt.top_exponent
 
 
-def _float_scales(own: Tensor, peaks: Tensor, recipe: Recipe, second: Tensor | None) -> _Scales:
+def _float_scales(own: Tensor, peaks: Tensor, recipe: Recipe, second: Tensor | None) -> Scales:
     scale, fmt = recipe.format.scale, recipe.format
     assert isinstance(scale, FloatScale)
     smallest, largest = scale_reach(scale, fmt.smallest)
@@ -219,12 +241,12 @@ def _float_scales(own: Tensor, peaks: Tensor, recipe: Recipe, second: Tensor | N
     wanted = on_grid(_quotient(own, divisor), scale.number, rounding)
     found = wanted if peaks is own else on_grid(_quotient(peaks, divisor), scale.number, rounding)
     found = found.clamp(smallest, largest)
-    return _Scales(found if second is None else found * second, wanted > found)
+    return Scales(found if second is None else found * second, found, wanted > found)
 
 
 def _with_zero_point(
     least: Tensor, most: Tensor, scale: FloatScale, element: Element, given: tuple[float, float] | None
-) -> _Scales:
+) -> Scales:
     low, high = least.clamp(max=0), most.clamp(min=0)
     if given is not None:
         low, high = torch.full_like(low, given[0]), torch.full_like(high, given[1])
@@ -234,7 +256,7 @@ def _with_zero_point(
     )
     step = wanted.clamp(*scale_reach(scale, 1.0))
     zero = _quotient(-low, step).round().clamp(max=count)
-    return _Scales(step, wanted > step, zero, (low, high))
+    return Scales(step, step, wanted > step, zero, (low, high))
 
 
 def scale_reach(scale: FloatScale, smallest: float) -> tuple[float, float]:
@@ -242,25 +264,33 @@ def scale_reach(scale: FloatScale, smallest: float) -> tuple[float, float]:
 
     The smallest is that of its type, or that which makes the smallest result a normal float32.
     """
-    least = Fraction(_LEAST_NORMAL) / Fraction(smallest)
-    return max(scale.number.smallest(), _rounded_up(least, scale.number)), scale.number.largest()
+    return max(scale.number.smallest(), _rounded_up(_LEAST_NORMAL / smallest, scale.number)), scale.number.largest()
 
 
-def _rounded_up(value: Fraction, number: Float) -> float:
+def _rounded_up(value: float, number: Float) -> float:
     """The smallest number of a type that is at least `value`, which is positive."""
-    e = value.numerator.bit_length() - value.denominator.bit_length()
-    e -= Fraction(2) ** e > value
-    unit = Fraction(2) ** (max(e, number.least_exponent) - number.mantissa_bits)
-    return float(ceil(value / unit) * unit)
+    unit = 2.0 ** (max(floor_log2(value), number.least_exponent) - number.mantissa_bits)
+    return ceil(value / unit) * unit
 
 
 # What elements become
 
 
 def _elements(
-    x: Tensor, scales: _Scales, recipe: Recipe, draws: Tensor | None
+    x: Tensor, scales: Scales, recipe: Recipe, draws: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Values of float32 numbers before they are rounded to float32, and which pass no gradient."""
+    numbers, over = numbers_of(x, scales, recipe, draws)
+    return products(numbers, scales.step, scales.zero, recipe.format), over
+
+
+def numbers_of(
+    x: Tensor, scales: Scales, recipe: Recipe, draws: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The elements (float64) that float32 numbers become, and which pass no gradient.
+
+    Integers are k, with a zero point as they are stored.
+    """
     fmt, element = recipe.format, recipe.format.elements[0]
     wide = x.double()
     size = wide.abs()
@@ -269,9 +299,8 @@ def _elements(
         return _unsigned(wide, q, scales, element.largest(False), recipe.rounding, draws)
     if isinstance(element, Levels):
         q = torch.where(wide < 0, -q, q)
-        values = on_levels(q, element, recipe.rounding, draws)
         over = (q > element.values[-1]) | (q < element.values[0])
-        return _times(values.abs(), scales.step, fmt, values < 0), over & scales.low
+        return on_levels(q, element, recipe.rounding, draws), over & scales.low
     if isinstance(element, Integer):
         rounded, limit = _whole(q, recipe.rounding, draws), float(element.most)
     else:
@@ -281,19 +310,22 @@ def _elements(
     negative = wide < 0
     if never_negative(fmt):
         over, rounded = over & ~negative | negative, rounded.masked_fill(negative, 0)
-    return _times(rounded.clamp(max=limit), scales.step, fmt, negative), over
+    within = rounded.clamp(max=limit)
+    return torch.where(negative, -within, within), over
 
 
-def _times(size: Tensor, step: Tensor, fmt: Format, negative: Tensor) -> Tensor:
-    product = size * step
-    if fmt.tensor_bits:  # the step is a product itself
-        product, error = _product(size, step)
-        product = _odd(product, error < 0, error != 0)
-    return torch.where(negative, -product, product)
+def products(numbers: Tensor, step: Tensor, zero: Tensor | None, fmt: Format) -> Tensor:
+    """Values of elements before they are rounded to float32."""
+    if not fmt.tensor_bits:
+        return (numbers if zero is None else numbers - zero) * step
+    size = numbers.abs()
+    product, error = _product(size, step)  # the step is a product itself
+    product = _odd(product, error < 0, error != 0)
+    return torch.where(numbers < 0, -product, product)
 
 
 def _unsigned(
-    x: Tensor, q: Tensor, scales: _Scales, most: float, rounding: str, draws: Tensor | None
+    x: Tensor, q: Tensor, scales: Scales, most: float, rounding: str, draws: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     assert scales.zero is not None
     assert scales.reach is not None
@@ -302,17 +334,17 @@ def _unsigned(
     within = code.clamp(0, most)
     low, high = scales.reach
     over = (code != within) & (scales.low | (x < low) | (x > high))
-    return (within - scales.zero) * scales.step, over
+    return within, over
 
 
 def on_grid(size: Tensor, number: Float, rounding: str, draws: Tensor | None = None) -> Tensor:
     """Magnitudes as those of a type without bounds that they are rounded to, ties to the even code."""
-    exponents = _exponents(size).clamp(min=number.least_exponent)
-    k = size * _powers(number.mantissa_bits - exponents)
+    exponents = exponents_of(size).clamp(min=number.least_exponent)
+    k = size * powers(number.mantissa_bits - exponents)
     whole = _whole(k, rounding, draws)
     if number.mantissa_bits == 0 and rounding == "nearest":  # codes are those of the exponents alone
         whole = whole - ((k == 1.5) & ((exponents - number.least_exponent) % 2 == 1)).double()
-    return whole * _powers(exponents - number.mantissa_bits)
+    return whole * powers(exponents - number.mantissa_bits)
 
 
 def on_levels(q: Tensor, element: Levels, rounding: str, draws: Tensor | None = None) -> Tensor:
@@ -328,8 +360,8 @@ def on_levels(q: Tensor, element: Levels, rounding: str, draws: Tensor | None = 
         part = draws.double() * (high - low)
         up = torch.where(q < 0, ~(part < high - q), part < q - low)
     else:
-        between = [odd(Fraction(a) + Fraction(b)) / 2 for a, b in pairwise(values)]
-        middle = torch.tensor(between, dtype=torch.float64, device=q.device)[below]
+        between = _sum(levels[:-1].abs(), levels[1:].abs()) / 2  # of no level and its neighbour signs differ: one is 0
+        middle = torch.where(levels[1:] > 0, between, -between)[below]
         away = below % 2 == 1 if rounding == "nearest" else q > 0
         up = (q > middle) | ((q == middle) & away)
     return torch.where((up | (q >= high)) & (q > low), high, low)
@@ -341,21 +373,30 @@ def _cast(x: Tensor, recipe: Recipe, draws: Tensor | None) -> Tensor:
     assert isinstance(number, Float)
     flat = x.float().reshape(-1)
     parts = []
-    for part in _pieces(flat.numel(), 1):
-        wide = flat[part].double()
-        size = wide.abs()
-        y = on_grid(size, number, recipe.rounding, None if draws is None else draws.reshape(-1)[part])
-        endless = number.kind == "i" and recipe.rounding != "toward_zero"
-        y = torch.where(y > number.largest(), torch.inf if endless else number.largest(), y)
-        y = torch.where(size.isinf(), torch.inf if number.kind == "i" else torch.nan, y)
-        y = y.masked_fill(size.isnan(), torch.nan)
-        largest = torch.finfo(x.dtype).max
-        y = torch.where(y.isinf(), y, y.float().double().clamp(max=largest))
-        parts.append(torch.copysign(y, wide).float().to(x.dtype))
-    return _joined(parts, 0).reshape(x.shape)
+    for part in pieces(flat.numel(), 1):
+        y = cast_numbers(flat[part], number, recipe.rounding, None if draws is None else draws.reshape(-1)[part])
+        parts.append(cast_finished(y, x.dtype))
+    return joined(parts, 0).reshape(x.shape)
 
 
-def _finished(y: Tensor, dtype: torch.dtype) -> Tensor:
+def cast_numbers(x: Tensor, number: Float, rounding: str, draws: Tensor | None) -> Tensor:
+    """Float32 numbers as those (float64) of another type."""
+    wide = x.double()
+    size = wide.abs()
+    y = on_grid(size, number, rounding, draws)
+    endless = number.kind == "i" and rounding != "toward_zero"
+    y = torch.where(y > number.largest(), torch.inf if endless else number.largest(), y)
+    y = torch.where(size.isinf(), torch.inf if number.kind == "i" else torch.nan, y)
+    return torch.copysign(y.masked_fill(size.isnan(), torch.nan), wide)
+
+
+def cast_finished(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers of a type in `dtype`, within its reach unless they are infinite."""
+    largest = torch.finfo(dtype).max
+    return torch.where(y.isinf(), y, y.float().double().clamp(-largest, largest)).float().to(dtype)
+
+
+def finished(y: Tensor, dtype: torch.dtype) -> Tensor:
     """Rounded to float32 and, within its reach, to `dtype`; never -0."""
     single = y.clamp(-LARGEST, LARGEST).float()
     if dtype != torch.float32:
@@ -368,8 +409,6 @@ def _finished(y: Tensor, dtype: torch.dtype) -> Tensor:
 def _can_clip(recipe: Recipe) -> bool:
     """Whether anything but a block itself can make its scale too small, or an element's sign is lost."""
     fmt, scale = recipe.format, recipe.format.scale
-    if len(fmt.elements) > 1:
-        return False
     if never_negative(fmt) or recipe.tensor_range is not None:
         return True
     if isinstance(scale, SharedExponent):
@@ -415,12 +454,12 @@ def floor_log2(value: float) -> int:
     return frexp(value)[1] - 1
 
 
-def _exponents(size: Tensor) -> Tensor:
+def exponents_of(size: Tensor) -> Tensor:
     """floor(log2) of normal float64 magnitudes, which all float32 numbers are; -1023 of 0."""
     return (size.view(torch.int64) >> 52) - 1023
 
 
-def _powers(exponents: Tensor) -> Tensor:
+def powers(exponents: Tensor) -> Tensor:
     """2^exponents, -1022..1023."""
     return ((exponents + 1023) << 52).view(torch.float64)
 
@@ -457,18 +496,3 @@ def _sum(a: Tensor, b: Tensor) -> Tensor:
 def _odd(size: Tensor, larger: Tensor, inexact: Tensor) -> Tensor:
     """Positive numbers, rounded to nearest, as rounded to odd: `larger` ones than the exact number, `inexact` ones."""
     return ((size.view(torch.int64) - larger.long()) | inexact.long()).view(torch.float64)
-
-
-def odd(value: Fraction) -> float:
-    """A number rounded to odd."""
-    size = abs(value)
-    if not size:
-        return 0.0
-    e = size.numerator.bit_length() - size.denominator.bit_length()
-    scaled = size * Fraction(2) ** (54 - e)  # of 54 or 55 bits
-    excess = floor(scaled).bit_length() - 53
-    k, rest = divmod(scaled, 1 << excess)
-    found = ldexp(int(k) | (rest != 0), excess + e - 54)
-    return found if value > 0 else -found
-
-

@@ -4,9 +4,9 @@ Layout (our choice). A packed tensor is stored under its name as the uint8 tenso
 other tensor as it is. The header's metadata has two entries of ours:
 
 - "bitq": a JSON object with `schema_version` and, under `packed`, an object for each packed tensor: `format` such as
-  "8:e3:b16", the tensor's `dtype` and `shape`, the `blocked_shape` it has where blocks run through it (left out if that
-  is its shape; a transposed convolution's weight has its groups set apart in front), `dim` and `inner_dims` of the
-  blocks in that shape, and `exponent_bias`;
+  "8:e3:b16" or "e2m1:e8m0:v32", the tensor's `dtype` and `shape`, the `blocked_shape` it has where blocks run through it
+  (left out if that is its shape; a transposed convolution's weight has its groups set apart in front), `dim` and
+  `inner_dims` of the blocks in that shape, and the `exponent_bias` of a format `eN`;
 - "bitq_sha256": the SHA-256, in hexadecimal, of the data section followed by the first 8 bytes and the header of the
   file, the 64 digits themselves counted as zeros. It tells damage, it is no signature.
 
@@ -34,8 +34,10 @@ from torch import Tensor
 
 from bitq.errors import BitqError, shortened
 from bitq.files import replacing
-from bitq.formats import BlockFormat
-from bitq.numerics.packing import Packed, WeightBlocks, pack, packed_bytes
+from bitq.formats import Format, parse_format
+from bitq.formats.grammar import LONGEST
+from bitq.formats.scales import SharedExponent
+from bitq.numerics.packing import Packed, WeightBlocks, pack
 from bitq.outside import opened_outside
 from bitq.validation import parsed, shown, told
 
@@ -75,18 +77,18 @@ Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=_MOST_ELEMENTS)], ...], Fi
 
 class _PackedTensor(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Annotated[str, Field(max_length=40)]
+    format: Annotated[str, Field(max_length=LONGEST)]
     dtype: Literal["float32", "float16", "bfloat16"]
     shape: Shape
     blocked_shape: Shape | None = None
     dim: Axis
     inner_dims: Annotated[tuple[Axis, ...], Field(max_length=_MOST_AXES)]
-    exponent_bias: Annotated[int, Field(ge=-(1 << 20), le=1 << 20)]
+    exponent_bias: Annotated[int, Field(ge=-(1 << 20), le=1 << 20)] | None = None
 
 
 class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    schema_version: Literal[2] = 2
+    schema_version: Literal[2, 3] = 3  # in 2 every format is BITS:eN:bSIZE
     packed: dict[str, Any]  # each a `_PackedTensor`
 
 
@@ -107,7 +109,7 @@ class FileTensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    format: BlockFormat | None = None
+    format: Format | None = None
     blocks: WeightBlocks | None = None
 
     def __post_init__(self) -> None:
@@ -124,7 +126,7 @@ class FileTensor:
         """Bytes it takes in the file."""
         if self.format is None or self.blocks is None:
             return self.plain_size
-        return packed_bytes(self.format, *self.blocks)
+        return -(-self.format.num_bits(*self.blocks) // 8)
 
     @property
     def alignment(self) -> int:
@@ -328,6 +330,6 @@ def _unpacked(payload: Tensor, entry: _PackedTensor) -> Tensor:
     # Every element takes bits of the payload, and torch counts to 2^63 even where there are no elements.
     if prod(shape) > 8 * payload.numel() or prod(max(length, 1) for length in shape) >= 1 << 60:
         raise BitqError(f"a packed tensor of shape {entry.shape} has more than {payload.numel()} bytes; write it anew")
-    fmt, dtype = BlockFormat.parse(entry.format), getattr(torch, entry.dtype)
+    fmt, dtype = parse_format(entry.format), getattr(torch, entry.dtype)
     packed = Packed(payload, fmt, shape, dtype, entry.dim, entry.inner_dims, entry.exponent_bias)
     return packed.unpack().reshape(entry.shape)

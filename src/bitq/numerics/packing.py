@@ -1,24 +1,22 @@
-"""The packed form of a block floating point tensor: its mantissas and exponent codes, bit by bit."""
+"""The packed form of a tensor in a number format: its elements' codes and those of their scales, bit by bit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from bitq.errors import BitqError
-from bitq.formats import BlockFormat
-from bitq.numerics import blocks
+from bitq.errors import BitqError, shortened
+from bitq.formats import Format
+from bitq.formats.scales import SharedExponent
+from bitq.numerics import bitstream, coding
 from bitq.numerics import native_packing as native
-from bitq.numerics.quantize import quantize
+from bitq.numerics.quantize import draw_key
 from bitq.numerics.recipe import Axes, Recipe, recipe_for
-
-Words = NDArray[np.uint32]
 
 
 class WeightBlocks(NamedTuple):
@@ -52,169 +50,132 @@ def weight_blocks(shape: tuple[int, ...], transposed: bool = False, groups: int 
     return WeightBlocks((groups, shape[0] // groups, *shape[1:]), 1, tuple(axis + 1 for axis in window))
 
 
-def packed_bits(fmt: BlockFormat, shape: tuple[int, ...], dim: int, inner_dims: tuple[int, ...]) -> int:
-    """Bits of a tensor's mantissas and exponent codes: m·numel + SE·blocks."""
-    return fmt.mantissa_bits * prod(shape) + fmt.exponent_bits * prod(_block_shape(fmt, shape, dim, inner_dims))
-
-
-def packed_bytes(fmt: BlockFormat, shape: tuple[int, ...], dim: int, inner_dims: tuple[int, ...]) -> int:
-    """Bytes of a tensor's payload."""
-    return -(-packed_bits(fmt, shape, dim, inner_dims) // 8)
-
-
-def _block_shape(fmt: BlockFormat, shape: tuple[int, ...], dim: int, inner_dims: tuple[int, ...]) -> tuple[int, ...]:
-    """Number of blocks along every axis."""
-    counts = [1 if d in inner_dims else n for d, n in enumerate(shape)]
-    counts[dim] = -(-shape[dim] // fmt.block_size)
-    return tuple(counts) if prod(shape) else (0,)
-
-
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A tensor as block floating point stores it (our choice of layout).
+    """A tensor as its number format stores it (our choice of layout).
 
-    The payload is one little-endian stream of bits: the mantissas of all elements in row-major order, each
-    with m - 1 bits of magnitude below a sign bit; then the exponent codes of all blocks, in row-major order
-    of the tensor whose blocked axis counts blocks. The last byte is filled up with zeros.
+    The payload is one little-endian stream of bits:
+
+    - the elements, in row-major order;
+    - for each block its scale and, of "u" elements, its zero point; blocks stand in row-major order of the tensor whose
+      axes count blocks;
+    - the second scale, if the format has one.
+
+    A whole number is stored as m - 1 bits of magnitude below a sign bit ("s"), in two's complement ("i"), or as it is ("n",
+    "u"); a float as mantissa, exponent and, on top, the sign; of a table the index. Of summed elements the code is that
+    of the first below that of the second, and a block has the scale of the first before that of the second. A power of
+    two is stored as its exponent plus the bias of its kind, that of `eN` as the exponent of its largest elements less
+    `exponent_bias`; a float scale as a float, sign included; a second scale as a float32 or as exponent + 127. The last
+    byte is filled up with zeros. A zero has no sign, but in a format without a scale.
 
     Attributes:
         payload: uint8, one-dimensional, on the CPU.
-        format, shape, dtype, dim, inner_dims, exponent_bias: the header; axes are non-negative.
+        format, shape, dtype, dim, inner_dims: the header; axes are non-negative.
+        exponent_bias: the header's, too, of a format `eN`; None of others.
 
     Raises:
         BitqError: the payload's size is not what the header says, or the header's values do not fit together.
     """
 
     payload: Tensor
-    format: BlockFormat
+    format: Format
     shape: tuple[int, ...]
     dtype: torch.dtype
     dim: int
     inner_dims: tuple[int, ...]
-    exponent_bias: int
+    exponent_bias: int | None = None
 
     def __post_init__(self) -> None:
-        like = torch.empty(self.shape, dtype=self.dtype, device="meta")
-        recipe_for(like, self.format, self.dim, self.inner_dims, self.exponent_bias)
-        size = -(-self.num_bits // 8)
+        if isinstance(self.format.scale, SharedExponent) and self.exponent_bias is None:
+            raise BitqError(f"a packed {shortened(self.format.text)} tensor needs its exponent_bias")
+        size = -(-self.num_bits // 8) if self._recipe else 0
         if self.payload.dtype != torch.uint8 or tuple(self.payload.shape) != (size,):
             raise BitqError(
-                f"a packed {self.format} tensor of shape {self.shape} has {size} bytes, "
+                f"a packed {shortened(self.format.text)} tensor of shape {self.shape} has {size} bytes, "
                 f"not {tuple(self.payload.shape)} of {self.payload.dtype}"
             )
 
     @property
+    def _recipe(self) -> Recipe:
+        like = torch.empty(self.shape, dtype=self.dtype, device="meta")
+        return recipe_for(like, self.format, self.dim, self.inner_dims, self.exponent_bias)
+
+    @property
     def num_bits(self) -> int:
-        """Size of the payload before the last byte is filled up: m·numel + SE·blocks (bits)."""
-        return packed_bits(self.format, self.shape, self.dim, self.inner_dims)
+        """Size of the payload before the last byte is filled up: `format.num_bits` (bits)."""
+        return self.format.num_bits(self.shape, self.dim, self.inner_dims)
 
     def unpack(self) -> Tensor:
         """The quantized tensor, contiguous on the CPU, bit-identical to what `quantize` gives.
 
         Raises:
-            BitqError: an exponent or filling bits that `pack` never writes.
+            BitqError: codes or filling bits that `pack` never writes.
         """
-        fmt, count = self.format, prod(self.shape)
-        if not count:
+        if not prod(self.shape):
             return torch.empty(self.shape, dtype=self.dtype)
         payload = np.ascontiguousarray(self.payload.numpy())
         if payload[-1] >> ((self.num_bits - 1) % 8 + 1):
             raise BitqError("a packed tensor whose last byte is not filled up with zeros is damaged")
-        recipe = Recipe(fmt, Axes(self.dim, self.inner_dims), self.exponent_bias)
-        at = native.bands(self.shape, recipe)
-        if at is None:
-            bits = np.unpackbits(payload, count=self.num_bits, bitorder="little")
-            split = count * fmt.mantissa_bits
-            codes = _words(bits[split:], fmt.exponent_bits).astype(np.uint8)
-        else:
-            codes = native.read_codes(payload, recipe, count, at)
-        highest, most = self.exponent_bias + int(codes.max()), 15 if self.dtype == torch.float16 else 127
-        if highest > max(most, self.exponent_bias):
-            raise BitqError(f"a packed {self.dtype} tensor with an exponent of {highest}, above {most}, is damaged")
-        if at is None:
-            values = _values(_words(bits[:split], fmt.mantissa_bits), codes, self.shape, recipe)
-        else:
-            values = torch.from_numpy(native.read(payload, codes, recipe, count, at))
-        values = values.view(self.shape)
-        return values if self.dtype == torch.float32 else values.to(self.dtype) + 0.0  # no -0.0 of what underflows
+        recipe = self._recipe
+        fast = native.unpack(payload, recipe, self.shape, self.dtype)
+        if fast is not None:
+            return fast
+        return coding.decode(self._codes(payload), recipe, self.shape, self.dtype).contiguous()
+
+    def _codes(self, payload: bitstream.Bytes) -> coding.Codes:
+        fmt, count, runs, at = self.format, prod(self.shape), [], 0
+        blocks = prod(fmt.blocks(self.shape, self.dim, self.inner_dims))
+        tensor = [fmt.tensor_bits] if fmt.tensor_bits else []
+        for number, widths in ((count, [fmt.element_bits]), (blocks, coding.block_widths(fmt)), (1, tensor)):
+            found = bitstream.read(payload, at, number, widths)
+            runs.append(tuple(coding.Field(torch.from_numpy(f), w) for f, w in zip(found, widths, strict=True)))
+            at += number * sum(widths)
+        elements, shared, second = runs
+        return coding.Codes(elements[0].codes.view(self.shape), shared, second, self.exponent_bias)
 
 
 def pack(
     x: Tensor,
-    fmt: BlockFormat,
+    fmt: Format,
     dim: int = 1,
     inner_dims: tuple[int, ...] = (),
     exponent_bias: int | None = None,
+    tensor_range: tuple[float, float] | None = None,
+    rounding: str | None = None,
+    generator: torch.Generator | None = None,
 ) -> Packed:
-    """x quantized to nearest and packed; arguments are those of `bitq.quantize`.
+    """x quantized and packed; arguments are those of `bitq.quantize`.
 
     Raises:
-        BitqError: what `quantize` refuses, or a tensor with NaN or infinity, which no code stands for.
+        BitqError: what `quantize` refuses, or a tensor with NaN or infinity. A plain float that has an infinity stores it
+            where x, itself finite, overflows.
     """
-    recipe = recipe_for(x, fmt, dim, inner_dims, exponent_bias)
-    axes = recipe.axes
-    wide = x.detach().cpu().contiguous().float()
+    recipe = recipe_for(x, fmt, dim, inner_dims, exponent_bias, tensor_range, rounding)
+    key = draw_key(x.device, generator).cpu() if recipe.rounding == "stochastic" else None
+    x = x.detach().cpu().contiguous()
+    bias = recipe.exponent_bias
     if not x.numel():
-        return Packed(torch.empty(0, dtype=torch.uint8), fmt, tuple(x.shape), x.dtype, *axes, exponent_bias or 0)
-    at = native.bands(tuple(x.shape), recipe)
-    if at is None:
-        peaks = blocks.peaks(wide, fmt.block_size, axes)
-        highest = int(peaks.amax())
+        payload = np.empty(0, np.uint8)
+        bias = bias or (0 if isinstance(fmt.scale, SharedExponent) else None)
+    elif (fast := native.pack(x, recipe)) is not None:
+        payload, bias = fast
     else:
-        flat = wide.reshape(-1).numpy()
-        block_peaks = native.peaks(flat, at)
-        highest = int(block_peaks.max())
-    if highest >= blocks.INFINITE:
+        _check_finite(x)
+        codes = coding.encode(x, recipe, key)
+        payload, bias = _payload(codes, fmt), codes.exponent_bias
+    return Packed(torch.from_numpy(payload), fmt, tuple(x.shape), x.dtype, *recipe.axes, bias)
+
+
+def _check_finite(x: Tensor) -> None:
+    endless = int((~x.isfinite()).sum())
+    if endless:
         raise BitqError(
-            f"cannot pack a tensor of shape {tuple(x.shape)}: {int((~x.isfinite()).sum())} of its {x.numel()} elements "
-            "are NaN or infinite; block floating point stores finite numbers only"
+            f"cannot pack a tensor of shape {tuple(x.shape)}: {endless} of its {x.numel()} elements are NaN or infinite; "
+            "a packed tensor holds finite numbers only"
         )
-    default = ((highest >> 23) - 127 if highest else 0) - fmt.top_code
-    bias = default if exponent_bias is None else exponent_bias
-    recipe = replace(recipe, exponent_bias=bias)
-    if at is None:
-        payload = _payload(wide, peaks, recipe)
-    else:
-        payload = native.write(flat, native.codes(block_peaks, recipe), recipe, at)
-    return Packed(torch.from_numpy(payload), fmt, tuple(x.shape), x.dtype, *axes, bias)
 
 
-# The twin of the compiled path: slow, for blocks of any axes, and right by inspection.
-
-
-def _payload(x: Tensor, peaks: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
-    """Every bit as a byte, in order, packed at the end."""
-    fmt, axes, bias = recipe.format, recipe.axes, recipe.exponent_bias
-    assert bias is not None  # `pack` has chosen it
-    codes = (blocks.exponents(peaks) - bias).clamp(0, fmt.top_code).masked_fill(peaks == 0, 0)
-    step = blocks.steps(blocks.shared_exponents(peaks, fmt, bias), fmt)
-    step = blocks.spread(step, fmt.block_size, x.shape[axes.dim], axes.dim)
-    k = (quantize(x, fmt, *axes, bias) / step).int()
-    stored = torch.where(k < 0, fmt.largest_mantissa + 1 - k, k)
-    bits = np.concatenate([_bits(stored, fmt.mantissa_bits), _bits(codes, fmt.exponent_bits)])
-    return np.packbits(bits, bitorder="little")
-
-
-def _values(words: Words, codes: NDArray[np.uint8], shape: tuple[int, ...], recipe: Recipe) -> Tensor:
-    """Mantissas times the steps of their blocks."""
-    fmt, axes, bias = recipe.format, recipe.axes, recipe.exponent_bias
-    assert bias is not None  # the header tells it
-    stored = torch.from_numpy(words.astype(np.int32)).view(shape)
-    exponents = torch.from_numpy(codes.astype(np.int32)).view(_block_shape(fmt, shape, *axes)) + bias
-    step = blocks.steps(exponents.clamp(min=fmt.lowest_exponent), fmt)
-    k = torch.where(stored > fmt.largest_mantissa, fmt.largest_mantissa + 1 - stored, stored)
-    return k * blocks.spread(step, fmt.block_size, shape[axes.dim], axes.dim) + 0.0
-
-
-def _bits(values: Tensor, width: int) -> NDArray[np.uint8]:
-    """The `width` lowest bits of every value, lowest first, as 0 and 1."""
-    words = values.contiguous().numpy().astype("<u4").reshape(-1, 1)
-    return np.unpackbits(words.view(np.uint8), axis=1, count=width, bitorder="little").reshape(-1)
-
-
-def _words(bits: NDArray[np.uint8], width: int) -> Words:
-    """The inverse of `_bits`."""
-    bytes_ = np.packbits(bits.reshape(-1, width), axis=1, bitorder="little")
-    words = np.zeros((len(bytes_), 4), np.uint8)
-    words[:, : bytes_.shape[1]] = bytes_
-    return words.view("<u4").reshape(-1)
+def _payload(codes: coding.Codes, fmt: Format) -> bitstream.Bytes:
+    elements = coding.Field(codes.elements.reshape(-1), fmt.element_bits)
+    runs = [run for run in ((elements,), codes.blocks, codes.tensor) if run]
+    return bitstream.write([[bitstream.Fields(f.codes.numpy(), f.width) for f in run] for run in runs])

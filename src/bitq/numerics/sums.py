@@ -6,7 +6,6 @@ sums of float32 numbers, in multiples of what the tensor shares.
 
 from __future__ import annotations
 
-from functools import cache
 from math import frexp
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from bitq.formats import Format
 from bitq.formats.elements import Integer
 from bitq.formats.scales import FloatScale
-from bitq.numerics.recipe import LARGEST, Recipe
+from bitq.numerics.recipe import Recipe
 
 AT_ONCE = 1 << 20
 """Errors of elements under a pair of scales that are computed at a time."""
@@ -34,14 +33,21 @@ def unit(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor:
     return ((exponent.clamp(lowest, 127) + 1023) << 52).view(torch.float64)
 
 
-def nearest(x: Tensor, fmt: Format, shared: Tensor) -> Tensor:
-    """Values (float32) of float32 numbers of which every row is a block; NaN where a row has one or an infinity."""
-    finite = x.isfinite().all(1, keepdim=True)
-    w = (x.double() / shared).float().masked_fill(~finite, 0)
-    scales = torch.tensor(_pairs(fmt), dtype=torch.float32, device=x.device)
+def nearest(x: Tensor, fmt: Format, shared: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """What finite float32 numbers become, of which every row is a block.
+
+    Returns:
+        The scales, of shape (rows, 2), and q1 and q2 of x's shape; float32.
+    """
+    w = (x.double() / shared).float()
+    scales = _pairs(fmt, x.device)
     best = torch.cat([_best(part, scales, fmt) for part in torch.split(w, max(AT_ONCE // (64 * w.shape[1]), 1))])
-    y = _sum(w, scales[best], fmt).double() * shared
-    return y.clamp(-LARGEST, LARGEST).float().masked_fill(~finite, torch.nan)
+    return scales[best], _summands(w, scales[best], fmt)
+
+
+def values(scales: Tensor, summands: tuple[Tensor, Tensor], shared: Tensor) -> Tensor:
+    """Values (float64, before they are rounded to float32) of what `nearest` gives."""
+    return _sum(scales, summands).double() * shared
 
 
 def _best(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
@@ -50,25 +56,30 @@ def _best(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
     best = torch.zeros(w.shape[:1], dtype=torch.int64, device=w.device)
     size = max(AT_ONCE // w.numel(), 1)
     for start in range(0, scales.shape[0], size):
-        errors = (w.unsqueeze(1) - _sum(w.unsqueeze(1), scales[start : start + size], fmt)).square().sum(2)
+        some, each = scales[start : start + size], w.unsqueeze(1)
+        errors = (each - _sum(some, _summands(each, some, fmt))).square().sum(2)
         found, at = errors.min(1)
         best = torch.where(found < least, at + start, best)
         least = torch.minimum(found, least)
     return best
 
 
-def _sum(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
-    """The sums nearest to w under pairs of scales, of shape (..., 2)."""
+def _summands(w: Tensor, scales: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
+    """q1 and q2 of the sums nearest to w under pairs of scales, of shape (..., 2)."""
     first, second = (_range(element) for element in fmt.elements)
     s1, s2 = scales[..., 0:1], scales[..., 1:2]
     inverse = torch.where(s2 == 0, 0, 1 / s2)
-    y = None
+    y, q1, q2 = torch.full_like(w + s1, torch.inf), torch.zeros_like(w + s1), torch.zeros_like(w + s1)
     for q in range(first[0], first[1] + 1):
-        rest = w - s1 * q
-        found = s1 * q + (rest * inverse).round().clamp(*second) * s2
-        y = found if y is None else torch.where((found - w).abs() < (y - w).abs(), found, y)
-    assert y is not None
-    return y
+        rest = ((w - s1 * q) * inverse).round().clamp(*second)
+        found = s1 * q + rest * s2
+        better = (found - w).abs() < (y - w).abs()
+        y, q1, q2 = torch.where(better, found, y), torch.where(better, q, q1), torch.where(better, rest, q2)
+    return q1, q2
+
+
+def _sum(scales: Tensor, summands: tuple[Tensor, Tensor]) -> Tensor:
+    return scales[..., 0:1] * summands[0] + summands[1] * scales[..., 1:2]
 
 
 def _range(element: object) -> tuple[int, int]:
@@ -76,15 +87,15 @@ def _range(element: object) -> tuple[int, int]:
     return -element.most - 1, element.most
 
 
-@cache
-def _pairs(fmt: Format) -> tuple[tuple[float, float], ...]:
-    """All pairs of scales, the largest of the first ones last."""
+def _pairs(fmt: Format, device: torch.device) -> Tensor:
+    """All pairs of scales, float32 of shape (pairs, 2), the largest of the first ones last."""
     assert isinstance(fmt.scale, FloatScale)
     number = fmt.scale.number
     codes = range(1 << (number.bits - 1))
-    sizes = sorted({value for value in map(number.value, codes) if value <= number.largest()})
-    signed = [s * size for size in sizes for s in ((1, -1) if size else (1,))]
-    return tuple((a, b) for a in signed for b in signed if abs(b) <= abs(a))
+    sizes = torch.tensor([value for value in map(number.value, codes) if value <= number.largest()], device=device)
+    pairs = sizes[torch.tril_indices(len(sizes), len(sizes), device=device)].T
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], device=device)
+    return (pairs.unsqueeze(1) * signs).flatten(0, 1)
 
 
 def _floor_log2(value: float) -> int:
