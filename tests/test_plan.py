@@ -1,7 +1,7 @@
 """A plan is written whole, read back as it was, and anything else is refused in one sentence."""
 
-import json
 import errno
+import json
 import os
 from pathlib import Path
 
