@@ -68,7 +68,7 @@ def raw_bits(shape, dtype, seed):
 def test_every_bit_is_that_of_exact_arithmetic(data, tensor, fmt, rounding, seed):
     x, dim, inner = tensor
     bias = data.draw(st.one_of(st.none(), st.integers(-20, 10), st.integers(-300, 15)))
-    expected, clipped = reference.quantize(x, fmt, dim, inner, bias, rounding, draws_of(generator(seed), x))
+    expected, clipped = reference.quantize(x, fmt, dim, inner, bias, None, rounding, draws_of(generator(seed), x))
     y, blocked = with_gradient(x, fmt, dim, inner, bias, None, rounding, generator(seed))
     assert same(y, expected)
     assert torch.equal(blocked, clipped)

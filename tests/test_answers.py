@@ -120,9 +120,9 @@ def test_a_plan_that_loses_much_says_what_for_and_how_to_lose_less():
 
 def test_a_prediction_is_told_with_its_error_and_that_it_missed():
     curve = Curve(linear=0.01, bend=0.0)  # loses 0.01 at a score of 1: 2 * (0.003 + 0.1 * 0.01) is the error
-    assert foretold(curve, 1.0, 0.93, 0.9121) == " (predicted 0.9200 ± 0.0080)"
-    assert foretold(curve, 1.0, 0.93, 0.9119) == " (predicted 0.9200 ± 0.0080: off by 0.0081)"
-    assert "off by 0.0090" in foretold(curve, 1.0, 0.93, 0.929)
+    assert foretold(curve, 1.0, 0.93, 0.9121) == " (predicted 92.00 % ± 0.80)"
+    assert foretold(curve, 1.0, 0.93, 0.9119) == " (predicted 92.00 % ± 0.80: off by 0.81 points)"
+    assert "off by 0.90 points" in foretold(curve, 1.0, 0.93, 0.929)
 
 
 # Plain formats

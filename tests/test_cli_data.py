@@ -158,8 +158,8 @@ def test_a_network_for_a_table(bitq, mistake, folder):
     _, accuracy = searched_and_evaluated(bitq, f"{folder}:table", "table.csv")
     assert accuracy > 0.7
     search = ("search", f"{folder}:table", "--data", "table.csv", "--run", "other")
-    assert "holds no images; leave image size" in mistake(*search, "--mean", "0.5")
+    assert "holds no images; leave --mean out" in mistake(*search, "--mean", "0.5")
     Path("table.csv").write_text(text + "1,2,3,4,5\n")
     assert "label 3 in column 'label', but the network has 3 outputs" in mistake(*search)
     Path("table.csv").write_text(text + "1,2,?,4,5\n")
-    assert "table.csv, line 302, column 'label' is '?'; it must be a finite number" in mistake(*search)
+    assert "table.csv, line 302, column 'label' is '?', but line 2 has a number; labels must all be" in mistake(*search)

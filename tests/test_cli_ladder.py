@@ -40,7 +40,7 @@ def test_a_network_of_ones_own_in_some_formats(bitq, own):
     assert rows[0]["movement_bits"] > rows[1]["movement_bits"] > rows[2]["movement_bits"]
     code, out, _ = bitq(*WORDS, "--std", "0.14", *FORMATS)
     assert code == 0
-    assert all(f"{row['accuracy']:.2%}" in out and row["name"] in out for row in rows)
+    assert all(f"{100 * row['accuracy']:.2f} %" in out and row["name"] in out for row in rows)
 
 
 def test_the_demo_is_measured_as_a_network_and_as_a_run(bitq, tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ from bitq.cli.output import PIPE_COLUMNS, bits_text, bytes_text, count_text, ene
 from bitq.devices import device_names, load_device
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.layers import GEOMETRY, LOOPS
-from bitq.movement import lower_bound, simulate
+from bitq.movement import Widths, lower_bound, simulate
+from bitq.movement.levels import movement
 from bitq.movement.network import layer_movement, traffic_bits
 
 FORMAT = BlockFormat(8, 3, 16)
@@ -108,6 +109,18 @@ def test_movement_as_a_table(bitq, demo_layers):
     (total,) = (line for line in out.splitlines() if " total " in line)
     assert "2.60 M" in total
     assert max(map(len, out.splitlines())) <= PIPE_COLUMNS
+
+
+def test_movement_is_told_beside_that_of_8_bit_integers(bitq, demo_layers):
+    words = ("movement", "demo", "--device", DEVICE, "--formats", FORMAT)
+    document, table = json.loads(bitq(*words, "--json")[1]), bitq(*words)[1]
+    eight = [movement(layer, Widths(input=8.0, output=8.0, weight=8.0), load_device(DEVICE)) for layer in demo_layers]
+    plain = [sum(level.bits for level in levels) for levels in eight]
+    assert [layer["movement_bits_int8"] for layer in document["layers"]] == plain
+    totals = document["totals"]
+    assert totals["movement_bits_int8"] == sum(plain)
+    (total,) = (line for line in table.splitlines() if " total " in line)
+    assert f" {ratio_text(totals['movement_bits'], sum(plain))} " in total
 
 
 @pytest.fixture(scope="session")

@@ -64,8 +64,9 @@ source = "made up"
 """
 
 NETWORK = "tiny_networks:network"
-OPTIONS = ["--device", "tiny.toml", "--steps", 15, "--learning-rate", 3e-3, "--plans", 1]
-COMPLETE = ["search", NETWORK, "--data", "data.npz", "--checkpoint", "net.safetensors", *OPTIONS]
+OPTIONS = ["--device", "tiny.toml", "--steps", 15, "--learning-rate", 3e-3]
+ALONE = ["search", NETWORK, "--data", "data.npz", "--checkpoint", "net.safetensors", *OPTIONS]
+COMPLETE = [*ALONE, "--plans", 1]
 
 
 def process(folder, *args):
@@ -127,7 +128,8 @@ def evaluations(run):
 def test_a_search_prints_a_table_and_writes_its_files(searched):
     assert (searched.code, "Traceback" in searched.err) == (0, False), searched.err
     totals = plan_of(searched.folder / "run")["totals"]
-    for text in ("float32", "best uniform 8:e", "plan", f"{totals['accuracy']:.2%}", f"{totals['accuracy_float']:.2%}"):
+    reached = [f"{100 * totals[name]:.2f} %" for name in ("accuracy", "accuracy_float")]
+    for text in ("float32", "best uniform 8:e", "plan", *reached):
         assert text in searched.out
     assert f"{totals['objective']:.4f}" in searched.out
     assert "report.html" in searched.out
@@ -161,7 +163,7 @@ def test_evaluate_measures_the_plans_accuracy(bitq, folder):
     assert (code, err) == (0, "")
     assert document["accuracy"] == document["planned"] == totals["accuracy"]
     code, out, _ = bitq("evaluate", "run", "--network", NETWORK, "--data", "data.npz")
-    assert out.count(f"{totals['accuracy']:.2%}") == 2
+    assert out.count(f"{100 * totals['accuracy']:.2f} %") == 2
 
 
 def test_report_writes_the_page_again(bitq, folder):
@@ -169,7 +171,12 @@ def test_report_writes_the_page_again(bitq, folder):
     page.write_text("lost")
     code, out, err = bitq("report", "run")
     assert (code, err) == (0, "")
-    assert "report.html" in out
+    totals = totals_of(folder / "run")
+    result, _, where = " ".join(out.split()).rpartition("Report: ")
+    assert where == str(page.relative_to(folder))
+    accuracies = f"{totals['accuracy']:.2%} accurate on test data (float32: {totals['accuracy_float']:.2%})"
+    assert f"tiny: {accuracies}, moves " in result
+    assert result.endswith(f"; O {totals['objective']:.4f} ")
     assert page.read_text().startswith("<!DOCTYPE html>")
     document = json.loads(bitq("report", "run", "--json")[1])
     assert document.keys() == {"report", "offers", "references"}
@@ -309,8 +316,8 @@ def test_the_terminal_ends_with_what_the_trade_off_offers(bitq, folder, searched
     for text in (searched.out, bitq("report", "run")[1]):
         _, table = text.split("What was measured offers")
         for offer in offers:
-            assert offer["question"] in table
-            assert f"{offer['test']:.2%}" in table
+            assert offer["question"].removeprefix("fewest bits ") in table
+            assert f"{100 * offer['test']:.2f} %" in table
     page = (folder / "run" / "report.html").read_text().partition('id="offers"')[2].partition("</table>")[0]
     assert all(f"{100 * offer['test']:.2f}" in page and offer["question"] in page for offer in offers)
 
@@ -322,6 +329,7 @@ def test_a_plan_that_loses_much_tells_of_a_milder_one_that_its_command_finds(bit
     assert "for a milder plan: " in note
     assert "fewer bits and" in note
     assert "at alpha 5 the plan gives up" in (folder / "run" / "report.html").read_text().lower()
+    assert note.partition("Note: ")[2].split(" Plan, weights")[0] in " ".join(bitq("report", "run")[1].split())
     heavy = totals_of(folder / "run")
     points = re.search(r"within (\S+) points?", note)[1]
     assert bitq(*COMPLETE, "--run", "run", "--alpha", 5, "--within", points)[0] == 0
@@ -351,7 +359,7 @@ def test_the_ablations_are_compared_and_the_plan_stays(bitq, folder):
     assert moved["without the trade-off"] < plan["totals"]["movement_bits"] < moved["without movement"]
     page = (folder / "run" / "report.html").read_text()
     assert all(name in page for name in rows)
-    assert bitq(*COMPLETE, "--run", "run", "--without-movement")[0] == 0
+    assert bitq(*ALONE, "--run", "run", "--without-movement")[0] == 0
     assert totals_of(folder / "run")["movement_bits"] == moved["without movement"]
     assert bitq(*COMPLETE, "--run", "run")[0] == 0
     assert plan_of(folder / "run") == plan
@@ -537,7 +545,7 @@ def test_evaluate_says_what_it_measures_of_a_run_from_python(bitq, mistake, fold
     code, out, err = bitq(*words)
     planned = plan_of(folder / "python")["totals"]["accuracy"]
     assert code == 0
-    assert f"top-1 accuracy {2 * planned:.2%} on the test data; the plan has {planned:.4f} by its metric" in out
+    assert f"top-1 accuracy {200 * planned:.2f} % on the test data; the plan has {planned:.4f} by its metric" in out
     assert re.fullmatch("the run has a metric 'test_.*' of its own, which only Python can measure.*\n", err)
     document = json.loads(bitq(*words, "--json")[1])
     assert (document["accuracy"], document["planned"]) == (2 * planned, planned)
@@ -545,7 +553,7 @@ def test_evaluate_says_what_it_measures_of_a_run_from_python(bitq, mistake, fold
     assert "tested on 500 inputs, and these are 300" in bitq(*words, "--limit", 300)[2]
     with sqlite3.connect("python/results.sqlite") as database:
         database.execute("DELETE FROM run WHERE name IN ('metric', 'data sizes')")
-    assert bitq(*words)[1].endswith(f"{planned:.2%} in the plan\n")
+    assert bitq(*words)[1].endswith(f"{100 * planned:.2f} % in the plan\n")
     assert bitq(*words)[2] == ""
 
 

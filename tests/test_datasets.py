@@ -343,7 +343,8 @@ def test_a_network_of_several_inputs_is_told_how_to_call_them(tmp_path: Path) ->
 @pytest.mark.parametrize("options", [{"image_size": 8}, {"channels": 1}, {"mean": (0.5,)}, {"std": (2.0,)}])
 def test_what_is_no_image_takes_no_options_of_images(tmp_path: Path, options: dict[str, Any]) -> None:
     made = arrays(x_train=np.zeros((20, 9)), x_test=np.zeros((7, 9)))
-    refuse(saved(tmp_path, **made), "holds no images; leave image size, channels, mean and std out", **options)
+    (name,) = (f"--{name}".replace("_", "-") for name in options)
+    refuse(saved(tmp_path, **made), f"holds no images; leave {name} out", **options)
     refuse(table(tmp_path, "a,b", *["1,0"] * 20), "holds no images", **options)
 
 
@@ -392,7 +393,7 @@ def test_a_table_as_spreadsheets_save_it(tmp_path: Path) -> None:
         (["a,b", "1e39,0"], "line 2, column 'a' is '1e39'; it must be a finite"),
         (["a,b", "1_0,0"], "line 2, column 'a' is '1_0'"),
         (["a,b", "٣,0"], "line 2, column 'a' is '٣'"),
-        (["a,b", "1,-1"], "line 2, column 'b' is '-1'; labels count classes from 0, in column 'label' or the last"),
+        (["a,b", "1,-1"], "line 2, column 'b' is '-1'; labels count classes from 0, or are their names"),
         (["a,label,c", "1,0.5,1"], "line 2, column 'label' is '0.5'; labels count"),
         (["a,b", "1,2147483648"], "column 'b' is '2147483648'; labels count"),
         (["a,b", '"1,0'], "line 2 cannot be read as cells that commas separate"),
@@ -488,7 +489,7 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "channels": (lambda f: None, {"channels": 2}, "not 2"),
     "image size": (lambda f: None, {"image_size": 0}, "image size of 0"),
     "limit": (lambda f: None, {"limit": 0}, "limit of 0"),
-    "mean": (lambda f: None, {"mean": (0.5, 0.5)}, "must be 1 or 3 numbers"),
+    "mean": (lambda f: None, {"mean": (0.5, 0.5)}, "it must have one, or 3 for as many channels"),
     "std": (lambda f: None, {"std": (1.0, 0.0, 1.0)}, "std is 0.0; it must be a number from 1e-12 to 1e"),
     "large image size": (lambda f: None, {"image_size": 10**9}, "must be from 1 to 4096"),
     "no mean": (lambda f: None, {"mean": (float("nan"),)}, r"mean is nan; it must be a number from -1e\+12 to 1e\+12"),
@@ -536,3 +537,109 @@ def test_too_few_images_for_three_splits(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "x" / "a.png")
     refuse(tmp_path, "1 training images are too few")
+
+
+def labelled(folder: Path, *rows: str, images: list[str] | None = None) -> Path:
+    """A folder with images of these names and a table of labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(images or []):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / name)
+    if rows:
+        (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def by_number(data: Dataset) -> dict[int, int]:
+    """Labels of all images by the number that their pixels are."""
+    parts = [getattr(data, name) for name in SPLITS]
+    pairs = [pair for part in parts for pair in zip(*part[torch.arange(len(part))], strict=True)]
+    return {round(255 * image[0, 0, 0].item()): int(label) for image, label in pairs}
+
+
+NUMBERED = [f"{number}.png" for number in range(12)]
+KINDS = ("dog", "cat", "emu")
+
+
+@pytest.mark.parametrize("place", ["in it", "beside it", "beside it, with its name"])
+def test_images_by_a_table_of_labels_in_or_beside_their_folder(tmp_path: Path, place: str) -> None:
+    before = "images/" if place.endswith("name") else ""
+    rows = ["label,file", *(f"{KINDS[number % 3]},{before}{name}" for number, name in enumerate(NUMBERED))]
+    folder = labelled(tmp_path / "images", images=NUMBERED)
+    labelled(folder if place == "in it" else tmp_path, *rows)
+    data = load_data(folder)
+    assert data.classes == ("cat", "dog", "emu")
+    assert by_number(data) == {number: (1, 0, 2)[number % 3] for number in range(12)}
+    assert dict(data.largest) == {str((folder if place == "in it" else tmp_path) / "labels.csv"): 2}
+
+
+def test_labels_of_images_may_be_numbers_and_files_lie_deeper(tmp_path: Path) -> None:
+    names = [f"a/{name}" for name in NUMBERED]
+    rows = (f"{name},{number % 2 * 10}" for number, name in enumerate(names))
+    data = load_data(labelled(tmp_path, "file,label", *rows, images=names))
+    assert (data.classes, by_number(data)) == ((), {number: number % 2 * 10 for number in range(12)})
+
+
+def test_a_table_beside_train_and_test_names_their_files_after_them(tmp_path: Path) -> None:
+    names = [f"{split}/{name}" for split in ("train", "test") for name in NUMBERED]
+    rows = (f"{name},{'ab'[number % 2]}" for number, name in enumerate(names))
+    folder = labelled(tmp_path, "file,label", *rows, images=names)
+    data = load_data(folder)
+    assert (len(data.train), len(data.val), len(data.test)) == (10, 2, 12)
+    assert by_number(data) == {number: number % 2 for number in range(24)}
+    (folder / "labels.csv").write_text("file,label\n0.png,a\n")
+    refuse(folder, "line 2 names '0.png'; it must begin with the name of a folder, such as train/1.png")
+
+
+def test_the_classes_of_every_split_are_those_of_train(tmp_path: Path) -> None:
+    labelled(tmp_path / "train", "file,label", "0.png,b", "1.png,a", "2.png,b", images=NUMBERED[:3])
+    test = labelled(tmp_path / "test", "file,label", "0.png,b", images=NUMBERED[:1])
+    assert load_data(tmp_path).test[torch.arange(1)][1].tolist() == [1]
+    labelled(test, "file,label", "0.png,c")
+    refuse(tmp_path, "test/labels.csv has a class 'c' that .*train/labels.csv lacks")
+    labelled(test, "file,label", "0.png,1")
+    refuse(tmp_path, "names classes, or .* and the other numbers them; do the same")
+    (test / "labels.csv").unlink()
+    refuse(tmp_path, "test holds no folder; it must hold one per class, or images and a table labels.csv|class folders")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["name,label", "0.png,a"], "line 1 must name the columns file and label, not name, label"),
+        (["file,label,fold", "0.png,a,1"], "line 1 must name the columns file and label, not"),
+        (["file,label"], "names columns, but no line with a file follows"),
+        (["file,label", "0.png,a", "0.png,b"], "line 3 names '0.png' again, as line 2 does; give each file one label"),
+        (["file,label", "0.png,a", "./0.png,b"], "line 3 names './0.png' again, as line 2 does"),
+        (["file,label", "9.png,a"], "line 2 names '9.png', which .* does not hold"),
+        (["file,label", "a\0.png,a"], "line 2 names .*, which .* does not hold|cannot be read as cells"),
+        (["file,label", f"{'x' * 5000}.png,a"], "line 2 names 'x*…x*.png', which .* does not hold"),
+        (["file,label", "../1.png,a"], "line 2 names '../1.png'; it must be a file in the folder of images"),
+        (["file,label", "/etc/passwd,a"], "it must be a file in the folder of images"),
+        (["file,label", ",a"], "line 2 names ''; it must be a file in the folder"),
+        (["file,label", "0.png,a"], "1.png has no label; name it in .*labels.csv, or remove it"),
+        (["file,label", "0.png,a", "1.png,"], "line 3, column 'label' is empty; it must be a label"),
+        (["file,label", "0.png,a", "1.png,1"], "'1', but line 2 has the name of a class; labels must all be"),
+        (["file,label", "0.png,1", "1.png,a"], "'a', but line 2 has a number; labels must all be whole numbers"),
+        (["file,label", "0.png,-1"], "'-1'; labels count classes from 0, or are their names"),
+    ],
+)
+def test_a_table_of_labels_that_does_not_fit_is_refused(tmp_path: Path, rows: list[str], message: str) -> None:
+    refuse(labelled(tmp_path / "images", *rows, images=NUMBERED[:2]), message)
+
+
+def test_a_table_of_very_many_files_or_classes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = labelled(tmp_path, "file,label", "0.png,a", "1.png,b", images=NUMBERED[:2])
+    monkeypatch.setattr(csvfile, "_MOST_CLASSES", 1)
+    refuse(folder, "line 3, column 'label' names over 1 classes")
+    monkeypatch.setattr(csvfile, "_MOST_FILES", 1)
+    monkeypatch.setattr(csvfile, "_MOST_CLASSES", 9)
+    refuse(folder, "names over 1 files")
+
+
+def test_classes_of_a_table_may_be_names(tmp_path: Path) -> None:
+    rows = [f"{number},{KINDS[number % 3]}" for number in range(30)]
+    data = load_data(table(tmp_path, "a,label", *rows))
+    assert data.classes == ("cat", "dog", "emu")
+    pairs = [pair for split in SPLITS for pair in zip(*getattr(data, split)[:], strict=True)]
+    assert {int(x): int(y) for x, y in pairs} == {number: (1, 0, 2)[number % 3] for number in range(30)}

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from bitq.progress import Terminal
+from bitq.progress import Terminal, time_text
 
 
 def left_as_it_was(written):
@@ -229,3 +229,11 @@ def test_names_of_others_are_shown_not_obeyed(clock, capsys, monkeypatch, termin
     err = capsys.readouterr().err
     assert not any(code in err for code in ("\x1b[2J", "\x1b]0;", "\x07", "\x9b"))
     assert err.count(r"\x1b[2J\x1b]0;owned\x07[bold]") > 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(85.4, "85 s"), (720, "12 min"), (12600, "3.5 h"), (172800, "48.0 h"), (363000, "4 days"), (1e9, "11,574 days")],
+)
+def test_times_are_told_in_units_that_fit(seconds, text):
+    assert time_text(seconds) == text

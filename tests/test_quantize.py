@@ -150,7 +150,7 @@ def test_every_bit_is_that_of_exact_arithmetic(path, data, tensor, fmt, rounding
     x, dim, inner = tensor
     bias = data.draw(st.one_of(st.none(), st.integers(-20, 10), st.integers(-300, 15)))
     draws = draws_of(torch.Generator().manual_seed(seed), x)
-    expected, clipped = reference.quantize(x, fmt, dim, inner, bias, rounding, draws)
+    expected, clipped = reference.quantize(x, fmt, dim, inner, bias, None, rounding, draws)
     generator = torch.Generator().manual_seed(seed)
     y, blocked = with_gradient(x, fmt, dim, inner, bias, None, rounding, generator)
     assert same(y, expected)
@@ -167,7 +167,7 @@ def test_doubles_are_exact_arithmetic(fmt, rounding):
     draws = torch.rand(rows.shape, generator=torch.Generator().manual_seed(1))
     for bias in (None, -126, 0):
         y, clipped = in_doubles(rows, fmt, bias, rounding, draws)
-        expected, exactly = reference.quantize(rows, fmt, 1, (), bias, rounding, draws)
+        expected, exactly = reference.quantize(rows, fmt, 1, (), bias, None, rounding, draws)
         assert same(y, expected)
         assert torch.equal(clipped, exactly)
 

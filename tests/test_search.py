@@ -33,7 +33,9 @@ from bitq.progress import Silent
 from bitq.report.evidence import load_evidence
 from bitq.tracing import trace
 from bitq.tradeoff.budgets import Budgets
-from bitq.tradeoff.search import Contender, _bracket
+from bitq.tradeoff.contenders import Contender
+from bitq.tradeoff.search import _bracket
+from bitq.tradeoff.settings import MOST
 from bitq.tradeoff.space import build_space
 from bitq.tradeoff.study import Proposed
 
@@ -440,8 +442,8 @@ def test_a_search_stops_when_no_plan_is_left(finished, copied):
     uniforms = [each for each in contenders(copied) if each["label"].startswith("uniform")]
     assert len(uniforms) >= 3  # those of the last round are measured all the same
     listener = tiny.Listening()
-    more = search(copied, finished[2], settings=tiny.settings(rounds=10**6, uniforms=3), listener=listener)
-    assert any(note.endswith(f"{enough} of 1000000 rounds were enough") for note in listener.notes)
+    more = search(copied, finished[2], settings=tiny.settings(rounds=1000, uniforms=3), listener=listener)
+    assert any(note.endswith(f"{enough} of 1000 rounds were enough") for note in listener.notes)
     assert more.plan.layers == many.plan.layers
 
 
@@ -523,7 +525,7 @@ def test_a_users_own_network_loss_metric_and_inputs(tmp_path):
 
 def test_data_that_is_shuffled_is_the_same_data(finished, tmp_path):
     train, validation, test = tiny.loaders()
-    shuffled = DataLoader(validation.dataset, 125, shuffle=True)
+    shuffled = DataLoader(TensorDataset(*validation.dataset.tensors), 125, shuffle=True)
     few = tiny.settings(rounds=1, plans=1)
     first = search(tmp_path, finished[2], (train, shuffled, test), few)
     count = len(rows(tmp_path))
@@ -592,13 +594,20 @@ def test_mistakes_are_told_and_leave_no_plan(tmp_path, changes, reason):
 @pytest.mark.parametrize(
     "changes",
     [{"alpha": -1}, {"alpha": float("nan")}, {"alpha": float("inf")}]
-    + [{name: 0} for name in ("scored_inputs", "rounds", "uniforms", "plans")]
+    + [{name: count} for name, most in MOST.items() for count in (0, most + 1)]
     + [{"without": "everything"}],
 )
 def test_settings_out_of_range_are_told(changes):
     (name,) = changes
     with pytest.raises(BitqError, match=f"{name} is .*it must be"):
         tiny.settings(**changes)
+
+
+def test_the_largest_counts_are_taken():
+    settings = tiny.settings(**MOST, training=Training(steps=10**7))
+    assert {name: getattr(settings, name) for name in MOST} == MOST
+    with pytest.raises(BitqError, match="steps is 10000001; it must be 1 or more, up to 10000000"):
+        Training(steps=10**7 + 1)
 
 
 # Kills

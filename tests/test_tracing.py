@@ -522,7 +522,7 @@ MISTAKES = {
         "flex_attention, which bitq",
     ),
     "script": (torch.jit.script(nn.Linear(3, 3)), torch.zeros(3), "TorchScript"),
-    "sparse": (nn.Linear(3, 3), torch.zeros(3, 3).to_sparse(), "torch.sparse_coo; it must be torch.strided"),
+    "sparse": (nn.Linear(3, 3), torch.zeros(3, 3).to_sparse(), "torch.sparse_coo; it must be dense"),
     "empty": (nn.Linear(3, 3), torch.zeros(0, 3), "N is 0"),
     "no module": (F.relu, torch.zeros(3), "must be a torch.nn.Module"),
     "buffer": (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import inf, prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from bitq.arrays import ALONE, ArrayInputs
 from bitq.batches import Parameters
-from bitq.csvfile import read_table
+from bitq.csvfile import FileTable, read_files, read_table
 from bitq.errors import BitqError, shortened
 from bitq.images import ArrayImages, FileImages, Rationed, Scaling, Split
 from bitq.images import image_size as size_of_file
@@ -25,6 +26,9 @@ from bitq.memory import check_fits, memory_told
 from bitq.outside import opened_outside
 
 SPLITS = ("train", "val", "test")
+LABELS = "labels.csv"
+"""In a folder of images, or beside it: its files and their labels."""
+
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _MOST_BYTES = 16 * 2**30  # of one array
 _FREE_BYTES, _MOST_GROWTH = 256 * 2**20, 100  # of all arrays; beyond, they have at most so many times the file's bytes
@@ -42,7 +46,7 @@ class Dataset:
     Attributes:
         train, val, test: to train on, to choose by and to judge by.
         largest: label of all the inputs that were given, by where it stands, such as "y_val".
-        classes: names of the labels 0, 1, … of a folder; files have none.
+        classes: names of the labels 0, 1, …; none where labels were given as numbers.
         signals: the same data, if they were floating point [n, …, …]: not as gray images, but as they are.
     """
 
@@ -70,9 +74,9 @@ def load_data(
     path: Path,
     *,
     image_size: int | None = None,
-    channels: int = 3,
-    mean: Sequence[float] = (0.0,),
-    std: Sequence[float] = (1.0,),
+    channels: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     limit: int | None = None,
     seed: int = 0,
     takes: Parameters | None = None,
@@ -80,13 +84,15 @@ def load_data(
     """Labelled images from a folder of PNG and JPEG files, or labelled inputs from an .npz file or a .csv table.
 
     A folder holds train/, val/ and test/ with a folder of images per class in each, or these class folders
-    alone. An .npz file holds x_train, y_train, x_test, y_test and perhaps x_val, y_val: images uint8
-    [n, height, width, channels], floating point [n, channels, height, width], or either [n, height, width];
-    labels are whole numbers [n] from 0. Arrays of any other shape are given to the network as they are, floating point
-    as float32 and whole numbers as int64: signals, tables [n, features], token ids [n, length]. The inputs of a network
-    that takes several stand by their names in place of x, such as ids_train and mask_train, and are given as they are.
-    A .csv file is a table as `bitq.csvfile` reads it. Of val and test, what is missing is taken from train: every tenth
-    input each, drawn by `seed`.
+    alone; or, instead of class folders, images and a table `labels.csv` with the columns file and label, in a folder or
+    beside it, that names each of them. An .npz file holds x_train, y_train, x_test, y_test and perhaps x_val, y_val:
+    images uint8 [n, height, width, channels], floating point [n, channels, height, width], or either [n, height,
+    width]; labels are whole numbers [n] from 0. Arrays of any other shape are given to the network as they are,
+    floating point as float32 and whole numbers as int64: signals, tables [n, features], token ids [n, length]. The
+    inputs of a network that takes several stand by their names in place of x, such as ids_train and mask_train, and are
+    given as they are.
+    A .csv file is a table as `bitq.csvfile` reads it. Classes by name are numbered in sorted order. Of val and test,
+    what is missing is taken from train: every tenth input each, drawn by `seed`.
 
     Images of a folder are decoded when they are asked for, val and test only once where they fit in 2 GiB.
 
@@ -94,8 +100,10 @@ def load_data(
         path: the folder or the file.
         image_size: height and width, in pixels, that the images of files get (shorter side resized, then
             center crop); None if they have one size already.
-        channels: 3 (RGB) or 1 (gray), to which the files' images are converted.
-        mean, std: of the network's normalization, per channel or one for all, for bytes divided by 255.
+        channels: 3 (RGB) or 1 (gray), to which the files' images are converted; None for 3. Like `image_size`, only for
+            a folder.
+        mean, std: of the network's normalization, per channel or one for all, for bytes divided by 255; None for 0 and
+            1. Only for images.
         limit: at most so many inputs of each split, drawn by `seed`.
         seed: of these draws; the same seed gives the same splits.
         takes: what the network's forward takes, for the names of arrays; only x by default.
@@ -107,20 +115,23 @@ def load_data(
     scaling = check_options(image_size, channels, mean, std, limit)
     with memory_told(f"reading {path}"):
         if path.is_dir():
-            found = _read_folder(path, image_size, channels)
+            found = _read_folder(path, image_size, channels or 3)
         elif path.suffix == ".npz" and path.exists():
             found = _read_npz(path, takes or Parameters())
         elif path.suffix == ".csv" and path.exists():
             found = _read_csv(path)
         else:
             raise BitqError(f"{path} is no data; give a folder of images, an .npz file or a .csv table")
+        fitting = {"--image-size": image_size, "--channels": channels}
         if isinstance(found["train"].images, ArrayInputs):
-            if image_size is not None or channels != 3 or scaling != Scaling():
-                raise BitqError(f"{path} holds no images; leave image size, channels, mean and std out")
+            _check_left_out({**fitting, "--mean": mean, "--std": std}, f"{path} holds no images")
             return _split(found, limit, seed)
         depth = found["train"].images.shape[0]
-        if {len(mean), len(std)} - {1, depth}:
-            raise BitqError(f"mean and std have {len(mean)} and {len(std)} numbers; they must be 1 or {depth} numbers")
+        if isinstance(found["train"].images, ArrayImages):
+            _check_left_out(fitting, f"the images of {path} are taken as they are, of one size and {depth} channels")
+        for name, values in (("--mean", scaling.mean), ("--std", scaling.std)):
+            if len(values) not in (1, depth):
+                raise BitqError(f"{name} has {len(values)} numbers; it must have one, or {depth} for as many channels")
         parts = {name: replace(part, images=_scaled(part.images, scaling)) for name, part in found.items()}
         for name, part in parts.items():
             _check_scaled(part.images, f"{path}: x_{name}")
@@ -137,8 +148,18 @@ def _split(parts: Mapping[str, _Part], limit: int | None, seed: int) -> Dataset:
     return Dataset(splits["train"], _held(splits["val"]), _held(splits["test"]), largest, parts["train"].classes)
 
 
+def _check_left_out(options: Mapping[str, object], why: str) -> None:
+    """Refuse options that would do nothing."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise BitqError(f"{why}; leave {', '.join(given)} out")
+
+
 def check_options(
-    image_size: int | None, channels: int, mean: Sequence[float], std: Sequence[float], limit: int | None
+    image_size: int | None,
+    channels: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    limit: int | None,
 ) -> Scaling:
     """The scaling of these options, which are those of `load_data`, before anything is read.
 
@@ -146,17 +167,17 @@ def check_options(
         BitqError: one of them is out of range; names it and its range.
     """
     if limit is not None and limit < 1:
-        raise BitqError(f"a limit of {limit} images leaves none; it must be at least 1")
+        raise BitqError(f"a limit of {limit} inputs leaves none; it must be at least 1")
     if image_size is not None and not 1 <= image_size <= _MOST_SIDE:
         raise BitqError(f"an image size of {image_size} pixels cannot be; it must be from 1 to {_MOST_SIDE}")
-    if channels not in (1, 3):
+    if channels not in (None, 1, 3):
         raise BitqError(f"images have 1 channel (gray) or 3 (RGB), not {channels}")
-    return Scaling(tuple(mean), tuple(std))
+    return Scaling((0.0,) if mean is None else tuple(mean), (1.0,) if std is None else tuple(std))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Split of one split as they were found, where their labels stand, and the names of these.
+    """Inputs of one split as they were found, where their labels stand, and the names of these.
 
     `gray_floats`: whether they were [n, height, width] in floating point, which may be no images.
     """
@@ -218,19 +239,117 @@ def _read_folder(root: Path, image_size: int | None, channels: int) -> dict[str,
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()} or {"train": root}
     if "train" not in folders:
         raise BitqError(f"{root} has a folder {min(folders)} but no train; give both, or class folders alone")
+    tables = {name: table for name, folder in folders.items() if (table := _table_of(folder))}
+    if tables and (lacking := [name for name in folders if name not in tables]):
+        raise BitqError(f"{folders[lacking[0]]} has class folders, but {min(tables)} a {LABELS}; give all the same way")
+    found = _listed(folders, tables) if tables else _by_class(folders)
+    height, width = (image_size, image_size) if image_size else size_of_file(found["train"].paths[0])
+    shape, resize = (channels, height, width), image_size is not None
+    return {
+        name: _Part(FileImages(files.paths, files.labels, shape, resize), files.where, files.classes)
+        for name, files in found.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The image files of a split with labels int64 [n], where these stand, and their names."""
+
+    paths: tuple[Path, ...]
+    labels: Tensor
+    where: str
+    classes: tuple[str, ...]
+
+
+def _by_class(folders: Mapping[str, Path]) -> dict[str, _Files]:
+    """Images by their class folders."""
     listed = {name: _class_folders(folder) for name, folder in folders.items()}
     classes = tuple(listed["train"])
     numbers = {name: number for number, name in enumerate(classes)}
-    height, width = (image_size, image_size) if image_size else size_of_file(listed["train"][classes[0]][0])
-    parts: dict[str, _Part] = {}
+    parts: dict[str, _Files] = {}
     for name, files in listed.items():
         if unknown := files.keys() - numbers.keys():
             raise BitqError(f"{folders[name] / min(unknown)} is a class that {folders['train']} lacks")
         paths = tuple(path for paths in files.values() for path in paths)
         labels = torch.tensor([numbers[label] for label, paths in files.items() for _ in paths])
-        images = FileImages(paths, labels, (channels, height, width), resize=image_size is not None)
-        parts[name] = _Part(images, f"the class folders of {folders[name]}", classes)
+        parts[name] = _Files(paths, labels, f"the class folders of {folders[name]}", classes)
     return parts
+
+
+def _table_of(folder: Path) -> Path | None:
+    """The table of labels in a folder, or beside one that has no class folders."""
+    if (folder / LABELS).exists():
+        return folder / LABELS
+    if any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir()):
+        return None
+    return folder.parent / LABELS if (folder.parent / LABELS).exists() else None
+
+
+def _listed(folders: Mapping[str, Path], tables: Mapping[str, Path]) -> dict[str, _Files]:
+    """Images by tables of labels.
+
+    A table in a folder names its files; one beside it names them so or, where it is of several folders, after theirs.
+    """
+    read = {path: read_files(path) for path in dict.fromkeys(tables.values())}
+    first = read[tables["train"]]
+    owners = Counter(tables.values())
+    parts: dict[str, _Files] = {}
+    for name, folder in folders.items():
+        path, table = tables[name], read[tables[name]]
+        if bool(table.classes) != bool(first.classes):
+            raise BitqError(f"{path} names classes, or {tables['train']} does, and the other numbers them; do the same")
+        if unknown := set(table.classes) - set(first.classes):
+            raise BitqError(f"{path} has a class {shortened(min(unknown))!r} that {tables['train']} lacks")
+        found = _files_in(folder, path, table, list(folders) if owners[path] > 1 else [])
+        numbers = torch.tensor([first.classes.index(each) for each in table.classes])
+        places = torch.tensor(list(found.values()))
+        own = table.labels[places]
+        labels = numbers[own] if table.classes else own
+        parts[name] = _Files(tuple(found), labels, str(path), first.classes)
+    return parts
+
+
+def _files_in(folder: Path, path: Path, table: FileTable, folders: Sequence[str]) -> dict[Path, int]:
+    """The files of a folder that a table names, and their places in it, by name.
+
+    Args:
+        folder: of images.
+        path, table: where the table stands, and what it holds.
+        folders: the names of several folders that the table is of, which stand before those of their files.
+    """
+    found: dict[Path, int] = {}
+    for place, (name, line) in enumerate(zip(table.files, table.lines, strict=True)):
+        parts = PurePosixPath(name).parts
+        where = f"{path}, line {line} names {shortened(name)!r}"
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise BitqError(f"{where}; it must be a file in the folder of images, such as cat/1.png")
+        if folders and parts[0] not in folders:
+            raise BitqError(f"{where}; it must begin with the name of a folder, such as {folders[0]}/1.png")
+        if folders and parts[0] != folder.name:
+            continue
+        beside = path.parent != folder and parts[0] == folder.name and not _is_file(folder.joinpath(*parts))
+        if folders or beside:
+            parts = parts[1:]
+        file = folder.joinpath(*parts)
+        if file in found:
+            before = table.lines[found[file]]
+            raise BitqError(f"{where} again, as line {before} does; give each file one label")
+        if not _is_file(file):
+            raise BitqError(f"{where}, which {folder} does not hold; name files as they are called there")
+        found[file] = place
+    images = (file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    if unlabelled := min((file for file in images if file not in found), default=None):
+        raise BitqError(f"{unlabelled} has no label; name it in {path}, or remove it")
+    if not found:
+        raise BitqError(f"{path} names no file of {folder}; name one or more")
+    return dict(sorted(found.items()))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file, whatever it is called."""
+    with suppress(OSError, ValueError):
+        return path.is_file()
+    return False
 
 
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
@@ -241,7 +360,7 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
         if entry.is_dir() and not entry.name.startswith(".")
     }
     if not classes:
-        raise BitqError(f"{folder} holds no folder; it must hold one per class")
+        raise BitqError(f"{folder} holds no folder; it must hold one per class, or images and a table {LABELS}")
     if empty := [name for name, files in classes.items() if not files]:
         raise BitqError(f"{folder / empty[0]} holds no image ({', '.join(_SUFFIXES)})")
     return classes
@@ -249,7 +368,8 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
 
 def _read_csv(path: Path) -> dict[str, _Part]:
     table = read_table(path)
-    return {"train": _Part(ArrayInputs({ALONE: table.features}, table.labels), f"column {shortened(table.label)!r}")}
+    inputs = ArrayInputs({ALONE: table.features}, table.labels)
+    return {"train": _Part(inputs, f"column {shortened(table.label)!r}", table.classes)}
 
 
 def _read_npz(path: Path, takes: Parameters) -> dict[str, _Part]:

@@ -37,7 +37,7 @@ _REFUSALS = {
 def refusal(error: OSError) -> str:
     """Why the system refuses to read or write, and what helps, for a message."""
     known = (told for numbers, told in _REFUSALS.items() if error.errno in numbers)
-    return next(known, (error.strerror or str(error)).lower())
+    return next(known, (error.strerror or "the system refuses it").lower())
 
 
 def check_replaceable(path: Path) -> None:

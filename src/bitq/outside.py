@@ -67,7 +67,8 @@ def unreadable(path: Path, what: str, error: OSError) -> BitqError:
             return BitqError(f"{path} is a folder; give {what}")
         case PermissionError():
             return BitqError(f"{path} may not be read by this user; change its permissions or give another file")
-    return BitqError(f"{path} cannot be read ({(error.strerror or str(error)).lower()}); give {what}")
+    why = (error.strerror or "the system refuses it").lower()
+    return BitqError(f"{path} cannot be read ({why}); give {what}")
 
 
 def check_regular(found: os.stat_result, path: Path, what: str) -> None:

@@ -178,11 +178,13 @@ class Terminal:
 
 
 def time_text(seconds: float) -> str:
-    """A time to wait, to two digits or so: "85 s", "12 min", "3.5 h".
+    """A time to wait, to two digits or so: "85 s", "12 min", "3.5 h", "4 days".
 
     Args:
         seconds: how long.
     """
+    if seconds > 48 * 3600:
+        return f"{seconds / 86400:,.0f} days"
     if seconds > 5400:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"

@@ -39,7 +39,7 @@ class Training:
 
     def __post_init__(self) -> None:
         for name, right, expected in (
-            ("steps", 1 <= self.steps <= 10**9, "1 or more, up to 10^9"),
+            ("steps", 1 <= self.steps <= 10**7, "1 or more, up to 10000000"),
             ("learning_rate", 0 < self.learning_rate <= 1e30, "a number above 0, up to 1e30"),
             ("weight_decay", 0 <= self.weight_decay <= 1e6, "0 or more, up to 1e6"),
             ("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),

@@ -82,7 +82,7 @@ def _graph(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         return _Tracer().trace(model, fixed or None)
     except Exception as error:  # whatever the network's own code does with a tensor that has no value
         raise BitqError(
-            "torch.fx cannot follow the network's code, so where the results of its layers go is not known and no "
+            "the network's code cannot be followed, so where the results of its layers go is not known and no "
             f"batch norm can be folded: {type(error).__name__}: {_first_line(error)}"
         ) from error
 

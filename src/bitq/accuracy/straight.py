@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from bitq import private_torch
-from bitq.formats import BlockFormat
+from bitq.formats import Format
 from bitq.numerics.ops import direct, quantize_in_place
 from bitq.numerics.quantize import quantize
 from bitq.numerics.recipe import recipe_for
@@ -24,15 +24,20 @@ from bitq.numerics.recipe import recipe_for
 WORTH_IT = 1 << 14  # elements; the bookkeeping costs more than a smaller tensor
 
 
-def quantized_fresh(y: Tensor, fmt: BlockFormat, axis: int, bias: int | None) -> Tensor:
+def quantized_fresh(
+    y: Tensor, fmt: Format, axis: int, bias: int | None = None, tensor_range: tuple[float, float] | None = None
+) -> Tensor:
     """y quantized in its own memory, for a y that nobody else has, as an operation's result that it does not save."""
-    if not direct(y) or private_torch.is_view(y):
-        return quantize(y, fmt, axis, exponent_bias=bias)
-    return quantize_in_place(y, recipe_for(y, fmt, axis, exponent_bias=bias))
+    if not direct(y) or private_torch.is_view(y) or fmt.rounding == "stochastic":
+        return quantize(y, fmt, axis, exponent_bias=bias, tensor_range=tensor_range)
+    return quantize_in_place(y, recipe_for(y, fmt, axis, exponent_bias=bias, tensor_range=tensor_range))
 
 
 def saving_raw(x: Tensor, quantized: Tensor, again: Callable[[Tensor], Tensor]) -> AbstractContextManager[object]:
-    """Inside, an operation that saves `quantized` for backward saves x, from which it is made `again` when needed."""
+    """Inside, an operation that saves `quantized` for backward saves x, from which it is made `again` when needed.
+
+    So that it is the same again, nothing may be drawn for it.
+    """
     if (
         not (direct(x) and direct(quantized))
         or not torch.is_grad_enabled()

@@ -17,6 +17,7 @@ import typer
 from bitq.cli.buffer import buffer
 from bitq.cli.devices import devices
 from bitq.cli.evaluate import evaluate
+from bitq.cli.formats import formats
 from bitq.cli.movement import movement
 from bitq.cli.quantize import quantize
 from bitq.cli.report import report
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (search, movement, buffer, evaluate, quantize, report, devices):
+for command in (search, movement, buffer, evaluate, quantize, report, formats, devices):
     app.command()(traceable(command))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from bitq.cli.output import bits_text, bytes_text, energy_text, ratio_text
+from bitq.cli.output import accuracy_text, bits_text, bytes_text, energy_text, ratio_text
 
 if TYPE_CHECKING:
     from bitq.tradeoff.records import Cost, Offer, Offers
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def offers_table(found: Offers, references: Mapping[str, Cost]) -> Table:
     """A line for every question; one that nothing which was measured answers says so."""
     table = Table(
-        title="What was measured offers; losses and O on validation data",
+        title="What was measured offers: the least O, and the fewest bits moved\n"
+        "so near to the accuracy of float32 (points and O on validation data)",
         title_justify="left",
         title_style="",
         header_style="bold",
@@ -27,8 +28,9 @@ def offers_table(found: Offers, references: Mapping[str, Cost]) -> Table:
     for heading in ("points\nlost", "accuracy\n(test)", "moved", "of\nint8", "energy", "model", "O"):
         table.add_column(heading, justify="right", no_wrap=True)
     for question, offer in found.by_question:
+        short = question.removeprefix("fewest bits ")  # as the title says
         answer = offer.title if offer else "nothing that was measured"
-        table.add_row(f"{question}:\n  {answer}", *(_cells(offer, references) if offer else ()))
+        table.add_row(f"{short}:\n  {answer}", *(_cells(offer, references) if offer else ()))
     return table
 
 
@@ -50,7 +52,7 @@ def offers_document(found: Offers, references: Mapping[str, Cost]) -> dict[str, 
 def _cells(offer: Offer, references: Mapping[str, Cost]) -> tuple[str, ...]:
     return (
         f"{100 * offer.lost:.2f}",
-        f"{offer.test:.2%}",
+        accuracy_text(offer.test),
         bits_text(offer.movement_bits),
         int8_text(offer, references),
         energy_text(offer.energy_pj),

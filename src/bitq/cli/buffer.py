@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from bitq.cli.formats import HELP, NAMES, Planned, Uniform, read_formats
+from bitq.cli.chosen import HELP, NAMES, Planned, Uniform, read_formats
 from bitq.cli.given import Inputs
 from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.cli.shapes import InputShape, Network, input_and_layers
+from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.errors import BitqError, shortened
 from bitq.files import check_replaceable, write_atomically
 from bitq.floating import but_floating, sentence
@@ -99,7 +99,8 @@ def buffer(
 
         shown = " x ".join(map(str, shape))
         floating = [sentence(part) for part in source.stays_float if part.layers]
-        show(f"{network} on {target.title}, input {shown}", _table(found), *verdicts(found), *floating)
+        show(f"{network} on {target.title}, input {shown}", _table(found), _explained(found))
+        show(*verdicts(found), *floating)
         if source.assumed:
             show(f"Assumed: {source.assumed}")
         if out is not None:
@@ -143,33 +144,33 @@ def _records(found: Sweep) -> list[dict[str, Any]]:
     ]
 
 
-def _table(found: Sweep) -> Table:
-    at, original = found.reference, found.series[0]
-    size = bytes_text(found.reference_bytes)
-    table = Table()
-    table.add_column("formats")
-    for heading in (
-        f"{found.source} ↔ {found.memory}\nof {size}",
-        "of float",
-        "energy",
-        "of float",
-        "the least there is\nto move",
-        f"{found.memory} that moves\nonly that",
-        f"{found.memory} that moves\nno more than float",
-    ):
-        table.add_column(heading, justify="right")
-    for series in found.series:
-        table.add_row(
-            series.name,
-            bits_text(series.traffic_bits[at]),
-            ratio_text(series.traffic_bits[at], original.traffic_bits[at]),
-            energy_text(series.energy_pj[at]),
-            ratio_text(series.energy_pj[at], original.energy_pj[at]),
-            bits_text(series.floor_bits),
-            _size(series.floor_bytes),
-            _size(series.float_bytes),
+def _table(found: Sweep) -> FirstThatFits:
+    at, original, all_ = found.reference, found.series[0], found.series
+    formats = TextColumn("formats", [each.name for each in all_], left=True)
+    traffic = TextColumn(f"{found.source} ↔ {found.memory}", [bits_text(each.traffic_bits[at]) for each in all_])
+    of_float = [ratio_text(each.traffic_bits[at], original.traffic_bits[at]) for each in all_]
+    energy = TextColumn("energy", [energy_text(each.energy_pj[at]) for each in all_])
+    energy_of_float = [ratio_text(each.energy_pj[at], original.energy_pj[at]) for each in all_]
+    least = TextColumn("least", [bits_text(each.floor_bits) for each in all_])
+    sizes = (
+        TextColumn(f"{found.memory} for it", [_size(each.floor_bytes) for each in all_]),
+        TextColumn(f"{found.memory} as float", [_size(each.float_bytes) for each in all_]),
+    )
+    shares = (TextColumn("of float", of_float), TextColumn("of float", energy_of_float))
+    return FirstThatFits(
+        (
+            [[formats], [traffic], [shares[0]], [energy], [shares[1]], [least], *([each] for each in sizes)],
+            [[formats], [traffic, shares[0]], [energy, shares[1]], [least], sizes],
         )
-    return table
+    )
+
+
+def _explained(found: Sweep) -> str:
+    size = bytes_text(found.reference_bytes)
+    return (
+        f"with {found.memory} of {size}; least: the least there is to move, and the {found.memory} that moves only it; "
+        f"as float: the {found.memory} that moves no more than float32 does at {size}"
+    )
 
 
 def _size(size: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bitq.cli.inputs import (
+    DATA_OPTIONS,
     DEMO,
     DEMO_DEVICE,
     BatchSize,
@@ -22,7 +23,7 @@ from bitq.cli.inputs import (
     Std,
     load_source,
 )
-from bitq.cli.output import Json, print_json, show
+from bitq.cli.output import Json, accuracy_text, print_json, show
 from bitq.cli.remembered import Remembered, remembered
 from bitq.cli.rungs import print_rungs
 from bitq.errors import BitqError, printable, shortened
@@ -42,8 +43,8 @@ def evaluate(
     formats: Annotated[
         str | None,
         typer.Option(
-            help="Measure the network in each of these formats as it is: float32, 8:e4:b16, mxint8, and ranges as in "
-            '"float32,8:e2..e6:b16,8:e4:b8..b32".',
+            help="Measure the network in each of these formats as it is: float32, 8:e4:b16, mxint8, int8, and ranges "
+            'as in "float32,8:e2..e6:b16,8:e4:b8..b32,int4..int8".',
             rich_help_panel=LADDER,
         ),
     ] = None,
@@ -69,13 +70,22 @@ def evaluate(
         ),
     ] = None,
     data: DataPath = None,
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     image_size: ImageSize = None,
-    channels: Channels = 3,
-    mean: Mean = "0",
-    std: Std = "1",
+    channels: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="That the search was given.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2**63 - 1,
+            help="Of what is drawn from the data, as the search was given it.",
+            show_default="0",
+            rich_help_panel=DATA_OPTIONS,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the accuracy of a plan again on the test data, from the packed weights and the plan alone; or, with
@@ -97,12 +107,15 @@ def evaluate(
     if formats is not None:
         if network is not None:
             raise BitqError(f"with --formats, {shortened(source)!r} is the network itself; leave --network out")
+        _check_seed(source, seed)
         own = load_source(source, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
         print_rungs(own, formats, device or DEMO_DEVICE, as_json)
         return
-    if checkpoint is not None or device is not None:
-        option = "--checkpoint" if checkpoint is not None else "--device"
-        raise BitqError(f"{option} belongs to --formats; a run folder has its own weights and device")
+    for option, value in (("--checkpoint", checkpoint), ("--device", device), ("--batch-size", batch_size)):
+        if value is not None:
+            raise BitqError(
+                f"{option} belongs to --formats; a run folder has its own weights and device, and nothing is trained"
+            )
     run = Path(source)
     if not run.exists() and (source == DEMO or ":" in source):
         raise BitqError(
@@ -116,8 +129,9 @@ def evaluate(
     plan, known = load_plan(RunFolder(run).plan), remembered(run)
     if network is None and plan.network != DEMO:
         raise _unnamed(plan.network, run) if ":" in plan.network else _from_python(plan.network, run, known)
+    _check_seed(network or DEMO, seed)
     found_in = load_source(
-        network or DEMO, data, None, batch_size, image_size, channels, mean, std, limit, seed, not_from=run
+        network or DEMO, data, None, None, image_size, channels, mean, std, limit, seed, not_from=run
     )
     plan = load_quantized(found_in.model, run)
     if plan.weights is None:
@@ -133,17 +147,22 @@ def evaluate(
     if known.tested is not None and found.labels is not None and known.tested != found.labels.count:
         note = f"the run was tested on {known.tested} inputs, and these are {found.labels.count}: other data"
         print(note, file=sys.stderr)
-    planned = plan.totals.accuracy
+    planned, reached = plan.totals.accuracy, accuracy_text(found.accuracy)
     if as_json:
         figures = {"run": str(run), "accuracy": found.accuracy, "planned": planned, "loss": found.loss}
         print_json({**figures, "planned_metric": known.metric or "top1"})
     elif known.metric is None:
-        show(f"{plan.network}: accuracy {found.accuracy:.2%} on the test data, {planned:.2%} in the plan")
+        show(f"{plan.network}: accuracy {reached} on the test data, {accuracy_text(planned)} in the plan")
     else:
         show(
-            f"{plan.network}: top-1 accuracy {found.accuracy:.2%} on the test data; the plan has {planned:.4f} by "
+            f"{plan.network}: top-1 accuracy {reached} on the test data; the plan has {planned:.4f} by "
             f"its metric {known.metric!r}"
         )
+
+
+def _check_seed(network: str, seed: int | None) -> None:
+    if network == DEMO and seed is not None:
+        raise BitqError("nothing is drawn from the demo's data; leave --seed out")
 
 
 def _from_python(planned: str, run: Path, known: Remembered) -> BitqError:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, printable, shortened
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 DEMO_DEVICE = "stm32f103c8"
-IMAGES = "Images"
+DATA_OPTIONS = "Data"
 EVALUATION_BATCH = 500
+_MOST_TOLD = 20  # classes
 
 Network = Annotated[
     str,
@@ -33,36 +35,61 @@ DataPath = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Labelled images: a folder train/CLASS/*.png (with val/ and test/ beside train/, or taken from it). "
+        help="Labelled images: a folder train/CLASS/*.png, or of images with a table labels.csv (file,label) in it or "
+        "beside it; val/ and test/ stand beside train/ or are taken from it. "
         "Images, signals, token ids: an .npz with x_train, y_train, x_test, y_test, or for a network of several inputs "
         "their names in place of x, such as ids_train, mask_train. Numbers: a .csv table whose first line names the "
-        "columns, with labels in `label` or the last. The demo has its own.",
+        "columns, with labels in `label` or the last: whole numbers from 0, or names of classes, which are numbered in "
+        "sorted order. The demo has its own.",
     ),
 ]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(help="Float weights: a .safetensors file or what torch.save wrote (nothing in it is run)."),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, max=10**6, help="Inputs per training step.", rich_help_panel=IMAGES)]
+_BATCH = 64
+
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=10**6, help="Inputs of a training step.", show_default=str(_BATCH), rich_help_panel=DATA_OPTIONS
+    ),
+]
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        help="Resize and crop the images of a folder to this height and width, in pixels.", rich_help_panel=IMAGES
+        help="For a folder: resize and crop its images to this height and width, in pixels.",
+        rich_help_panel=DATA_OPTIONS,
     ),
 ]
 Channels = Annotated[
-    int, typer.Option(help="Channels that the images of a folder are read with: 3 or 1.", rich_help_panel=IMAGES)
+    int | None,
+    typer.Option(
+        help="For a folder: channels that its images are read with, 3 or 1.",
+        show_default="3",
+        rich_help_panel=DATA_OPTIONS,
+    ),
 ]
 Mean = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Subtracted from pixels in 0..1: one number, or one per channel as 0.5,0.4,0.4.", rich_help_panel=IMAGES
+        help="For images: subtracted from pixels in 0..1: one number, or one for each channel as 0.5,0.4,0.4.",
+        show_default="0",
+        rich_help_panel=DATA_OPTIONS,
     ),
 ]
 Std = Annotated[
-    str, typer.Option(help="Divides pixels after that: one number, or one per channel.", rich_help_panel=IMAGES)
+    str | None,
+    typer.Option(
+        help="For images: divides pixels after that: one number, or one for each channel.",
+        show_default="1",
+        rich_help_panel=DATA_OPTIONS,
+    ),
 ]
-Limit = Annotated[int | None, typer.Option(help="Use at most this many inputs of every part.", rich_help_panel=IMAGES)]
+Limit = Annotated[
+    int | None,
+    typer.Option(help="Use at most this many inputs of every part of the data.", rich_help_panel=DATA_OPTIONS),
+]
 
 
 @dataclass(frozen=True)
@@ -79,16 +106,16 @@ def load_source(
     network: str,
     data: Path | None,
     checkpoint: Path | None,
-    batch_size: int,
+    batch_size: int | None,
     image_size: int | None,
-    channels: int,
-    mean: str,
-    std: str,
+    channels: int | None,
+    mean: str | None,
+    std: str | None,
     limit: int | None,
-    seed: int,
+    seed: int | None,
     not_from: Path | None = None,
 ) -> Source:
-    """What the options name; no code comes from the folder `not_from`.
+    """What the options name, None where they are not given; no code comes from the folder `not_from`.
 
     Raises:
         BitqError: a network without data, options that do not fit together, or anything the loaders refuse.
@@ -96,14 +123,14 @@ def load_source(
     if network == DEMO:
         if data is not None or checkpoint is not None:
             raise BitqError("the demo has its own data and checkpoint; leave --data and --checkpoint out")
-        if (image_size, channels, mean, std, limit) != (None, 3, "0", "1", None):
-            raise BitqError(
-                "the demo's images are as its network needs them; leave --image-size, --channels, --mean, --std and "
-                "--limit out"
-            )
-        return _demo(batch_size)
+        own = {"image-size": image_size, "channels": channels, "mean": mean, "std": std, "limit": limit}
+        if given := [f"--{name}" for name, value in own.items() if value is not None]:
+            raise BitqError(f"the demo's images are as its network needs them; leave {', '.join(given)} out")
+        return _demo(batch_size or _BATCH)
     if data is None:
-        raise BitqError(f"network {network!r} needs --data: a folder of labelled images, an .npz file or a .csv table")
+        raise BitqError(
+            f"network {shortened(network)!r} needs --data: a folder of labelled images, an .npz file or a .csv table"
+        )
     from bitq.batches import parameters
     from bitq.datasets import check_options, load_data
     from bitq.images import Batches
@@ -121,15 +148,17 @@ def load_source(
         mean=means,
         std=stds,
         limit=limit,
-        seed=seed,
+        seed=seed or 0,
         takes=parameters(model),
     )
+    if parts.classes:
+        print(printable(f"classes: {_numbered(parts.classes)}"), file=sys.stderr)
     parts, output = _fitting(model, parts)
     if output is not None and len(output) > 1:
         parts.check_labels(output[1])
     return Source(
         model,
-        Batches(parts.train, batch_size, shuffle=True),
+        Batches(parts.train, batch_size or _BATCH, shuffle=True),
         Batches(parts.val, EVALUATION_BATCH),
         Batches(parts.test, EVALUATION_BATCH),
     )
@@ -182,10 +211,18 @@ def _demo(batch_size: int) -> Source:
     )
 
 
-def _numbers(option: str, text: str) -> tuple[float, ...]:
+def _numbered(classes: Sequence[str]) -> str:
+    """Names of classes and the labels that stand for them, such as "0 cat, 1 dog"."""
+    told = [f"{number} {shortened(name, 30)}" for number, name in enumerate(classes)]
+    return ", ".join(told if len(told) <= _MOST_TOLD else [*told[: _MOST_TOLD - 1], "…", told[-1]])
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise BitqError(
-            f"{option} is {text!r}; it must be numbers separated by commas, such as 0.485,0.456,0.406"
+            f"{option} is {shortened(text)!r}; it must be numbers separated by commas, such as 0.485,0.456,0.406"
         ) from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitq.cli.formats import HELP, NAMES, read_formats
+from bitq.cli.chosen import HELP, NAMES, read_formats
 from bitq.cli.given import Inputs
 from bitq.cli.layers import (
     SHAPES,
@@ -48,7 +48,10 @@ if TYPE_CHECKING:
     from bitq.tradeoff.plan import FloatPart
 
 FLOAT = TensorFormats()
-BOUND = "×: times the lower bound, below which no tiling, loop order or other schedule comes"
+BOUND = (
+    "×: times the lower bound, below which no tiling, loop order or other schedule comes; of int8: bits moved beside "
+    "those of 8-bit integers; of float: energy beside that of 32-bit float"
+)
 
 
 def movement(
@@ -75,8 +78,9 @@ def movement(
 
     Every layer is tiled so that the traffic is the least possible over all loop orders and tile sizes; behind it
     stands how many times a lower bound that is, which no other way to compute the layer with such a memory comes
-    below (near 1, nothing is left to win). "Of float" compares with the same network in 32-bit float, tiled as well
-    as that can be; "moves most" names the tensor that takes most of the energy. What takes no format, such as an LSTM,
+    below (near 1, nothing is left to win). "Of int8" compares the bits moved with the same network in plain 8-bit
+    integers, "of float" the energy with 32-bit float, each tiled as well as that can be; "moves most" names the tensor
+    that takes most of the energy. What takes no format, such as an LSTM,
     is counted in 32-bit float and told with its share, as `bitq search` does. Only shapes matter: nothing is computed
     or trained.
 
@@ -92,11 +96,12 @@ def movement(
     shape, layers = found.shape, found.layers
     wanted = but_floating(layers, chosen.of(layers), found.stays_float)
     moved, original = _movements(layers, wanted, target, joint)
+    int8 = _int8_bits(layers, target)
     parts = _float_parts(found.stays_float, moved)
     if as_json:
         about = {"network": network, "device": target.name, "input_shape": shape}
         told = {"stays_float": [part.model_dump() for part in parts], "assumed": found.assumed}
-        print_json({**about, **_document(moved, original, found.stays_float), **told})
+        print_json({**about, **_document(moved, original, int8, found.stays_float), **told})
     elif as_csv:
         print_text(csv_text(list(_records(moved, original))))
     else:
@@ -104,7 +109,7 @@ def movement(
         sums = f", partial sums of {target.partial_sum_bits:g} bits or more" if target.partial_sum_bits else ""
         how = _how_near(moved) if joint else ""
         title = f"{network} on {target.title}, input {shown}, {chosen}{sums}{how}"
-        show(title, _table(moved, original, found.stays_float), BOUND, SHAPES)
+        show(title, _table(moved, original, int8, found.stays_float), BOUND, SHAPES)
         if formats is not None and parts:
             show(float_table(parts))
         if formats is not None and found.assumed:
@@ -135,6 +140,14 @@ def _movements(
     return both[: len(layers)], both[len(layers) :]
 
 
+def _int8_bits(layers: Sequence[Layer], device: Device) -> Sequence[float]:
+    """What each layer moves in plain 8-bit integers, in bits."""
+    from bitq.tradeoff.references import plain_bits
+    from bitq.tradeoff.shares import REFERENCES
+
+    return [float(plain_bits([layer], device, [REFERENCES["int8"]]).sum()) for layer in layers]
+
+
 def _float_parts(parts: Sequence[StaysFloat], moved: Sequence[LayerMovement]) -> tuple[FloatPart, ...]:
     from bitq.tradeoff.plan import float_parts
 
@@ -142,16 +155,19 @@ def _float_parts(parts: Sequence[StaysFloat], moved: Sequence[LayerMovement]) ->
 
 
 def _table(
-    moved: Sequence[LayerMovement], original: Sequence[LayerMovement], parts: Sequence[StaysFloat]
+    moved: Sequence[LayerMovement],
+    original: Sequence[LayerMovement],
+    int8: Sequence[float],
+    parts: Sequence[StaysFloat],
 ) -> FirstThatFits:
     from bitq.movement.network import level_totals
 
-    known = list(zip(moved, original, _weight_bytes(moved, parts), strict=True))
+    known = list(zip(moved, original, _weight_bytes(moved, parts), int8, strict=True))
     rows = alike(known, lambda row: (row[0].layer, row[0].formats))
-    lines = [Line(layer.layer, layer.formats, size, count) for (layer, _, size), count in rows]
+    lines = [Line(layer.layer, layer.formats, size, count) for (layer, _, size, _), count in rows]
     name, kinds, shapes, macs = (make(lines) for make in (name_column, kind_column, shape_column, macs_column))
     formats, weights = format_columns(lines), weights_column(lines)
-    counted = [(layer.levels, count) for (layer, _, _), count in rows]
+    counted = [(layer.levels, count) for (layer, *_), count in rows]
     levels = [
         TextColumn(
             f"{total.source} ↔ {total.memory}",
@@ -160,18 +176,22 @@ def _table(
         )
         for place, total in enumerate(level_totals(moved))
     ]
-    energy = TextColumn.of("energy", [count * layer.energy_pj for (layer, _, _), count in rows], energy_text)
+    energy = TextColumn.of("energy", [count * layer.energy_pj for (layer, *_), count in rows], energy_text)
     before = sum(layer.energy_pj for layer in original)
     ratio = TextColumn(
         "of float",
-        [ratio_text(layer.energy_pj, other.energy_pj) for (layer, other, _), _ in rows],
+        [ratio_text(layer.energy_pj, other.energy_pj) for (layer, other, *_), _ in rows],
         ratio_text(sum(layer.energy_pj for layer in moved), before),
     )
-    most = TextColumn("moves most", [_most(layer) for (layer, _, _), _ in rows])
+    of_int8 = TextColumn(
+        "of int8",
+        [ratio_text(layer.bits, plain) for (layer, *_, plain), _ in rows],
+        ratio_text(sum(layer.bits for layer in moved), sum(int8)),
+    )
+    most = TextColumn("moves most", [_most(layer) for (layer, *_), _ in rows])
     ways = (
-        [[each] for each in (name, kinds, shapes, macs, *formats, *levels, energy, ratio, most, weights)],
-        [[name, shapes], [kinds, macs], formats, *([each] for each in levels), [energy, ratio], [most, weights]],
-        [[name, shapes], [kinds, macs, weights], formats, levels, [energy, ratio, most]],
+        [[each] for each in (name, kinds, shapes, macs, *formats, *levels, of_int8, energy, ratio, most, weights)],
+        [[name, shapes], [kinds, macs, weights], formats, [*levels, of_int8], [energy, ratio, most]],
     )
     return FirstThatFits(ways)
 
@@ -222,20 +242,24 @@ def _records(moved: Sequence[LayerMovement], original: Sequence[LayerMovement]) 
 
 
 def _document(
-    moved: Sequence[LayerMovement], original: Sequence[LayerMovement], parts: Sequence[StaysFloat]
+    moved: Sequence[LayerMovement],
+    original: Sequence[LayerMovement],
+    int8: Sequence[float],
+    parts: Sequence[StaysFloat],
 ) -> dict[str, Any]:
     from bitq.movement.network import level_totals
 
     energy, energy_float = (sum(layer.energy_pj for layer in layers) for layers in (moved, original))
     return {
         "layers": [
-            {**_layer_document(after, before), "weight_bytes": size}
-            for after, before, size in zip(moved, original, _weight_bytes(moved, parts), strict=True)
+            {**_layer_document(after, before), "movement_bits_int8": plain, "weight_bytes": size}
+            for after, before, plain, size in zip(moved, original, int8, _weight_bytes(moved, parts), strict=True)
         ],
         "totals": {
             "macs": sum(layer.layer.macs for layer in moved),
             "movement_bits": sum(layer.bits for layer in moved),
             "movement_bits_float": sum(layer.bits for layer in original),
+            "movement_bits_int8": sum(int8),
             "energy_pj": energy,
             "energy_pj_float": energy_float,
             "normalized_energy": energy / energy_float if energy_float else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")
 ]
 
-PIPE_COLUMNS = 160
-"""Width of tables that no terminal bounds, in characters."""
+PIPE_COLUMNS = 180
+"""Width of tables that neither a terminal nor the variable COLUMNS bounds, in characters."""
 
 
 def print_json(document: Any) -> None:
@@ -56,7 +57,7 @@ def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
 
 def show(*parts: RenderableType) -> None:
     """Write text and tables to stdout: markup in the names of others means nothing, an escape code stands as such."""
-    width = None if sys.stdout.isatty() else PIPE_COLUMNS
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit() else PIPE_COLUMNS
     console = Console(markup=False, highlight=False, emoji=False, width=width)
     shown = [printable(part) if isinstance(part, str) else _Printable(part) for part in parts]
     console.print(*shown, sep="\n", crop=False)  # escapes may widen a table
@@ -96,6 +97,11 @@ def energy_text(picojoules: float) -> str:
 def ratio_text(part: float, whole: float) -> str:
     """A share for a reader, such as "16.2 %"; "-" of nothing."""
     return f"{_digits(100 * part / whole)} %" if whole else "-"
+
+
+def accuracy_text(accuracy: float) -> str:
+    """An accuracy in [0, 1] for a reader, such as "93.14 %"."""
+    return f"{100 * accuracy:.2f} %"
 
 
 def times_text(ratio: float) -> str:

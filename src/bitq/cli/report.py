@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitq.cli.answers import offers_document, offers_table
-from bitq.cli.output import Json, print_json, show
+from bitq.cli.output import Json, print_json, ratio_text, show
 from bitq.cli.planned import plan_document, plan_tables
 from bitq.files import RunFolder
 
 if TYPE_CHECKING:
+    from bitq.report.evidence import Evidence
     from bitq.salvage import Salvaged
 
 
@@ -44,7 +45,8 @@ def report(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write report.html of a run again: one page that needs no network to be read.
+    """Write report.html of a run again: one page that needs no network to be read. The terminal tells in a few lines
+    what it says.
 
     Examples:
 
@@ -54,6 +56,7 @@ def report(
     """
     from bitq.report import write_report
     from bitq.report.evidence import load_evidence
+    from bitq.report.tables import advised
 
     salvaged = _salvaged(run) if salvage else None
     if salvaged is not None and not as_json:
@@ -71,7 +74,19 @@ def report(
     else:
         tables = plan_tables(evidence) if layers else []
         offers = [offers_table(evidence.offers, evidence.references)] if evidence.offers else []
-        show(*tables, *offers, f"Report: {page}")
+        note = advised(evidence)
+        show(*tables, *offers, *([f"Note: {note}"] if note else []), _result(evidence), f"Report: {page}")
+
+
+def _result(run: Evidence) -> str:
+    """What the plan comes to, in a line."""
+    plan, totals = run.plan, run.plan.totals
+    return (
+        f"{plan.network} on {plan.device}: {totals.accuracy:.2%} accurate on test data (float32: "
+        f"{totals.accuracy_float:.2%}), moves {ratio_text(totals.movement_bits, totals.movement_bits_float)} of "
+        f"float32's bits for {ratio_text(totals.energy_pj, totals.energy_pj_float)} of its energy; O "
+        f"{totals.objective:.4f}"
+    )
 
 
 def _salvaged(run: Path) -> Salvaged:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from bitq.cli.inputs import Source
-from bitq.cli.output import bits_text, bytes_text, energy_text, print_json, ratio_text, show
+from bitq.cli.output import accuracy_text, bits_text, bytes_text, energy_text, print_json, ratio_text, show
 
 if TYPE_CHECKING:
     from bitq.tradeoff.records import Row
@@ -32,7 +32,7 @@ def print_rungs(source: Source, formats: str, device: str, as_json: bool) -> Non
     if as_json:
         print_json({"device": device, "rows": [row.model_dump(exclude={"objective"}) for row in rows]})
     else:
-        show(_table(rows), "Nothing was fine-tuned. `bitq search` does that, and chooses by tensor.")
+        show(_table(rows), "Nothing was fine-tuned. `bitq search` does that, and chooses a format for each tensor.")
 
 
 def _table(rows: Sequence[Row]) -> Table:
@@ -44,5 +44,5 @@ def _table(rows: Sequence[Row]) -> Table:
     for row in rows:
         share = [ratio_text(row.movement_bits, float32.movement_bits)] if float32 else []
         cost = (energy_text(row.energy_pj), bytes_text(row.model_bytes))
-        table.add_row(row.name, f"{row.accuracy:.2%}", bits_text(row.movement_bits), *share, *cost)
+        table.add_row(row.name, accuracy_text(row.accuracy), bits_text(row.movement_bits), *share, *cost)
     return table

@@ -9,10 +9,9 @@ from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from bitq.cli.answers import int8_text, offers_document, offers_table
 from bitq.cli.inputs import (
@@ -28,9 +27,10 @@ from bitq.cli.inputs import (
     Std,
     load_source,
 )
-from bitq.cli.output import Json, bits_text, bytes_text, energy_text, print_json, show
+from bitq.cli.output import Json, accuracy_text, bits_text, bytes_text, energy_text, print_json, show
 from bitq.cli.planned import plan_tables
 from bitq.cli.quantities import with_limits
+from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.errors import BitqError
 from bitq.tradeoff.shares import ShareOf
 
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from bitq.tradeoff.ray_workers import RayWorkers
     from bitq.tradeoff.records import Cost, Row
 
-BUDGETS, TUNING, ABLATIONS, WORKERS = "Budgets", "Fine-tuning", "Ablations", "Several processes or machines"
+FORMATS, BUDGETS, TUNING, ABLATIONS = "Formats", "Budgets", "Fine-tuning", "Ablations"
+WORKERS = "Several processes or machines"
 
 
 class SearchEffort(StrEnum):
@@ -61,7 +62,33 @@ def search(
         Path | None,
         typer.Option(help="Folder for plan.json, weights.safetensors, report.html and results.sqlite; `runs/NETWORK`."),
     ] = None,
-    bits: Annotated[int, typer.Option(help="Bits of an element if nothing were shared: 8 or 16.")] = 8,
+    bits: Annotated[
+        int, typer.Option(help="Without --formats: bits of an element if nothing were shared, 8 or 16.")
+    ] = 8,
+    formats: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="What tensors choose from: formats that `bitq formats` lists, int8, float16, and ranges, such as "
+            '"8:e2..e6:b1..b48,mxint8,mxfp4,nvfp4,int3..int8"; the grid of the paper by default.',
+            rich_help_panel=FORMATS,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="LIST", help="What weights choose from instead.", rich_help_panel=FORMATS)
+    ] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="What inputs and outputs choose from instead.", rich_help_panel=FORMATS),
+    ] = None,
+    output_as_input: Annotated[
+        bool,
+        typer.Option(
+            "--output-as-input",
+            help="A layer's output takes the format of the same layer's input.",
+            rich_help_panel=FORMATS,
+        ),
+    ] = False,
     alpha: Annotated[
         float, typer.Option(help="Weight of data movement in O = (1 - accuracy) + alpha * movement / largest movement.")
     ] = 0.2,
@@ -103,8 +130,11 @@ def search(
         ),
     ] = None,
     learning_rate: Annotated[
-        float, typer.Option(help="Of the first step; falls to zero along a half cosine.", rich_help_panel=TUNING)
-    ] = 1e-3,
+        float | None,
+        typer.Option(
+            help="Of the first step; falls to zero along a half cosine.", show_default="0.001", rich_help_panel=TUNING
+        ),
+    ] = None,
     amp: Annotated[
         bool,
         typer.Option(
@@ -170,16 +200,16 @@ def search(
             rich_help_panel=WORKERS,
         ),
     ] = None,
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = None,
     image_size: ImageSize = None,
-    channels: Channels = 3,
-    mean: Mean = "0",
-    std: Std = "1",
+    channels: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
     limit: Limit = None,
     as_json: Json = False,
     **limits: float | ShareOf | None,
 ) -> None:
-    """Find the block floating point format of every tensor with the least O, fine-tune, and write plan and report.
+    """Find the number format of every tensor with the least O, fine-tune, and write plan and report.
 
     The search scores every tensor in every format by how much it perturbs the loss, knows exactly what every choice
     moves through the device's memories, and solves for the best plans. It measures all uniform formats and some of
@@ -197,22 +227,36 @@ def search(
 
     `bitq search demo --max-movement 50%int8`
 
+    `bitq search demo --formats "8:e2..e6:b16,mxint8,mxfp4,nvfp4,int3..int8"`
+
     `bitq search my_package.nets:make --checkpoint net.safetensors --data images/ --image-size 64 --device stm32h743`
     """
-    from bitq.accuracy.finetune import Training
     from bitq.api import search as search_network
     from bitq.tradeoff.budgets import Budgets
+    from bitq.tradeoff.formatset import FormatSet
     from bitq.tradeoff.settings import Settings
 
     base: Settings = getattr(Settings, effort)()
-    given = {"rounds": rounds, "plans": plans, "uniforms": uniforms}
+    given = _given(rounds=rounds, plans=plans, uniforms=uniforms)
+    tuning = _given(steps=steps, learning_rate=learning_rate)
     without = [
         name
-        for name, given in (("qat", without_qat), ("movement", without_movement), ("tradeoff", without_tradeoff))
-        if given
+        for name, wanted in (("qat", without_qat), ("movement", without_movement), ("tradeoff", without_tradeoff))
+        if wanted
     ]
     if len(without) + ablations > 1:
         raise BitqError("give one of --without-qat, --without-movement, --without-tradeoff and --ablations at a time")
+    _check_uses(
+        "nothing is fine-tuned with --without-qat",
+        without_qat,
+        {"--steps": steps, "--learning-rate": learning_rate, "--amp": amp or None},
+    )
+    alone = "--without-movement" if without_movement else "--without-tradeoff"
+    _check_uses(
+        f"one plan is all there is to find with {alone}",
+        without_movement or without_tradeoff,
+        {"--rounds": rounds, "--plans": plans, "--uniforms": uniforms, "--within": within},
+    )
     if within is not None and not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     if within is not None and max_accuracy_loss is not None:
@@ -220,12 +264,12 @@ def search(
     settings = replace(
         base,
         alpha=alpha,
-        training=Training(base.training.steps if steps is None else steps, learning_rate, amp=amp, seed=seed),
+        training=replace(base.training, amp=amp, seed=seed, **tuning),
         budgets=Budgets(max_accuracy_loss if within is None else within / 100, **limits),
         fewest_bits=within is not None,
         tied=tied,
         without=without[0] if without else None,  # type: ignore[arg-type]
-        **{name: count for name, count in given.items() if count is not None},
+        **given,
     )
     source = load_source(network, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
     folder = run or Path("runs") / network.replace(":", ".").replace("/", ".")
@@ -239,7 +283,7 @@ def search(
             source.test,
             device=device,
             run=folder,
-            bits=bits,
+            formats=FormatSet.of(formats, weights, activations, output_as_input, bits),
             settings=settings,
             ablations=ablations,
             workers=measuring,
@@ -251,6 +295,7 @@ def search(
             {
                 "run": str(folder),
                 "rows": [row.model_dump() for row in result.rows],
+                "alternatives": [row.model_dump() for row in result.alternatives],
                 "ablations": [row.model_dump() for row in result.ablations],
                 "within_budgets": result.within_budgets,
                 "totals": result.plan.totals.model_dump(),
@@ -264,11 +309,23 @@ def search(
 
         show(
             *plan_tables(load_evidence(result.folder)),
-            _table((*result.rows, *result.ablations), result.references),
+            _table((result.rows[0], *result.alternatives, *result.rows[1:], *result.ablations), result.references),
+            f"{', '.join(row.name for row in result.alternatives)}: for all tensors, calibrated, not fine-tuned",
             offers_table(result.offers, result.references),
             *([f"Note: {result.advice}"] if result.advice else []),
             f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})",
         )
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that are given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_uses(why: str, idle: bool, options: Mapping[str, object]) -> None:
+    """Refuse the options that are given if they would do nothing."""
+    if idle and (given := [option for option, value in options.items() if value is not None]):
+        raise BitqError(f"{why}; leave {', '.join(given)} out")
 
 
 def _ray_workers(address: str | None, count: int | None) -> RayWorkers:
@@ -277,20 +334,19 @@ def _ray_workers(address: str | None, count: int | None) -> RayWorkers:
     return RayWorkers(address, count)
 
 
-def _table(rows: Sequence[Row], references: Mapping[str, Cost]) -> Table:
-    table = Table(title=None, header_style="bold")
-    table.add_column("")
-    for heading in ("accuracy", "DRAM", "on-chip", "of int8", "energy", "model", "O"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(
-            row.name,
-            f"{row.accuracy:.2%}",
-            bits_text(row.dram_bits),
-            bits_text(row.on_chip_bits),
-            int8_text(row, references),
-            energy_text(row.energy_pj),
-            bytes_text(row.model_bytes),
-            f"{row.objective:.4f}",
+def _table(rows: Sequence[Row], references: Mapping[str, Cost]) -> FirstThatFits:
+    name = TextColumn("", [row.name for row in rows], left=True)
+    accuracy = TextColumn("accuracy", [accuracy_text(row.accuracy) for row in rows])
+    dram = TextColumn("DRAM", [bits_text(row.dram_bits) for row in rows])
+    on_chip = TextColumn("on-chip", [bits_text(row.on_chip_bits) for row in rows])
+    of_int8 = TextColumn("of int8", [int8_text(row, references) for row in rows])
+    energy = TextColumn("energy", [energy_text(row.energy_pj) for row in rows])
+    model = TextColumn("model", [bytes_text(row.model_bytes) for row in rows])
+    objective = TextColumn("O", [f"{row.objective:.4f}" for row in rows])
+    return FirstThatFits(
+        (
+            [[each] for each in (name, accuracy, dram, on_chip, of_int8, energy, model, objective)],
+            [[name], [accuracy, objective], [dram, on_chip], [of_int8], [energy], [model]],
+            [[name], [accuracy, objective], [dram, on_chip, of_int8], [energy, model]],
         )
-    return table
+    )

@@ -58,8 +58,10 @@ def table_of(stacks: Sequence[Stack]) -> Table:
         table.add_row(*map(_lines, row))
     if len(rows) > MOST_ROWS:
         table.add_row(f"and {len(rows) - MOST_ROWS} more, which --json tells")
-    table.add_section()
-    table.add_row(*(_lines(column.total for column in stack) for stack in given))
+    totals = [_lines(column.total for column in stack) for stack in given]
+    if any(totals):
+        table.add_section()
+        table.add_row(*totals)
     return table
 
 

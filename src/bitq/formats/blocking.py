@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import index
 from typing import Protocol
 
-from bitq.errors import BitqError, shortened
+from bitq.errors import BitqError
+from bitq.formats.whole import set_whole
 
 LARGEST_BLOCK = 10**9 - 1
 """Elements of a block along an axis: more than any axis has."""
@@ -133,11 +133,4 @@ class Whole:
 
 
 def _checked(geometry: object, field: str) -> None:
-    value = getattr(geometry, field)
-    try:
-        whole = 0 if isinstance(value, bool) else index(value)
-    except TypeError:
-        whole = 0
-    if not 1 <= whole <= LARGEST_BLOCK:
-        raise BitqError(f"a block has 1..{LARGEST_BLOCK} elements along an axis, not {shortened(repr(value))}")
-    object.__setattr__(geometry, field, whole)
+    set_whole(geometry, field, 1, LARGEST_BLOCK, "a block has {range} elements along an axis, not {given}")

@@ -1,21 +1,22 @@
 """What one number of a block is stored as: an integer, a small float, or one of a few levels.
 
 Every element has `text`, as formats are written, `bits`, as stored, and, under a power of two or another scale, the
-`largest` and the `smallest` positive number that it stands for. Integers count k·2^(2 - bits) under a power of two (those
-that are never negative k·2^(1 - bits)), so that the largest lies in [1, 2) and the exponent of the scale is that of the
-block; under a float they count k.
+`largest` and the `smallest` positive number that it stands for. Integers count k·2^(2 - bits) under a power of two
+(those that are never negative k·2^(1 - bits)), so that the largest lies in [1, 2) and the exponent of the scale is that
+of the block; under a float they count k.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isfinite
+from math import inf
 from typing import Literal, Protocol
 
 import numpy as np
 
 from bitq.errors import BitqError, shortened
+from bitq.formats.whole import set_whole
 
 FloatKind = Literal["f", "n", "i"]
 """What the largest codes of a float are: f numbers, n the all-ones one NaN, i the top exponent Inf and NaN."""
@@ -63,9 +64,7 @@ class Integer:
     def __post_init__(self) -> None:
         if self.kind not in _INTEGER_BITS:
             raise BitqError(f"an integer element is of kind s, i, n or u, not {shortened(repr(self.kind))}")
-        least, most = _INTEGER_BITS[self.kind]
-        if not least <= self.bits <= most:
-            raise BitqError(f"an element {self.kind} has {least}..{most} bits, not {shortened(str(self.bits))}")
+        set_whole(self, "bits", *_INTEGER_BITS[self.kind], f"an element {self.kind} has {{range}} bits, not {{given}}")
 
     @property
     def text(self) -> str:
@@ -114,9 +113,9 @@ class Float:
     kind: FloatKind
 
     def __post_init__(self) -> None:
+        set_whole(self, "exponent_bits", 1, 8, "a float has {range} bits of exponent, not {given}")
+        set_whole(self, "mantissa_bits", 0, 23, "a float has {range} bits of mantissa, not {given}")
         name = f"e{self.exponent_bits}m{self.mantissa_bits}"
-        if not (1 <= self.exponent_bits <= 8 and 0 <= self.mantissa_bits <= 23):
-            raise BitqError(f"a float has 1..8 bits of exponent and 0..23 of mantissa, unlike {shortened(name)}")
         if self.kind not in ("f", "n", "i"):
             raise BitqError(f"a float is of kind f, n or i, not {shortened(repr(self.kind))}")
         if self.exponent_bits == 8 and self.kind != "i":
@@ -188,11 +187,7 @@ class Levels:
     def __post_init__(self) -> None:
         if not 2 <= len(self.values) <= MOST_LEVELS:
             raise BitqError(f"a table of levels has 2..{MOST_LEVELS} of them, not {len(self.values)}")
-        rounded = tuple(float(np.float32(value)) for value in self.values)
-        object.__setattr__(self, "values", tuple(value + 0.0 for value in rounded))
-        for value in self.values:
-            if not isfinite(value) or (value and not 2.0**-20 <= abs(value) <= 2.0**20):
-                raise BitqError(f"a level's magnitude lies in 2^-20..2^20, or is 0, unlike that of {value:g}")
+        object.__setattr__(self, "values", tuple(map(_level, self.values)))
         if any(low >= high for low, high in zip(self.values, self.values[1:], strict=False)):
             raise BitqError("levels stand in ascending order, each once")
         if 0.0 not in self.values:
@@ -217,6 +212,20 @@ class Levels:
         return min(abs(value) for value in self.values if value)
 
 
+def _level(value: float) -> float:
+    """The float32 number next to it."""
+    try:
+        exact = float(value)
+    except OverflowError:
+        exact = inf
+    except (TypeError, ValueError):
+        raise BitqError(f"a level is a number, not {shortened(repr(value))}") from None
+    near = float(np.float32(exact)) if abs(exact) < 2.0**21 else exact
+    if exact != 0 and not 2.0**-20 <= abs(near) <= 2.0**20:
+        raise BitqError(f"a level's magnitude lies in 2^-20..2^20, or is 0, unlike that of {exact:g}")
+    return near + 0.0  # no -0
+
+
 def values(element: Element, power_of_two: bool) -> tuple[Fraction, ...]:
     """All numbers that an element of at most 16 bits stands for, ascending, each once.
 
@@ -226,7 +235,7 @@ def values(element: Element, power_of_two: bool) -> tuple[Fraction, ...]:
         BitqError: an element of more than 16 bits.
     """
     if element.bits > 16:
-        raise BitqError(f"{element.text} stands for more than 2^16 numbers; list those of an element of 16 bits at most")
+        raise BitqError(f"{element.text} stands for more than 2^16 numbers; list those of at most 16 bits")
     if isinstance(element, Integer):
         low = -element.most if element.signed else 0
         return tuple(k * Fraction(element.unit(power_of_two)) for k in range(low, element.most + 1))

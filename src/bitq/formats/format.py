@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, total_ordering
 from math import floor, log2, prod
-from operator import index
 from typing import Any, Literal, get_args
 
 from bitq.errors import BitqError, shortened
 from bitq.formats.blocking import LARGEST_BLOCK, Along, Geometry, Whole
 from bitq.formats.elements import Element, Float, Integer
 from bitq.formats.scales import FloatScale, PowerOfTwo, Scale, SharedExponent
+from bitq.formats.whole import set_whole
 
 Rounding = Literal["nearest", "half_away", "toward_zero", "stochastic"]
 """How elements are rounded; `bitq.quantize` says what each does."""
@@ -20,6 +20,22 @@ ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
 _MOST_UNDER_A_FLOAT = 16  # bits of an integer: its quotients by a float32 are exact enough in float64
 _MOST_IN_A_SUM = 4  # bits of each integer: all pairs of scales are tried
+
+
+class ContradictionError(BitqError):
+    """Parts of a format that do not go together.
+
+    Attributes:
+        part: the one to change, as its place in the text: 0 elements, 1 scale, 2 geometry, 3 rounding.
+        reason: the message without what it is about.
+    """
+
+    def __init__(self, part: int, reason: str) -> None:
+        super().__init__(f"number format: {reason}")
+        self.part, self.reason = part, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.part, self.reason)
 
 
 @total_ordering
@@ -32,6 +48,7 @@ class Format:
         scale: that the elements of a block share; None for plain floats.
         geometry: which elements do; None for plain floats.
         rounding: of the elements.
+        text: as `parse_format` reads it; what every format has by default is left out.
 
     Raises:
         BitqError: parts that do not go together.
@@ -41,46 +58,49 @@ class Format:
     scale: Scale | None = None
     geometry: Geometry | None = None
     rounding: Rounding = "nearest"
+    text: str = field(init=False)
 
     def __post_init__(self) -> None:
-        reason = self._contradiction()
-        if reason:
-            raise BitqError(f"number format: {reason}")
+        object.__setattr__(self, "elements", tuple(self.elements))
+        found = self._contradiction()
+        if found:
+            raise ContradictionError(*found)
+        object.__setattr__(self, "text", self._text())
 
-    def _contradiction(self) -> str:
+    def _contradiction(self) -> tuple[int, str] | None:
         element, scale = self.elements[0] if self.elements else None, self.scale
         if element is None:
-            return "it has no element"
+            return 0, "it has no element"
         if self.rounding not in ROUNDINGS:
-            return f"rounding {shortened(repr(self.rounding))} is unknown; it must be one of {', '.join(ROUNDINGS)}"
+            given = shortened(repr(self.rounding))
+            return 3, f"rounding {given} is unknown; it must be one of {', '.join(ROUNDINGS)}"
         if scale is None or self.geometry is None:
             if scale is not None or self.geometry is not None or len(self.elements) > 1:
-                return "a scale and a geometry are given both or none, and summed elements have both"
-            return "" if isinstance(element, Float) else f"{element.text} needs a scale and a geometry"
+                return 1, "a scale and a geometry are given both or none, and summed elements have both"
+            return None if isinstance(element, Float) else (0, f"{element.text} needs a scale and a geometry")
         if len(self.elements) > 1:
             return self._wrong_sum(scale)
         if isinstance(scale, FloatScale) and (scale.signed or scale.second == "e8m0"):
-            return f"the scale {scale.text} is for summed elements, such as i2+i2"
+            return 1, f"the scale {scale.text} is for summed elements, such as i2+i2"
         if isinstance(element, Float) and (element.exponent_bits > 5 or element.mantissa_bits > 10):
-            return f"an element under a scale has at most 5 bits of exponent and 10 of mantissa, unlike {element.text}"
+            return 0, f"under a scale a float has at most 5 bits of exponent and 10 of mantissa, unlike {element.text}"
         if isinstance(element, Integer):
             if element.kind == "u" and not (isinstance(scale, FloatScale) and not scale.second):
-                return f"{element.text} has a zero point per block and needs one float as its scale, such as f32"
+                return 1, f"{element.text} has a zero point per block and needs one float as its scale, such as f32"
             if isinstance(scale, FloatScale) and element.bits > _MOST_UNDER_A_FLOAT:
-                return f"an integer under a float has at most {_MOST_UNDER_A_FLOAT} bits, unlike {element.text}"
-        return ""
+                return 0, f"an integer under a float has at most {_MOST_UNDER_A_FLOAT} bits, unlike {element.text}"
+        return None
 
-    def _wrong_sum(self, scale: Scale) -> str:
+    def _wrong_sum(self, scale: Scale) -> tuple[int, str] | None:
         integers = all(isinstance(each, Integer) and each.kind == "i" for each in self.elements)
         if len(self.elements) != 2 or not integers or max(each.bits for each in self.elements) > _MOST_IN_A_SUM:
-            return f"a sum is of two integers i2..i{_MOST_IN_A_SUM}, unlike {_sum_text(self.elements)}"
+            return 0, f"a sum is of two integers i2..i{_MOST_IN_A_SUM}, unlike {_sum_text(self.elements)}"
         if not (isinstance(scale, FloatScale) and scale.signed and scale.second == "e8m0" and scale.bits <= 8):
-            return f"a sum has a signed float of at most 8 bits and a second scale, such as e3m3s*e8m0, not {scale.text}"
-        return "" if self.rounding == "nearest" else "a sum is rounded to nearest"
+            shared = "a signed float of at most 8 bits and a second scale, such as e3m3s*e8m0"
+            return 1, f"a sum has {shared}, not {scale.text}"
+        return None if self.rounding == "nearest" else (3, "a sum is rounded to nearest")
 
-    @cached_property
-    def text(self) -> str:
-        """As `parse_format` reads it; what every format has by default is left out."""
+    def _text(self) -> str:
         if self.scale is None or self.geometry is None:
             return ":".join([_sum_text(self.elements), *self._rounding_text])
         element = _sum_text(self.elements)
@@ -150,7 +170,8 @@ class Format:
         shape, dim, inner_dims = _placed(tuple(shape), dim, inner_dims)
         if self.geometry is None or not prod(shape):
             return (0,) * len(shape)
-        return tuple(-(-n // size) for n, size in zip(shape, self.geometry.lengths(shape, dim, inner_dims), strict=True))
+        lengths = self.geometry.lengths(shape, dim, inner_dims)
+        return tuple(-(-n // length) for n, length in zip(shape, lengths, strict=True))
 
     def num_bits(self, shape: tuple[int, ...], dim: int = 1, inner_dims: tuple[int, ...] = ()) -> int:
         """Bits of a tensor in this format: elements, what blocks store, and what the tensor stores once.
@@ -193,8 +214,8 @@ class Format:
     def __hash__(self) -> int:
         return self._hash
 
-    def __lt__(self, other: Format) -> bool:
-        return self._order < other._order
+    def __lt__(self, other: object) -> bool:
+        return self._order < other._order if isinstance(other, Format) else NotImplemented
 
     @property
     def _order(self) -> tuple[Any, ...]:
@@ -208,7 +229,7 @@ class Format:
         return f"parse_format({self.text!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("text", "_hash")}
+        return {name: value for name, value in vars(self).items() if name != "_hash"}
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -228,21 +249,20 @@ class BlockFormat(Format):
             a float32 holds no more than 24 bits exactly.
     """
 
+    elements: tuple[Element, ...] = field(init=False)  # these four follow, so that `dataclasses.replace` has the others
+    scale: Scale = field(init=False)
+    geometry: Geometry = field(init=False)
+    rounding: Rounding = field(init=False)
     bits: int
     exponent_bits: int
     block_size: int
 
     def __init__(self, bits: int, exponent_bits: int, block_size: int) -> None:
         widths = {"bits": (bits, 3, 32), "exponent_bits": (exponent_bits, 1, 8)}
-        for field, (value, least, most) in {**widths, "block_size": (block_size, 1, LARGEST_BLOCK)}.items():
-            try:
-                whole = index(value)
-            except TypeError:
-                whole = least - 1
-            if isinstance(value, bool) or not least <= whole <= most:
-                given = "a number of many digits" if abs(whole) > 10**20 else shortened(repr(value))
-                raise BitqError(f"block format: {field} is {given}; it must be a whole number, {least}..{most}")
-            object.__setattr__(self, field, whole)
+        for name, (value, least, most) in {**widths, "block_size": (block_size, 1, LARGEST_BLOCK)}.items():
+            object.__setattr__(self, name, value)
+            told = f"block format: {name} is {{given}}; it must be a whole number, {{range}}"
+            set_whole(self, name, least, most, told)
         if not 2 <= self.mantissa_bits <= 24:
             raise BitqError(
                 f"block format {self.bits}:e{self.exponent_bits}:b{self.block_size}: bits - exponent_bits leaves a "

@@ -11,12 +11,12 @@ from typing import NamedTuple, TypeVar, cast
 from bitq.errors import BitqError, shortened
 from bitq.formats.blocking import Along, Channel, Geometry, Tile, Whole
 from bitq.formats.elements import Element, Float, FloatKind, Integer, Levels
-from bitq.formats.format import ROUNDINGS, Format, Rounding, made
+from bitq.formats.format import ROUNDINGS, ContradictionError, Format, Rounding, made
 from bitq.formats.scales import MODES, FloatScale, Mode, PowerOfTwo, Scale, SharedExponent
 
 T = TypeVar("T")
 
-LONGEST = 4096
+LONGEST = 8192
 """Characters of a format's text: a table of 256 levels has fewer."""
 
 _FLOATS = {"f32": (8, 23), "f16": (5, 10), "bf16": (8, 7)}
@@ -36,14 +36,13 @@ SCALES = "eN, eXm0 (with .floor, .ceil, .even or .rceil), or a float such as f32
 GEOMETRIES = "b16, v16, b16p3, t24x24, channel or tensor"
 
 
-class _Part(NamedTuple):
+class _Piece(NamedTuple):
     """A piece of the text and where it stands, counted from 1."""
 
     text: str
     at: int
 
 
-@lru_cache(4096)
 def parse_format(text: str) -> Format:
     """The format that a text or the name of a preset stands for.
 
@@ -55,9 +54,17 @@ def parse_format(text: str) -> Format:
     Raises:
         BitqError: the text is no format: quotes the wrong part and says where it stands and what could stand there.
     """
+    if not isinstance(text, str):
+        raise BitqError(f"a number format is read from a text such as 8:e4:b16, not from a {type(text).__name__}")
+    return _parsed(text)
+
+
+@lru_cache(4096)
+def _parsed(text: str) -> Format:
     from bitq.formats.presets import PRESETS  # which are made by the function below
 
-    clean = text.strip().lower()
+    clean = text.strip()
+    clean = clean.lower() if clean.isascii() else clean  # letters beyond may become those of the grammar
     known = PRESETS.get(clean)
     return parsed_text(clean, tuple(PRESETS)) if known is None else known
 
@@ -66,32 +73,38 @@ def parsed_text(text: str, names: tuple[str, ...] = ()) -> Format:
     """The same for texts alone; `names` are other words that were possible."""
     if len(text) > LONGEST:
         raise BitqError(f"a number format has at most {LONGEST} characters, not {len(text)}")
-    parts: list[_Part] = []
-    for piece in text.split(":"):
-        parts.append(_Part(piece, 1 + sum(len(before.text) + 1 for before in parts)))
-    if len(parts) == 1:
-        return _lone(parts[0], names)
-    if len(parts) not in (3, 4):
-        missing = _Part("", len(text) + 1) if len(parts) < 3 else parts[4]
-        raise _wrong(missing, "part", "ELEMENT:SCALE:GEOMETRY[:ROUNDING], such as 8:e4:b16 or e2m1:e4m3*f32:v16", text)
-    scale, geometry = _told(_scale, parts[1], text), _told(_geometry, parts[2], text)
-    elements = _elements(parts[0], scale, text)
-    rounding = parts[3].text if len(parts) == 4 else "nearest"
-    if rounding not in ROUNDINGS:
-        raise _wrong(parts[3], "rounding", ", ".join(ROUNDINGS), text)
+    parts, at = [], 1
+    for piece in text.split(":", len(_KINDS)):
+        parts.append(_Piece(piece, at))
+        at += len(piece) + 1
+    if len(parts) == 1 or (len(parts) == 2 and parts[1].text in ROUNDINGS):
+        return _lone(parts[0], cast(Rounding, parts[1].text) if len(parts) == 2 else "nearest", names)
+    if len(parts) > len(_KINDS):
+        more = f"{shortened(parts[-1].text)!r} at character {parts[-1].at}" if parts[-1].text else "the last colon"
+        raise BitqError(f"{shortened(text)}: {more} is too much; write ELEMENT:SCALE:GEOMETRY[:ROUNDING]")
+    parts += [_Piece("", len(text) + 1)] * (3 - len(parts))
+    plain = _PLAIN.fullmatch(parts[0].text)
+    elements = () if plain else _elements(parts[0], text)
+    scale = cast(Scale, _told(_scale, parts[1], text))
+    geometry: Geometry = _told(_geometry, parts[2], text)
+    if plain:
+        elements = (_mantissa(parts[0], scale, text),)
+    rounding: Rounding = _told(_rounding, parts[3], text) if len(parts) == 4 else "nearest"
     try:
-        return made(elements, scale, geometry, cast(Rounding, rounding))
-    except BitqError as error:
-        raise BitqError(f"{shortened(text)}: {str(error).removeprefix('number format: ')}") from None
+        return made(elements, scale, geometry, rounding)
+    except ContradictionError as error:
+        raise _faulty(tuple(_KINDS.values())[error.part][0], parts[error.part], error.reason, text) from None
 
 
-def _lone(part: _Part, names: tuple[str, ...]) -> Format:
-    try:
-        if _FLOAT.fullmatch(part.text):
-            return made((_element(part.text),), None, None)
-    except BitqError as error:
-        raise BitqError(f"{shortened(part.text)}: {error}") from None
+def _lone(part: _Piece, rounding: Rounding, names: tuple[str, ...]) -> Format:
     near = get_close_matches(part.text[:40], names, 1)
+    try:
+        element = _element(part.text)
+        if element is not None:
+            return made((element,), None, None, rounding)
+    except BitqError as error:
+        reason = error.reason if isinstance(error, ContradictionError) else str(error)
+        raise BitqError(f"{shortened(part.text)}: {reason}") from None
     hint = f"; did you mean {near[0]}?" if near else ""
     raise BitqError(
         f"number format {shortened(part.text)!r} is unknown{hint}; write ELEMENT:SCALE:GEOMETRY, such as 8:e4:b16, a "
@@ -99,20 +112,21 @@ def _lone(part: _Part, names: tuple[str, ...]) -> Format:
     )
 
 
-def _elements(part: _Part, scale: Scale, text: str) -> tuple[Element, ...]:
-    if _PLAIN.fullmatch(part.text):
-        if not isinstance(scale, SharedExponent):
-            raise _wrong(part, "element", "s8 or another element: BITS alone goes with a scale eN", text)
-        mantissa = int(part.text) - scale.bits
-        if not 2 <= mantissa <= 24:
-            raise BitqError(
-                f"{shortened(text)}: {part.text} bits less {scale.bits} of exponent leave a mantissa of {mantissa}; it "
-                "must have 2..24 bits, sign included"
-            )
-        return (Integer("s", mantissa),)
+def _mantissa(part: _Piece, scale: Scale, text: str) -> Integer:
+    """The element of `BITS` with a shared exponent."""
+    if not isinstance(scale, SharedExponent):
+        raise _wrong(part, "element", "s8 or another element: BITS alone goes with a scale eN", text)
+    bits = int(part.text) - scale.bits
+    if not 2 <= bits <= 24:
+        left = f"less {scale.bits} of exponent, a mantissa of {bits} bits is left"
+        raise _faulty("element", part, f"{left}; it must have 2..24, sign included", text)
+    return Integer("s", bits)
+
+
+def _elements(part: _Piece, text: str) -> tuple[Element, ...]:
     found, at = [], part.at
-    for piece in part.text.split("+"):
-        found.append(_told(_element, _Part(piece, at), text))
+    for piece in [part.text] if part.text.startswith("l(") else part.text.split("+"):  # a level may be 1e+2
+        found.append(_told(_element, _Piece(piece, at), text))
         at += len(piece) + 1
     return tuple(found)
 
@@ -144,7 +158,7 @@ def _scale(text: str) -> Scale | None:
     if len(ends) != len(set(ends)) or {"*f32", "*e8m0"} <= set(ends):
         return None
     second = next((end[1:] for end in ends if end != ".up"), None)
-    return FloatScale(_float(match.groups()), ".up" in ends, bool(match[5]), second)  # type: ignore[arg-type]
+    return FloatScale(_float(match.groups()), ".up" in ends, bool(match[5]), second)
 
 
 def _geometry(text: str) -> Geometry | None:
@@ -160,27 +174,37 @@ def _geometry(text: str) -> Geometry | None:
     return Along(int(match[2]), match[1] == "b", int(match[3]) if match[3] else None)
 
 
+def _rounding(text: str) -> Rounding | None:
+    return text if text in ROUNDINGS else None
+
+
 _KINDS: dict[Callable[[str], object], tuple[str, str]] = {
     _element: ("element", ELEMENTS),
     _scale: ("scale", SCALES),
     _geometry: ("geometry", GEOMETRIES),
+    _rounding: ("rounding", ", ".join(ROUNDINGS)),
 }
+"""What reads a part of the text, what the part is called and what can stand there; in the order of the text."""
 
 
-def _told(read: Callable[[str], T | None], part: _Part, text: str) -> T:
+def _told(read: Callable[[str], T | None], part: _Piece, text: str) -> T:
     """What a part stands for."""
     kind, right = _KINDS[read]
     try:
         found = read(part.text)
     except BitqError as error:
-        raise BitqError(
-            f"{shortened(text)}: {kind} {shortened(part.text)!r} at character {part.at}: {error}"
-        ) from None
+        raise _faulty(kind, part, str(error), text) from None
     if found is None:
         raise _wrong(part, kind, right, text)
     return found
 
 
-def _wrong(part: _Part, kind: str, right: str, text: str) -> BitqError:
-    given = f"{kind} {shortened(part.text)!r}" if part.text else f"nothing for a {kind}"
+def _faulty(kind: str, part: _Piece, reason: str, text: str) -> BitqError:
+    """A part that can be read, but not be."""
+    return BitqError(f"{shortened(text)}: {kind} {shortened(part.text)!r} at character {part.at}: {reason}")
+
+
+def _wrong(part: _Piece, kind: str, right: str, text: str) -> BitqError:
+    """A part that cannot be read."""
+    given = f"{kind} {shortened(part.text)!r}" if part.text else f"no {kind}"
     return BitqError(f"{shortened(text)}: {given} at character {part.at}; it must be {right}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 from typing import Literal, get_args
 
 from bitq.errors import BitqError, shortened
 from bitq.formats.elements import Float, FloatKind
+from bitq.formats.whole import set_whole
 
 Mode = Literal["floor", "ceil", "even", "rceil"]
 """How the exponent of an own power of two is found; `PowerOfTwo` says what each means."""
@@ -25,8 +28,7 @@ class SharedExponent:
     bits: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 8:
-            raise BitqError(f"a shared exponent has 1..8 bits, not {shortened(str(self.bits))}")
+        set_whole(self, "bits", 1, 8, "a shared exponent has {range} bits, not {given}")
 
     @property
     def text(self) -> str:
@@ -64,8 +66,7 @@ class PowerOfTwo:
     mode: Mode = "floor"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 8:
-            raise BitqError(f"a scale eXm0 has 1..8 bits, not {shortened(str(self.bits))}")
+        set_whole(self, "bits", 1, 8, "a scale eXm0 has {range} bits, not {given}")
         if self.kind not in ("f", "n", "i") or self.mode not in MODES:
             raise BitqError(f"a scale eXm0 is of kind f, n or i, and found by {', '.join(MODES)}")
         if self.codes[0] > self.codes[1]:
@@ -136,6 +137,21 @@ class FloatScale:
     def tensor_bits(self) -> int:
         """Of the second scale (bits)."""
         return {None: 0, "f32": 32, "e8m0": 8}[self.second]
+
+    def reach(self, smallest: float) -> tuple[float, float]:
+        """The smallest and the largest number of a block.
+
+        The smallest is that of its type, or that which makes the smallest result a normal float32.
+
+        Args:
+            smallest: positive element.
+        """
+        number = self.number
+        least = Fraction(2) ** -126 / Fraction(smallest)
+        e = least.numerator.bit_length() - least.denominator.bit_length()
+        e -= Fraction(2) ** e > least
+        unit = Fraction(2) ** (max(e, number.least_exponent) - number.mantissa_bits)
+        return max(number.smallest(), float(ceil(least / unit) * unit)), number.largest()
 
 
 Scale = SharedExponent | PowerOfTwo | FloatScale

@@ -170,7 +170,7 @@ def _solutions(layer: Layer, widths: Widths, capacity: float, order: tuple[str, 
         yield {**dict.fromkeys(LOOPS, 1.0), **inside}
     if not solved:
         raise BitqError(
-            f"IPOPT finds no relaxed tiling of layer {layer.name!r} in {capacity:g} bits for the order "
+            f"the solver finds no relaxed tiling of layer {layer.name!r} in {capacity:g} bits for the order "
             f"{' '.join(order)} ({solver.stats()['return_status']}); compare with another capacity"
         )
 

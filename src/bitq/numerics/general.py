@@ -9,9 +9,7 @@ multiply-adds change no bit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
-from itertools import pairwise
-from math import ceil, floor, frexp, ldexp, prod
+from math import ceil, frexp, prod
 from typing import NamedTuple
 
 import torch
@@ -64,16 +62,13 @@ def quantize(
     rows = at.arranged(x.float())
     drawn = None if draws is None else at.arranged(draws)
     least, most = rows.aminmax(dim=1, keepdim=True)
-    shared = sums.unit(least, most, recipe) if len(recipe.format.elements) > 1 else shared_by(least, most, recipe)
-    marked = with_clipped and _can_clip(recipe)
+    if len(recipe.format.elements) > 1:
+        finite, unit = least.isfinite() & most.isfinite(), sums.unit(least, most, recipe)
+        y = sums.values(*sums.nearest(rows.masked_fill(~finite, 0), recipe.format, unit), unit)
+        return laid_as(x, at.restored(finished(y, x.dtype).masked_fill(~finite, torch.nan))), None
+    shared, marked = shared_by(least, most, recipe), with_clipped and _can_clip(recipe)
     values, masks = [], []
     for block in pieces(rows.shape[0], rows.shape[1]):
-        if len(recipe.format.elements) > 1:
-            assert shared is not None
-            finite = least[block].isfinite() & most[block].isfinite()
-            y = sums.values(*sums.nearest(rows[block].masked_fill(~finite, 0), recipe.format, shared), shared)
-            values.append(finished(y, x.dtype).masked_fill(~finite, torch.nan))
-            continue
         scales = scales_of(least[block].double(), most[block].double(), recipe, shared)
         finite = least[block].isfinite() & most[block].isfinite()
         along, beyond = [], []
@@ -167,8 +162,7 @@ def shared_by(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor | None:
     given = recipe.tensor_range
     top = peaks.amax() if given is None else torch.full_like(peaks.amax(), magnitude(given, fmt))
     second = _quotient(top, torch.full_like(top, fmt.largest * largest))
-    least_second = _rounded_up(Fraction(_LEAST_NORMAL) / Fraction(fmt.smallest) / Fraction(smallest), _FLOAT32)
-    return second.float().double().clamp(least_second, LARGEST)
+    return second.float().double().clamp(_rounded_up(_LEAST_NORMAL / (fmt.smallest * smallest), _FLOAT32), LARGEST)
 
 
 def _largest(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor:
@@ -184,7 +178,7 @@ def scales_of(least: Tensor, most: Tensor, recipe: Recipe, shared: Tensor | None
     if given is not None:
         peaks = torch.full_like(own, magnitude(given, fmt))
     if isinstance(scale, FloatScale):
-        if isinstance(fmt.elements[0], Integer) and fmt.elements[0].kind == "u":
+        if _has_zero_point(fmt):
             return _with_zero_point(least, most, scale, fmt.elements[0], given)
         return _float_scales(own, peaks, recipe, shared)
     if isinstance(scale, SharedExponent):
@@ -274,16 +268,13 @@ def scale_reach(scale: FloatScale, smallest: float) -> tuple[float, float]:
 
     The smallest is that of its type, or that which makes the smallest result a normal float32.
     """
-    least = Fraction(_LEAST_NORMAL) / Fraction(smallest)
-    return max(scale.number.smallest(), _rounded_up(least, scale.number)), scale.number.largest()
+    return max(scale.number.smallest(), _rounded_up(_LEAST_NORMAL / smallest, scale.number)), scale.number.largest()
 
 
-def _rounded_up(value: Fraction, number: Float) -> float:
+def _rounded_up(value: float, number: Float) -> float:
     """The smallest number of a type that is at least `value`, which is positive."""
-    e = value.numerator.bit_length() - value.denominator.bit_length()
-    e -= Fraction(2) ** e > value
-    unit = Fraction(2) ** (max(e, number.least_exponent) - number.mantissa_bits)
-    return float(ceil(value / unit) * unit)
+    unit = 2.0 ** (max(floor_log2(value), number.least_exponent) - number.mantissa_bits)
+    return ceil(value / unit) * unit
 
 
 # What elements become
@@ -373,8 +364,8 @@ def on_levels(q: Tensor, element: Levels, rounding: str, draws: Tensor | None = 
         part = draws.double() * (high - low)
         up = torch.where(q < 0, ~(part < high - q), part < q - low)
     else:
-        between = [odd(Fraction(a) + Fraction(b)) / 2 for a, b in pairwise(values)]
-        middle = torch.tensor(between, dtype=torch.float64, device=q.device)[below]
+        between = _sum(levels[:-1].abs(), levels[1:].abs()) / 2  # of no level and its neighbour signs differ: one is 0
+        middle = torch.where(levels[1:] > 0, between, -between)[below]
         away = below % 2 == 1 if rounding == "nearest" else q > 0
         up = (q > middle) | ((q == middle) & away)
     return torch.where((up | (q >= high)) & (q > low), high, low)
@@ -422,8 +413,6 @@ def finished(y: Tensor, dtype: torch.dtype) -> Tensor:
 def _can_clip(recipe: Recipe) -> bool:
     """Whether anything but a block itself can make its scale too small, or an element's sign is lost."""
     fmt, scale = recipe.format, recipe.format.scale
-    if len(fmt.elements) > 1:
-        return False
     if never_negative(fmt) or recipe.tensor_range is not None:
         return True
     if isinstance(scale, SharedExponent):
@@ -433,7 +422,13 @@ def _can_clip(recipe: Recipe) -> bool:
     assert isinstance(scale, FloatScale)
     if scale.second:
         return scale.up or scale.number.mantissa_bits > 20 or fmt.largest * scale.number.largest() < 1
-    return fmt.largest * scale.number.largest() < LARGEST
+    widest = 2 * LARGEST if _has_zero_point(fmt) else LARGEST
+    return fmt.largest * scale.number.largest() < widest
+
+
+def _has_zero_point(fmt: Format) -> bool:
+    element = fmt.elements[0]
+    return isinstance(element, Integer) and element.kind == "u"
 
 
 def precision(element: Element) -> int:
@@ -505,18 +500,3 @@ def _sum(a: Tensor, b: Tensor) -> Tensor:
 def _odd(size: Tensor, larger: Tensor, inexact: Tensor) -> Tensor:
     """Positive numbers, rounded to nearest, as rounded to odd: `larger` ones than the exact number, `inexact` ones."""
     return ((size.view(torch.int64) - larger.long()) | inexact.long()).view(torch.float64)
-
-
-def odd(value: Fraction) -> float:
-    """A number rounded to odd."""
-    size = abs(value)
-    if not size:
-        return 0.0
-    e = size.numerator.bit_length() - size.denominator.bit_length()
-    scaled = size * Fraction(2) ** (54 - e)  # of 54 or 55 bits
-    excess = floor(scaled).bit_length() - 53
-    k, rest = divmod(scaled, 1 << excess)
-    found = ldexp(int(k) | (rest != 0), excess + e - 54)
-    return found if value > 0 else -found
-
-

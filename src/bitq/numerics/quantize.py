@@ -1,4 +1,4 @@
-"""What a number becomes: block floating point values of a tensor, with a straight-through gradient."""
+"""What a number becomes: values of a tensor in a number format, with a straight-through gradient."""
 
 from __future__ import annotations
 
@@ -24,24 +24,35 @@ def quantize(
     generator: torch.Generator | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Every element of x as the block floating point number that stands for it (our choice, bit-exact).
+    """Every element of x as the number of a format that stands for it, bit-exact.
 
-    A block is `fmt.block_size` consecutive indices along `dim` with the whole of `inner_dims`; the last one
-    may be short. With e = floor(log2 max|x|) of the block, code = clip(e - exponent_bias, 0, 2^SE - 1),
-    E = max(exponent_bias + code, -126 + m - 2) and step = 2^(E + 2 - m), an element becomes k·step with
-    k = round(x / step) clipped to ±(2^(m-1) - 1). Zeros are +0.0. A block with NaN or infinity becomes NaN.
+    Elements of a block share a scale s, and an element becomes RN(round(x/s)·s), where round gives one of the numbers
+    that the format's elements stand for, the largest beyond it. Whatever is stored is the exact number rounded once. A
+    block with NaN or infinity becomes NaN and counts in nothing that is shared. Zeros are +0.0, but in plain floats,
+    which are those that IEEE 754 converts to.
 
-    The gradient is straight-through: identity, but zero for elements clipped because e of their block
-    exceeds E.
+    Of `BITS:eSE:bBS`, a `BlockFormat`: with e = floor(log2 max|x|) of the block, code = clip(e - exponent_bias, 0,
+    2^SE - 1), E = max(exponent_bias + code, -126 + m - 2) and step = 2^(E + 2 - m), an element becomes k·step with
+    k = round(x / step) clipped to ±(2^(m-1) - 1).
+
+    The gradient is straight-through: identity, but zero for elements beyond the largest one where something that is
+    limited or calibrated makes the scale less than what the block alone would get, and for negative ones where the
+    format has none.
 
     Args:
         x: float32, bfloat16 or float16 (computed in float32), any shape, strides and device.
+        fmt: a format, as `bitq.parse_format` gives one.
         dim: the blocked axis. Activations and linear weights: channels or features. Convolution weights: 1.
-        inner_dims: axes wholly inside every block; (2, 3) for a two-dimensional convolution's weight.
-        exponent_bias: exponent of code 0; by default the largest e of the finite, nonzero blocks gets the
-            top code.
-        rounding: "nearest" (ties to even), "half_away" (ties away from zero), "toward_zero", or "stochastic"
-            (away from zero with the probability of the fraction, to 2^-24: unbiased where nothing is clipped).
+        inner_dims: the axes of a convolution weight's window, (2, 3) for a two-dimensional one: `b` blocks and channels
+            hold it whole.
+        exponent_bias: of a format `eN`, exponent of code 0; by default the largest e of the finite, nonzero blocks gets
+            the top code.
+        tensor_range: least and largest number, of calibration, that stand for the tensor's own in what the whole of it
+            shares: the bias of `eN`, a second scale, the scale or zero point of `tensor` geometry. 0 counts as between
+            them. Ignored by formats that share nothing, so that callers need not know.
+        rounding: of elements, the format's by default. "nearest" (ties to even), "half_away" (ties away from zero),
+            "toward_zero", or "stochastic" (away from zero with the probability of the fraction, to 2^-24: unbiased
+            where nothing is clipped).
         generator: source of the stochastic rounding: one draw of 64 bits, from which every element gets its own by a
             counter-based generator (Philox). So the same state gives the same bits on every device, for every memory
             layout and number of threads. By default PyTorch's generator of x's device.
@@ -49,11 +60,13 @@ def quantize(
             need no gradient.
 
     Returns:
-        A tensor of x's shape, dtype and memory layout, or `out`. Quantizing it again changes nothing.
+        A tensor of x's shape, dtype and memory layout, or `out`. Under powers of two, quantizing it again changes
+        nothing.
 
     Raises:
         BitqError: another dtype, impossible axes, an unknown rounding, an `exponent_bias` outside -512..127
-            (-512..15 for float16), or an `out` that does not fit x or would lose a gradient.
+            (-512..15 for float16) or for a format without, a `tensor_range` that is none or comes with a bias, or an
+            `out` that does not fit x or would lose a gradient.
     """
     recipe = recipe_for(x, fmt, dim, inner_dims, exponent_bias, tensor_range, rounding)
     if out is not None:

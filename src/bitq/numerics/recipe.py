@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import frexp, isfinite
+from struct import pack, unpack
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from bitq.errors import BitqError, shortened
 from bitq.formats import ROUNDINGS as ROUNDINGS
 from bitq.formats import Format
-from bitq.formats.blocking import Along, Channel, Whole
+from bitq.formats.blocking import LARGEST_BLOCK, Along, Channel, Whole
 from bitq.formats.elements import Integer
 from bitq.formats.scales import PowerOfTwo, SharedExponent
 
@@ -38,7 +39,7 @@ class Steps(NamedTuple):
         exponent_bias: exponent of code 0; None: the largest e of the tensor's finite, nonzero blocks gets the top code.
         never_negative: whether negative numbers count as 0, and no sign is stored.
         axes: of the blocks.
-        block_size: elements along `axes.dim`.
+        block_size: elements along `axes.dim`, perhaps more than there are.
     """
 
     mantissa_bits: int
@@ -87,10 +88,22 @@ class Recipe:
     exponent_bias: int | None = None
     rounding: str = "nearest"
     tensor_range: tuple[float, float] | None = None
+    _alike: Steps | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_alike", self._uniform())  # asked for at every call
 
     def steps(self, shape: tuple[int, ...]) -> Steps | None:
         """What it comes to for a tensor of this shape, if the format is one of uniform steps under powers of two."""
-        element, scale = self.format.elements[0], self.format.scale
+        found = self._alike
+        if found is None or not isinstance(self.format.geometry, Whole):
+            return found
+        others = tuple([axis for axis in range(len(shape)) if axis != self.axes.dim])
+        return found._replace(axes=Axes(self.axes.dim, others))
+
+    def _uniform(self) -> Steps | None:
+        """The same, but for the axes of blocks that are the whole tensor."""
+        element, scale, geometry = self.format.elements[0], self.format.scale, self.format.geometry
         if not isinstance(element, Integer) or len(self.format.elements) > 1 or self.tensor_range is not None:
             return None
         if isinstance(scale, SharedExponent):
@@ -99,9 +112,12 @@ class Recipe:
             bias, top = scale.exponents[0], scale.exponents[1] - scale.exponents[0]
         else:
             return None
-        found = self.blocks(shape)
-        m = element.bits + (not element.signed)
-        return None if found is None else Steps(m, top, bias, not element.signed, *found)
+        axes, size = self.axes, LARGEST_BLOCK
+        if isinstance(geometry, Along) and geometry.patch is None:
+            axes, size = Axes(self.axes.dim, self.axes.inner if geometry.window else ()), geometry.size
+        elif not isinstance(geometry, Channel | Whole):
+            return None
+        return Steps(element.bits + (not element.signed), top, bias, not element.signed, axes, size)
 
     def blocks(self, shape: tuple[int, ...]) -> tuple[Axes, int] | None:
         """Axes and size of blocks that run along one axis, others wholly inside; None of blocks of another kind."""
@@ -111,7 +127,7 @@ class Recipe:
         if isinstance(geometry, Channel):
             return Axes(dim, inner), max(shape[dim], 1)
         if isinstance(geometry, Whole):
-            return Axes(dim, tuple(axis for axis in range(len(shape)) if axis != dim)), max(shape[dim], 1)
+            return Axes(dim, tuple([axis for axis in range(len(shape)) if axis != dim])), max(shape[dim], 1)
         return None
 
 
@@ -150,8 +166,8 @@ def recipe_for(
     """The checked recipe for a tensor; arguments are those of `bitq.quantize`.
 
     Raises:
-        BitqError: x is no float32, bfloat16 or float16 tensor, an axis is missing or named twice, the bias is given for a
-            format that has none or lets block values leave the range of x's dtype, the range is none or comes with a
+        BitqError: x is no float32, bfloat16 or float16 tensor, an axis is missing or named twice, the bias is given for
+            a format that has none or lets block values leave the range of x's dtype, the range is none or comes with a
             bias, or the rounding is unknown.
     """
     known = _resolve if torch.compiler.is_compiling() else _known
@@ -220,6 +236,26 @@ def _range(tensor_range: tuple[float, ...], dtype: torch.dtype) -> tuple[float, 
         )
     largest = torch.finfo(dtype).max
     return max(_single(min(low, 0.0)), -largest), min(_single(max(high, 0.0)), largest)
+
+
+def range_patterns(low: float, high: float) -> tuple[int, int]:
+    """A range as the bit patterns of two float32 numbers, for the state of modules.
+
+    `torch.compile` takes an int that it finds there for a constant, a float for a variable, which formats are not.
+    """
+    first, second = unpack("ii", pack("ff", low, high))
+    return first, second
+
+
+def range_of(patterns: tuple[int, int]) -> tuple[float, float]:
+    """The inverse of `range_patterns`, in arithmetic that compilers follow."""
+    return _float_of(patterns[0]), _float_of(patterns[1])
+
+
+def _float_of(pattern: int) -> float:
+    field, fraction = (pattern & 0x7FFFFFFF) >> 23, pattern & 0x7FFFFF
+    size = (fraction + (0x800000 if field else 0)) * 2.0 ** (max(field, 1) - 150)
+    return -size if pattern < 0 else size
 
 
 def _single(value: float) -> float:

@@ -6,7 +6,6 @@ sums of float32 numbers, in multiples of what the tensor shares.
 
 from __future__ import annotations
 
-from functools import cache
 from math import frexp
 
 import torch
@@ -41,7 +40,7 @@ def nearest(x: Tensor, fmt: Format, shared: Tensor) -> tuple[Tensor, tuple[Tenso
         The scales, of shape (rows, 2), and q1 and q2 of x's shape; float32.
     """
     w = (x.double() / shared).float()
-    scales = torch.tensor(_pairs(fmt), dtype=torch.float32, device=x.device)
+    scales = _pairs(fmt, x.device)
     best = torch.cat([_best(part, scales, fmt) for part in torch.split(w, max(AT_ONCE // (64 * w.shape[1]), 1))])
     return scales[best], _summands(w, scales[best], fmt)
 
@@ -88,15 +87,15 @@ def _range(element: object) -> tuple[int, int]:
     return -element.most - 1, element.most
 
 
-@cache
-def _pairs(fmt: Format) -> tuple[tuple[float, float], ...]:
-    """All pairs of scales, the largest of the first ones last."""
+def _pairs(fmt: Format, device: torch.device) -> Tensor:
+    """All pairs of scales, float32 of shape (pairs, 2), the largest of the first ones last."""
     assert isinstance(fmt.scale, FloatScale)
     number = fmt.scale.number
     codes = range(1 << (number.bits - 1))
-    sizes = sorted({value for value in map(number.value, codes) if value <= number.largest()})
-    signed = [s * size for size in sizes for s in ((1, -1) if size else (1,))]
-    return tuple((a, b) for a in signed for b in signed if abs(b) <= abs(a))
+    sizes = torch.tensor([value for value in map(number.value, codes) if value <= number.largest()], device=device)
+    pairs = sizes[torch.tril_indices(len(sizes), len(sizes), device=device)].T
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], device=device)
+    return (pairs.unsqueeze(1) * signs).flatten(0, 1)
 
 
 def _floor_log2(value: float) -> int:

@@ -23,7 +23,6 @@ from bitq.report.alphas import ALPHAS, answers
 from bitq.report.evidence import Evidence, load_evidence
 from bitq.report.figures import figures
 from bitq.report.sweep import verdicts
-from bitq.tradeoff.answers import advice
 from bitq.tradeoff.plan import PlanLayer, PlanLevel
 
 
@@ -74,9 +73,7 @@ def render(run: Evidence, alphas: Sequence[float] = ALPHAS) -> str:
         columns=tables.columns(run),
         lines=tuple(zip(rows, tables.cells(rows, tables.columns(run)), strict=True)),
         of_int8=partial(tables.of_int8, run),
-        advice=advice(rows[0], rows[-1], run.offers, run.plan.alpha, run.outcome.command)
-        if run.offers and run.outcome
-        else "",
+        advice=tables.advised(run),
         compared=compared,
         specs=figures(run),
         verdicts=verdicts(run.sweep) if run.sweep else [],

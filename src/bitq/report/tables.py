@@ -9,6 +9,7 @@ from math import isfinite
 
 from bitq.report import text
 from bitq.report.evidence import Evidence
+from bitq.tradeoff.answers import advice
 from bitq.tradeoff.records import Cost, Row
 
 
@@ -45,8 +46,20 @@ class Cell:
 
 
 def comparison(run: Evidence) -> tuple[Row, ...]:
-    """What is compared: the search's outcome, or without one float32 and the plan alone."""
-    return run.outcome.rows if run.outcome else run.plan.totals.rows()
+    """What is compared: the search's outcome beside formats that people know, or without one float32 and the plan."""
+    if run.outcome is None:
+        return run.plan.totals.rows()
+    first, *rest = run.outcome.rows
+    return (first, *run.outcome.alternatives, *rest)
+
+
+def advised(run: Evidence) -> str:
+    """Of a plan that loses much, what that bought and how to lose less; "" where there is nothing to say, or the search
+    did not finish."""
+    if run.offers is None or run.outcome is None:
+        return ""
+    rows = run.outcome.rows
+    return advice(rows[0], rows[-1], run.offers, run.plan.alpha, run.outcome.command)
 
 
 def of_int8(run: Evidence, cost: Cost) -> float | None:

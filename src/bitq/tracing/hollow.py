@@ -76,7 +76,7 @@ def _hollow(tensor: Tensor, meta_device: torch.device) -> Tensor:
     if is_lazy(tensor):
         raise BitqError("the network has lazy parameters without a shape yet; run it once before tracing")
     if tensor.layout != torch.strided:
-        raise BitqError(f"a tensor of the network or its input is {tensor.layout}; it must be torch.strided")
+        raise BitqError(f"a tensor of the network or its input is {tensor.layout}; it must be dense (torch.strided)")
     device = meta_device if tensor.device.type == "meta" else tensor.device
     hollow = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
     return nn.Parameter(hollow, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else hollow

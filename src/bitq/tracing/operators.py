@@ -56,7 +56,10 @@ class Products:
         name, arguments = operation.name, operation.arguments
         if name in _CONVOLUTIONS:
             if arguments["input"].dim() > 4:
-                raise BitqError(f"{operation.place} computes a 3-D convolution, which bitq does not model")
+                raise BitqError(
+                    f"{operation.place} computes a 3-D convolution, which bitq does not model; give a network of 1-D "
+                    "and 2-D ones"
+                )
             self._add(operation, "conv", arguments["weight"], _convolution_loops(operation))
         elif name in _PRODUCTS:
             first, second = (arguments[operand] for operand in _PRODUCTS[name])

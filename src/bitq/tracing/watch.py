@@ -76,7 +76,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         path, module = self._running[-1]
         if isinstance(func, HigherOrderOperator):
-            raise BitqError(f"{place(path)} computes {func}, which bitq does not model")
+            raise BitqError(f"{place(path)} computes {func}, which bitq does not model; leave it out of the network")
         if torch.is_inference_mode_enabled():
             with self:  # operators made of others arrive whole under torch.inference_mode
                 result = decomposed(func, args, kwargs)

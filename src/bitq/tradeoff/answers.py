@@ -9,7 +9,8 @@ from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.records import Offer, Offers, Row, points_text
 
 if TYPE_CHECKING:
-    from bitq.tradeoff.search import Contender, Found
+    from bitq.tradeoff.contenders import Contender
+    from bitq.tradeoff.search import Found
     from bitq.tradeoff.study import Study
 
 WITHIN = (0.005, 0.01, 0.02)

@@ -18,5 +18,5 @@ def foretold(curve: Curve, score: float, float32: float, measured: float) -> str
     """
     lost = curve.lost(score)
     error, missed = ERRORS * noise(lost), measured - (float32 - lost)
-    told = f"predicted {float32 - lost:.4f} ± {error:.4f}"
-    return f" ({told}: off by {abs(missed):.4f})" if abs(missed) > error else f" ({told})"
+    told = f"predicted {100 * (float32 - lost):.2f} % ± {100 * error:.2f}"
+    return f" ({told}: off by {100 * abs(missed):.2f} points)" if abs(missed) > error else f" ({told})"

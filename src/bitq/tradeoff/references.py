@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
+from bitq.devices import Device
+from bitq.layers import Layer
 from bitq.movement.levels import movement_many
 from bitq.tradeoff.records import Cost
 from bitq.tradeoff.shares import REFERENCES
 from bitq.tradeoff.space import Space, energy_pj
+
+
+def plain_bits(layers: Iterable[Layer], device: Device, widths: Sequence[float]) -> NDArray[np.float64]:
+    """What layers move together if every element takes so many bits.
+
+    Args:
+        layers: of any kinds.
+        device: whose memories the bits move through.
+        widths: bits of every element, of input, weight and output alike.
+
+    Returns:
+        Array (widths, boundaries) of bits, the outermost boundary first.
+
+    Raises:
+        Infeasible: a memory too small for one element of each tensor.
+    """
+    shapes = Counter(replace(layer, name="", module="") for layer in layers)
+    bits = np.zeros((len(widths), len(device.boundaries)))
+    for shape, count in shapes.items():
+        bits += count * movement_many(shape, [[width] * 3 for width in widths], device)
+    return bits
 
 
 def reference_costs(space: Space) -> Mapping[str, Cost]:
@@ -22,11 +46,7 @@ def reference_costs(space: Space) -> Mapping[str, Cost]:
 
     Stored are the weights that plans choose formats for in so many bits, and all else as it is.
     """
-    widths = [[width] * 3 for width in REFERENCES.values()]
-    shapes = Counter(replace(layer, name="", module="") for layer in chain(*space.layers, space.fixed))
-    bits = np.zeros((len(widths), len(space.device.boundaries)))
-    for shape, count in shapes.items():
-        bits += count * movement_many(shape, widths, space.device)
+    bits = plain_bits(chain(*space.layers, space.fixed), space.device, tuple(REFERENCES.values()))
     elements = sum(prod(layers[0].weight_shape) for layers in space.layers)
     stored = [round(elements * width / 8) + space.other_bytes for width in REFERENCES.values()]
     return {

@@ -2,7 +2,7 @@
 
 1. Every tensor gets a score in every format: how much it perturbs the loss, by the squared gradient and the squared
    error (`bitq.accuracy.sensitivity`). Scores add up, so the best plans for all weights of movement are known exactly.
-2. All uniform formats and plans along that front are measured as they are (`bitq.tradeoff.screening`), which is cheap.
+2. All uniform formats and plans along that front are measured as they are (`bitq.tradeoff.trials`), which is cheap.
    The best of either stand in the list of contenders from then on.
 3. A curve says which accuracy a sum of scores loses after fine-tuning (`bitq.tradeoff.predict`), first by what plans
    lose without it. By it the plans of least O are proposed, fine-tuned and measured. They lie some way apart: plans
@@ -16,24 +16,21 @@ to have the fewest bits near float32 are measured in full, too: `bitq.tradeoff.a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, sqrt
 
 from bitq.errors import Infeasible
-from bitq.progress import time_text
-from bitq.tradeoff.allocate import allocate, allocations, front, predicted_loss
-from bitq.tradeoff.answers import losses
+from bitq.tradeoff.allocate import allocate, allocations, front
 from bitq.tradeoff.budgets import Budgets
+from bitq.tradeoff.contenders import Candidate, Contender, Trial, merit, rank
 from bitq.tradeoff.earlier import measured_earlier
-from bitq.tradeoff.forecast import forecast
+from bitq.tradeoff.forecast import time_needed
 from bitq.tradeoff.foretold import foretold
 from bitq.tradeoff.predict import LEFT, Curve
-from bitq.tradeoff.records import Cost, FloatAccuracy, Measurement
-from bitq.tradeoff.screening import screened, screened_float
-from bitq.tradeoff.space import Choices
 from bitq.tradeoff.study import Proposed, Study
+from bitq.tradeoff.trials import better, nearer, tried
 
 WEIGHTS = (0.0, *(2.0 ** (power / 2) for power in range(-8, 9)))
 """Weights of movement that plans are solved for under budgets, as multiples of the likely one."""
@@ -50,58 +47,6 @@ MIN_SLOPE = 1e-6
 APART = (0.3, 0.1)
 """Plans measured differ by this share in the sum of their scores, in the first round, which finds out where the curve
 lies, and in the later ones: nearly equal plans tell nothing new."""
-
-
-COARSE, FINE = 16, 12
-"""Plans along the front that are measured as they are: so many at first, and then so many around the best."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A plan with its sum of scores and its cost."""
-
-    choices: Choices
-    score: float
-    cost: Cost
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A plan that was measured as it is on a part of the validation data; O, excess and merit are by that part."""
-
-    candidate: Candidate
-    plan: Proposed
-    accuracy: float
-    objective: float
-    excess: float
-    merit: float
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A plan that was measured.
-
-    Attributes:
-        plan: what was proposed.
-        score: sum of its tensors' scores.
-        measured: what came out.
-        objective: O on validation data.
-        excess: by how much it misses the budgets; 0 if it keeps them.
-        merit: what ranks those that miss them alike, the less the better: O, or the bits moved if the fewest are looked
-            for, as a share of the largest movement.
-    """
-
-    plan: Proposed
-    score: float
-    measured: Measurement
-    objective: float
-    excess: float
-    merit: float
-
-    @property
-    def is_uniform(self) -> bool:
-        """Whether it was proposed as one format for every tensor."""
-        return self.plan.proposer == "uniform"
 
 
 @dataclass(frozen=True)
@@ -140,16 +85,16 @@ def search(study: Study) -> Found:
     """
     settings, note = study.settings, study.ledger.listener.note
     accuracy_float = study.float_accuracy.validation
-    note(f"float32: accuracy {accuracy_float:.4f} (validation)")
+    note(f"float32: accuracy {100 * accuracy_float:.2f} % on validation data")
     _outlook(study, [])
     if not study.is_scored:
-        note(_foreseen(study))
-    uniforms = [_candidate(study, study.space.uniform(index)) for index in range(len(study.space.formats))]
+        note(time_needed(study))
+    uniforms = [Candidate.of(study, plan) for plan in study.space.uniforms]
     candidates = _candidates(study)
-    trials = () if settings.alone else _screened(study, uniforms, candidates)
-    untuned = [(each.candidate.score, accuracy_float - each.accuracy) for each in trials]
+    trials = tried(study, uniforms, candidates)
+    untuned = [(each.candidate.score, each.lost) for each in trials]
     guess = curve = Curve.guessed(untuned, LEFT if study.training else 1.0) if trials else Curve()
-    contenders = list(_as_they_are(study, trials, ()))
+    contenders = _with_trials(study, [], partial(better, trials))
     number, last = 1, 1 if settings.alone else settings.rounds
     while number <= last:
         plans = _proposals(study, curve, uniforms, (*candidates, *_bounded(study, curve)), trials, contenders, number)
@@ -157,7 +102,7 @@ def search(study: Study) -> Found:
         if not plans and number < last:
             note(f"no plan is left that could be better than the best: {number - 1} of {last} rounds were enough")
         for plan, measured in study.measured(plans):
-            contenders.append(_contender(study, plan, measured))
+            contenders.append(Contender.of(study, plan, measured))
             score = contenders[-1].score
             expected = "" if settings.alone else foretold(curve, score, accuracy_float, measured.validation)
             note(_line(study, contenders[-1]) + expected)
@@ -165,13 +110,13 @@ def search(study: Study) -> Found:
         tuned = [(each.score, accuracy_float - each.measured.validation) for each in contenders if each.plan.tune]
         curve = Curve.fitted(tuned, guess)
         number = number + 1 if plans else max(number + 1, last)  # what is left then are uniform formats
-    contenders += _as_they_are(study, trials, contenders)
-    contenders += _near_float(study, trials, contenders)
+    contenders = _with_trials(study, contenders, partial(better, trials))
+    contenders = _with_trials(study, contenders, partial(nearer, study, trials))
     if settings.fewest_bits:  # no search for them comes behind what another one offered
         own = {(each.plan.choices, each.plan.tune) for each in contenders}
         before = ((plan, found) for plan, found in measured_earlier(study) if (plan.choices, plan.tune) not in own)
-        contenders += [_contender(study, plan, found) for plan, found in before]
-    contenders.sort(key=_rank)
+        contenders += [Contender.of(study, plan, found) for plan, found in before]
+    contenders.sort(key=rank)
     float_objective = study.objective(accuracy_float, study.space.float_cost.movement_bits)
     if not settings.alone and not settings.fewest_bits and float_objective < contenders[0].objective:
         note(f"no format pays: float32 itself has O {float_objective:.4f}; the best plan is handed over nevertheless")
@@ -180,121 +125,17 @@ def search(study: Study) -> Found:
     return Found(tuple(contenders), trials, candidates, curve)
 
 
-def _rank(each: Contender | Trial) -> tuple[float, float, float, str, bool]:
-    """The best first, whatever order they were measured in."""
-    return each.excess, each.merit, each.objective, each.plan.label, each.plan.tune
-
-
-def _merit(study: Study, accuracy: float, movement_bits: float) -> float:
-    """What ranks plans that keep the budgets, the less the better."""
-    if study.settings.fewest_bits:
-        return movement_bits / study.space.movement_max
-    return study.objective(accuracy, movement_bits)
-
-
-def _foreseen(study: Study) -> str:
-    """How long it will take, in a sentence."""
-    study.ledger.listener.step("timing a few steps", 0, 1)
-    (timed,) = study.ledger.store.evaluations(FloatAccuracy.kind)
-    found = forecast(study, len(study.space.formats) + COARSE + FINE, timed.seconds)
-    study.ledger.listener.step("timing a few steps", 1, 1)
-    parts = [f"{time_text(found.scoring)} to score formats"]
-    if found.screening:
-        parts.append(f"{time_text(found.screening)} to measure them as they are")
-    parts.append(f"{time_text(found.tuning)} to {'fine-tune' if study.training else 'measure'} {found.tuned} of them")
-    told = f"this will take about {time_text(found.seconds)} on this machine: {', '.join(parts)}"
-    return f"{told}; and the report a little more"
-
-
-def _screened(study: Study, uniforms: Sequence[Candidate], candidates: Sequence[Candidate]) -> tuple[Trial, ...]:
-    """All uniform formats and a part of the front as they are, the best first: evenly along the movement, and then in
-    the gaps beside the best."""
-    trials = _tried(study, {f"uniform {fmt}": each for fmt, each in zip(study.space.formats, uniforms, strict=True)})
-    most, least = candidates[0].cost.movement_bits, candidates[-1].cost.movement_bits
-    marks = [most + (least - most) * step / max(COARSE - 1, 1) for step in range(COARSE)]
-    places = {
-        min(range(len(candidates)), key=lambda place: abs(candidates[place].cost.movement_bits - mark))
-        for mark in marks
-    }
-    coarse = {_front_label(place): candidates[place] for place in sorted(places)}
-    along = dict(zip(sorted(places), _tried(study, coarse, len(trials)), strict=True))
-    for _ in range(FINE):
-        known = sorted(along)
-        best = known.index(min(along, key=lambda place: _rank(along[place])))
-        gaps = [(known[at + 1] - known[at], known[at]) for at in (best - 1, best) if 0 <= at < len(known) - 1]
-        width, begin = max(gaps, default=(0, 0))
-        if width < 2:
-            break
-        place = begin + width // 2
-        (along[place],) = _tried(study, {_front_label(place): candidates[place]}, len(trials) + len(along))
-    return tuple(sorted((*trials, *along.values()), key=_rank))
-
-
-def _front_label(place: int) -> str:
-    return f"front {place + 1}"
-
-
-def _tried(study: Study, candidates: Mapping[str, Candidate], before: int = 0) -> list[Trial]:
-    """What candidates, by their labels, reach as they are, after others."""
-    plans = [
-        Proposed(label, each.choices, "uniform" if len(set(sum(each.choices, ()))) == 1 else "plan", tune=False)
-        for label, each in candidates.items()
-    ]
-    float32 = study.float_accuracy.validation
-    reached = screened(study, plans, before, len(study.space.formats) + COARSE + FINE)
-    return [
-        Trial(
-            candidate,
-            plan,
-            found.accuracy,
-            study.objective(found.accuracy, found.movement_bits),
-            study.settings.budgets.excess(found, float32 - found.accuracy),
-            _merit(study, found.accuracy, found.movement_bits),
-        )
-        for candidate, plan, found in zip(candidates.values(), plans, reached, strict=True)
-    ]
-
-
-def _as_they_are(study: Study, trials: Sequence[Trial], contenders: Sequence[Contender]) -> Iterator[Contender]:
-    """The best of all trials, and the best of the uniform formats, measured in full, if they are better than what was
-    measured."""
-    for among in ([each for each in trials if each.plan.proposer == "uniform"], trials):
-        of_kind = [each for each in contenders if among is trials or each.is_uniform]
-        best = min(map(_rank, of_kind), default=None)
-        for trial in among[:1]:
-            if (best is None or _rank(trial)[:2] < best[:2]) and not _is_known(trial, contenders):
-                contenders = (*contenders, _in_full(study, trial))
-                yield contenders[-1]
-
-
-def _near_float(study: Study, trials: Sequence[Trial], contenders: Sequence[Contender]) -> Iterator[Contender]:
-    """The trials of the fewest bits within some points of float32, measured in full, where nothing that was measured
-    has fewer."""
-    budgets, float32 = study.settings.budgets, study.float_accuracy.validation
-    on_the_part = screened_float(study) if trials else float32
-    for loss in losses(budgets):
-        bound = budgets.with_loss(loss)
-        known = (each.measured for each in contenders)
-        fewest = min((each.movement_bits for each in known if bound.kept(each, float32 - each.validation)), default=inf)
-        near = [each for each in trials if bound.kept(each.candidate.cost, on_the_part - each.accuracy)]
-        trial = min(near, key=lambda each: (each.candidate.cost.movement_bits, _rank(each)), default=None)
-        if trial and trial.candidate.cost.movement_bits < fewest and not _is_known(trial, contenders):
-            contenders = (*contenders, _in_full(study, trial))
-            yield contenders[-1]
-
-
-def _in_full(study: Study, trial: Trial) -> Contender:
-    """A trial measured on all data, as it is."""
-    plan = replace(trial.plan, tune=study.training is None)
-    ((_, measured),) = study.measured([plan])
-    contender = _contender(study, plan, measured)
-    study.ledger.listener.note(_line(study, contender))
-    return contender
-
-
-def _is_known(trial: Trial, contenders: Sequence[Contender]) -> bool:
-    """Whether a trial was measured in full."""
-    return any(each.plan.choices == trial.plan.choices for each in contenders)
+def _with_trials(
+    study: Study, contenders: Sequence[Contender], deserving: Callable[[Sequence[Contender]], Trial | None]
+) -> list[Contender]:
+    """Contenders, and beside them, one after the other, the trials that deserve to be measured in full, as they are."""
+    found = list(contenders)
+    while trial := deserving(found):
+        plan = replace(trial.plan, tune=study.training is None)
+        ((_, measured),) = study.measured([plan])
+        found.append(Contender.of(study, plan, measured))
+        study.ledger.listener.note(_line(study, found[-1]))
+    return found
 
 
 def _outlook(study: Study, contenders: Sequence[Contender]) -> None:
@@ -303,7 +144,7 @@ def _outlook(study: Study, contenders: Sequence[Contender]) -> None:
     count = settings.plans if settings.alone else settings.uniforms + settings.rounds * settings.plans
     done = sum(each.plan.tune for each in contenders)
     steps = 0 if study.training is None else study.training.steps * max(count - done, 0)
-    best = min(contenders, key=_rank, default=None)
+    best = min(contenders, key=rank, default=None)
     told = f"O {best.objective:.4f} ({best.plan.label})" if best else ""
     study.ledger.listener.outlook({"fine-tuning": steps}, told)
 
@@ -321,7 +162,7 @@ def _candidates(study: Study) -> tuple[Candidate, ...]:
         weights = [_likely(study, Curve()) * factor for factor in WEIGHTS]
         progress = partial(study.ledger.listener.step, "solving for the best plans")
         plans = allocations(space, scores, weights, costs, progress)
-    found = (_candidate(study, plan) for plan in dict.fromkeys(plans))
+    found = (Candidate.of(study, plan) for plan in dict.fromkeys(plans))
     ordered = sorted(found, key=lambda each: -each.cost.movement_bits)
     if settings.without == "movement":
         return tuple(ordered[:1])
@@ -336,7 +177,7 @@ def _bounded(study: Study, curve: Curve) -> tuple[Candidate, ...]:
     bound = budgets.with_loss(curve.score(budgets.accuracy_loss))
     weight = _likely(study, curve, HEAVY if study.settings.fewest_bits else None)
     try:
-        return (_candidate(study, allocate(study.space, study.scores, weight, bound)),)
+        return (Candidate.of(study, allocate(study.space, study.scores, weight, bound)),)
     except Infeasible:  # the prediction may be wrong: plans that lose the least are measured then
         return ()
 
@@ -359,12 +200,11 @@ def _proposals(
     settings = study.settings
     tuned = [each for each in contenders if each.plan.tune]
     measured = {contender.plan.choices for contender in tuned}
-    float32 = study.float_accuracy.validation
-    untuned = {each.plan.choices: float32 - each.accuracy for each in trials}
+    untuned = {each.plan.choices: each.lost for each in trials}
 
     def promise(candidate: Candidate) -> tuple[float, float]:
         lost = min(curve.lost(candidate.score), untuned.get(candidate.choices, 1.0))
-        return settings.budgets.excess(candidate.cost, lost), _merit(study, 1 - lost, candidate.cost.movement_bits)
+        return settings.budgets.excess(candidate.cost, lost), merit(study, 1 - lost, candidate.cost.movement_bits)
 
     wanted = 0 if settings.alone else settings.uniforms if number == settings.rounds else 1
     count = wanted - sum(contender.is_uniform for contender in tuned)
@@ -391,13 +231,13 @@ def _could_win(
 ) -> tuple[Candidate, ...]:
     """The plans not measured yet that could be better than the best, if they lost no accuracy."""
     measured = {contender.plan.choices for contender in contenders if contender.plan.tune}
-    best = min(contenders, key=_rank, default=None)
+    best = min(contenders, key=rank, default=None)
     within = best.merit if best and not best.excess else inf
     accuracy_float = study.float_accuracy.validation
     return tuple(
         each
         for each in candidates
-        if each.choices not in measured and _merit(study, accuracy_float, each.cost.movement_bits) < within
+        if each.choices not in measured and merit(study, accuracy_float, each.cost.movement_bits) < within
     )
 
 
@@ -424,28 +264,13 @@ def _bracket(study: Study, contenders: Sequence[Contender]) -> tuple[float, floa
     return None if missed is None else (kept, missed)
 
 
-def _candidate(study: Study, choices: Choices) -> Candidate:
-    return Candidate(choices, predicted_loss(study.scores, choices), study.space.cost(choices))
-
-
-def _contender(study: Study, plan: Proposed, measured: Measurement) -> Contender:
-    lost = study.float_accuracy.validation - measured.validation
-    return Contender(
-        plan,
-        predicted_loss(study.scores, plan.choices),
-        measured,
-        study.objective(measured.validation, measured.movement_bits),
-        study.settings.budgets.excess(measured, lost),
-        _merit(study, measured.validation, measured.movement_bits),
-    )
-
-
 def _line(study: Study, contender: Contender) -> str:
     measured = contender.measured
     undone = contender.plan.tune and study.training is not None and not measured.tuned
     return (
-        f"{contender.plan.label}: accuracy {measured.validation:.4f} (validation), "
-        f"{measured.movement_bits / study.space.movement_max:.1%} of the largest movement, O {contender.objective:.4f}"
+        f"{contender.plan.label}: accuracy {100 * measured.validation:.2f} % on validation data, "
+        f"{100 * measured.movement_bits / study.space.movement_max:.1f} % of the largest movement, "
+        f"O {contender.objective:.4f}"
         + (" (fine-tuning made it worse and was undone)" if undone else "")
         + ("" if contender.plan.tune else " (not fine-tuned)")
         + (" (misses a budget)" if contender.excess else "")

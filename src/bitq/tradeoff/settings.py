@@ -16,6 +16,10 @@ Without = Literal["qat", "movement", "tradeoff"]
 of the two, so that movement alone decides (our reading: the paper names them and says no more)."""
 
 
+MOST = {"scored_inputs": 10**6, "screened_inputs": 10**6, "rounds": 1000, "plans": 100, "uniforms": 100}
+"""What each count may be at most."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a search spends its time, and what it looks for.
@@ -62,9 +66,9 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= MOST_ALPHA:
             raise BitqError(f"alpha is {self.alpha!r}; it must be a number of at least 0, up to {MOST_ALPHA:g}")
-        for name in ("scored_inputs", "screened_inputs", "rounds", "plans", "uniforms"):
-            if not 1 <= getattr(self, name) <= 10**6:
-                raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more, up to 10^6")
+        for name, most in MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more, up to {most}")
         if self.fewest_bits and self.budgets.accuracy_loss is None:
             raise BitqError("fewest_bits needs a budget of accuracy beside it, such as Budgets(accuracy_loss=0.005)")
         if self.without is not None and self.without not in get_args(Without):

@@ -1,0 +1,134 @@
+"""Trials: what plans lose as they are on a part of the validation data, and which of them deserve all of it."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import bitq
+import tiny
+from bitq.accuracy.evaluate import score
+from bitq.files import RunFolder
+from bitq.store import Store
+from bitq.tracing import trace
+from bitq.tradeoff.budgets import Budgets
+from bitq.tradeoff.contenders import Candidate, Contender, Trial
+from bitq.tradeoff.ledger import Ledger
+from bitq.tradeoff.measure import Data, Subject, Task
+from bitq.tradeoff.predict import Curve
+from bitq.tradeoff.records import Cost
+from bitq.tradeoff.search import search
+from bitq.tradeoff.space import space_of
+from bitq.tradeoff.study import Proposed, Study
+from bitq.tradeoff.trials import better, most_trials, nearer, tried
+
+ROOM = 0.05
+
+
+@pytest.fixture(scope="module")
+def easy():
+    """A trained network with validation data whose first batch it gets right."""
+    model = tiny.trained()
+    images, labels = tiny.images(300, 2)
+    with torch.no_grad():
+        right = model(images).argmax(1) == labels
+    order = torch.argsort(right.int(), descending=True, stable=True)
+    images, labels = images[order], labels[order]
+    assert 100 <= int(right.sum()) < 300
+    return model, [(images[at : at + 100], labels[at : at + 100]) for at in (0, 100, 200)]
+
+
+@pytest.fixture
+def study(easy, tmp_path):
+    """A study that tries plans on the first batch alone."""
+    model, validation = easy
+    space = space_of(model, trace(model, torch.zeros(1, 1, 8, 8)), tiny.DEVICE, 8)
+    settings = tiny.settings(screened_inputs=100, budgets=Budgets(accuracy_loss=ROOM))
+    folder = RunFolder(tmp_path)
+    subject = Subject("tiny", model, Data(tiny.loaders()[0], validation, validation), Task())
+    with Store(folder.results) as store:
+        yield Study.opened(subject, space, settings, Ledger(folder, store))
+
+
+def test_what_a_trial_loses_is_told_beside_float32_on_the_same_data(study, easy):
+    model, validation = easy
+    uniforms = [Candidate.of(study, study.space.uniform(index)) for index in range(len(study.space.formats))]
+    trials = tried(study, uniforms, uniforms[:1])
+    assert len(trials) == len(uniforms) + 1 <= most_trials(study)
+    float32, part = score(model, validation).accuracy, validation[:1]
+    assert score(model, part).accuracy == 1.0 > float32
+    for each in (trials[0], trials[-1]):
+        own = tiny.trained()
+        bitq.apply(own, study.space.tensor_formats(each.candidate.choices), study.max_abs)
+        assert each.lost == 1.0 - score(own, part).accuracy
+        expected = 1 - (float32 - each.lost) + 0.2 * each.candidate.cost.movement_bits / study.space.movement_max
+        assert each.objective == each.merit == pytest.approx(expected)
+        assert each.excess == pytest.approx(max(each.lost / ROOM - 1, 0))
+    assert trials[0].excess == 0 < trials[-1].excess
+    assert list(trials) == sorted(trials, key=lambda each: (each.excess, each.objective, each.plan.label))
+
+
+def test_the_curve_is_guessed_from_what_trials_lose(study, monkeypatch):
+    class HeardError(Exception):
+        pass
+
+    def guessed(untuned, left):
+        raise HeardError(untuned)
+
+    monkeypatch.setattr(Curve, "guessed", guessed)
+    with pytest.raises(HeardError) as caught:
+        search(study)
+    uniform = study.space.uniform(0)
+    found = {lost for score, lost in caught.value.args[0] if score == Candidate.of(study, uniform).score}
+    own = tiny.trained()
+    bitq.apply(own, study.space.tensor_formats(uniform), study.max_abs)
+    assert found == {1.0 - score(own, study.subject.data.validation[:1]).accuracy}
+
+
+def trial(label, objective, lost=0.0, bits=1.0, proposer="plan", excess=0.0):
+    plan = Proposed(label, label, proposer, tune=False)
+    return Trial(Candidate(label, 1.0, Cost.of_levels((bits,), 0.0, 0)), plan, lost, objective, excess, objective)
+
+
+def contender(label, objective, proposer="plan", excess=0.0, measured=None):
+    return Contender(Proposed(label, label, proposer), 1.0, measured, objective, excess, objective)
+
+
+def test_the_best_trials_of_uniform_formats_and_of_all_deserve_all_data():
+    trials = [trial("a", 0.1), trial("b", 0.2), trial("c", 0.3, proposer="uniform")]
+
+    def chosen(*contenders):
+        found = better(trials, contenders)
+        return found and found.plan.label
+
+    uniform, plan = contender("c", 0.35, "uniform"), contender("a", 0.3)
+    assert chosen() == "c"
+    assert chosen(uniform) == "a"
+    assert chosen(uniform, plan) is None  # whatever all data made of them, they are known
+    assert chosen(contender("e", 0.05), uniform) is None
+    assert chosen(contender("e", 0.05)) == "c"
+    assert chosen(contender("e", 0.05, excess=0.1), uniform) == "a"
+    assert chosen(contender("e", 0.25, "uniform")) == "a"
+    assert better([], [uniform]) is None
+
+
+def test_trials_of_the_fewest_bits_near_float32_deserve_all_data():
+    study = SimpleNamespace(settings=SimpleNamespace(budgets=Budgets()), float_accuracy=SimpleNamespace(validation=0.9))
+
+    def measured(label, bits, validation):
+        found = SimpleNamespace(movement_bits=bits, validation=validation)
+        return contender(label, 0.0, measured=found)
+
+    trials = [trial("a", 0.1, 0.004, 50.0), trial("b", 0.2, 0.009, 40.0), trial("c", 0.3, 0.03, 10.0)]
+
+    def chosen(*contenders):
+        found = nearer(study, trials, contenders)
+        return found and found.plan.label
+
+    a, b = measured("a", 50.0, 0.896), measured("b", 40.0, 0.85)
+    assert chosen() == "a"
+    assert chosen(a) == "b"
+    assert chosen(a, b) is None
+    assert chosen(measured("e", 45.0, 0.9)) == "b"
+    assert chosen(measured("e", 39.0, 0.9)) is None
+    assert chosen(measured("e", 39.0, 0.889)) == "a"
