@@ -14,6 +14,23 @@ from bitq.errors import BitqError
 from bitq.formats import PRESETS, ROUNDINGS, parse_format
 from bitq.numerics import native_packing, pack, quantize
 
+ELEMENTS = ("s5", "i7", "n4", "u6", "e2m1", "e3m2n", "e4m3", "e5m2", "e3m0", "l(-3;-1;0;0.5)", "l(0;1)")
+POWERS = ("e3", "e8m0", "e8m0.rceil", "e5m0i.ceil", "e6m0f.even")
+SCALES = (*POWERS, "f32", "bf16.up", "e4m3", "e4m3*f32", "f16*f32", "e5m3")
+GEOMETRIES = ("b4", "v5", "b3p2", "t2x3", "channel", "tensor")
+
+
+@st.composite
+def random_formats(draw):
+    """Any parts that go together."""
+    while True:
+        parts = (draw(st.sampled_from(each)) for each in (ELEMENTS, SCALES, GEOMETRIES))
+        try:
+            return parse_format(":".join(parts))
+        except BitqError:
+            continue
+
+
 OTHERS = (
     "u4:e4m3.up:b8",
     "u16:bf16:v4",
@@ -59,9 +76,9 @@ def numbers(shape, dtype, seed, exponent=0):
     return x.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max).to(dtype)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
-    st.sampled_from(FORMATS),
+    st.sampled_from(FORMATS) | random_formats(),
     st.sampled_from(SHAPES),
     st.sampled_from(list(PATTERN)),
     st.sampled_from([0, 0, -110, 100]),

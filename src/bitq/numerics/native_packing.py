@@ -202,7 +202,7 @@ def _scales(found: Peaks, recipe: Recipe, shared: Tensor | None) -> tuple[NDArra
             wide = coding.float_codes(scales.stored, scale.number).flatten().numpy()
             return wide if fmt.block_bits > 8 else wide.astype(np.uint8), scales.step.flatten().numpy()
         codes = scales.stored.flatten().numpy().astype(np.uint8)
-    return codes, _steps(codes, fmt, shared)
+    return codes, None if fmt.power_of_two else _steps(codes, fmt, shared)
 
 
 def _steps(codes: NDArray[Any], fmt: Format, shared: Tensor | None) -> ScaleSteps | None:
@@ -211,10 +211,13 @@ def _steps(codes: NDArray[Any], fmt: Format, shared: Tensor | None) -> ScaleStep
     Raises:
         BitqError: codes that stand for no number.
     """
+    if fmt.power_of_two:
+        coding.steps(torch.tensor([int(codes.min()), int(codes.max())]), fmt, shared)
+        return None
     used = np.bincount(codes, minlength=256).nonzero()[0] if fmt.block_bits <= 8 else codes
     found: ScaleSteps = coding.steps(torch.from_numpy(used), fmt, shared).numpy()
-    if fmt.power_of_two or fmt.block_bits > 8:
-        return None if fmt.power_of_two else found
+    if fmt.block_bits > 8:
+        return found
     table: ScaleSteps = np.zeros(256)
     table[used] = found
     return np.take(table, codes)

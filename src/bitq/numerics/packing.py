@@ -64,9 +64,10 @@ class Packed:
     A whole number is stored as m - 1 bits of magnitude below a sign bit ("s"), in two's complement ("i"), or as it is
     ("n", "u"); a float as mantissa, exponent and, on top, the sign; of a table the index. Of summed elements the code
     is that of the first below that of the second, q1 | q2 << bits1, and a block has the scale of the first before that
-    of the second. A power of two is stored as its exponent plus the bias of its kind, that of `eN` as the exponent of the
-    block's largest magnitude less `exponent_bias`; a float scale as a float, sign included; a second scale as a float32
-    or as exponent + 127. The last byte is filled up with zeros. A zero has no sign, but in a format without a scale.
+    of the second. A power of two is stored as its exponent plus the bias of its kind, that of `eN` as the exponent of
+    the block's largest magnitude less `exponent_bias`; a float scale as a float, sign included; a second scale as a
+    float32 or as exponent + 127. The last byte is filled up with zeros. A zero has no sign, but in a format without a
+    scale.
 
     Attributes:
         payload: uint8, one-dimensional, on the CPU.
