@@ -1,15 +1,20 @@
 """Every number format against exact arithmetic: by the path that `quantize` takes, and by PyTorch's operations."""
 
+from fractions import Fraction
+from math import isfinite
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitq import quantize
 from bitq.formats import PRESETS, ROUNDINGS
 from bitq.formats.scales import SharedExponent
 from bitq.numerics import paths, reference
 from bitq.numerics.recipe import Recipe
-from strategies import formats, tensors_for
+from bitq.numerics.reference import sums
+from strategies import formats, summed_formats, tensors_for
 from test_quantize import draws_of, same, with_gradient
 
 ONE_SCALE = {name: fmt for name, fmt in PRESETS.items() if len(fmt.elements) == 1}
@@ -70,3 +75,36 @@ def test_every_bit_of_presets(path, name, data, seed):
     fmt = PRESETS[name]
     x, dim, inner = data.draw(tensors_for(fmt))
     check(x, fmt, dim, inner, data.draw(shared(fmt, x)), None, seed)
+
+
+@settings(max_examples=25)
+@given(st.data(), summed_formats())
+def test_sums_are_of_least_squared_error(data, fmt):
+    """Not bit for bit: pairs of scales may be equally good, or nearly."""
+    x, dim, inner = data.draw(tensors_for(fmt))
+    check_sums(x.float().clamp(-(2.0**120), 2.0**120), fmt, dim, inner)
+
+
+def test_bsfp_is_of_least_squared_error():
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 17, generator=generator) * torch.tensor([[1.0], [2.0**-3]])
+    check_sums(x, PRESETS["bsfp"], 1, ())
+
+
+def check_sums(x, fmt, dim, inner):
+    """Every block is a sum under some pair of scales whose squared error is the least, to 1e-6."""
+    y = quantize(x, fmt, dim, inner)
+    indices = reference.indices_of(x.shape, fmt.geometry.lengths(tuple(x.shape), dim, inner))
+    blocks = [[float(x[at]) for at in block] for block in indices]
+    unit = reference.shared_by(blocks, fmt, None)
+    for at, block in zip(indices, blocks, strict=True):
+        if not all(map(isfinite, block)):
+            assert y[tuple(zip(*at, strict=True))].isnan().all()
+            continue
+        found = {Fraction(float(y[i])) / sums.step(fmt, unit) for i in at}
+        errors = [
+            sums.squared_error(block, pair, fmt, unit) for pair in sums.pairs(fmt) if found <= set(sums.sums(pair, fmt))
+        ]
+        least = sums.squared_error(block, sums.best(block, fmt, unit), fmt, unit)
+        assert errors
+        assert min(errors) <= least * (1 + Fraction(1, 10**6))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bitq.errors import BitqError
@@ -107,7 +107,7 @@ def with_gradient(x, fmt, *args, **kwargs):
     return y.detach(), grad
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     st.sampled_from(["e2m1", "e4m3", "e5m2", "e1m2", "e3m0", "s6", "i9", "n4", LEVELS]),
     st.sampled_from(["e3", "e8", "e8m0", "e5m0i", "e4m0f.ceil", "e8m0.even", "e6m0.rceil"]),
@@ -117,6 +117,7 @@ def with_gradient(x, fmt, *args, **kwargs):
     st.integers(0, 99),
 )
 def test_under_powers_of_two_quantizing_again_changes_nothing(element, scale, geometry, dtype, exponent, seed):
+    assume(element != LEVELS or "." not in scale)  # the largest number may fall by more than a half to a level between
     x = (sample(2, 7, 3, 3, seed=seed).double() * 2.0**exponent).clamp(-1e38, 1e38).to(dtype).nan_to_num(0, 1, -1)
     fmt = parse_format(f"{element}:{scale}:{geometry}")
     bias = exponent_bias_for(x, fmt) if isinstance(fmt.scale, SharedExponent) else None
@@ -371,8 +372,8 @@ def test_vmap_treats_each_sample_alone(fmt):
 
 
 def test_uniform_steps_are_the_same_on_both_paths():
-    texts = ("8:e4:b4", "s7:e5m0i:v4", "n4:e3:v3", "n3:e8m0:channel", "i5:e3m0f:tensor:half_away", "s4:e8m0:b2:stochastic")
-    for fmt in map(parse_format, texts):
+    texts = ("8:e4:b4", "s7:e5m0i:v4", "n4:e3:v3", "n3:e8m0:channel", "i5:e3m0f:tensor:half_away")
+    for fmt in map(parse_format, (*texts, "s4:e8m0:b2:stochastic")):
         recipe = recipe_for(sample(), fmt, 1, (2, 3))
         key = torch.tensor([7]) if recipe.rounding == "stochastic" else None
         for x in (sample(), sample().half(), torch.full((2, 4, 1, 1), 2.0**-140)):

@@ -63,8 +63,8 @@ def quantize(
     drawn = None if draws is None else at.arranged(draws)
     least, most = rows.aminmax(dim=1, keepdim=True)
     if len(recipe.format.elements) > 1:
-        finite, shared = least.isfinite() & most.isfinite(), sums.unit(least, most, recipe)
-        y = sums.values(*sums.nearest(rows.masked_fill(~finite, 0), recipe.format, shared), shared)
+        finite, unit = least.isfinite() & most.isfinite(), sums.unit(least, most, recipe)
+        y = sums.values(*sums.nearest(rows.masked_fill(~finite, 0), recipe.format, unit), unit)
         return laid_as(x, at.restored(finished(y, x.dtype).masked_fill(~finite, torch.nan))), None
     shared, marked = shared_by(least, most, recipe), with_clipped and _can_clip(recipe)
     values, masks = [], []
@@ -213,8 +213,12 @@ def coded_exponents(codes: Tensor, fmt: Format, shared: Tensor | None) -> Tensor
 
 def step_of(exponents: Tensor, fmt: Format) -> Tensor:
     """What an element of 1 stands for under powers of two."""
-    element = fmt.elements[0]
-    return powers(exponents + (floor_log2(element.unit(True)) if isinstance(element, Integer) else 0))
+    return powers(exponents + unit_exponent(fmt.elements[0]))
+
+
+def unit_exponent(element: Element) -> int:
+    """That of what 1 stands for under a power of two of exponent 0."""
+    return floor_log2(element.unit(True)) if isinstance(element, Integer) else 0
 
 
 def _wanted(peaks: Tensor, recipe: Recipe) -> Tensor:

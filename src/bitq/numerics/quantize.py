@@ -27,9 +27,9 @@ def quantize(
     """Every element of x as the number of a format that stands for it, bit-exact.
 
     Elements of a block share a scale s, and an element becomes RN(round(x/s)·s), where round gives one of the numbers
-    that the format's elements stand for, the largest beyond it. Every quantity that is stored is the exact number rounded
-    once. A block with NaN or infinity becomes NaN and counts in nothing that is shared. Zeros are +0.0, but in plain
-    floats, which are those that IEEE 754 converts to.
+    that the format's elements stand for, the largest beyond it. Whatever is stored is the exact number rounded once. A
+    block with NaN or infinity becomes NaN and counts in nothing that is shared. Zeros are +0.0, but in plain floats,
+    which are those that IEEE 754 converts to.
 
     Of `BITS:eSE:bBS`, a `BlockFormat`: with e = floor(log2 max|x|) of the block, code = clip(e - exponent_bias, 0,
     2^SE - 1), E = max(exponent_bias + code, -126 + m - 2) and step = 2^(E + 2 - m), an element becomes k·step with

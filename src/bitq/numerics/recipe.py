@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import frexp, isfinite
 from struct import pack, unpack
@@ -14,7 +14,7 @@ from torch import Tensor
 from bitq.errors import BitqError, shortened
 from bitq.formats import ROUNDINGS as ROUNDINGS
 from bitq.formats import Format
-from bitq.formats.blocking import Along, Channel, Whole
+from bitq.formats.blocking import LARGEST_BLOCK, Along, Channel, Whole
 from bitq.formats.elements import Integer
 from bitq.formats.scales import PowerOfTwo, SharedExponent
 
@@ -39,7 +39,7 @@ class Steps(NamedTuple):
         exponent_bias: exponent of code 0; None: the largest e of the tensor's finite, nonzero blocks gets the top code.
         never_negative: whether negative numbers count as 0, and no sign is stored.
         axes: of the blocks.
-        block_size: elements along `axes.dim`.
+        block_size: elements along `axes.dim`, perhaps more than there are.
     """
 
     mantissa_bits: int
@@ -88,10 +88,22 @@ class Recipe:
     exponent_bias: int | None = None
     rounding: str = "nearest"
     tensor_range: tuple[float, float] | None = None
+    _alike: Steps | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_alike", self._uniform())  # asked for at every call
 
     def steps(self, shape: tuple[int, ...]) -> Steps | None:
         """What it comes to for a tensor of this shape, if the format is one of uniform steps under powers of two."""
-        element, scale = self.format.elements[0], self.format.scale
+        found = self._alike
+        if found is None or not isinstance(self.format.geometry, Whole):
+            return found
+        others = tuple([axis for axis in range(len(shape)) if axis != self.axes.dim])
+        return found._replace(axes=Axes(self.axes.dim, others))
+
+    def _uniform(self) -> Steps | None:
+        """The same, but for the axes of blocks that are the whole tensor."""
+        element, scale, geometry = self.format.elements[0], self.format.scale, self.format.geometry
         if not isinstance(element, Integer) or len(self.format.elements) > 1 or self.tensor_range is not None:
             return None
         if isinstance(scale, SharedExponent):
@@ -100,19 +112,22 @@ class Recipe:
             bias, top = scale.exponents[0], scale.exponents[1] - scale.exponents[0]
         else:
             return None
-        found = self._blocks(shape)
-        m = element.bits + (not element.signed)
-        return None if found is None else Steps(m, top, bias, not element.signed, *found)
+        axes, size = self.axes, LARGEST_BLOCK
+        if isinstance(geometry, Along) and geometry.patch is None:
+            axes, size = Axes(self.axes.dim, self.axes.inner if geometry.window else ()), geometry.size
+        elif not isinstance(geometry, Channel | Whole):
+            return None
+        return Steps(element.bits + (not element.signed), top, bias, not element.signed, axes, size)
 
-    def _blocks(self, shape: tuple[int, ...]) -> tuple[Axes, int] | None:
-        """Axes and size of blocks that run along one axis, others wholly inside."""
+    def blocks(self, shape: tuple[int, ...]) -> tuple[Axes, int] | None:
+        """Axes and size of blocks that run along one axis, others wholly inside; None of blocks of another kind."""
         geometry, (dim, inner) = self.format.geometry, self.axes
         if isinstance(geometry, Along) and geometry.patch is None:
             return Axes(dim, inner if geometry.window else ()), geometry.size
         if isinstance(geometry, Channel):
             return Axes(dim, inner), max(shape[dim], 1)
         if isinstance(geometry, Whole):
-            return Axes(dim, tuple(axis for axis in range(len(shape)) if axis != dim)), max(shape[dim], 1)
+            return Axes(dim, tuple([axis for axis in range(len(shape)) if axis != dim])), max(shape[dim], 1)
         return None
 
 
