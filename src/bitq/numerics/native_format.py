@@ -36,8 +36,8 @@ class Described(NamedTuple):
 def described(recipe: Recipe) -> Described | None:
     """None where the kernel cannot do it.
 
-    It has no levels, zero points, sums, plain floats, whole numbers of more than 23 bits or floats without mantissa; none but
-    whole numbers under the exponent of max|x| are rounded otherwise than to nearest.
+    It has no levels, zero points, sums, plain floats, whole numbers of more than 23 bits or floats without mantissa;
+    none but whole numbers under the exponent of max|x| are rounded otherwise than to nearest.
     """
     fmt = recipe.format
     element, scale = fmt.elements[0], fmt.scale
