@@ -131,11 +131,11 @@ def _integer(random, kinds, power_of_two):
     return Integer(kind, random.randint(least, random.choice([4, 8, most[not power_of_two]])))
 
 
-def _format(random):
-    kind = random.choice(["power", "power", "float", "float", "zero point", "lone"])
+def _format(random, kinds):
+    kind = random.choice(kinds)
     rounding = random.choice(("nearest", *ROUNDINGS))
     if kind == "lone":
-        return made((random.choice(FLOATS),), None, None)
+        return made((random.choice(FLOATS),), None, None, rounding)
     if kind == "power":
         scale = random.choice([SharedExponent(random.randint(1, 8)), random.choice(OWN_POWERS)])
     else:
@@ -151,9 +151,9 @@ def _format(random):
     return made((element,), scale, random.choice(GEOMETRIES), rounding)
 
 
-def formats():
-    """Formats of every kind but sums: all elements under all scales, in all geometries; lone floats."""
-    return seeded(_format)
+def formats(*kinds):
+    """Formats of these kinds, or of all but sums: all elements under all scales, in all geometries; lone floats."""
+    return seeded(_format, kinds or ("power", "power", "float", "float", "zero point", "lone"))
 
 
 def _summed_format(random):
