@@ -196,7 +196,7 @@ def supernet(study: Study, plans: Plans) -> NDArray[np.float64]:
     model, subject, space = copy.deepcopy(study.subject.model), study.subject, study.space
     training = study.settings.training
     train_supernet(
-        model, space.modules, space.formats, study.max_abs, subject.data.train, training, subject.task.loss
+        model, space.modules, space.formats, study.ranges, subject.data.train, training, subject.task.loss
     )
     use_batch_statistics(model)
     return _losses(study, model.eval(), plans)
@@ -215,7 +215,7 @@ PREDICTORS: dict[str, Callable[[Study, Plans], NDArray[np.float64]]] = {
 
 def _quantizable(study: Study) -> nn.Module:
     model = copy.deepcopy(study.subject.model).eval()
-    apply(model, {name: TensorFormats() for name in study.space.modules}, study.max_abs)
+    apply(model, {name: TensorFormats() for name in study.space.modules}, study.ranges)
     return model
 
 
@@ -223,7 +223,7 @@ def _losses(study: Study, model: nn.Module, plans: Plans) -> NDArray[np.float64]
     """What each plan adds to the float network's loss."""
     subject, found = study.subject, []
     for plan in plans:
-        set_formats(model, study.space.tensor_formats(plan))
+        set_formats(model, study.tensor_formats(plan))
         found.append(evaluate(model, subject.data.validation, subject.task).loss)
     return np.array(found) - evaluate(subject.model, subject.data.validation, subject.task).loss
 

@@ -13,16 +13,16 @@ from torch import nn
 
 from bitq.accuracy.evaluate import Loss, cross_entropy
 from bitq.accuracy.finetune import Training, finetune
-from bitq.accuracy.quantized import MaxAbs, apply, set_formats
+from bitq.accuracy.quantized import apply, set_formats
 from bitq.batches import Batch
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.formats import BlockFormat, Ranges, TensorFormats
 
 
 def train_supernet(
     model: nn.Module,
     modules: Sequence[str],
     formats: Sequence[BlockFormat],
-    max_abs: Mapping[str, MaxAbs],
+    ranges: Mapping[str, Ranges],
     batches: Iterable[Batch],
     training: Training,
     loss: Loss = cross_entropy,
@@ -37,7 +37,7 @@ def train_supernet(
         model: the float network; is quantized and trained.
         modules: paths of the modules whose formats vary.
         formats: the candidates, all of the same `bits`.
-        max_abs: calibration of the activations.
+        ranges: calibration of the activations.
         batches, training, loss, progress: as for `finetune`.
     """
     widths = sorted({fmt.exponent_bits for fmt in formats})
@@ -48,7 +48,7 @@ def train_supernet(
         around = near[draw.choice(widths)]
         set_formats(model, {name: TensorFormats(*draw.choices(around, k=3)) for name in modules})
 
-    apply(model, {name: TensorFormats() for name in modules}, max_abs)
+    apply(model, {name: TensorFormats() for name in modules}, ranges)
     use_batch_statistics(model)
     finetune(model, batches, training, loss, before_step=sample, progress=progress)
 

@@ -16,6 +16,7 @@ from bitq.layers import Layer
 from bitq.tradeoff import knapsack
 from bitq.tradeoff.allocate import allocate, front, predicted_loss
 from bitq.tradeoff.budgets import ACCURACY_LOSS, Budgets
+from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.knapsack import Knapsack, non_dominated
 from bitq.tradeoff.quantities import QUANTITIES
 from bitq.tradeoff.records import Cost
@@ -33,7 +34,7 @@ def spaces(draw, modules=2):
     names = tuple(f"module {i}" for i in range(modules))
     layers = tuple((Layer(name, K=draw(st.integers(1, 9)), C=3, module=name),) for name in names)
     fixed = np.array(draw(st.tuples(st.floats(1, 1e6), st.floats(0, 1e6))))
-    return Space(tiny.DEVICE, names, layers, (), FEW, tables, fixed, Cost.of_levels((0.0, 0.0), 0.0, 0), 100)
+    return Space(tiny.DEVICE, names, layers, (), FormatSet(FEW), tables, fixed, Cost.of_levels((0.0, 0.0), 0.0, 0), 100)
 
 
 def score_tables(modules=2):
@@ -164,7 +165,8 @@ def test_no_plan_with_tied_tensors_is_better(space, scores, alpha, ties, share):
 def example():
     bits = np.arange(1.0, 9).reshape(2, 2, 2, 1) * np.array([1.0, 2.0])
     layers = ((Layer("a", K=4, C=3, module="a"),),)
-    space = Space(tiny.DEVICE, ("a",), layers, (), FEW, (bits,), np.zeros(2), Cost.of_levels((0.0, 0.0), 0.0, 0), 100)
+    none = Cost.of_levels((0.0, 0.0), 0.0, 0)
+    space = Space(tiny.DEVICE, ("a",), layers, (), FormatSet(FEW), (bits,), np.zeros(2), none, 100)
     return space, [np.array([[0.3, 0.0], [0.2, 0.0], [0.1, 0.0]])]
 
 

@@ -78,7 +78,10 @@ SAME_TYPES = {
 """Names that several classes or types have."""
 
 SAME_FILES = {"sweep.py"}
-"""Names that several modules have. Those of `bitq.cli` do not count: each is named after its command."""
+"""Names that several modules have. Those of `bitq.cli` do not count: each is named after its command.
+Nor do those of `bitq.numerics.reference`: each is named after what it is the slow twin of."""
+
+APART = {PACKAGE / "cli", PACKAGE / "numerics" / "reference"}
 
 
 def sources():
@@ -259,5 +262,5 @@ def test_every_type_has_a_name_of_its_own():
 
 
 def test_every_module_has_a_name_of_its_own():
-    counted = [path for path in SOURCES if path.name != "__init__.py" and path.parent != PACKAGE / "cli"]
+    counted = [path for path in SOURCES if path.name != "__init__.py" and path.parent not in APART]
     assert shared((path.name, path) for path in counted) == SAME_FILES

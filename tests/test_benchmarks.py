@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -224,3 +225,15 @@ def test_hostile_inputs_are_counted_and_what_fails_can_be_repeated(tmp_path):
     assert cases == right + refused + failed == len(kinds())
     assert told.returncode == bool(failed)
     assert bool(failed) == any(tmp_path.glob("*/run.sh"))
+
+
+def test_formats_are_measured_for_the_readme():
+    names = ["mxint8", "8:e4:b16", "4:e2:b8"]
+    told = benchmark("formats.py", "--formats", *names, "--images", 1, "--seconds", 0, "--threads", 1)
+    assert told.returncode == 0, told.stderr
+    heading, _, *rows = [line.strip("| ").split(" | ") for line in told.stdout.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == names
+    assert [row[1] for row in rows] == ["8.25 / 8.25", "4.25 / 4.028", "2.25 / 2.028"]
+    for worse, better in pairwise(reversed(rows)):
+        assert len(worse) == len(better) == len(heading)
+        assert all(0 < float(low) < float(high) < 60 for low, high in zip(worse[2:6], better[2:6], strict=True))

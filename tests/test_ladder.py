@@ -25,7 +25,12 @@ from bitq.tradeoff.space import space_of
         ("8:e4:b8..b32", ["8:e4:b8", "8:e4:b16", "8:e4:b24", "8:e4:b32"]),
         ("8:e4:b3..5", ["8:e4:b3", "8:e4:b4", "8:e4:b5"]),
         ("8:e4:b7..b7", ["8:e4:b7"]),
-        ("MXINT8,FLOAT32", [str(BlockFormat.parse("mxint8")), "None"]),
+        ("MXINT8,FLOAT32", ["s8:e8m0:v32", "None"]),
+        ("int3..int5,int4", ["int3", "int4", "int5"]),
+        ("6..8:e3:b16", ["6:e3:b16", "7:e3:b16", "8:e3:b16"]),
+        ("s4..s5:e8m0:v16..v32", [f"s{m}:e8m0:v{n}" for m in (4, 5) for n in (16, 24, 32)]),
+        ("msfp11..msfp12, float16", ["s3:e8m0:v16", "s4:e8m0:v16", "f16"]),
+        ("n4:e3:b1..2", ["n4:e3:b1", "n4:e3:b2"]),
     ],
 )
 def test_formats_are_named_one_by_one_and_in_ranges(text, names):
@@ -41,11 +46,15 @@ def test_the_whole_grid_in_one_range():
     [
         ("", "no format is named; name some, such as float32"),
         (" , ", "no format is named"),
-        ("int8", "'int8' must read BITS.*or float32, or a range such as"),
+        ("int1", "int1 is no format; integers have 2..16 bits"),
+        ("int8..int17", "int17 is no format"),
+        ("mxint9", "'mxint9' is unknown; did you mean mxint8.*float32, int8 and a range such as"),
+        ("f1..999999999:e3:b16", "more than 1000 formats"),
+        ("1..40:e1..e40:b16", "more than 1000 formats"),
         ("8:e4..e2:b16", "ends below its begin"),
         ("8:e4:b16..b8", "ends below its begin"),
-        ("8:e2..e8:b16", "leaves a mantissa of"),
-        ("8:e0..e2:b16", "exponent_bits is 0"),
+        ("8:e2..e8:b16", "a mantissa of 1 bits is left"),
+        ("8:e0..e2:b16", "a shared exponent has 1..8 bits"),
         (",".join(f"8:e4:b{size}" for size in range(1, 1003)), "more than 1000 formats"),
     ],
 )

@@ -147,7 +147,7 @@ def test_compiled_and_plain_paths_agree(data, fmt, axes, bias):
     with small, patch.object(torch, "get_num_threads", lambda: threads):
         fast = pack(x, fmt, dim, inner, bias)
         values = fast.unpack()
-    with patch.object(native_packing, "bands", return_value=None):
+    with patch.object(native_packing, "layout", return_value=None):
         plain = pack(x, fmt, dim, inner, bias)
         assert torch.equal(plain.unpack().view(torch.int32), values.view(torch.int32))
     assert fast.exponent_bias == plain.exponent_bias
@@ -158,11 +158,11 @@ def test_compiled_and_plain_paths_agree(data, fmt, axes, bias):
 def test_the_compiled_path_does_the_usual_layouts():
     fmt = BlockFormat(3, 1, 4)
     for shape, axes in (((64, 3, 3, 3), (1, (2, 3))), ((2, 8, 5, 5), (1, ())), ((2, 6, 4, 3, 3), (1, (3, 4)))):
-        at = native_packing.bands(shape, Recipe(fmt, Axes(*axes)))
+        at = native_packing.layout(shape, Recipe(fmt, Axes(*axes)))
         assert at is not None
         assert at.size == prod(shape)
         assert at.blocks == fmt.num_bits(shape, *axes) - fmt.mantissa_bits * prod(shape)
-    assert native_packing.bands((4, 5, 6), Recipe(fmt, Axes(2, (0,)))) is None
+    assert native_packing.layout((4, 5, 6), Recipe(fmt, Axes(2, (0,)))) is None
 
 
 @settings(max_examples=300)
@@ -181,7 +181,7 @@ def test_any_bits_are_numbers_or_refused(data, fmt, dtype):
             return str(error)
 
     fast = outcome()
-    with patch.object(native_packing, "bands", return_value=None):
+    with patch.object(native_packing, "layout", return_value=None):
         plain = outcome()
     if isinstance(fast, str):
         assert fast == plain

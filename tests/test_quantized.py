@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from bitq.accuracy.quantized import MaxAbs, apply, observing, restore, set_formats, weight_in_use
+from bitq.accuracy.quantized import MaxAbs, Ranges, apply, observing, restore, set_formats, weight_in_use
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics import exponent_bias_for, quantize
@@ -283,13 +283,13 @@ def test_observing_records_the_largest_of_all_passes():
     with observing(model, ["0", "2"]) as seen:
         assert seen == {}
         model(torch.tensor([[1.0, 3.0], [torch.nan, 50.0]]))
-        assert seen["0"] == MaxAbs(50.0, 5.0)
+        assert seen["0"] == Ranges((0.0, 50.0), (-5.0, 0.0))
         model[0](input=torch.tensor([[torch.inf, -4.0]]))
         model[0](torch.zeros(0, 2))
-    assert seen["0"] == MaxAbs(50.0, 5.0)
-    assert seen["2"].input == 0.0
+    assert seen["0"] == Ranges((-4.0, 50.0), (-5.0, 0.0))
+    assert seen["2"].input == (0.0, 0.0)
     model[0](torch.tensor([[1e6, 0.0]]))
-    assert seen["0"] == MaxAbs(50.0, 5.0)
+    assert seen["0"] == Ranges((-4.0, 50.0), (-5.0, 0.0))
     assert not model[0]._forward_hooks
 
 
@@ -320,18 +320,20 @@ def test_a_plan_brings_its_calibration():
         def formats(self):
             return {"0": FORMATS}
 
-        def max_abs(self):
-            return {"0": MaxAbs(0.25, 8.0)}
+        def ranges(self):
+            return {"0": Ranges((-0.25, 0.1), (0.0, 8.0))}
 
-    models = [nn.Sequential(nn.Linear(10, 7)) for _ in range(3)]
+    models = [nn.Sequential(nn.Linear(10, 7)) for _ in range(4)]
     for model in models:
         model.load_state_dict(models[0].state_dict())
     x = torch.randn(5, 10)
     apply(models[0], Plan())
     apply(models[1], {"0": FORMATS}, {"0": MaxAbs(0.25, 8.0)})
-    apply(models[2], Plan(), {"0": MaxAbs(3.0, 3.0)})
+    apply(models[2], Plan(), max_abs={"0": MaxAbs(3.0, 3.0)})
+    apply(models[3], {"0": FORMATS}, max_abs={"0": MaxAbs(3.0, 3.0)})
     assert torch.equal(models[0](x), models[1](x))
     assert not torch.equal(models[2](x), models[1](x))
+    assert torch.equal(models[2](x), models[3](x))
 
 
 def test_shared_modules_are_one():

@@ -28,6 +28,7 @@ from .progress import Listener as Listener
 from .report import write_report as write_report
 from .tracing import trace as trace
 from .tradeoff.budgets import Budgets as Budgets
+from .tradeoff.formatset import FormatSet as FormatSet
 from .tradeoff.plan import Plan as Plan
 from .tradeoff.plan import load_plan as load_plan
 from .tradeoff.ray_workers import RayWorkers as RayWorkers

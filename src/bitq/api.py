@@ -16,12 +16,12 @@ from bitq.batches import Batch, check_lasting, first_example, no_batch, pairs
 from bitq.devices import Device, load_device
 from bitq.files import RunFolder, check_own_folder, remove_leftovers
 from bitq.floating import sentence
-from bitq.formats import grid
 from bitq.progress import Listener, Terminal
 from bitq.report import write_report
 from bitq.store import Store
 from bitq.tracing import record
 from bitq.tradeoff.answers import advice
+from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.knapsack import check
 from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Data, Subject, Task, seeded
@@ -33,7 +33,7 @@ from bitq.tradeoff.rehearsal import rehearse
 from bitq.tradeoff.search import search as search_study
 from bitq.tradeoff.settings import Settings, Without
 from bitq.tradeoff.space import modules_of, space_of
-from bitq.tradeoff.stored import ties
+from bitq.tradeoff.stored import tied, ties
 from bitq.tradeoff.study import Study
 from bitq.tradeoff.workers import InProcess, Workers
 
@@ -46,6 +46,7 @@ class Result:
         plan: formats, tilings and totals, as in `folder`/plan.json.
         model: the fine-tuned network in these formats, in evaluation mode.
         rows: float32, the best uniform format and the plan, measured on the test data.
+        alternatives: the network in formats that people know (float16, int8, int4, mxint8, mxfp4), as it is.
         ablations: if asked for, the best without fine-tuning, without movement and without the trade-off.
         within_budgets: whether the plan, as measured on validation data, keeps the budgets of the settings.
         folder: of the run: plan.json, weights.safetensors, report.html, results.sqlite.
@@ -63,6 +64,7 @@ class Result:
     offers: Offers = field(default_factory=lambda: Offers(offers=(), within=()))
     references: Mapping[str, Cost] = field(default_factory=dict)
     advice: str = ""
+    alternatives: tuple[Row, ...] = ()
 
 
 def search(
@@ -74,6 +76,7 @@ def search(
     device: str | Path | Device,
     run: str | Path,
     bits: int = 8,
+    formats: str | FormatSet | None = None,
     settings: Settings | None = None,
     loss: Loss = cross_entropy,
     metric: Metric = top1,
@@ -97,7 +100,9 @@ def search(
         device: name or file of a device, or a `Device`.
         run: folder for everything the search makes. Given again, it must be of the same network, data, loss and metric.
             Data are known by their first batch (training data by its shapes) and their length, lists of batches wholly.
-        bits: 8 or 16, width of an element if nothing were shared (paper: q_b).
+        bits: 8 or 16, width of an element if nothing were shared (paper: q_b), where no formats are given.
+        formats: what tensors choose from: a list such as "8:e2..e6:b1..b48,mxint8,nvfp4,int3..int8", or `FormatSet`,
+            which tell weights from activations; by default the grid of Table 2. A run folder is for one such set.
         settings: alpha, steps, seeds and effort.
         loss: of (output, target), to train with; cross entropy by default.
         metric: (network, batches) to a number in [0, 1], larger is better; top-1 accuracy by default.
@@ -124,15 +129,16 @@ def search(
     traced = record(model, first_example(batch[0]) if example_input is None else example_input)
     folder = RunFolder(Path(run))
     wanted = settings or Settings()
+    offered = formats if isinstance(formats, FormatSet) else FormatSet.of(formats, bits=bits)
     subject = Subject(network or type(model).__name__, model, data, Task(loss, metric))
     with Terminal() if listener is None else nullcontext(listener) as heard:
         for part in staying_float(model, traced.layers):
             heard.note(sentence(part))
         if modules := modules_of(model, traced.layers):
-            rehearse(subject, modules, grid(bits), None if wanted.without == "qat" else wanted.training, batch)
-        space = space_of(model, traced.layers, target, bits, heard.step)
+            rehearse(subject, modules, offered, None if wanted.without == "qat" else wanted.training, batch)
+        space = space_of(model, traced.layers, target, offered, heard.step)
         shared = ties(space, traced.stored)
-        space = replace(space, ties=shared) if wanted.tied else space
+        space = tied(space, shared) if wanted.tied else space
         if space.fixed:
             share = float(space.fixed_bits.sum()) / space.float_cost.movement_bits
             heard.note(f"what stays float moves {100 * share:.1f} % of all bits of float32, which no plan changes")
@@ -164,6 +170,7 @@ def search(
         left.offers,
         left.references,
         advice(left.rows[0], left.rows[-1], left.offers, wanted.alpha, command),
+        left.alternatives,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
+from math import frexp
 from threading import get_ident
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, NamedTuple, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,14 @@ from bitq.accuracy import straight
 from bitq.accuracy.kinds import Kind, kind_of, reason_against
 from bitq.accuracy.watching import watching
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat, MaxAbs, TensorFormats
-from bitq.numerics import exponent_bias_for, largest_magnitude, quantize
+from bitq.formats import Format, MaxAbs, Ranges, Span, TensorFormats
+from bitq.formats.scales import SharedExponent
+from bitq.numerics import exponent_bias_for, quantize
 from bitq.numerics.ops import direct
+from bitq.numerics.recipe import magnitude
 from bitq.private_torch import forward_pre_hooks, own_parameters
 
-UNKNOWN = MaxAbs()
+UNKNOWN = Ranges()
 
 
 class Planned(Protocol):
@@ -29,13 +32,15 @@ class Planned(Protocol):
     def formats(self) -> Mapping[str, TensorFormats]:
         """By module path."""
 
-    def max_abs(self) -> Mapping[str, MaxAbs]:
+    def ranges(self) -> Mapping[str, Ranges]:
         """By module path."""
 
 
 def apply(
     model: nn.Module,
     formats: Mapping[str, TensorFormats] | Planned,
+    ranges: Mapping[str, Ranges | MaxAbs] | None = None,
+    *,
     max_abs: Mapping[str, MaxAbs] | None = None,
 ) -> None:
     """Makes the named modules of `model` compute on quantized input, weight and output.
@@ -58,22 +63,24 @@ def apply(
     Args:
         model: the network; is changed.
         formats: by module path; or a plan, which brings its calibration, too.
-        max_abs: by module path what `observing` recorded, from which activations get their exponent bias.
-            A module it does not name keeps what it had, or else gives every activation its own bias.
+        ranges: by module path what `observing` recorded, from which activations get what a whole tensor shares: an
+            exponent bias, a scale. A module it does not name keeps what it had, or else each activation has its own.
+        max_abs: in place of `ranges`, largest magnitudes alone.
 
     Raises:
         BitqError: a path that names no module or one that takes no formats (`bitq.accuracy.kinds`), or two paths of one
             module with unlike formats.
     """
     if not isinstance(formats, Mapping):
-        max_abs = formats.max_abs() if max_abs is None else max_abs
+        ranges = formats.ranges() if ranges is None and max_abs is None else ranges
         formats = formats.formats()
+    known = {**(max_abs or {}), **(ranges or {})}
     for name, module, wanted in _named(model, formats):
         if not isinstance(module, _Quantized):
             module.__class__ = _quantized_class(type(module))  # type: ignore[arg-type]
             module._bitq = _State()
             module.register_forward_pre_hook(_called)
-        module._bitq.change(wanted, None if max_abs is None else max_abs.get(name))
+        module._bitq.change(wanted, Ranges.of(known[name]) if name in known else None)
 
 
 def set_formats(model: nn.Module, formats: Mapping[str, TensorFormats]) -> None:
@@ -129,8 +136,9 @@ def in_formats(model: nn.Module) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def observing(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, MaxAbs]]:
-    """Records the largest finite |input| and |output| of the named modules over all forward passes inside.
+def observing(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Ranges]]:
+    """Records between which finite numbers, 0 among them, inputs and outputs of the named modules lie in all forward
+    passes inside.
 
     Yields:
         By name; a module that has not run yet is missing. NaN and infinities are passed over.
@@ -139,11 +147,11 @@ def observing(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, MaxA
         BitqError: a path that names no module or one that takes no formats; at the end, if something ran, a module that
             never did; or a product with such a module's weight past it.
     """
-    seen: dict[str, MaxAbs] = {}
+    seen: dict[str, Ranges] = {}
 
     def record(name: str, x: Tensor, y: Tensor) -> None:
-        before = seen.get(name, MaxAbs(0.0, 0.0))
-        seen[name] = MaxAbs(*(max(b or 0.0, largest_magnitude(_dense(t))) for b, t in zip(before, (x, y), strict=True)))
+        known = seen.get(name, UNKNOWN)
+        seen[name] = Ranges(*(_widened(own, _dense(t)) for own, t in zip(known, (x, y), strict=True)))
 
     modules = {name: _layer(model, name) for name in names}
     handles = [
@@ -161,32 +169,60 @@ def observing(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, MaxA
             handle.remove()
 
 
-class _State:
-    """What a quantized layer computes with.
+class Shared(NamedTuple):
+    """What calibration fixes of what a whole activation shares, in whole numbers.
 
-    The biases are made once, here: torch.compile takes a module's whole numbers for constants, but floats that differ
-    between layers for variables.
+    Torch.compile takes a module's whole numbers for constants, but floats that differ between layers for variables.
+
+    Attributes:
+        exponent_bias: of a format `eN`.
+        low, high: of other formats, the range as (k, e), which stands for k·2^e.
     """
+
+    exponent_bias: int | None = None
+    low: tuple[int, int] | None = None
+    high: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, fmt: Format | None, own: Span | None) -> Shared:
+        """Nothing, if nothing is known or was but zeros, which gives no scale, or if the format shares nothing."""
+        if fmt is None or own is None or not fmt.needs_range:
+            return cls()
+        if isinstance(fmt.scale, SharedExponent):
+            return cls(exponent_bias_for(magnitude(own, fmt), fmt))
+        return cls(None, *map(_exact, own)) if any(own) else cls()
+
+    @property
+    def tensor_range(self) -> Span | None:
+        """As `quantize` takes it."""
+        if self.low is None or self.high is None:
+            return None
+        return self.low[0] * 2.0 ** self.low[1], self.high[0] * 2.0 ** self.high[1]
+
+
+def _exact(value: float) -> tuple[int, int]:
+    """A float32 as (k, e): k·2^e."""
+    fraction, exponent = frexp(value)
+    return int(fraction * 2**24), exponent - 24
+
+
+class _State:
+    """What a quantized layer computes with; what its activations share is made once, here."""
 
     def __init__(self) -> None:
         self.formats = TensorFormats()
-        self.input_bias: int | None = None
-        self.output_bias: int | None = None
+        self.input = self.output = Shared()
         self.lent: dict[int, Tensor] = {}
         """The quantized weight while a forward of the layer's own runs, by thread."""
-        self._max_abs = UNKNOWN
+        self._ranges = UNKNOWN
 
-    def change(self, formats: TensorFormats, max_abs: MaxAbs | None = None) -> None:
-        """Sets formats and, if given, the calibration from which activations get their exponent bias."""
-        if max_abs is not None:
-            self._max_abs = max_abs
+    def change(self, formats: TensorFormats, ranges: Ranges | None = None) -> None:
+        """Sets formats and, if given, the calibration of activations."""
+        if ranges is not None:
+            self._ranges = ranges
         self.formats = formats
-        self.input_bias = _bias(formats.input, self._max_abs.input)
-        self.output_bias = _bias(formats.output, self._max_abs.output)
-
-
-def _bias(fmt: BlockFormat | None, max_abs: float | None) -> int | None:
-    return None if fmt is None or max_abs is None else exponent_bias_for(max_abs, fmt)
+        self.input = Shared.of(formats.input, self._ranges.input)
+        self.output = Shared.of(formats.output, self._ranges.output)
 
 
 class _Quantized(nn.Module):
@@ -207,20 +243,22 @@ class _Quantized(nn.Module):
             rows = torch.split(y, [len(part) for part in parts])
             return torch.nested.as_nested_tensor(list(rows), layout=input.layout)
         state, axis = self._bitq, self._kind.channel_axis(self)
-        fmt, bias = state.formats.input, state.input_bias
+        fmt, shared = state.formats.input, state.input
         if fmt is None:
             y = self._compute(input, *args, **kwargs)
         else:
-            again = partial(quantize, fmt=fmt, dim=axis, exponent_bias=bias)
+            again = partial(
+                quantize, fmt=fmt, dim=axis, exponent_bias=shared.exponent_bias, tensor_range=shared.tensor_range
+            )
             x = again(input)
             with straight.saving_raw(input, x, again):
                 y = self._compute(x, *args, **kwargs)
-        fmt, bias = state.formats.output, state.output_bias
+        fmt, shared = state.formats.output, state.output
         if fmt is None:
             return y
         if self._fresh:
-            return straight.quantized_fresh(y, fmt, axis, bias)
-        return quantize(y, fmt, axis, exponent_bias=bias)
+            return straight.quantized_fresh(y, fmt, axis, shared.exponent_bias, shared.tensor_range)
+        return quantize(y, fmt, axis, exponent_bias=shared.exponent_bias, tensor_range=shared.tensor_range)
 
     def _compute(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self._kind.compute(self, x, weight_in_use(self), *args, **kwargs)
@@ -279,6 +317,15 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a.view(kind), b.view(kind))
 
 
+def _widened(known: Span | None, x: Tensor) -> Span:
+    """The range of 0, what is known and the finite elements of x."""
+    low, high = known or (0.0, 0.0)
+    if not x.numel():
+        return low, high
+    finite = x.detach().nan_to_num(0.0, 0.0, 0.0)
+    return min(low, float(finite.amin())), max(high, float(finite.amax()))
+
+
 def _dense(x: Tensor) -> Tensor:
     """All elements of x, of a nested tensor's parts one after the other."""
     return torch.cat(x.unbind()) if x.is_nested else x
@@ -297,7 +344,7 @@ def _made(layer: type[nn.Module]) -> _Quantized:
     return cls.__new__(cls)
 
 
-def quantized_weight(layer: nn.Module, weight: Tensor, fmt: BlockFormat) -> Tensor:
+def quantized_weight(layer: nn.Module, weight: Tensor, fmt: Format) -> Tensor:
     """A layer's weight in a format, blocked as the layer's kind has it; of the weight's shape."""
     kind = layer._kind if isinstance(layer, _Quantized) else kind_of(layer)
     shape, dim, inner = kind.blocks(layer, tuple(weight.shape))

@@ -8,6 +8,7 @@ after fine-tuning grows slower: `POWER` is our finding, and the scores of tensor
 from __future__ import annotations
 
 import copy
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite, log2
@@ -21,58 +22,66 @@ from torch.nn.utils import parametrize
 
 from bitq.accuracy.evaluate import Loss, device_of, differentiate, loss_of
 from bitq.accuracy.kinds import kind_of
-from bitq.accuracy.quantized import UNKNOWN, quantized_weight
+from bitq.accuracy.quantized import UNKNOWN, Shared, quantized_weight
 from bitq.accuracy.watching import watching
 from bitq.batches import Batch, count_inputs, forward, no_batch, pairs, to_device
 from bitq.errors import BitqError
-from bitq.formats import TENSORS, BlockFormat, MaxAbs, TensorName
+from bitq.formats import TENSORS, Format, Ranges, TensorName
+from bitq.formats.blocking import Along
+from bitq.formats.elements import Integer
+from bitq.formats.scales import SharedExponent
 from bitq.memory import memory_told
-from bitq.numerics import exponent_bias_for, quantize
+from bitq.numerics import quantize
 
-Precision = tuple[int, int]
-"""Bits of a format's mantissa and exponent: with the block size all that its values depend on."""
+Kin = tuple[Any, ...]
+"""What formats that differ in their block size alone have in common."""
 
 PROBED_BLOCKS = (1, 4, 16, 48)
-"""Block sizes measured for every mantissa and exponent; the others are read off lines through them over log2 BS."""
+"""Block sizes measured of formats that differ in nothing else; others are read off lines through them over log2 BS."""
 
 POWER = 0.6
 """Of the perturbation, in a tensor's score."""
 
 
-def probed(formats: Sequence[BlockFormat], extent: int) -> tuple[BlockFormat, ...]:
+def probed(formats: Sequence[Format], extent: int) -> tuple[Format, ...]:
     """The formats that are measured for a tensor of `extent` elements along its blocks.
 
-    Of formats whose blocks are cut to the same size by the extent, the first; all, if the usual sizes are missing.
+    Of formats whose blocks are cut to the same size by the extent, the first; all of those that differ in their block
+    size alone, if the usual sizes are missing among them.
     """
     sizes = {min(size, extent) for size in PROBED_BLOCKS}
-    found: dict[tuple[Precision, int], BlockFormat] = {}
+    found: dict[tuple[Kin, int], Format] = {}
     for fmt in formats:
-        found.setdefault((_widths(fmt), min(fmt.block_size, extent)), fmt)
-    chosen = {place: fmt for place, fmt in found.items() if place[1] in sizes}
-    complete = len(chosen) == len(sizes) * len({_widths(fmt) for fmt in formats})
-    return tuple((chosen if complete else found).values())
+        found.setdefault(_place(fmt, extent), fmt)
+    usual = Counter(kin for kin, size in found if size in sizes)
+    return tuple(fmt for (kin, size), fmt in found.items() if size in sizes or usual[kin] < len(sizes))
 
 
-def _widths(fmt: BlockFormat) -> Precision:
-    return fmt.mantissa_bits, fmt.exponent_bits
+def _place(fmt: Format, extent: int) -> tuple[Kin, int]:
+    """All that a format's values depend on: what it shares with others of other block sizes, and its own."""
+    geometry = fmt.geometry
+    if not isinstance(geometry, Along):
+        return (fmt.elements, fmt.scale, fmt.rounding, geometry), 0
+    kin = fmt.elements, fmt.scale, fmt.rounding, geometry.window, geometry.patch
+    return kin, min(geometry.size, extent)
 
 
 def perturbations(
     model: nn.Module,
     modules: Sequence[str],
-    formats: Callable[[str, str], Sequence[BlockFormat]],
-    max_abs: Mapping[str, MaxAbs],
+    formats: Callable[[str, TensorName], Sequence[Format]],
+    ranges: Mapping[str, Ranges],
     batches: Sequence[Batch],
     loss: Loss,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, dict[TensorName, dict[BlockFormat, float]]]:
+) -> dict[str, dict[TensorName, dict[Format, float]]]:
     """Mean over the inputs of g² e², summed over a tensor's elements, for every module, tensor and format.
 
     Args:
         model: float network; is not changed.
         modules: paths.
         formats: those to measure, by path and one of `TENSORS`.
-        max_abs: calibration, from which activations get their exponent bias.
+        ranges: calibration, from which activations get what a whole tensor shares.
         batches: to take gradients from.
         loss: a mean over a batch's inputs.
         progress: called with (batches done, batches) before each.
@@ -86,19 +95,19 @@ def perturbations(
     """
     own = copy.deepcopy(model).eval().requires_grad_()
     with watching(own, modules, "scored"), memory_told("scoring formats"):
-        return _perturbations(own, modules, formats, max_abs, batches, loss, progress)
+        return _perturbations(own, modules, formats, ranges, batches, loss, progress)
 
 
 def _perturbations(
     own: nn.Module,
     modules: Sequence[str],
-    formats: Callable[[str, str], Sequence[BlockFormat]],
-    max_abs: Mapping[str, MaxAbs],
+    formats: Callable[[str, TensorName], Sequence[Format]],
+    ranges: Mapping[str, Ranges],
     batches: Sequence[Batch],
     loss: Loss,
     progress: Callable[[int, int], None],
-) -> dict[str, dict[TensorName, dict[BlockFormat, float]]]:
-    found: dict[str, dict[TensorName, dict[BlockFormat, float]]] = {
+) -> dict[str, dict[TensorName, dict[Format, float]]]:
+    found: dict[str, dict[TensorName, dict[Format, float]]] = {
         name: {tensor: dict.fromkeys(formats(name, tensor), 0.0) for tensor in TENSORS} for name in modules
     }
     total, device = 0, device_of(own)
@@ -117,7 +126,7 @@ def _perturbations(
             for name, tensor, x in kept:
                 for fmt in found[name][tensor]:
                     found[name][tensor][fmt] += _perturbation(
-                        own.get_submodule(name), name, tensor, x, fmt, max_abs
+                        own.get_submodule(name), name, tensor, x, fmt, ranges
                     )
     progress(len(batches), len(batches))
     if not batches:
@@ -183,7 +192,7 @@ def _kept(model: nn.Module, modules: Sequence[str]) -> Iterator[list[tuple[str, 
 
 
 def _perturbation(
-    layer: nn.Module, name: str, tensor: str, x: Tensor, fmt: BlockFormat, max_abs: Mapping[str, MaxAbs]
+    layer: nn.Module, name: str, tensor: str, x: Tensor, fmt: Format, ranges: Mapping[str, Ranges]
 ) -> float:
     if x.grad is None:
         return 0.0
@@ -191,15 +200,13 @@ def _perturbation(
     if tensor == "weight":
         rounded = quantized_weight(layer, value, fmt)
     else:
-        largest = getattr(max_abs.get(name, UNKNOWN), tensor)
-        bias = None if largest is None else exponent_bias_for(largest, fmt)
-        rounded = quantize(value, fmt, kind_of(layer).channel_axis(layer), exponent_bias=bias)
+        bias, *_ = shared = Shared.of(fmt, getattr(ranges.get(name, UNKNOWN), tensor))
+        axis = kind_of(layer).channel_axis(layer)
+        rounded = quantize(value, fmt, axis, exponent_bias=bias, tensor_range=shared.tensor_range)
     return float(((rounded - value) * x.grad).square().sum())
 
 
-def scores(
-    formats: Sequence[BlockFormat], measured: Mapping[BlockFormat, float], extent: int
-) -> NDArray[np.float64]:
+def scores(formats: Sequence[Format], measured: Mapping[Format, float], extent: int) -> NDArray[np.float64]:
     """Scores of one tensor in every format, from the perturbations of those that were measured.
 
     Args:
@@ -209,19 +216,40 @@ def scores(
 
     Returns:
         Array (formats,), (perturbation / 2)^POWER; interpolated for block sizes that were not measured, and never less
-        for a coarser format than for a finer one: for one that has nothing more (no wider elements, no more of their
-        bits for the mantissa, no smaller blocks).
+        for a coarser format than for a finer one: for one of the same kind that has nothing more (no wider elements, no
+        more of their bits for the mantissa, no smaller blocks).
     """
-    powers = {(_widths(fmt), min(fmt.block_size, extent)): (value / 2) ** POWER for fmt, value in measured.items()}
-    return _ordered(formats, [_interpolated(fmt, powers, extent) for fmt in formats])
+    powers: dict[Kin, dict[int, float]] = defaultdict(dict)
+    for fmt, value in measured.items():
+        kin, size = _place(fmt, extent)
+        powers[kin][size] = (value / 2) ** POWER
+    values = np.array([_interpolated(fmt, powers, extent) for fmt in formats])
+    alike: dict[Kin, list[int]] = defaultdict(list)
+    for index, fmt in enumerate(formats):
+        alike[_grain(fmt)[0]].append(index)
+    for rows in alike.values():
+        values[rows] = _ordered([_grain(formats[row])[1] for row in rows], values[rows])
+    return values
 
 
-def _ordered(formats: Sequence[BlockFormat], values: Sequence[float]) -> NDArray[np.float64]:
+def _grain(fmt: Format) -> tuple[Kin, tuple[int, ...]]:
+    """The kind within which formats are finer and coarser, and how coarse one is in each respect."""
+    element, scale, geometry = fmt.elements[0], fmt.scale, fmt.geometry
+    size, shape = (
+        (geometry.size, (geometry.window, geometry.patch)) if isinstance(geometry, Along) else (0, geometry)
+    )
+    if not isinstance(element, Integer) or len(fmt.elements) > 1:
+        return (fmt.elements, scale, shape, fmt.rounding), (size,)
+    kind = type(scale) if isinstance(scale, SharedExponent) else scale
+    shared = scale.bits if isinstance(scale, SharedExponent) else 0
+    return (element.kind, kind, shape, fmt.rounding), (-element.bits - shared, -element.bits, size)
+
+
+def _ordered(grain: Sequence[tuple[int, ...]], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scores that never say a coarser format does better: that would be noise.
 
     The mean of the least such scores above the values and the largest below them.
     """
-    grain = [(-fmt.bits, -fmt.mantissa_bits, fmt.block_size) for fmt in formats]
     axes = [sorted(set(steps)) for steps in zip(*grain, strict=True)]
     places = [tuple(axis.index(step) for axis, step in zip(axes, steps, strict=True)) for steps in grain]
     above = np.full([len(axis) for axis in axes], np.nan)
@@ -233,7 +261,10 @@ def _ordered(formats: Sequence[BlockFormat], values: Sequence[float]) -> NDArray
     return np.array([(above[place] + below[place]) / 2 for place in places])
 
 
-def _interpolated(fmt: BlockFormat, powers: Mapping[tuple[Precision, int], float], extent: int) -> float:
-    sizes = sorted(size for widths, size in powers if widths == _widths(fmt))
-    values = [powers[_widths(fmt), size] for size in sizes]
-    return float(np.interp(log2(min(fmt.block_size, extent)), [log2(size) for size in sizes], values))
+def _interpolated(fmt: Format, powers: Mapping[Kin, Mapping[int, float]], extent: int) -> float:
+    kin, size = _place(fmt, extent)
+    own = powers[kin]
+    if size in own:
+        return own[size]
+    sizes = sorted(own)
+    return float(np.interp(log2(size), [log2(each) for each in sizes], [own[each] for each in sizes]))

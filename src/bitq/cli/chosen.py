@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitq.errors import BitqError, shortened
-from bitq.formats import PRESETS, BlockFormat, TensorFormats
+from bitq.formats import TENSORS, Choosable, TensorFormats, format_for, formats_of
 from bitq.layers import GEOMETRY, LOOPS, Layer
 
 if TYPE_CHECKING:
@@ -27,16 +27,18 @@ HELP = (
 
 @dataclass(frozen=True)
 class Uniform:
-    """One format for every tensor, None for 32-bit float."""
+    """One format, or what one name means, for every tensor; None for 32-bit float."""
 
-    format: BlockFormat | None = None
+    format: Choosable | None = None
 
     def __str__(self) -> str:
         return str(self.format) if self.format else "32-bit float"
 
     def of(self, layers: Sequence[Layer]) -> list[TensorFormats]:
         """The formats of these layers."""
-        return [TensorFormats(self.format, self.format, self.format)] * len(layers)
+        if self.format is None:
+            return [TensorFormats()] * len(layers)
+        return [TensorFormats(*(format_for(self.format, tensor) for tensor in TENSORS))] * len(layers)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,14 @@ def read_formats(text: str | None) -> Uniform | Planned:
 
         plan = path / "plan.json" if folder else path
         return Planned(load_plan(plan), plan)
-    if ":" not in text and text.strip().lower() not in PRESETS:
-        given = shortened(text)
-        raise BitqError(f"formats {given!r} are neither such as 8:e3:b16 nor the plan.json of a finished search")
-    return Uniform(BlockFormat.parse(text))
+    try:
+        found = formats_of(text)
+    except BitqError as error:
+        if ":" in text:
+            raise
+        raise BitqError(
+            f"formats {shortened(text)!r} are neither such as 8:e3:b16 nor the plan.json of a finished search: {error}"
+        ) from None
+    if len(found) > 1:
+        raise BitqError(f"formats {shortened(text)!r} are several; give one, or compare them by `bitq evaluate`")
+    return Uniform(found[0])

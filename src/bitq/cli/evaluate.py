@@ -43,8 +43,8 @@ def evaluate(
     formats: Annotated[
         str | None,
         typer.Option(
-            help="Measure the network in each of these formats as it is: float32, 8:e4:b16, mxint8, and ranges as in "
-            '"float32,8:e2..e6:b16,8:e4:b8..b32".',
+            help="Measure the network in each of these formats as it is: float32, 8:e4:b16, mxint8, int8, and ranges "
+            'as in "float32,8:e2..e6:b16,8:e4:b8..b32,int4..int8".',
             rich_help_panel=LADDER,
         ),
     ] = None,

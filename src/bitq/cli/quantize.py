@@ -10,7 +10,7 @@ import typer
 
 from bitq.cli.output import Json, bytes_text, print_json, ratio_text, show
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat
+from bitq.formats import Format, parse_format
 
 if TYPE_CHECKING:
     from bitq.numerics.packedfile import FileTensor
@@ -31,16 +31,17 @@ def quantize(
         str | None,
         typer.Option(
             "--format",
-            help="Instead of a plan: one format, such as 8:e4:b16, for every tensor named weight with 2 to 5 axes. "
-            "Blocks run along its second axis, the input channels; only a plan knows transposed convolutions.",
+            help="Instead of a plan: one format, such as 8:e4:b16, mxfp4 or int8, for every tensor named weight with "
+            "2 to 5 axes; `bitq formats` lists them. Blocks run along its second axis, the input channels; only a plan "
+            "knows transposed convolutions.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a checkpoint with its weights packed in block floating point, every other tensor as it is.
+    """Write a checkpoint with its weights packed in number formats of few bits, every other tensor as it is.
 
-    Mantissas and shared exponents stand bit by bit, so the file is as small as the plan says. Every weight's exponents
-    are chosen by its own largest magnitude. The file is a safetensors file with a checksum;
+    Elements and what blocks share stand bit by bit, so the file is as small as the plan says. Every weight's scales are
+    chosen by its own numbers alone. The file is a safetensors file with a checksum;
     `bitq.load_weights("OUT")` in Python gives the state of the network back, packed weights as the numbers that
     `bitq.quantize` makes of them.
 
@@ -48,7 +49,7 @@ def quantize(
 
     `bitq quantize resnet20.safetensors --plan runs/resnet20/plan.json resnet20-packed.safetensors`
 
-    `bitq quantize resnet20.safetensors --format 8:e4:b16 resnet20-8bit.safetensors`
+    `bitq quantize resnet20.safetensors --format mxfp4 resnet20-mxfp4.safetensors`
     """
     if (plan is None) == (uniform is None):
         raise BitqError("give either --plan, with the plan.json of a search, or --format, such as --format 8:e4:b16")
@@ -61,9 +62,9 @@ def quantize(
     if plan is not None:
         with suppress(OSError, ValueError):  # which reading it tells
             plan = plan / "plan.json" if plan.is_dir() else plan
-        wanted: Plan | BlockFormat = load_plan(plan)
+        wanted: Plan | Format = load_plan(plan)
     else:
-        wanted = BlockFormat.parse(uniform or "")
+        wanted = parse_format(uniform or "")
     with Terminal() as terminal:
         entries, biases = quantize_file(
             source, wanted, out, lambda done, total: terminal.step("MiB packed", done >> 20, total >> 20)
@@ -91,7 +92,7 @@ def _summary(source: Path, out: Path, entries: tuple[FileTensor, ...], biases: d
                 "name": entry.name,
                 "format": str(entry.format),
                 "shape": list(entry.shape),
-                "exponent_bias": biases[entry.name],
+                "exponent_bias": biases.get(entry.name),
                 "bytes": entry.size,
             }
             for entry in entries

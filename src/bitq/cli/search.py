@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from bitq.tradeoff.ray_workers import RayWorkers
     from bitq.tradeoff.records import Cost, Row
 
-BUDGETS, TUNING, ABLATIONS, WORKERS = "Budgets", "Fine-tuning", "Ablations", "Several processes or machines"
+FORMATS, BUDGETS, TUNING, ABLATIONS = "Formats", "Budgets", "Fine-tuning", "Ablations"
+WORKERS = "Several processes or machines"
 
 
 class SearchEffort(StrEnum):
@@ -61,7 +62,33 @@ def search(
         Path | None,
         typer.Option(help="Folder for plan.json, weights.safetensors, report.html and results.sqlite; `runs/NETWORK`."),
     ] = None,
-    bits: Annotated[int, typer.Option(help="Bits of an element if nothing were shared: 8 or 16.")] = 8,
+    bits: Annotated[
+        int, typer.Option(help="Without --formats: bits of an element if nothing were shared, 8 or 16.")
+    ] = 8,
+    formats: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="What tensors choose from: formats that `bitq formats` lists, int8, float16, and ranges, such as "
+            '"8:e2..e6:b1..b48,mxint8,mxfp4,nvfp4,int3..int8"; the grid of the paper by default.',
+            rich_help_panel=FORMATS,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="LIST", help="What weights choose from instead.", rich_help_panel=FORMATS)
+    ] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="What inputs and outputs choose from instead.", rich_help_panel=FORMATS),
+    ] = None,
+    output_as_input: Annotated[
+        bool,
+        typer.Option(
+            "--output-as-input",
+            help="A layer's output takes the format of the same layer's input.",
+            rich_help_panel=FORMATS,
+        ),
+    ] = False,
     alpha: Annotated[
         float, typer.Option(help="Weight of data movement in O = (1 - accuracy) + alpha * movement / largest movement.")
     ] = 0.2,
@@ -182,7 +209,7 @@ def search(
     as_json: Json = False,
     **limits: float | ShareOf | None,
 ) -> None:
-    """Find the block floating point format of every tensor with the least O, fine-tune, and write plan and report.
+    """Find the number format of every tensor with the least O, fine-tune, and write plan and report.
 
     The search scores every tensor in every format by how much it perturbs the loss, knows exactly what every choice
     moves through the device's memories, and solves for the best plans. It measures all uniform formats and some of
@@ -200,10 +227,13 @@ def search(
 
     `bitq search demo --max-movement 50%int8`
 
+    `bitq search demo --formats "8:e2..e6:b16,mxint8,mxfp4,nvfp4,int3..int8"`
+
     `bitq search my_package.nets:make --checkpoint net.safetensors --data images/ --image-size 64 --device stm32h743`
     """
     from bitq.api import search as search_network
     from bitq.tradeoff.budgets import Budgets
+    from bitq.tradeoff.formatset import FormatSet
     from bitq.tradeoff.settings import Settings
 
     base: Settings = getattr(Settings, effort)()
@@ -253,7 +283,7 @@ def search(
             source.test,
             device=device,
             run=folder,
-            bits=bits,
+            formats=FormatSet.of(formats, weights, activations, output_as_input, bits),
             settings=settings,
             ablations=ablations,
             workers=measuring,
@@ -265,6 +295,7 @@ def search(
             {
                 "run": str(folder),
                 "rows": [row.model_dump() for row in result.rows],
+                "alternatives": [row.model_dump() for row in result.alternatives],
                 "ablations": [row.model_dump() for row in result.ablations],
                 "within_budgets": result.within_budgets,
                 "totals": result.plan.totals.model_dump(),
@@ -278,7 +309,8 @@ def search(
 
         show(
             *plan_tables(load_evidence(result.folder)),
-            _table((*result.rows, *result.ablations), result.references),
+            _table((result.rows[0], *result.alternatives, *result.rows[1:], *result.ablations), result.references),
+            f"{', '.join(row.name for row in result.alternatives)}: for all tensors, calibrated, not fine-tuned",
             offers_table(result.offers, result.references),
             *([f"Note: {result.advice}"] if result.advice else []),
             f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})",

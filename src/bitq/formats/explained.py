@@ -57,7 +57,7 @@ EXAMPLE = Shape("weight of a linear layer", (2, 40))
 """That whose bits are placed."""
 
 
-class Field(NamedTuple):
+class Placed(NamedTuple):
     """A piece of a packed tensor.
 
     Attributes:
@@ -184,12 +184,12 @@ class Explained:
         return tuple((each, self.format.bits_per_element(*each[1:])) for each in SHAPES)
 
     @property
-    def layout(self) -> tuple[Field, ...]:
+    def layout(self) -> tuple[Placed, ...]:
         """Where the bits of a packed tensor of `EXAMPLE` are."""
-        found: list[Field] = []
+        found: list[Placed] = []
         for count, bits, holds in self._fields():
             if count and bits:
-                found.append(Field(found[-1].end if found else 0, count, bits, holds))
+                found.append(Placed(found[-1].end if found else 0, count, bits, holds))
         return tuple(found)
 
     def _fields(self) -> Iterator[tuple[int, int, str]]:
@@ -198,9 +198,9 @@ class Explained:
         yield prod(EXAMPLE.shape), fmt.element_bits, f"the elements row by row, each {each}"
         if fmt.scale is None:
             return
-        scales = fmt.scale.bits * len(fmt.elements)
-        yield blocks, scales, f"the {'scale' if len(fmt.elements) == 1 else 'two scales'} of every block"
-        yield blocks, fmt.block_bits - scales, "the zero point of every block"
+        zero_points = fmt.block_bits > fmt.scale.bits * len(fmt.elements)
+        held = "two scales" if len(fmt.elements) > 1 else "scale and then the zero point" if zero_points else "scale"
+        yield blocks, fmt.block_bits, f"the {held} of every block"
         yield 1, fmt.tensor_bits, "the scale of the tensor"
 
     @property

@@ -23,6 +23,32 @@ class TensorFormats:
     output: Format | None = None
 
 
+Span = tuple[float, float]
+"""The least and the largest number of a tensor, 0 between them."""
+
+
+class Ranges(NamedTuple):
+    """Between which finite numbers, 0 among them, a module's activations lay in calibration.
+
+    None leaves each tensor its own range.
+    """
+
+    input: Span | None = None
+    output: Span | None = None
+
+    @classmethod
+    def of(cls, given: Ranges | MaxAbs) -> Ranges:
+        """The same, of largest magnitudes alone: these with either sign."""
+        if isinstance(given, Ranges):
+            return given
+        return cls(*(None if largest is None else (-largest, largest) for largest in given))
+
+    def non_negative(self, tensor: TensorName) -> bool:
+        """Whether no negative number was met in the "input" or "output"."""
+        own = None if tensor == "weight" else self.input if tensor == "input" else self.output
+        return own is not None and own[0] >= 0
+
+
 class MaxAbs(NamedTuple):
     """The largest finite |x| a module met in calibration; None leaves each tensor its own exponent bias."""
 

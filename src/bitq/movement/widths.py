@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from math import ceil, prod
+from math import prod
 
-from bitq.formats import BlockFormat, TensorFormats, effective_width
+from bitq.formats import Format, TensorFormats
 from bitq.layers import Layer
 from bitq.movement.model import Widths
 
@@ -19,10 +19,10 @@ def taken(layer: Layer, formats: TensorFormats) -> TensorFormats:
 
 
 def widths(layer: Layer, formats: TensorFormats, partial_sum_bits: float = 0.0) -> Widths:
-    """Packed bits per element of a layer's tensors, the exponents of short blocks counted as they are.
+    """Packed bits per element of a layer's tensors, what short blocks store counted as it is.
 
-    Blocks run along the channels: all of an activation's, those of one group in a weight, whose kernel
-    windows lie whole inside each block.
+    Blocks run along the channels: all of an activation's, those of one group in a weight, whose kernel windows are
+    inner axes.
 
     Args:
         layer: any layer.
@@ -31,16 +31,15 @@ def widths(layer: Layer, formats: TensorFormats, partial_sum_bits: float = 0.0) 
     """
     formats = taken(layer, formats)
     return Widths(
-        input=_width(formats.input, layer.C * layer.groups),
-        weight=_width(formats.weight, layer.C, layer.R * layer.S),
-        output=_width(formats.output, layer.K),
+        input=_width(formats.input, layer.input_shape),
+        weight=FLOAT_BITS if formats.weight is None else _weight_bits(layer, formats.weight) / prod(layer.weight_shape),
+        output=_width(formats.output, layer.output_shape),
     ).with_partial_sums(partial_sum_bits)
 
 
-def weight_size(layer: Layer, fmt: BlockFormat | None) -> int:
+def weight_size(layer: Layer, fmt: Format | None) -> int:
     """Size of a layer's weight in a format, packed, or in 32-bit float, in bytes."""
-    elements = prod(layer.weight_shape)
-    return ceil(_width(fmt, layer.C, layer.R * layer.S) * elements / 8 - 1e-6)
+    return 4 * prod(layer.weight_shape) if fmt is None else -(-_weight_bits(layer, fmt) // 8)
 
 
 def weight_sizes(
@@ -62,5 +61,12 @@ def weight_sizes(
     return tuple(sizes)
 
 
-def _width(fmt: BlockFormat | None, channels: int, inner: int = 1) -> float:
-    return FLOAT_BITS if fmt is None else effective_width(fmt, channels, inner)
+def _width(fmt: Format | None, shape: tuple[int, ...]) -> float:
+    return FLOAT_BITS if fmt is None else fmt.bits_per_element(shape, 1)
+
+
+def _weight_bits(layer: Layer, fmt: Format) -> int:
+    """Of the weight as quantization sees it: a transposed convolution's groups stand apart, in front."""
+    k, c, *window = layer.weight_shape
+    shape = (layer.groups, c, k // layer.groups, *window) if layer.transposed else layer.weight_shape
+    return fmt.num_bits(shape, 1, (len(shape) - 2, len(shape) - 1))

@@ -16,12 +16,12 @@ from bitq.formats import Format
 from bitq.formats.elements import Element, Float, Integer, Levels
 from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
 from bitq.numerics import general, sums
-from bitq.numerics.general import Rows, Scales
+from bitq.numerics.general import BlockRows, Scales
 from bitq.numerics.recipe import Recipe
 from bitq.numerics.torch_path import uniforms
 
 
-class Field(NamedTuple):
+class CodeRun(NamedTuple):
     """Codes (int64) that are stored with `width` bits each."""
 
     codes: Tensor
@@ -40,8 +40,8 @@ class Codes:
     """
 
     elements: Tensor
-    blocks: tuple[Field, ...]
-    tensor: tuple[Field, ...]
+    blocks: tuple[CodeRun, ...]
+    tensor: tuple[CodeRun, ...]
     exponent_bias: int | None
 
 
@@ -59,7 +59,7 @@ def encode(x: Tensor, recipe: Recipe, key: Tensor | None) -> Codes:
     draws = None if key is None else uniforms(x.shape, key)
     if fmt.scale is None:
         return Codes(_cast(x, recipe, draws), (), (), None)
-    at = Rows.of(recipe, tuple(x.shape))
+    at = BlockRows.of(recipe, tuple(x.shape))
     rows = at.arranged(x.float())
     drawn = None if draws is None else at.arranged(draws)
     least, most = rows.aminmax(dim=1, keepdim=True)
@@ -79,8 +79,8 @@ def encode(x: Tensor, recipe: Recipe, key: Tensor | None) -> Codes:
     fields = [codes, *([torch.cat(zeros).flatten()] if zeros else [])]
     return Codes(
         at.restored(torch.cat(elements)),
-        tuple(Field(*pair) for pair in zip(fields, block_widths(fmt), strict=True)),
-        () if shared is None or not fmt.tensor_bits else (_second(shared),),
+        tuple(CodeRun(*pair) for pair in zip(fields, block_widths(fmt), strict=True)),
+        () if shared is None or not fmt.tensor_bits else (CodeRun(second_codes(shared), fmt.tensor_bits),),
         int(shared) if shared is not None and isinstance(fmt.scale, SharedExponent) else None,
     )
 
@@ -94,15 +94,15 @@ def decode(codes: Codes, recipe: Recipe, shape: tuple[int, ...], dtype: torch.dt
     fmt = recipe.format
     if fmt.scale is None:
         return _uncast(codes.elements, fmt.elements[0], dtype)
-    at = Rows.of(recipe, shape)
+    at = BlockRows.of(recipe, shape)
     rows = at.arranged(codes.elements)
-    shared = _shared(codes, fmt)
+    shared = shared_of(codes.tensor[0].codes if codes.tensor else rows[:0], codes.exponent_bias, fmt)
     if len(fmt.elements) > 1:
         return at.restored(_decode_sums(rows, codes, shared, fmt, dtype))
     scales = codes.blocks[0].codes.unsqueeze(1)
     if codes.exponent_bias is not None:
         check_exponents(codes.exponent_bias, int(scales.max()), dtype)
-    step = _steps(scales, fmt, shared)
+    step = steps(scales, fmt, shared)
     zero = codes.blocks[1].codes.unsqueeze(1).double() if len(codes.blocks) > 1 else None
     values = []
     for block in general.pieces(*rows.shape):
@@ -118,35 +118,43 @@ def decode(codes: Codes, recipe: Recipe, shape: tuple[int, ...], dtype: torch.dt
 # What blocks and the tensor share
 
 
-def _second(shared: Tensor) -> Field:
-    return Field(float_codes(shared.reshape(1), Float(8, 23, "i")), 32)
+def second_codes(shared: Tensor) -> Tensor:
+    """Codes (of shape (1,)) of a second scale `f32`."""
+    return float_codes(shared.reshape(1), Float(8, 23, "i"))
 
 
-def _shared(codes: Codes, fmt: Format) -> Tensor | None:
-    """As `general.shared_by` and `sums.unit` give it."""
+def shared_of(second: Tensor, exponent_bias: int | None, fmt: Format) -> Tensor | None:
+    """As `general.shared_by` and `sums.unit` give it; `second` are the codes of a second scale, if there is any.
+
+    Raises:
+        BitqError: a second scale that is no number.
+    """
     if isinstance(fmt.scale, SharedExponent):
-        assert codes.exponent_bias is not None
-        return torch.tensor(codes.exponent_bias)
-    if not codes.tensor:
+        return torch.tensor(exponent_bias)
+    if not fmt.tensor_bits:
         return None
-    code = codes.tensor[0].codes[0]
-    if codes.tensor[0].width == 8:
-        _check(code <= 254, "the second scale")
+    code = second[0]
+    if fmt.tensor_bits == 8:
+        check(code <= 254, "the second scale")
         return general.powers(code - 127)
     second = float_numbers(code, Float(8, 23, "i"))
-    _check(second.isfinite() & (second > 0), "the second scale")
+    check(second.isfinite() & (second > 0), "the second scale")
     return second
 
 
-def _steps(codes: Tensor, fmt: Format, shared: Tensor | None) -> Tensor:
-    """What an element of 1 stands for, in blocks with these codes of a scale."""
+def steps(codes: Tensor, fmt: Format, shared: Tensor | None) -> Tensor:
+    """What an element of 1 stands for, in blocks with these codes of a scale.
+
+    Raises:
+        BitqError: a code that is of no scale.
+    """
     if isinstance(fmt.scale, FloatScale):
         found = float_numbers(codes, fmt.scale.number)
-        _check(found.isfinite() & (found > 0), "a scale")
+        check(found.isfinite() & (found > 0), "a scale")
         return found if shared is None else found * shared
     if isinstance(fmt.scale, PowerOfTwo):
         least, most = fmt.scale.codes
-        _check((codes >= least) & (codes <= most), "a scale")
+        check((codes >= least) & (codes <= most), "a scale")
     return general.step_of(general.coded_exponents(codes, fmt, shared), fmt)
 
 
@@ -161,21 +169,26 @@ def check_exponents(bias: int, highest_code: int, dtype: torch.dtype) -> None:
         raise BitqError(f"a packed {dtype} tensor with an exponent of {highest}, above {most}, is damaged")
 
 
-def _check(valid: Tensor, what: str) -> None:
-    if not valid.all():
+def check(valid: Tensor | bool, what: str) -> None:
+    """Refuse codes.
+
+    Raises:
+        BitqError: one is not valid.
+    """
+    if not (valid if isinstance(valid, bool) else valid.all()):
         raise BitqError(f"a packed tensor in which {what} has a code that stands for no number is damaged")
 
 
 # Sums
 
 
-def _encode_sums(rows: Tensor, shared: Tensor, at: Rows, fmt: Format) -> Codes:
+def _encode_sums(rows: Tensor, shared: Tensor, at: BlockRows, fmt: Format) -> Codes:
     assert isinstance(fmt.scale, FloatScale)
     scales, (q1, q2) = sums.nearest(rows, fmt, shared)
     first, second = (element_codes(q, element) for q, element in zip((q1, q2), fmt.elements, strict=True))
     codes = float_codes(scales.double(), fmt.scale.number)
-    unit = Field(general.exponents_of(shared).reshape(1) + 127, 8)
-    blocks = tuple(Field(codes[:, i], fmt.scale.bits) for i in range(2))
+    unit = CodeRun(general.exponents_of(shared).reshape(1) + 127, 8)
+    blocks = tuple(CodeRun(codes[:, i], fmt.scale.bits) for i in range(2))
     return Codes(at.restored(first | second << fmt.elements[0].bits), blocks, (unit,), None)
 
 
@@ -183,7 +196,7 @@ def _decode_sums(rows: Tensor, codes: Codes, shared: Tensor | None, fmt: Format,
     assert isinstance(fmt.scale, FloatScale)
     assert shared is not None
     scales = float_numbers(torch.stack([field.codes for field in codes.blocks], 1), fmt.scale.number)
-    _check(scales.isfinite(), "a scale")
+    check(scales.isfinite(), "a scale")
     one, other = fmt.elements
     parts = rows & ((1 << one.bits) - 1), rows >> one.bits
     q1, q2 = (element_numbers(part, element).float() for part, element in zip(parts, (one, other), strict=True))
@@ -221,11 +234,11 @@ def element_numbers(codes: Tensor, element: Element) -> Tensor:
     if isinstance(element, Integer):
         return integer_numbers(codes, element).double()
     if isinstance(element, Levels):
-        _check(codes < len(element.values), "an element")
+        check(codes < len(element.values), "an element")
         return torch.tensor(element.values, dtype=torch.float64)[codes]
     assert isinstance(element, Float)
     numbers = float_numbers(codes, element)
-    _check(numbers.isfinite(), "an element")
+    check(numbers.isfinite(), "an element")
     return numbers
 
 
@@ -286,6 +299,6 @@ def _uncast(codes: Tensor, number: Element, dtype: torch.dtype) -> Tensor:
     flat, parts = codes.reshape(-1), []
     for part in general.pieces(flat.numel(), 1):
         numbers = float_numbers(flat[part], number)
-        _check(~numbers.isnan(), "an element")
+        check(~numbers.isnan(), "an element")
         parts.append(general.cast_finished(numbers, dtype))
     return general.joined(parts, 0).reshape(codes.shape)

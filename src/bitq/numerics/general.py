@@ -58,13 +58,13 @@ def quantize(
     draws = None if key is None else uniforms(x.shape, key.to(x.device))
     if recipe.format.scale is None:
         return laid_as(x, _cast(x, recipe, draws)), None
-    at = Rows.of(recipe, tuple(x.shape))
+    at = BlockRows.of(recipe, tuple(x.shape))
     rows = at.arranged(x.float())
     drawn = None if draws is None else at.arranged(draws)
     least, most = rows.aminmax(dim=1, keepdim=True)
     if len(recipe.format.elements) > 1:
-        finite, shared = least.isfinite() & most.isfinite(), sums.unit(least, most, recipe)
-        y = sums.values(*sums.nearest(rows.masked_fill(~finite, 0), recipe.format, shared), shared)
+        finite, unit = least.isfinite() & most.isfinite(), sums.unit(least, most, recipe)
+        y = sums.values(*sums.nearest(rows.masked_fill(~finite, 0), recipe.format, unit), unit)
         return laid_as(x, at.restored(finished(y, x.dtype).masked_fill(~finite, torch.nan))), None
     shared, marked = shared_by(least, most, recipe), with_clipped and _can_clip(recipe)
     values, masks = [], []
@@ -99,7 +99,7 @@ def joined(parts: list[Tensor], axis: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
 
-class Rows(NamedTuple):
+class BlockRows(NamedTuple):
     """How blocks of a tensor become rows of a matrix, with zeros where a block is short.
 
     Attributes:
@@ -113,7 +113,7 @@ class Rows(NamedTuple):
     lengths: tuple[int, ...]
 
     @classmethod
-    def of(cls, recipe: Recipe, shape: tuple[int, ...]) -> Rows:
+    def of(cls, recipe: Recipe, shape: tuple[int, ...]) -> BlockRows:
         """For a tensor that is not empty."""
         geometry, (dim, inner) = recipe.format.geometry, recipe.axes
         assert geometry is not None
@@ -213,8 +213,12 @@ def coded_exponents(codes: Tensor, fmt: Format, shared: Tensor | None) -> Tensor
 
 def step_of(exponents: Tensor, fmt: Format) -> Tensor:
     """What an element of 1 stands for under powers of two."""
-    element = fmt.elements[0]
-    return powers(exponents + (floor_log2(element.unit(True)) if isinstance(element, Integer) else 0))
+    return powers(exponents + unit_exponent(fmt.elements[0]))
+
+
+def unit_exponent(element: Element) -> int:
+    """That of what 1 stands for under a power of two of exponent 0."""
+    return floor_log2(element.unit(True)) if isinstance(element, Integer) else 0
 
 
 def _wanted(peaks: Tensor, recipe: Recipe) -> Tensor:

@@ -4,8 +4,8 @@ Layout (our choice). A packed tensor is stored under its name as the uint8 tenso
 other tensor as it is. The header's metadata has two entries of ours:
 
 - "bitq": a JSON object with `schema_version` and, under `packed`, an object for each packed tensor: `format` such as
-  "8:e3:b16" or "e2m1:e8m0:v32", the tensor's `dtype` and `shape`, the `blocked_shape` it has where blocks run through it
-  (left out if that is its shape; a transposed convolution's weight has its groups set apart in front), `dim` and
+  "8:e3:b16" or "e2m1:e8m0:v32", the tensor's `dtype` and `shape`, the `blocked_shape` it has where blocks run through
+  it (left out if that is its shape; a transposed convolution's weight has its groups set apart in front), `dim` and
   `inner_dims` of the blocks in that shape, and the `exponent_bias` of a format `eN`;
 - "bitq_sha256": the SHA-256, in hexadecimal, of the data section followed by the first 8 bytes and the header of the
   file, the 64 digits themselves counted as zeros. It tells damage, it is no signature.
@@ -151,13 +151,15 @@ def write_packed(
         progress: called with (bytes of tensors read, all bytes of them).
 
     Returns:
-        The exponent bias of every packed tensor.
+        The exponent bias of every packed tensor that has one, as its format is an `eN`.
 
     Raises:
         BitqError: a tensor that cannot be packed, such as one with NaN (names it).
     """
     ordered = sorted(tensors, key=lambda entry: (-entry.alignment, entry.name))
-    biases = {entry.name: _NO_BIAS for entry in ordered if entry.format}
+    biases = {
+        entry.name: _NO_BIAS for entry in ordered if entry.format and isinstance(entry.format.scale, SharedExponent)
+    }
     start = len(_header(ordered, biases, metadata or {}, _NO_DIGEST, 0))
     start += -start % 8
     digest = hashlib.sha256()
@@ -274,7 +276,7 @@ def _damaged(path: Path) -> BitqError:
 
 
 def _content(tensor: Tensor, entry: FileTensor) -> tuple[NDArray[np.uint8], int | None]:
-    """A tensor's bytes as they are stored, and its exponent bias if it is packed."""
+    """A tensor's bytes as they are stored, and its exponent bias if it has one."""
     if entry.format is None or entry.blocks is None:
         return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), None
     shape, dim, inner = entry.blocks
@@ -301,7 +303,7 @@ def _header(
                 blocked_shape=None if each.blocks.shape == each.shape else each.blocks.shape,
                 dim=each.blocks.dim,
                 inner_dims=each.blocks.inner_dims,
-                exponent_bias=biases[each.name],
+                exponent_bias=biases.get(each.name),
             )
         listed[each.name] = {"dtype": dtype, "shape": shape, "data_offsets": (offset, offset + each.size)}
         offset += each.size

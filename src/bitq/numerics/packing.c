@@ -1,10 +1,13 @@
-/* The packed form of float32 block floating point, and back: what packing.py computes with numpy, in two passes.
+/* The packed form of float32 tensors whose blocks share a power of two or a float, and back, in two passes over memory;
+ * coding.py computes the same with PyTorch. The powers of two are of float32 and so is all arithmetic with them, which
+ * is exact; that with floats is of float64, which has digits enough.
  *
  * Memory is read as [outer, depth, length], `size` elements in all: the last row may be short. A block is `block`
  * consecutive rows times `run` consecutive elements of a row, the last ones perhaps fewer; a band is the rows of one
  * block. Peaks and codes of blocks stand in row-major order, bands outermost. Functions take a range of bands, so that
  * threads can share the work. */
 
+#include <float.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -26,22 +29,18 @@
 
 enum { TILE = 256 };
 
-typedef struct {
-    int64_t size, depth, length, block, run;
-    int mantissa_bits, bias;
-} layout;
+typedef bitq_bands layout;
+typedef bitq_elements elements;
 
-INLINE uint32_t magnitude(float value) {
+INLINE uint32_t bits_of(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    return bits & 0x7FFFFFFFu;
+    return bits;
 }
 
-INLINE int32_t negative(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (int32_t)(bits >> 31);
-}
+INLINE uint32_t magnitude(float value) { return bits_of(value) & 0x7FFFFFFFu; }
+
+INLINE int32_t negative(float value) { return (int32_t)(bits_of(value) >> 31); }
 
 INLINE float float_of(uint32_t bits) {
     float value;
@@ -51,10 +50,16 @@ INLINE float float_of(uint32_t bits) {
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-INLINE float step_of(int32_t code, layout l) {
-    const int32_t lowest = -126 + l.mantissa_bits - 2;
-    const int32_t shared = l.bias + code < lowest ? lowest : l.bias + code;
-    return float_of((uint32_t)(shared + 2 - l.mantissa_bits + 127) << 23);
+INLINE uint64_t pattern_of(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+INLINE double double_of(uint64_t bits) {
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
 INLINE int64_t across(layout l) { return (l.length + l.run - 1) / l.run; }
@@ -148,44 +153,50 @@ INLINE void read_fields(const uint8_t *from, int64_t size, int64_t at, uint32_t 
     }
 }
 
-/* Where a walk over elements is: in a band with these codes, at a column of a row. */
+/* Where a walk over elements is: in a band of which this is the first block, at a column of a row. */
 typedef struct {
-    const uint8_t *codes;
-    int64_t column;
+    int64_t block, column;
     walk row;
 } place;
 
-INLINE place start_of(int64_t band, const uint8_t *codes, layout l) {
-    return (place){codes + band * across(l), 0, band_at(first_row(band, l) % l.depth, l)};
+INLINE place start_of(int64_t band, layout l) {
+    return (place){band * across(l), 0, band_at(first_row(band, l) % l.depth, l)};
 }
 
-/* The steps of the next `count` elements, whatever rows they lie in. */
-INLINE place spread_steps(float *step, place p, int64_t count, layout l) {
-    while (count) {
-        const int64_t width = smaller(count, l.length - p.column);
-        if (l.run == 1)
-            for (int64_t i = 0; i < width; i++) step[i] = step_of(p.codes[p.column + i], l);
-        else
-            for (int64_t i = 0, block = p.column / l.run; i < width; block++) {
-                const int64_t end = smaller(width, (block + 1) * l.run - p.column);
-                const float value = step_of(p.codes[block], l);
-                for (; i < end; i++) step[i] = value;
-            }
-        step += width, count -= width, p.column += width;
-        if (p.column < l.length) break;
-        p.column = 0;
-        if (p.row.left == 1) p.codes += across(l);
-        p.row = next_row(p.row, l);
-    }
-    return p;
+INLINE float power_of(uint8_t code, elements e) {
+    const int32_t exponent = e.offset + code;
+    return float_of((uint32_t)((exponent < e.lowest ? e.lowest : exponent) + 127) << 23);
 }
+
+#define OWN_STEP(block) steps[block]
+#define POWER(block) power_of(codes[block], e)
+
+/* The steps of the next `count` elements, whatever rows they lie in; STEP(block) is that of a block. */
+#define SPREAD(type, step, p, count, l, STEP)                                                     \
+    for (int64_t done_ = 0; done_ < (count);) {                                                   \
+        const int64_t width_ = smaller((count) - done_, (l).length - (p).column);                 \
+        type *to_ = (step) + done_;                                                               \
+        if ((l).run == 1)                                                                         \
+            for (int64_t i_ = 0; i_ < width_; i_++) to_[i_] = STEP((p).block + (p).column + i_);  \
+        else                                                                                      \
+            for (int64_t i_ = 0, b_ = (p).column / (l).run; i_ < width_; b_++) {                  \
+                const int64_t end_ = smaller(width_, (b_ + 1) * (l).run - (p).column);            \
+                const type value_ = STEP((p).block + b_);                                         \
+                for (; i_ < end_; i_++) to_[i_] = value_;                                         \
+            }                                                                                     \
+        done_ += width_, (p).column += width_;                                                    \
+        if ((p).column == (l).length) {                                                           \
+            (p).column = 0;                                                                       \
+            if ((p).row.left == 1) (p).block += across(l);                                        \
+            (p).row = next_row((p).row, l);                                                       \
+        }                                                                                         \
+    }
 
 /* Bit pattern of max|x| of every block. Patterns of magnitudes are ordered as the magnitudes are, NaN above all. */
-CLONES void bitq_peaks(const float *x, uint32_t *peaks, int64_t first, int64_t last, int64_t size, int64_t depth,
-                       int64_t length, int64_t block, int64_t run) {
-    const layout l = {size, depth, length, block, run, 0, 0};
-    const int64_t blocks = across(l), end = first_element(last, l);
-    walk row = band_at(first_row(first, l) % depth, l);
+CLONES void bitq_peaks(const float *x, uint32_t *peaks, int64_t first, int64_t last, const bitq_bands *bands) {
+    const layout l = *bands;
+    const int64_t length = l.length, run = l.run, blocks = across(l), end = first_element(last, l);
+    walk row = band_at(first_row(first, l) % l.depth, l);
     uint32_t *peak = peaks + first * blocks;
     int fresh = 1;
     for (int64_t at = first_element(first, l); at < end; at += length) {
@@ -212,39 +223,96 @@ CLONES void bitq_peaks(const float *x, uint32_t *peaks, int64_t first, int64_t l
     }
 }
 
-/* clip(e - bias, 0, top) of every block; 0 for a block of zeros. */
-CLONES void bitq_codes(const uint32_t *peaks, uint8_t *codes, int64_t count, int bias, int top) {
+CLONES void bitq_exponent_codes(const uint32_t *peaks, uint8_t *codes, int64_t count, int bias, int low, int top,
+                                int zero) {
     for (int64_t i = 0; i < count; i++) {
         int32_t code = (int32_t)(peaks[i] >> 23) - 127 - bias;
-        code = code < 0 ? 0 : code;
+        code = code < low ? low : code;
         code = code > top ? top : code;
-        codes[i] = (uint8_t)(peaks[i] ? code : 0);
+        codes[i] = (uint8_t)(peaks[i] ? code : zero);
     }
 }
 
-/* Rounding is that of kernel.c. */
-CLONES void bitq_write_mantissas(const float *x, const uint8_t *codes, uint8_t *to, int64_t first, int64_t last,
-                                 int64_t size, int64_t depth, int64_t length, int64_t block, int64_t run,
-                                 int mantissa_bits, int bias) {
-    const layout l = {size, depth, length, block, run, mantissa_bits, bias};
-    const float limit = (float)((1 << (mantissa_bits - 1)) - 1);
+/* Codes without sign of numbers that are not negative and not too large for their type. Adding 2^(digits of the sum -
+ * digits of the type) times the power of two below a number rounds it to a multiple of the type's unit there, and the sum's
+ * last digits are the multiple. An exponent that carries goes over into that of the code. */
+INLINE uint32_t code_of(float q, int mantissa_bits, int least_exponent) {
+    const int32_t least = least_exponent + 127, field = (int32_t)(bits_of(q) >> 23), at = field < least ? least : field;
+    const uint32_t large = (uint32_t)(at + 23 - mantissa_bits) << 23;
+    return ((uint32_t)(at - least) << mantissa_bits) + (bits_of(q + float_of(large)) - large);
+}
+
+INLINE uint64_t long_code_of(double q, int mantissa_bits, int least_exponent) {
+    const int64_t least = least_exponent + 1023, field = (int64_t)(pattern_of(q) >> 52);
+    const int64_t at = field < least ? least : field;
+    const uint64_t large = (uint64_t)(at + 52 - mantissa_bits) << 52;
+    return ((uint64_t)(at - least) << mantissa_bits) + (pattern_of(q + double_of(large)) - large);
+}
+
+CLONES void bitq_float_codes(const uint32_t *peaks, uint8_t *codes, int64_t count, double divisor, int mantissa_bits,
+                             int least_exponent, double least, double most) {
+    for (int64_t i = 0; i < count; i++) {
+        double q = (double)float_of(peaks[i]) / divisor;
+        q = q > least ? q : least;
+        q = q < most ? q : most;
+        codes[i] = (uint8_t)long_code_of(q, mantissa_bits, least_exponent);
+    }
+}
+
+/* A code with the sign of what it was made of, if it is not 0. */
+INLINE uint32_t with_sign(uint32_t code, float x, elements e) {
+    const uint32_t minus = code ? (uint32_t)negative(x) : 0;
+    if (e.kind == TWOS_COMPLEMENT) return ((code ^ -minus) + minus) & (uint32_t)(((uint64_t)1 << e.bits) - 1);
+    return code | minus << (e.bits - 1);
+}
+
+INLINE void by_powers(const float *x, const float *step, uint32_t *field, int64_t count, elements e) {
+    for (int64_t i = 0; i < count; i++) {
+        float q = float_of(magnitude(x[i])) / step[i];
+        q = q < e.limit ? q : e.limit;
+        const uint32_t code = e.kind == FLOAT ? code_of(q, e.mantissa_bits, e.least_exponent)
+                                              : (uint32_t)(int32_t)((q + 0x1p23f) - 0x1p23f);
+        field[i] = with_sign(code, x[i], e);
+    }
+}
+
+INLINE void by_floats(const float *x, const double *step, uint32_t *field, int64_t count, elements e) {
+    for (int64_t i = 0; i < count; i++) {
+        double q = (double)float_of(magnitude(x[i])) / step[i];
+        q = q < e.limit ? q : e.limit;
+        const uint64_t code = e.kind == FLOAT ? long_code_of(q, e.mantissa_bits, e.least_exponent)
+                                              : pattern_of(q + 0x1p52) - pattern_of(0x1p52);
+        field[i] = with_sign((uint32_t)code, x[i], e);
+    }
+}
+
+#define BY_KIND(call, e)                                           \
+    switch ((e).kind) { /* each with its loops */                  \
+        case SIGN_MAGNITUDE: (e).kind = SIGN_MAGNITUDE; call; break; \
+        case TWOS_COMPLEMENT: (e).kind = TWOS_COMPLEMENT; call; break; \
+        default: (e).kind = FLOAT; call;                           \
+    }
+
+CLONES void bitq_write_elements(const float *x, const uint8_t *codes, const double *steps, uint8_t *to, int64_t first,
+                                int64_t last, const bitq_bands *bands, const bitq_elements *kind) {
+    const layout l = *bands;
+    elements e = *kind;
     const int64_t begin = first_element(first, l), end = first_element(last, l);
-    place p = start_of(first, codes, l);
-    stream s = {to + begin * mantissa_bits / 8, 0, 0};
+    place p = start_of(first, l);
+    stream s = {to + begin * e.bits / 8, 0, 0};
     for (int64_t at = begin; at < end; at += TILE) {
         const int64_t width = smaller(TILE, end - at);
-        const float *in = x + at;
-        float step[TILE];
         uint32_t field[TILE];
-        p = spread_steps(step, p, width, l);
-        for (int64_t i = 0; i < width; i++) {
-            float k = float_of(magnitude(in[i])) / step[i];
-            k = k < limit ? k : limit;
-            k = (k + 0x1p23f) - 0x1p23f;
-            const int32_t whole = (int32_t)k;
-            field[i] = (uint32_t)(whole | (whole ? negative(in[i]) : 0) << (mantissa_bits - 1));
+        if (steps) {
+            double step[TILE];
+            SPREAD(double, step, p, width, l, OWN_STEP)
+            BY_KIND(by_floats(x + at, step, field, width, e), e)
+        } else {
+            float step[TILE];
+            SPREAD(float, step, p, width, l, POWER)
+            BY_KIND(by_powers(x + at, step, field, width, e), e)
         }
-        s = write_fields(s, field, width, mantissa_bits);
+        s = write_fields(s, field, width, e.bits);
     }
     finish(s);
 }
@@ -269,22 +337,43 @@ CLONES void bitq_read_codes(const uint8_t *from, int64_t bytes, int64_t at, uint
     }
 }
 
-CLONES void bitq_read_values(const uint8_t *from, int64_t bytes, const uint8_t *codes, float *y, int64_t first,
-                             int64_t last, int64_t size, int64_t depth, int64_t length, int64_t block, int64_t run,
-                             int mantissa_bits, int bias) {
-    const layout l = {size, depth, length, block, run, mantissa_bits, bias};
+/* An integer without a branch on what is random. */
+INLINE int32_t whole_of(uint32_t code, elements e) {
+    const int32_t top = 1 << (e.bits - 1), minus = (int32_t)(code >> (e.bits - 1));
+    if (e.kind == TWOS_COMPLEMENT) return (int32_t)code - 2 * top * minus;
+    return (((int32_t)code & (top - 1)) ^ -minus) + minus;
+}
+
+INLINE float bounded(float y) {
+    y = y > FLT_MAX ? FLT_MAX : y;
+    return y < -FLT_MAX ? -FLT_MAX : y; /* a NaN stays */
+}
+
+#define OF_POWERS(number) for (int64_t i = 0; i < width; i++) y[at + i] = bounded((number) * step[i] + 0.0f);
+#define OF_LOW_POWERS(number) for (int64_t i = 0; i < width; i++) y[at + i] = (number) * step[i]; /* below 2^128 */
+#define OF_FLOATS(number) for (int64_t i = 0; i < width; i++) y[at + i] = bounded((float)((number) * step[i]) + 0.0f);
+
+CLONES void bitq_read_values(const uint8_t *from, int64_t bytes, const uint8_t *codes, const double *steps,
+                             const float *table, float *y, int64_t first, int64_t last, const bitq_bands *bands,
+                             const bitq_elements *kind) {
+    const layout l = *bands;
+    elements e = *kind;
     const int64_t begin = first_element(first, l), end = first_element(last, l);
-    const int32_t top = 1 << (mantissa_bits - 1);
-    place p = start_of(first, codes, l);
+    place p = start_of(first, l);
     for (int64_t at = begin; at < end; at += TILE) {
         const int64_t width = smaller(TILE, end - at);
-        float step[TILE];
         uint32_t field[TILE];
-        p = spread_steps(step, p, width, l);
-        read_fields(from, bytes, at * mantissa_bits, field, width, mantissa_bits);
-        for (int64_t i = 0; i < width; i++) {
-            const int32_t k = (int32_t)field[i] & (top - 1), minus = (int32_t)field[i] >> (mantissa_bits - 1);
-            y[at + i] = (float)((k ^ -minus) + minus) * step[i]; /* no branch on what is random */
+        read_fields(from, bytes, at * e.bits, field, width, e.bits);
+        if (steps) {
+            double step[TILE];
+            SPREAD(double, step, p, width, l, OWN_STEP)
+            if (e.kind == FLOAT) OF_FLOATS((double)table[field[i]])
+            else BY_KIND(OF_FLOATS((double)whole_of(field[i], e)), e)
+        } else {
+            float step[TILE];
+            SPREAD(float, step, p, width, l, POWER)
+            if (e.kind == FLOAT) OF_POWERS(table[field[i]])
+            else BY_KIND(OF_LOW_POWERS((float)whole_of(field[i], e)), e)
         }
     }
 }

@@ -16,7 +16,7 @@ from bitq.formats.scales import SharedExponent
 from bitq.numerics import bitstream, coding
 from bitq.numerics import native_packing as native
 from bitq.numerics.quantize import draw_key
-from bitq.numerics.recipe import Axes, Recipe, recipe_for
+from bitq.numerics.recipe import Recipe, recipe_for
 
 
 class WeightBlocks(NamedTuple):
@@ -61,12 +61,13 @@ class Packed:
       axes count blocks;
     - the second scale, if the format has one.
 
-    A whole number is stored as m - 1 bits of magnitude below a sign bit ("s"), in two's complement ("i"), or as it is ("n",
-    "u"); a float as mantissa, exponent and, on top, the sign; of a table the index. Of summed elements the code is that
-    of the first below that of the second, and a block has the scale of the first before that of the second. A power of
-    two is stored as its exponent plus the bias of its kind, that of `eN` as the exponent of its largest elements less
-    `exponent_bias`; a float scale as a float, sign included; a second scale as a float32 or as exponent + 127. The last
-    byte is filled up with zeros. A zero has no sign, but in a format without a scale.
+    A whole number is stored as m - 1 bits of magnitude below a sign bit ("s"), in two's complement ("i"), or as it is
+    ("n", "u"); a float as mantissa, exponent and, on top, the sign; of a table the index. Of summed elements the code
+    is that of the first below that of the second, q1 | q2 << bits1, and a block has the scale of the first before that
+    of the second. A power of two is stored as its exponent plus the bias of its kind, that of `eN` as the exponent of
+    the block's largest magnitude less `exponent_bias`; a float scale as a float, sign included; a second scale as a
+    float32 or as exponent + 127. The last byte is filled up with zeros. A zero has no sign, but in a format without a
+    scale.
 
     Attributes:
         payload: uint8, one-dimensional, on the CPU.
@@ -88,14 +89,14 @@ class Packed:
     def __post_init__(self) -> None:
         if isinstance(self.format.scale, SharedExponent) and self.exponent_bias is None:
             raise BitqError(f"a packed {shortened(self.format.text)} tensor needs its exponent_bias")
-        size = -(-self.num_bits // 8) if self._recipe else 0
+        self._recipe()  # refuses axes that the shape has not
+        size = -(-self.num_bits // 8)
         if self.payload.dtype != torch.uint8 or tuple(self.payload.shape) != (size,):
             raise BitqError(
                 f"a packed {shortened(self.format.text)} tensor of shape {self.shape} has {size} bytes, "
                 f"not {tuple(self.payload.shape)} of {self.payload.dtype}"
             )
 
-    @property
     def _recipe(self) -> Recipe:
         like = torch.empty(self.shape, dtype=self.dtype, device="meta")
         return recipe_for(like, self.format, self.dim, self.inner_dims, self.exponent_bias)
@@ -116,7 +117,7 @@ class Packed:
         payload = np.ascontiguousarray(self.payload.numpy())
         if payload[-1] >> ((self.num_bits - 1) % 8 + 1):
             raise BitqError("a packed tensor whose last byte is not filled up with zeros is damaged")
-        recipe = self._recipe
+        recipe = self._recipe()
         fast = native.unpack(payload, recipe, self.shape, self.dtype)
         if fast is not None:
             return fast
@@ -128,7 +129,7 @@ class Packed:
         tensor = [fmt.tensor_bits] if fmt.tensor_bits else []
         for number, widths in ((count, [fmt.element_bits]), (blocks, coding.block_widths(fmt)), (1, tensor)):
             found = bitstream.read(payload, at, number, widths)
-            runs.append(tuple(coding.Field(torch.from_numpy(f), w) for f, w in zip(found, widths, strict=True)))
+            runs.append(tuple(coding.CodeRun(torch.from_numpy(f), w) for f, w in zip(found, widths, strict=True)))
             at += number * sum(widths)
         elements, shared, second = runs
         return coding.Codes(elements[0].codes.view(self.shape), shared, second, self.exponent_bias)
@@ -147,8 +148,8 @@ def pack(
     """x quantized and packed; arguments are those of `bitq.quantize`.
 
     Raises:
-        BitqError: what `quantize` refuses, or a tensor with NaN or infinity. A plain float that has an infinity stores it
-            where x, itself finite, overflows.
+        BitqError: what `quantize` refuses, or a tensor with NaN or infinity. A plain float that knows infinity stores
+            it where a finite x overflows.
     """
     recipe = recipe_for(x, fmt, dim, inner_dims, exponent_bias, tensor_range, rounding)
     key = draw_key(x.device, generator).cpu() if recipe.rounding == "stochastic" else None
@@ -170,12 +171,12 @@ def _check_finite(x: Tensor) -> None:
     endless = int((~x.isfinite()).sum())
     if endless:
         raise BitqError(
-            f"cannot pack a tensor of shape {tuple(x.shape)}: {endless} of its {x.numel()} elements are NaN or infinite; "
-            "a packed tensor holds finite numbers only"
+            f"cannot pack a tensor of shape {tuple(x.shape)}: {endless} of its {x.numel()} elements are NaN or "
+            "infinite; a packed tensor holds finite numbers only"
         )
 
 
 def _payload(codes: coding.Codes, fmt: Format) -> bitstream.Bytes:
-    elements = coding.Field(codes.elements.reshape(-1), fmt.element_bits)
+    elements = coding.CodeRun(codes.elements.reshape(-1), fmt.element_bits)
     runs = [run for run in ((elements,), codes.blocks, codes.tensor) if run]
     return bitstream.write([[bitstream.Fields(f.codes.numpy(), f.width) for f in run] for run in runs])

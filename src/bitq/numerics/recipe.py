@@ -119,6 +119,17 @@ class Recipe:
             return None
         return Steps(element.bits + (not element.signed), top, bias, not element.signed, axes, size)
 
+    def blocks(self, shape: tuple[int, ...]) -> tuple[Axes, int] | None:
+        """Axes and size of blocks that run along one axis, others wholly inside; None of blocks of another kind."""
+        geometry, (dim, inner) = self.format.geometry, self.axes
+        if isinstance(geometry, Along) and geometry.patch is None:
+            return Axes(dim, inner if geometry.window else ()), geometry.size
+        if isinstance(geometry, Channel):
+            return Axes(dim, inner), max(shape[dim], 1)
+        if isinstance(geometry, Whole):
+            return Axes(dim, tuple([axis for axis in range(len(shape)) if axis != dim])), max(shape[dim], 1)
+        return None
+
 
 def never_negative(fmt: Format) -> bool:
     """Whether elements are never negative, so that negative numbers count as 0."""

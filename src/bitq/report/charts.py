@@ -57,8 +57,9 @@ def allocation(cells: Sequence[Datum], layers: Sequence[str], mantissas: Sequenc
     """Which format every tensor got: layers down, tensors across, colour for the mantissa.
 
     Args:
-        cells: `layer`, `tensor`, `format` (short text), `mantissa` (bits, None for float32), and the
-            tooltip's `exponent_bits`, `block_size`, `bias`.
+        cells: `layer`, `tensor`, `format` (short text), `mantissa` (bits of an element alone, None for float32), and
+            the tooltip's `width` (bits per element, with its part of what is shared), and of block floating point
+            `exponent_bits`, `block_size`, `bias`.
         layers: names in order. mantissas: the widths that the colour scale spans, in bits.
     """
     least, most = min(mantissas, default=2), max(mantissas, default=24)
@@ -72,6 +73,7 @@ def allocation(cells: Sequence[Datum], layers: Sequence[str], mantissas: Sequenc
         tooltip=[
             *tooltips("layer", "tensor", "format"),
             alt.Tooltip("mantissa:Q", title="mantissa bits, sign included"),
+            alt.Tooltip("width:Q", title="bits per element", format=".3f"),
             alt.Tooltip("exponent_bits:Q", title="shared exponent bits"),
             alt.Tooltip("block_size:Q", title="elements per block"),
             alt.Tooltip("bias:Q", title="exponent of code 0"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 
-from bitq.formats import EXPONENT_BITS, BlockFormat, grid
+from bitq.formats import EXPONENT_BITS, BlockFormat, Format, grid, parse_format
+from bitq.movement.widths import widths
 from bitq.report import charts, text
 from bitq.report.evidence import Evidence
 from bitq.report.sweep import sweep_figures
@@ -49,16 +50,20 @@ def _label(name: str) -> str:
 def _cells(plan: Plan) -> list[charts.Datum]:
     cells: list[charts.Datum] = []
     for layer in plan.layers:
-        for tensor, entry in zip(charts.TENSORS, (layer.input, layer.weight, layer.output), strict=True):
+        entries = (layer.input, layer.weight, layer.output)
+        q = widths(layer.layer, layer.formats)
+        for tensor, entry, width in zip(charts.TENSORS, entries, (q.input, q.weight, q.output), strict=True):
             fmt = entry.format if entry else None
+            block = fmt if isinstance(fmt, BlockFormat) else None
             cells.append(
                 {
                     "layer": _label(layer.name),
                     "tensor": tensor,
                     "format": text.short(fmt),
-                    "mantissa": fmt.mantissa_bits if fmt else None,
-                    "exponent_bits": fmt.exponent_bits if fmt else None,
-                    "block_size": fmt.block_size if fmt else None,
+                    "mantissa": fmt.element_bits if fmt else None,
+                    "width": width,
+                    "exponent_bits": block.exponent_bits if block else None,
+                    "block_size": block.block_size if block else None,
                     "bias": entry.exponent_bias if entry else None,
                 }
             )
@@ -66,10 +71,10 @@ def _cells(plan: Plan) -> list[charts.Datum]:
 
 
 def _mantissas(plan: Plan) -> list[int]:
-    """Mantissa widths that the plan could have chosen, and those it did."""
-    possible = {fmt.mantissa_bits for fmt in grid(plan.bits)} if plan.bits in EXPONENT_BITS else set()
+    """Widths of elements without what they share that the plan could have chosen, and those it did."""
+    possible = {fmt.element_bits for fmt in grid(plan.bits)} if plan.bits in EXPONENT_BITS else set()
     entries = (entry for layer in plan.layers for entry in (layer.input, layer.weight, layer.output) if entry)
-    return sorted(possible | {entry.format.mantissa_bits for entry in entries})
+    return sorted(possible | {entry.format.element_bits for entry in entries})
 
 
 def _bars(plan: Plan, levels: Sequence[str], value: Callable[[PlanLevel], float]) -> list[charts.Datum]:
@@ -167,11 +172,11 @@ def _sensitivity(run: Evidence) -> charts.Spec:
         module for module in dict.fromkeys((*plan_order, *run.sensitivity)) if module in run.sensitivity
     ]
     chosen = run.plan.formats()
-    formats: set[BlockFormat] = set()
+    formats: set[Format] = set()
     rows: list[charts.Datum] = []
     for module in modules:
         for tensor, drops in run.sensitivity[module].items():
-            parsed = {BlockFormat.parse(name): drop for name, drop in drops.items() if isfinite(100 * drop)}
+            parsed = {parse_format(name): drop for name, drop in drops.items() if isfinite(100 * drop)}
             formats |= set(parsed)
             rows.append(
                 {

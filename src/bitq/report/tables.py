@@ -46,8 +46,11 @@ class Cell:
 
 
 def comparison(run: Evidence) -> tuple[Row, ...]:
-    """What is compared: the search's outcome, or without one float32 and the plan alone."""
-    return run.outcome.rows if run.outcome else run.plan.totals.rows()
+    """What is compared: the search's outcome beside formats that people know, or without one float32 and the plan."""
+    if run.outcome is None:
+        return run.plan.totals.rows()
+    first, *rest = run.outcome.rows
+    return (first, *run.outcome.alternatives, *rest)
 
 
 def advised(run: Evidence) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import floor, isfinite, log10
 
-from bitq.formats import BlockFormat
+from bitq.errors import shortened
+from bitq.formats import BlockFormat, Format
 
 ABSENT = "–"
 BITS_PER_MBIT = 1e6
@@ -78,9 +79,11 @@ def points(new: float, old: float) -> str:
     return f"{abs(difference):.2f}\u00a0points {'more' if difference > 0 else 'less'} accurate than"
 
 
-def short(fmt: BlockFormat | None) -> str:
-    """A format in the report's own words: mantissa bits, exponent bits, block size."""
-    return "float32" if fmt is None else f"m{fmt.mantissa_bits} e{fmt.exponent_bits} b{fmt.block_size}"
+def short(fmt: Format | None) -> str:
+    """A format in the report's own words: mantissa bits, exponent bits, block size; its name, or else its text."""
+    if isinstance(fmt, BlockFormat):
+        return f"m{fmt.mantissa_bits} e{fmt.exponent_bits} b{fmt.block_size}"
+    return "float32" if fmt is None else shortened(next(iter(fmt.names), fmt.text), 24)
 
 
 def _scaled(value: float, units: Sequence[str], base: int) -> str:

@@ -72,7 +72,10 @@ def allocations(
     plans = []
     for done, alpha in enumerate(alphas):
         progress(done, len(alphas))
-        tables = (one + alpha * moved for one, moved in zip(lost, movement, strict=True))
+        tables = (
+            np.where(space.offered.possible, one + alpha * moved, np.inf)
+            for one, moved in zip(lost, movement, strict=True)
+        )
         plan = tuple(as_choice(int(np.argmin(table)), len(space.formats)) for table in tables)
         if space.ties or not _kept(space, lost, budgets, plan):
             knapsack = knapsack or Knapsack(space, lost, budgets)
@@ -97,7 +100,8 @@ def front(space: Space, scores: Scores) -> tuple[FrontPoint, ...]:
     lost = moved = 0.0
     for module, table in enumerate(scores):
         ones, movement = _lost(table).ravel(), space.movement(module).ravel()
-        hull = _hull(movement, ones)
+        allowed = np.flatnonzero(space.offered.possible)
+        hull = [int(allowed[place]) for place in _hull(movement[allowed], ones[allowed])]
         plan.append(as_choice(hull[0], len(space.formats)))
         lost, moved = lost + ones[hull[0]], moved + movement[hull[0]]
         for before, after in pairwise(hull):

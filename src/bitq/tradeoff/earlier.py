@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bitq.formats import TENSORS
+from bitq.formats import TENSORS, TensorName
 from bitq.tradeoff.records import Measurement
 from bitq.tradeoff.space import Choices
 from bitq.tradeoff.study import Proposed, Study
@@ -29,7 +29,6 @@ def measured_earlier(study: Study) -> Iterator[tuple[Proposed, Measurement]]:
 def _choices(study: Study, formats: Any) -> Choices | None:
     """The plan of stored formats, or None if they are no plan of the space."""
     space = study.space
-    places = {str(fmt): place for place, fmt in enumerate(space.formats)}
     if not isinstance(formats, dict) or formats.keys() != set(space.modules):
         return None
     found = []
@@ -37,9 +36,17 @@ def _choices(study: Study, formats: Any) -> Choices | None:
         of_module = formats[module]
         if not isinstance(of_module, list) or len(of_module) != len(TENSORS):
             return None
-        indices = [places.get(fmt, -1) if isinstance(fmt, str) else -1 for fmt in of_module]
-        if min(indices) < 0:
+        indices = [
+            places.get(fmt, -1) if isinstance(fmt, str) else -1
+            for fmt, places in zip(of_module, (_places(study, module, tensor) for tensor in TENSORS), strict=True)
+        ]
+        if min(indices) < 0 or not space.offered.possible[tuple(indices)]:
             return None
         found.append((indices[0], indices[1], indices[2]))
     tied = all(len({found[module][tensor] for module, tensor in group}) == 1 for group in space.ties)
     return tuple(found) if tied else None
+
+
+def _places(study: Study, module: str, tensor: TensorName) -> dict[str, int]:
+    """By text of the formats of a tensor, the first index that means it."""
+    return {str(fmt): place for place, fmt in reversed(tuple(enumerate(study.formats(module, tensor))))}

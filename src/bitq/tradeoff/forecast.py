@@ -15,16 +15,16 @@ from torch import nn
 from bitq.accuracy.evaluate import device_of
 from bitq.accuracy.finetune import finetune
 from bitq.accuracy.quantized import apply
-from bitq.accuracy.sensitivity import perturbations, probed
+from bitq.accuracy.sensitivity import perturbations
 from bitq.allocator import keeping_freed_memory
 from bitq.batches import Batch, count_inputs, forward, to_device
-from bitq.formats import TensorFormats
+from bitq.formats import TENSORS
 from bitq.movement.levels import movement
 from bitq.movement.widths import widths
 from bitq.progress import time_text
 from bitq.tradeoff.measure import first_inputs, seeded
 from bitq.tradeoff.records import FloatAccuracy
-from bitq.tradeoff.space import Space
+from bitq.tradeoff.space import Space, formats_in
 from bitq.tradeoff.study import Study
 from bitq.tradeoff.trials import most_in_full, most_trials
 from bitq.tradeoff.workers import InProcess
@@ -147,7 +147,7 @@ def timed(study: Study) -> Paces:
     with keeping_freed_memory(), seeded():
         float_batch = _least(lambda: _pass(model, measured))
         scored = _scoring(study, batches)
-        apply(model, formats, study.max_abs)
+        apply(model, formats, study.ranges)
         batch = _least(lambda: _pass(model, measured))
         step = 0.0
         if training is not None:
@@ -162,7 +162,7 @@ def _moved(space: Space) -> None:
     """Solve the movement of every shape of layer for one format."""
     fmt = space.formats[len(space.formats) // 2]
     for layer in {replace(layer, name="", module="") for layer in chain(*space.layers, space.fixed)}:
-        movement(layer, widths(layer, TensorFormats(fmt, fmt, fmt)), space.device)
+        movement(layer, widths(layer, formats_in((fmt,) * 3)), space.device)
 
 
 def _pass(model: nn.Module, batches: Sequence[Batch]) -> None:
@@ -174,21 +174,20 @@ def _pass(model: nn.Module, batches: Sequence[Batch]) -> None:
 def _scoring(study: Study, batches: list[Batch]) -> float:
     """Seconds that a batch is scored in all formats."""
     space, subject = study.space, study.subject
-    extents = {name: space.extents(module) for module, name in enumerate(space.modules)}
 
     def scored(count: int) -> None:
         perturbations(
             subject.model,
             space.modules,
-            lambda name, tensor: probed(space.formats, extents[name][tensor])[:count],
-            study.max_abs,
+            lambda name, tensor: study.probed(name, tensor)[:count],
+            study.ranges,
             batches,
             subject.task.loss,
         )
 
     scored(_FEW)
     few, more = (_least(lambda count=count: scored(count)) for count in (_FEW, _MORE))  # type: ignore[misc]
-    every = max(len(probed(space.formats, extent)) for each in extents.values() for extent in each.values())
+    every = max(len(study.probed(name, tensor)) for name in space.modules for tensor in TENSORS)
     return few + max(more - few, 0.0) / (_MORE - _FEW) * (every - _FEW)
 
 

@@ -15,6 +15,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array, csr_array
 
 from bitq.errors import Infeasible
+from bitq.formats import TENSORS
 from bitq.tradeoff.budgets import ACCURACY_LOSS, Budgets, check_possible
 from bitq.tradeoff.quantities import QUANTITIES
 from bitq.tradeoff.space import Choice, Space
@@ -141,7 +142,8 @@ def check(space: Space, budgets: Budgets) -> None:
     for name, _ in budgets.limits:
         quantity = QUANTITIES[name]
         tables = (quantity.table(space, module) for module in range(len(space.modules)))
-        check_possible(budgets, {name: quantity.fixed(space) + sum(float(table.min()) for table in tables)})
+        least = sum(float(table[space.offered.possible].min()) for table in tables)
+        check_possible(budgets, {name: quantity.fixed(space) + least})
 
 
 def as_choice(index: int, formats: int) -> Choice:
@@ -151,7 +153,8 @@ def as_choice(index: int, formats: int) -> Choice:
 
 
 def _useful(space: Space, tables: Sequence[Tables]) -> dict[tuple[int, int], NDArray[np.bool_]]:
-    """By tensor (module, 0 to 2), which formats no other beats in every quantity whatever the others take.
+    """By tensor (module, 0 to 2), which formats no other that it may take beats in every quantity whatever the others
+    take.
 
     Of a tied group's tensors together, since they have one format; of equal formats the first stays.
     """
@@ -159,10 +162,12 @@ def _useful(space: Space, tables: Sequence[Tables]) -> dict[tuple[int, int], NDA
     alone = [((module, tensor),) for module in range(len(space.modules)) for tensor in range(3)]
     groups = [*space.ties, *(group for group in alone if group[0] not in tied)]
     found: dict[tuple[int, int], NDArray[np.bool_]] = {}
+    taken = [np.isin(np.arange(len(space.formats)), space.offered.indices(tensor)) for tensor in TENSORS]
     for group in groups:
         formats = len(space.formats)
         beats = np.ones((formats, formats), dtype=bool)
         for module, tensor in group:
+            beats &= taken[tensor][:, None]
             for quantity in tables:
                 rows = np.moveaxis(quantity[module], tensor, 0).reshape(formats, -1)
                 beats &= np.array([(row <= rows).all(axis=1) for row in rows])
@@ -176,11 +181,16 @@ def _choices(
     space: Space, module: int, criteria: NDArray[np.float64], useful: dict[tuple[int, int], NDArray[np.bool_]] | None
 ) -> NDArray[np.intp]:
     """The choices of a module, as flat indices, that are worth considering."""
+    possible = space.offered.possible
     if useful is None:
-        return non_dominated(criteria)
+        allowed = np.flatnonzero(possible)
+        return allowed[non_dominated(criteria[allowed])]
     formats = len(space.formats)
     allowed = np.flatnonzero(
-        useful[module, 0][:, None, None] & useful[module, 1][None, :, None] & useful[module, 2][None, None, :]
+        possible
+        & useful[module, 0][:, None, None]
+        & useful[module, 1][None, :, None]
+        & useful[module, 2][None, None, :]
     )
     taken = np.stack(np.unravel_index(allowed, (formats,) * 3))
     for group in space.ties:

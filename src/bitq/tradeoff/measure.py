@@ -17,7 +17,7 @@ from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import apply
 from bitq.allocator import keeping_freed_memory
 from bitq.batches import Batch, count_inputs, pairs
-from bitq.formats import MaxAbs, TensorFormats
+from bitq.formats import Ranges, TensorFormats
 from bitq.tradeoff.functions import Identity, identity_of
 
 
@@ -69,7 +69,7 @@ class Bench:
         model: the float network; never changed.
         data, task: see their classes.
         training: None measures plans as they are, without fine-tuning.
-        max_abs: calibration of the activations.
+        ranges: calibration of the activations.
         threads: of PyTorch, None to leave them: sums, and so results, depend on their number.
     """
 
@@ -77,7 +77,7 @@ class Bench:
     data: Data
     task: Task
     training: Training | None
-    max_abs: Mapping[str, MaxAbs]
+    ranges: Mapping[str, Ranges]
     threads: int | None = None
 
 
@@ -137,7 +137,7 @@ def measure(
 
 def _in_formats(bench: Bench, formats: Mapping[str, TensorFormats]) -> nn.Module:
     model = copy.deepcopy(bench.model).eval()
-    apply(model, formats, bench.max_abs)
+    apply(model, formats, bench.ranges)
     return model
 
 

@@ -7,18 +7,19 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 
 from bitq.accuracy.kinds import kind_of, staying_float
-from bitq.accuracy.quantized import UNKNOWN
+from bitq.accuracy.quantized import UNKNOWN, Shared
 from bitq.devices import Device
-from bitq.formats import TENSORS, BlockFormat, TensorFormats
+from bitq.formats import TENSORS, Format, Span, TensorFormats
+from bitq.formats.scales import SharedExponent
 from bitq.layers import GEOMETRY, LOOPS, Layer
 from bitq.movement import Widths
 from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.network import traffic_bits
 from bitq.movement.sweep import by_module, sweep
 from bitq.movement.widths import taken, widths
-from bitq.numerics import exponent_bias_for
 from bitq.store import versions
 from bitq.tradeoff.allocate import allocate, predicted_loss
+from bitq.tradeoff.alternatives import alternatives
 from bitq.tradeoff.answers import offers
 from bitq.tradeoff.identity import digest, formats_text
 from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits, float_parts
@@ -44,7 +45,7 @@ from bitq.tradeoff.records import (
 from bitq.tradeoff.references import reference_costs
 from bitq.tradeoff.search import MIN_SLOPE, Found
 from bitq.tradeoff.space import Choice
-from bitq.tradeoff.stored import Ties, reencoding
+from bitq.tradeoff.stored import Ties, reencoding, tied
 from bitq.tradeoff.study import Study
 from bitq.tradeoff.weights import checksum, save_weights
 
@@ -59,12 +60,14 @@ class HandedOver:
     Attributes:
         plan: as in plan.json.
         rows: float32, the best uniform format (if any was measured), the plan.
+        alternatives: formats that people know, as they are.
         offers: what was measured that answers what people ask.
         references: what the network costs in plain formats, by their names.
     """
 
     plan: Plan
     rows: tuple[Row, ...]
+    alternatives: tuple[Row, ...]
     offers: Offers
     references: Mapping[str, Cost]
 
@@ -82,12 +85,12 @@ def hand_over(study: Study, found: Found, layers: Sequence[Layer], shared: Ties,
         command: that anyone can run to get this.
     """
     best, uniform, ledger = found.best, found.best_uniform, study.ledger
-    formats = study.space.tensor_formats(best.plan.choices)
+    formats = study.tensor_formats(best.plan.choices)
     rows, swept = [_float_row(study)], {}
     if uniform is not None:
         fmt = study.space.formats[uniform.plan.choices[0][0]]
         rows.append(row_of(study, f"best uniform {fmt}", "uniform", uniform.measured))
-        swept[rows[-1].name] = by_module(layers, study.space.tensor_formats(uniform.plan.choices))
+        swept[rows[-1].name] = by_module(layers, study.tensor_formats(uniform.plan.choices))
     name = "plan" if best is not uniform else f"plan ({best.plan.label})"
     rows.append(row_of(study, name, "plan", best.measured))
     swept[rows[-1].name] = by_module(layers, formats)
@@ -100,12 +103,14 @@ def hand_over(study: Study, found: Found, layers: Sequence[Layer], shared: Ties,
     ledger.once(Reencoding, config, lambda: _reencoding(study, found, shared))
     offered = ledger.once(Offers, config, lambda: offers(study, found))
     references = ledger.once(References, {}, lambda: References(costs=dict(reference_costs(study.space))))
+    usual = alternatives(study)
     ledger.once(
         Outcome,
         config,
         lambda: Outcome(
             settings=study.key,
             rows=tuple(rows),
+            alternatives=usual,
             command=command,
             versions=versions(),
             seconds=sum(evaluation.seconds for evaluation in ledger.store.evaluations()),
@@ -119,7 +124,7 @@ def hand_over(study: Study, found: Found, layers: Sequence[Layer], shared: Ties,
     plan = Plan(
         network=study.subject.name,
         device=study.space.device.name,
-        bits=study.space.formats[0].bits,
+        bits=study.space.offered.grid_bits,
         alpha=study.settings.alpha,
         layers=planned,
         totals=Totals.of(rows[-1], rows[0], study.space.movement_max),
@@ -128,7 +133,7 @@ def hand_over(study: Study, found: Found, layers: Sequence[Layer], shared: Ties,
         weights=checksum(ledger.folder.weights),
     )
     plan.save(ledger.folder.plan)
-    return HandedOver(plan, tuple(rows), offered, references.costs)
+    return HandedOver(plan, tuple(rows), usual, offered, references.costs)
 
 
 def outcome_key(study: Study, formats: dict[str, TensorFormats]) -> str:
@@ -203,9 +208,9 @@ def _reencoding(study: Study, found: Found, shared: Ties) -> Reencoding:
         return study.objective(accuracy, space.cost(choices).movement_bits)
 
     independent = least(allocate(space, scores, weight))
-    tied = least(allocate(replace(space, ties=shared), scores, weight)) if shared else independent
+    together = least(allocate(tied(space, shared), scores, weight)) if shared else independent
     tensors, unlike, bits = reencoding(space, shared, best)
-    return Reencoding(tensors=tensors, unlike=unlike, bits=bits, independent=independent, tied=tied)
+    return Reencoding(tensors=tensors, unlike=unlike, bits=bits, independent=independent, tied=together)
 
 
 def _sensitivity(study: Study, found: Found) -> Sensitivity:
@@ -215,7 +220,11 @@ def _sensitivity(study: Study, found: Found) -> Sensitivity:
     return Sensitivity(
         scores={
             module: {
-                tensor: {str(fmt): slope * float(value) for fmt, value in zip(study.space.formats, row, strict=True)}
+                tensor: {
+                    str(fmt): slope * float(value)
+                    for fmt, value in zip(study.formats(module, tensor), row, strict=True)
+                    if isfinite(value)
+                }
                 for tensor, row in zip(TENSORS, table, strict=True)
             }
             for module, table in zip(study.space.modules, scores, strict=True)
@@ -223,11 +232,11 @@ def _sensitivity(study: Study, found: Found) -> Sensitivity:
     )
 
 
-def _layer(study: Study, layer: Layer, formats: TensorFormats, biases: dict[str, int]) -> PlanLayer:
+def _layer(study: Study, layer: Layer, formats: TensorFormats, biases: Mapping[str, int]) -> PlanLayer:
     formats = taken(layer, formats)
     kind = kind_of(study.subject.model.get_submodule(layer.module)) if formats.weight else None
     q = widths(layer, formats, study.space.device.partial_sum_bits)
-    seen = study.max_abs.get(layer.module, UNKNOWN)
+    seen = study.ranges.get(layer.module, UNKNOWN)
     return PlanLayer(
         name=layer.name,
         module=layer.module,
@@ -237,18 +246,23 @@ def _layer(study: Study, layer: Layer, formats: TensorFormats, biases: dict[str,
         transposed=kind is not None and kind.transposed,
         weight_is_parameter=layer.weight_is_parameter,
         input=_activation(formats.input, seen.input),
-        weight=_entry(formats.weight, biases[layer.module]) if formats.weight else None,
+        weight=_weight(formats.weight, biases.get(layer.module)),
         output=_activation(formats.output, seen.output),
         levels=tuple(_level(level, q) for level in movement(layer, q, study.space.device)),
     )
 
 
-def _activation(fmt: BlockFormat | None, max_abs: float | None) -> PlanFormat | None:
-    return _entry(fmt, exponent_bias_for(max_abs or 0.0, fmt)) if fmt else None
+def _weight(fmt: Format | None, bias: int | None) -> PlanFormat | None:
+    if fmt is None:
+        return None
+    return PlanFormat.of(fmt, bias if isinstance(fmt.scale, SharedExponent) else None)
 
 
-def _entry(fmt: BlockFormat, bias: int) -> PlanFormat:
-    return PlanFormat(bits=fmt.bits, exponent_bits=fmt.exponent_bits, block_size=fmt.block_size, exponent_bias=bias)
+def _activation(fmt: Format | None, own: Span | None) -> PlanFormat | None:
+    if fmt is None:
+        return None
+    shared = Shared.of(fmt, own or (0.0, 0.0))
+    return PlanFormat.of(fmt, shared.exponent_bias, shared.tensor_range)
 
 
 def _level(level: LevelMovement, q: Widths) -> PlanLevel:

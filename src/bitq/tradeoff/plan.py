@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from math import ldexp
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_serializer, model_validator
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, shortened
 from bitq.files import write_atomically
 from bitq.floating import StaysFloat
-from bitq.formats import BlockFormat, MaxAbs, TensorFormats
+from bitq.formats import BlockFormat, Format, Ranges, Span, TensorFormats, parse_format
+from bitq.formats.grammar import LONGEST
+from bitq.formats.scales import SharedExponent
 from bitq.layers import GEOMETRY, LOOPS, Layer
 from bitq.movement import Tiling
 from bitq.outside import read_outside
-from bitq.tradeoff.records import MOST, Cost, Row
+from bitq.tradeoff.records import MOST, Between, Cost, Row
 from bitq.validation import parsed, told
 
 MAX_FILE_BYTES, MAX_VALUES = 16 << 20, 250_000
@@ -41,22 +44,70 @@ class _Entry(BaseModel):
 
 
 class PlanFormat(_Entry):
-    """The format of one tensor; `exponent_bias` is the exponent of code 0."""
+    """The format of one tensor, and what the tensor shares.
 
-    bits: int
-    exponent_bits: int
-    block_size: Extent
-    exponent_bias: Annotated[int, Field(ge=-1000, le=127)]  # what a float32's exponent can lead to
+    Attributes:
+        bits, exponent_bits, block_size: of a format BITS:eSE:bBS.
+        text: of any other format, as `bitq.parse_format` reads it; "format" in the file.
+        exponent_bias: of formats with a scale eN, the exponent of code 0.
+        tensor_range: of other activations that share something, the least and the largest number that it was made for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    bits: int | None = None
+    exponent_bits: int | None = None
+    block_size: Extent | None = None
+    text: Annotated[str, Field(max_length=LONGEST)] | None = Field(default=None, alias="format")
+    exponent_bias: Annotated[int, Field(ge=-1000, le=127)] | None = None  # what a float32's exponent can lead to
+    tensor_range: Between | None = None
+
+    @classmethod
+    def of(cls, fmt: Format, exponent_bias: int | None = None, tensor_range: Span | None = None) -> PlanFormat:
+        """The entry of a format."""
+        own: dict[str, Any] = {"text": fmt.text}
+        if isinstance(fmt, BlockFormat):
+            own = {name: getattr(fmt, name) for name in _BLOCK}
+        return cls(**own, exponent_bias=exponent_bias, tensor_range=tensor_range)
+
+    @cached_property
+    def format(self) -> Format:
+        """The format without what the tensor shares."""
+        if self.text is not None:
+            return parse_format(self.text)
+        return BlockFormat(self.bits, self.exponent_bits, self.block_size)  # type: ignore[arg-type]  # all are there
 
     @property
-    def format(self) -> BlockFormat:
-        """The format without its bias."""
-        return BlockFormat(self.bits, self.exponent_bits, self.block_size)
+    def range(self) -> Span | None:
+        """A range of the tensor that leads to what it shares; None, if that is its own."""
+        if self.exponent_bias is None or not isinstance(self.format.scale, SharedExponent):
+            return self.tensor_range
+        largest = ldexp(1.0, self.exponent_bias + self.format.scale.top_code)
+        return -largest, largest
 
     @model_validator(mode="after")
     def _possible(self) -> PlanFormat:
-        _ = self.format
+        given = [name for name in _BLOCK if getattr(self, name) is not None]
+        if self.text is None and len(given) < len(_BLOCK):
+            missing = next(name for name in _BLOCK if name not in given)
+            raise ValueError(f"{missing} is missing; a format has {', '.join(_BLOCK)}, or its text as format")
+        if self.text is not None and given:
+            raise ValueError(f"format and {given[0]} are both given; give one of them")
+        biased = isinstance(self.format.scale, SharedExponent)
+        if biased != (self.exponent_bias is not None):
+            raise ValueError(f"exponent_bias {'is missing' if biased else f'is not of {shortened(self.format.text)}'}")
+        if self.tensor_range is not None and (biased or not self.format.needs_range):
+            raise ValueError(f"tensor_range is not of {shortened(self.format.text)}")
         return self
+
+    @model_serializer
+    def _told(self) -> dict[str, Any]:
+        """What there is."""
+        known = {name: getattr(self, name) for name in type(self).model_fields if getattr(self, name) is not None}
+        return {"format" if name == "text" else name: value for name, value in known.items()}
+
+
+_BLOCK = ("bits", "exponent_bits", "block_size")
 
 
 class TrafficBits(_Entry):
@@ -247,13 +298,13 @@ class Plan(_Entry):
 
     `stays_float` tells what stays float, with the reasons. `outcome` is the key of the search's outcome in the results
     store beside it, and `weights` the checksum of the weights.safetensors that belongs to the plan. Plans of earlier
-    versions lack them.
+    versions lack them. `bits` are those of the grid of Table 2 that formats were chosen from, or None.
     """
 
     schema_version: Literal[1] = 1
     network: Name
     device: Name
-    bits: Annotated[int, Field(ge=1, le=64)]
+    bits: Annotated[int, Field(ge=1, le=64)] | None
     alpha: Amount
     layers: Annotated[tuple[PlanLayer, ...], FailFast()]
     totals: Totals
@@ -276,10 +327,10 @@ class Plan(_Entry):
         """Formats by module path, for `bitq.apply`."""
         return {layer.module: layer.formats for layer in self.layers if layer.formats != TensorFormats()}
 
-    def max_abs(self) -> dict[str, MaxAbs]:
-        """By module path, the largest magnitudes from which calibration derives the plan's exponent biases."""
+    def ranges(self) -> dict[str, Ranges]:
+        """By module path, ranges of the activations from which calibration derives what the plan has them share."""
         return {
-            layer.module: MaxAbs(_max_abs(layer.input), _max_abs(layer.output))
+            layer.module: Ranges(*(None if each is None else each.range for each in (layer.input, layer.output)))
             for layer in self.layers
             if layer.formats != TensorFormats()
         }
@@ -287,10 +338,6 @@ class Plan(_Entry):
     def save(self, path: Path) -> None:
         """Write it as JSON, atomically."""
         write_atomically(path, self.model_dump_json(indent=1).encode() + b"\n")
-
-
-def _max_abs(entry: PlanFormat | None) -> float | None:
-    return None if entry is None else ldexp(1.0, entry.exponent_bias + entry.format.top_code)
 
 
 def load_plan(path: Path) -> Plan:

@@ -29,9 +29,9 @@ SWEEP = "sweep"
 Proposer = Literal["uniform", "plan", "other"]
 """What a measured plan is: one format for every tensor, one of the search's, or one of another rule's."""
 
-Role = Literal["float32", "uniform", "plan", "ablation", "baseline"]
-"""What a row of a table stands for: the network as it came, the best uniform format, the plan that is handed over, the
-best of a search without something, the best of another rule."""
+Role = Literal["float32", "alternative", "uniform", "plan", "ablation", "baseline"]
+"""What a row of a table stands for: the network as it came, a format that people know, the best uniform format, the
+plan that is handed over, the best of a search without something, the best of another rule."""
 
 
 def _sane(value: float) -> float:
@@ -44,6 +44,8 @@ Figure = Annotated[float, AfterValidator(_sane)]
 """What was measured: a NaN or infinity where a network diverged, but no finite number beyond `MOST`."""
 
 Magnitude = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
+Below = Annotated[float, Field(ge=-MOST, le=0, allow_inf_nan=False)]
+Between = tuple[Below, Magnitude]
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
@@ -238,6 +240,13 @@ class Row(Cost):
     objective: Figure | None = None
 
 
+class Alternative(Cost):
+    """A format that people know for all tensors, as it is: what it costs, and the metric on test data, in [0, 1]."""
+
+    kind = "alternative"
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+
+
 class Ablation(Row):
     """The best that was found without something."""
 
@@ -259,10 +268,13 @@ class FloatAccuracy(Record):
 
 
 class Calibration(Record):
-    """By module path the largest finite |x| of its inputs and of its outputs over some training batches."""
+    """By module path between which finite numbers, 0 among them, inputs and outputs lie in some training batches.
 
-    kind = "calibration"
-    max_abs: dict[str, tuple[Magnitude | None, Magnitude | None]]
+    Earlier versions stored largest magnitudes, as kind "calibration".
+    """
+
+    kind = "ranges"
+    ranges: dict[str, tuple[Between | None, Between | None]]
 
 
 class Perturbations(Record):
@@ -348,6 +360,7 @@ class Outcome(Record):
     Attributes:
         settings: digest of all settings that led here; the ablations and baselines of the run carry it, too.
         rows: float32, the best uniform format if any was measured, the plan.
+        alternatives: formats that people know; outcomes of earlier versions lack them.
         command: that anyone can run to get this.
         versions: of what computed it.
         seconds: the whole search.
@@ -357,6 +370,7 @@ class Outcome(Record):
     kind = "outcome"
     settings: str
     rows: tuple[Row, ...]
+    alternatives: tuple[Row, ...] = ()
     command: str
     versions: dict[str, str]
     seconds: Figure
@@ -366,7 +380,7 @@ class Outcome(Record):
 RECORDS: Mapping[str, type[Record]] = {
     each.kind: each
     for each in (
-        *(Measurement, Screened, Ablation, Baseline, FloatAccuracy, Calibration, Perturbations),
+        *(Measurement, Screened, Alternative, Ablation, Baseline, FloatAccuracy, Calibration, Perturbations),
         *(Front, Sensitivity, Reencoding, Proposal, Outcome, Offers, References),
     )
 }

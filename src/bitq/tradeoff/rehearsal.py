@@ -23,9 +23,10 @@ from bitq.accuracy.quantized import apply
 from bitq.accuracy.watching import watching
 from bitq.batches import Batch, count_inputs, forward, no_batch, pairs, to_device
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.formats import TENSORS, Format, TensorFormats, TensorName, format_for
 from bitq.memory import memory_told
 from bitq.randomness import random_states_kept
+from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.measure import Subject, Task, evaluate, seeded
 from bitq.tradeoff.weights import check_savable
 from bitq.usercode import UserCodeError, reason
@@ -34,7 +35,7 @@ _DOING = "trying one batch"
 
 
 def rehearse(
-    subject: Subject, modules: Sequence[str], formats: Sequence[BlockFormat], training: Training | None, batch: Batch
+    subject: Subject, modules: Sequence[str], offered: FormatSet, training: Training | None, batch: Batch
 ) -> None:
     """Evaluate one batch, and fine-tune on one, in formats and for nothing.
 
@@ -44,7 +45,7 @@ def rehearse(
     Args:
         subject: the network, its data and its task; none of them is changed.
         modules: paths of those that are to have formats.
-        formats: that they are chosen from; tried is the finest.
+        offered: that their formats are chosen from; tried are the finest.
         training: how plans are fine-tuned; None if they are not.
         batch: the first of the validation data.
 
@@ -55,8 +56,7 @@ def rehearse(
     model, data, own = subject.model, subject.data, subject.task
     _ = own.loss_identity, own.metric_identity  # as they are before they are called
     task = Task(_apart(own.loss), _apart(own.metric))
-    finest = max(formats, key=lambda fmt: (fmt.mantissa_bits, -fmt.block_size))
-    wanted = {name: TensorFormats(finest, finest, finest) for name in modules}
+    wanted = dict.fromkeys(modules, finest(offered))
     check_savable(model.state_dict(), modules)
     with memory_told(_DOING), random_states_kept(data.train, data.validation), seeded():
         tried = _copied(model)
@@ -70,6 +70,16 @@ def rehearse(
             _learn(tried, wanted, first, task, once)
         except UserCodeError as error:
             raise _blamed(model, wanted, first, task, once, error) from error.__cause__
+
+
+def finest(offered: FormatSet) -> TensorFormats:
+    """For each tensor the format of the most bits for an element, with the most beside them."""
+
+    def widest(tensor: TensorName) -> Format:
+        formats = (format_for(offered.formats[index], tensor) for index in offered.indices(tensor))
+        return max(formats, key=lambda fmt: (fmt.element_bits, fmt.bits_per_element((64, 64, 3, 3), 1, (2, 3))))
+
+    return TensorFormats(*map(widest, TENSORS))
 
 
 def _judge(model: nn.Module, batches: list[Batch], subject: Subject, task: Task) -> None:

@@ -51,14 +51,14 @@ def screened(
     found = []
     for done, plan in enumerate(plans):
         ledger.listener.step(STAGE, before + done, total)
-        formats = study.space.tensor_formats(plan.choices)
+        formats = study.tensor_formats(plan.choices)
         config = {"formats": formats_text(formats), "inputs": part.count}
         known = ledger.known(Screened, config)
         if known is None:
             start = time.perf_counter()
             if model is None:
                 model = copy.deepcopy(subject.model).eval()
-                apply(model, formats, study.max_abs)
+                apply(model, formats, study.ranges)
             set_formats(model, formats)
             known = Screened(
                 label=plan.label,

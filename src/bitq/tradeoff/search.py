@@ -89,7 +89,7 @@ def search(study: Study) -> Found:
     _outlook(study, [])
     if not study.is_scored:
         note(time_needed(study))
-    uniforms = [Candidate.of(study, study.space.uniform(index)) for index in range(len(study.space.formats))]
+    uniforms = [Candidate.of(study, plan) for plan in study.space.uniforms]
     candidates = _candidates(study)
     trials = tried(study, uniforms, candidates)
     untuned = [(each.candidate.score, each.lost) for each in trials]

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from bitq.accuracy.kinds import float_reasons
 from bitq.devices import Device
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat, TensorFormats, grid
+from bitq.formats import TENSORS, Choosable, Ranges, TensorFormats, format_for
 from bitq.layers import Layer
 from bitq.movement.levels import movement_many
 from bitq.movement.widths import FLOAT_BITS, weight_size, widths
+from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.records import Cost
 
 Choice = tuple[int, int, int]
@@ -36,7 +37,7 @@ class Space:
         modules: paths of the modules whose formats are chosen, in order of execution.
         layers: for each of them, the layers it computes (several, if it is called several times).
         fixed: layers that keep 32-bit floats (products of two activations).
-        formats: the candidates, the same for every tensor.
+        offered: what tensors choose from, and which of them which.
         bits: for each module an array (formats, formats, formats, boundaries): traffic in bits by the formats of input,
             weight and output, outermost boundary first. Modules of equal shape share one array.
         fixed_bits: array (boundaries,): traffic of the fixed layers.
@@ -50,17 +51,23 @@ class Space:
     modules: tuple[str, ...]
     layers: tuple[tuple[Layer, ...], ...]
     fixed: tuple[Layer, ...]
-    formats: tuple[BlockFormat, ...]
+    offered: FormatSet
     bits: tuple[NDArray[np.float64], ...]
     fixed_bits: NDArray[np.float64]
     float_cost: Cost
     other_bytes: int
     ties: tuple[tuple[tuple[int, int], ...], ...] = ()
 
+    @property
+    def formats(self) -> tuple[Choosable, ...]:
+        """The candidates of all tensors, to which the axes of tables and the indices of choices belong."""
+        return self.offered.formats
+
     @cached_property
     def movement_max(self) -> float:
         """DM_max: the largest movement of any plan in the space, in bits (paper, Eq. 2)."""
-        return float(self.fixed_bits.sum() + sum(table.sum(axis=-1).max() for table in self.bits))
+        possible = self.offered.possible
+        return float(self.fixed_bits.sum() + sum(table.sum(axis=-1)[possible].max() for table in self.bits))
 
     def movement(self, module: int) -> NDArray[np.float64]:
         """Array (formats, formats, formats): what a module moves over all boundaries, in bits."""
@@ -74,7 +81,8 @@ class Space:
 
     def weight_bytes(self, module: int) -> NDArray[np.float64]:
         """Array (formats,): size of a module's weight packed in each format, in bytes."""
-        return np.array([float(weight_size(self.layers[module][0], fmt)) for fmt in self.formats])
+        layer = self.layers[module][0]
+        return np.array([float(weight_size(layer, format_for(each, "weight"))) for each in self.formats])
 
     def model_bytes(self, module: int) -> NDArray[np.float64]:
         """Array (formats, formats, formats): what every choice stores of a module's weight, in bytes."""
@@ -94,7 +102,7 @@ class Space:
         """Cost of a plan: one choice for each module."""
         level_bits = self.level_bits(choices)
         weights = sum(
-            weight_size(layers[0], self.formats[choice[1]])
+            weight_size(layers[0], format_for(self.formats[choice[1]], "weight"))
             for layers, choice in zip(self.layers, choices, strict=True)
         )
         return Cost.of_levels(level_bits.tolist(), energy_pj(self.device, level_bits), weights + self.other_bytes)
@@ -106,16 +114,41 @@ class Space:
         )
         return bits
 
-    def tensor_formats(self, choices: Sequence[Choice]) -> dict[str, TensorFormats]:
-        """A plan's formats by module path."""
+    def tensor_formats(
+        self, choices: Sequence[Choice], ranges: Mapping[str, Ranges] | None = None
+    ) -> dict[str, TensorFormats]:
+        """A plan's formats by module path.
+
+        Args:
+            choices: the plan.
+            ranges: calibration, which tells activations without negative numbers; without it any may have some.
+        """
         return {
-            module: TensorFormats(*(self.formats[index] for index in choice))
+            module: formats_in(tuple(self.formats[index] for index in choice), (ranges or {}).get(module))
             for module, choice in zip(self.modules, choices, strict=True)
         }
 
     def uniform(self, index: int) -> Choices:
         """The plan that gives every tensor the same format."""
         return ((index, index, index),) * len(self.modules)
+
+    @property
+    def uniforms(self) -> tuple[Choices, ...]:
+        """The plans of one format for every tensor, in the order of the formats; none if every tensor may take none."""
+        return tuple(self.uniform(index) for index in self.offered.of_all)
+
+
+def formats_in(chosen: Sequence[Choosable], ranges: Ranges | None = None) -> TensorFormats:
+    """The formats that candidates for input, weight and output of a module mean.
+
+    Args:
+        chosen: three candidates.
+        ranges: of the module's activations; None: they may have negative numbers.
+    """
+    own = ranges or Ranges()
+    return TensorFormats(
+        *(format_for(each, tensor, own.non_negative(tensor)) for each, tensor in zip(chosen, TENSORS, strict=True))
+    )
 
 
 def energy_pj(device: Device, level_bits: Sequence[float] | NDArray[np.float64]) -> float:
@@ -132,22 +165,23 @@ def space_of(
     model: nn.Module,
     layers: Sequence[Layer],
     device: Device,
-    bits: int,
+    wanted: int | FormatSet,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Space:
-    """The search space of a network's own weights: every format of `bits` bits, for every module that can take one.
+    """The search space of a network's own weights: every choice of formats, for every module that can take one.
 
     Args:
         model: the network.
         layers: as it was traced.
         device: the memories.
-        bits: 8 or 16, width of an element if nothing were shared (paper: q_b).
+        wanted: what is chosen from; 8 or 16: the grid of formats of so many bits (paper: q_b).
         progress: as for `build_space`.
 
     Raises:
         BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
     """
-    return build_space(layers, weight_bytes(model, layers), stored_bytes(model), device, grid(bits), progress)
+    given = FormatSet.grid(wanted) if isinstance(wanted, int) else wanted
+    return build_space(layers, weight_bytes(model, layers), stored_bytes(model), device, given, progress)
 
 
 def modules_of(model: nn.Module, layers: Sequence[Layer]) -> tuple[str, ...]:
@@ -176,7 +210,7 @@ def build_space(
     weight_bytes: Mapping[str, int],
     stored_bytes: int,
     device: Device,
-    formats: Sequence[BlockFormat],
+    formats: Sequence[Choosable] | FormatSet,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Space:
     """Tabulate the movement of every choice of formats for every module.
@@ -187,7 +221,7 @@ def build_space(
             bytes: 4 an element in float32, 2 in bfloat16.
         stored_bytes: all parameters and buffers as stored today, in bytes.
         device: the memories.
-        formats: the candidates.
+        formats: the candidates; a sequence of them is for all tensors.
         progress: called with (what, done, total) after each distinct layer.
 
     Raises:
@@ -202,11 +236,12 @@ def build_space(
             fixed.append(layer)
     if not chosen:
         raise BitqError("the network has no convolution or linear module whose formats could be chosen")
+    offered = formats if isinstance(formats, FormatSet) else FormatSet(tuple(formats))
     shapes = {_shape(layer): layer for group in chosen.values() for layer in group}
     tables = {}
     for done, (shape, layer) in enumerate(shapes.items()):
         progress("movement of every format", done, len(shapes))
-        tables[shape] = _table(layer, device, formats)
+        tables[shape] = _table(layer, device, offered.formats)
     progress("movement of every format", len(shapes), len(shapes))
 
     combined: dict[tuple[Layer, ...], NDArray[np.float64]] = {}
@@ -223,7 +258,7 @@ def build_space(
         modules=tuple(chosen),
         layers=tuple(tuple(group) for group in chosen.values()),
         fixed=tuple(fixed),
-        formats=tuple(formats),
+        offered=offered,
         bits=tuple(combined[tuple(_shape(layer) for layer in group)] for group in chosen.values()),
         fixed_bits=fixed_bits,
         float_cost=Cost.of_levels(float_bits.tolist(), energy_pj(device, float_bits), stored_bytes),
@@ -240,10 +275,10 @@ def _float_bits(layer: Layer, device: Device) -> NDArray[np.float64]:
     return bits
 
 
-def _table(layer: Layer, device: Device, formats: Sequence[BlockFormat]) -> NDArray[np.float64]:
+def _table(layer: Layer, device: Device, formats: Sequence[Choosable]) -> NDArray[np.float64]:
     """Bits (formats, formats, formats, boundaries); formats of equal width are solved once."""
     per_tensor = np.array(
-        [[w.input, w.weight, w.output] for w in (widths(layer, TensorFormats(f, f, f)) for f in formats)]
+        [[w.input, w.weight, w.output] for w in (widths(layer, formats_in((f, f, f))) for f in formats)]
     )
     unique, inverse = zip(*(np.unique(per_tensor[:, i], return_inverse=True) for i in range(3)), strict=True)
     triples = np.stack(np.meshgrid(*unique, indexing="ij"), axis=-1).reshape(-1, 3)

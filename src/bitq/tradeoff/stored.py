@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
-from bitq.formats import TensorFormats
 from bitq.movement.widths import widths
-from bitq.tradeoff.space import Choice, Space
+from bitq.tradeoff.space import Choice, Space, formats_in
 
 Ends = Sequence[Sequence[tuple[str, str]]]
 """Stored tensors as `bitq.tracing.Traced.stored` has them: (module, "input" or "output") of all that meet it."""
@@ -24,6 +24,18 @@ def ties(space: Space, stored: Ends) -> Ties:
         for group in stored
     )
     return tuple(group for group in groups if len(group) > 1)
+
+
+def tied(space: Space, shared: Ties) -> Space:
+    """A space in which each of these groups has one format; where outputs have those of inputs, groups that meet in a
+    module are one."""
+    if not space.offered.output_as_input:
+        return replace(space, ties=shared)
+    groups: list[set[tuple[int, int]]] = []
+    for group in (*shared, *(((module, 0), (module, 2)) for module in range(len(space.modules)))):
+        meeting = [each for each in groups if each & set(group)]
+        groups = [each for each in groups if each not in meeting] + [set(group).union(*meeting)]
+    return replace(space, ties=tuple(tuple(sorted(each)) for each in groups))
 
 
 def reencoding(space: Space, stored: Ties, choices: Sequence[Choice]) -> tuple[int, int, float]:
@@ -50,5 +62,5 @@ def reencoding(space: Space, stored: Ties, choices: Sequence[Choice]) -> tuple[i
 def _bits(space: Space, module: int, end: int, index: int) -> float:
     """Size of a module's input (0) or output (2) in a format."""
     fmt, layer = space.formats[index], space.layers[module][0]
-    found = widths(layer, TensorFormats(fmt, fmt, fmt))
+    found = widths(layer, formats_in((fmt, fmt, fmt)))
     return prod(layer.input_shape) * found.input if end == 0 else prod(layer.output_shape) * found.output

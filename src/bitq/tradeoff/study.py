@@ -27,7 +27,7 @@ from bitq.batches import forward, no_batch, pairs, to_device
 from bitq.database import damaged
 from bitq.errors import BitqError
 from bitq.files import write_atomically
-from bitq.formats import TENSORS, MaxAbs
+from bitq.formats import TENSORS, Format, Ranges, TensorFormats, TensorName, format_for
 from bitq.memory import memory_told
 from bitq.outside import read_outside
 from bitq.store import Json
@@ -105,8 +105,8 @@ class Study:
         return objective(accuracy, movement_bits, self.space.movement_max, self.settings.alpha)
 
     @cached_property
-    def max_abs(self) -> dict[str, MaxAbs]:
-        """Calibration: the largest |x| at every module's input and output over some training batches."""
+    def ranges(self) -> dict[str, Ranges]:
+        """Calibration: between which numbers every module's input and output lie in some training batches."""
 
         def calibrate() -> Calibration:
             model = copy.deepcopy(self.subject.model).eval()
@@ -121,12 +121,30 @@ class Study:
                     forward(model, to_device(inputs, device))
             if not seen:
                 raise no_batch("the training data")
-            return Calibration(max_abs={name: (seen[name].input, seen[name].output) for name in self.space.modules})
+            return Calibration(ranges={name: (seen[name].input, seen[name].output) for name in self.space.modules})
 
         config = {"batches": CALIBRATION_BATCHES, "seed": self.seed}
-        found = self.ledger.once(Calibration, config, calibrate).max_abs
+        found = self.ledger.once(Calibration, config, calibrate).ranges
         with self.complete(Calibration):
-            return {name: MaxAbs(*found[name]) for name in self.space.modules}
+            return {name: Ranges(*found[name]) for name in self.space.modules}
+
+    def formats(self, module: str, tensor: TensorName) -> tuple[Format, ...]:
+        """What the space's candidates mean for a tensor of the module of this path, in their order."""
+        non_negative = self.ranges[module].non_negative(tensor)
+        return tuple(format_for(each, tensor, non_negative) for each in self.space.formats)
+
+    def probed(self, module: str, tensor: TensorName) -> tuple[Format, ...]:
+        """The formats that are measured to score those which a tensor may take."""
+        extents = self.space.extents(self.space.modules.index(module))
+        return probed(self._own(module, tensor), extents[tensor])
+
+    def _own(self, module: str, tensor: TensorName) -> tuple[Format, ...]:
+        formats = self.formats(module, tensor)
+        return tuple(formats[index] for index in self.space.offered.indices(tensor))
+
+    def tensor_formats(self, plan: Choices) -> dict[str, TensorFormats]:
+        """A plan's formats by module path."""
+        return self.space.tensor_formats(plan, self.ranges)
 
     @cached_property
     def float_accuracy(self) -> FloatAccuracy:
@@ -155,7 +173,10 @@ class Study:
 
     @cached_property
     def scores(self) -> Scores:
-        """For each module the scores of its tensors in every format; see `bitq.accuracy.sensitivity`."""
+        """For each module the scores of its tensors in every format; see `bitq.accuracy.sensitivity`.
+
+        Infinite in what a tensor may not take.
+        """
         space, settings = self.space, self.settings
         extents = {name: space.extents(module) for module, name in enumerate(space.modules)}
 
@@ -164,8 +185,8 @@ class Study:
                 found = perturbations(
                     self.subject.model,
                     space.modules,
-                    lambda name, tensor: probed(space.formats, extents[name][tensor]),
-                    self.max_abs,
+                    self.probed,
+                    self.ranges,
                     first_inputs(self.subject.model, self.subject.data.train, settings.scored_inputs, self.seed),
                     self.subject.task.loss,
                     lambda done, total: self.ledger.listener.step("scoring formats", done, total),
@@ -185,19 +206,18 @@ class Study:
         share = {tensor: 1.0 if self.training is None else RECOVERED[tensor] for tensor in TENSORS}
         with self.complete(Perturbations):
             values = {
-                (name, tensor): {fmt: row[str(fmt)] for fmt in probed(space.formats, extents[name][tensor])}
+                (name, tensor): {fmt: row[str(fmt)] for fmt in self.probed(name, tensor)}
                 for name in space.modules
                 for tensor, row in ((tensor, found[name][tensor]) for tensor in TENSORS)
             }
-        return [
-            np.stack(
-                [
-                    share[tensor] * scores_of(space.formats, values[name, tensor], extents[name][tensor])
-                    for tensor in TENSORS
-                ]
-            )
-            for name in space.modules
-        ]
+        found_scores = []
+        for name in space.modules:
+            table = np.full((len(TENSORS), len(space.formats)), inf)
+            for row, tensor in zip(table, TENSORS, strict=True):
+                own = scores_of(self._own(name, tensor), values[name, tensor], extents[name][tensor])
+                row[list(space.offered.indices(tensor))] = share[tensor] * own
+            found_scores.append(table)
+        return found_scores
 
     def measured(self, plans: Sequence[Proposed]) -> Iterator[tuple[Proposed, Measurement]]:
         """Cost and, after fine-tuning from the float weights, metric on validation and test data of plans.
@@ -227,7 +247,7 @@ class Study:
             BitqError: a plan that was not measured, or weights that cannot be made again as they were.
         """
         model, path = copy.deepcopy(self.subject.model), self.checkpoint(plan)
-        apply(model, self.space.tensor_formats(plan.choices), self.max_abs)
+        apply(model, self.tensor_formats(plan.choices), self.ranges)
         known = self._known(plan)
         if known is None:
             raise BitqError(f"the plan of {path} was not measured in this run; search again")
@@ -241,14 +261,14 @@ class Study:
 
     def checkpoint(self, plan: Proposed) -> Path:
         """Where the weights of a measured plan are kept."""
-        formats = formats_text(self.space.tensor_formats(plan.choices))
+        formats = formats_text(self.tensor_formats(plan.choices))
         return self.ledger.folder.checkpoint(digest((formats, self.training_of(plan))))
 
     def config(self, plan: Proposed) -> Json:
         """What the measuring of a plan depends on, beside the run."""
         training = self.training_of(plan)
         return {
-            "formats": formats_text(self.space.tensor_formats(plan.choices)),
+            "formats": formats_text(self.tensor_formats(plan.choices)),
             "training": None if training is None else asdict(training),
         }
 
@@ -272,8 +292,8 @@ class Study:
         """What the workers measure of plans by their labels, with the seconds it takes."""
         subject, threads = self.subject, torch.get_num_threads()
         (training,) = {self.training_of(plan) for plan in plans.values()}
-        bench = Bench(subject.model, subject.data, subject.task, training, self.max_abs, threads)
-        jobs = {label: self.space.tensor_formats(plan.choices) for label, plan in plans.items()}
+        bench = Bench(subject.model, subject.data, subject.task, training, self.ranges, threads)
+        jobs = {label: self.tensor_formats(plan.choices) for label, plan in plans.items()}
         return self.ledger.workers.measure(bench, jobs, self.ledger.listener)
 
     def _made_again(self, plan: Proposed, known: Measurement) -> bytes:

@@ -42,7 +42,7 @@ def tried(study: Study, uniforms: Sequence[Candidate], candidates: Sequence[Cand
     """
     if study.settings.alone:
         return ()
-    trials = _of(study, {f"uniform {fmt}": each for fmt, each in zip(study.space.formats, uniforms, strict=True)})
+    trials = _of(study, {f"uniform {study.space.formats[each.choices[0][0]]}": each for each in uniforms})
     most, least = candidates[0].cost.movement_bits, candidates[-1].cost.movement_bits
     marks = [most + (least - most) * step / max(COARSE - 1, 1) for step in range(COARSE)]
     places = {

@@ -16,7 +16,7 @@ from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import apply
 from bitq.errors import BitqError, shortened
 from bitq.files import RunFolder, check_replaceable
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.formats import Format, TensorFormats
 from bitq.numerics.packedfile import DIGEST, DTYPES, ENTRY, PACKABLE, FileTensor, opened, read_packed, write_packed
 from bitq.numerics.packing import WeightBlocks, weight_blocks
 from bitq.tradeoff.plan import Plan, PlanLayer, load_plan
@@ -41,7 +41,7 @@ def save_weights(
         outcome: of the plan that the weights belong to, which the header then tells.
 
     Returns:
-        The exponent bias of each packed weight, by module path.
+        The exponent bias of each packed weight of a format `eN`, by module path.
 
     Raises:
         BitqError: a weight with NaN or infinity, or one that is no tensor of the state, as a parametrization's.
@@ -91,13 +91,13 @@ def check_savable(state: Mapping[str, object], modules: Iterable[str]) -> None:
 
 def quantize_file(
     source: Path,
-    wanted: Plan | BlockFormat,
+    wanted: Plan | Format,
     path: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[tuple[FileTensor, ...], dict[str, int]]:
     """Write a checkpoint again with its weights packed; needs no network, and memory for one tensor at a time.
 
-    Every weight gets the exponent bias of its own largest magnitude, as `bitq.apply` gives it.
+    What a whole weight shares, such as an exponent bias, is its own, as `bitq.apply` gives it.
 
     Args:
         source: a safetensors file with the tensors of a network's state.
@@ -107,7 +107,7 @@ def quantize_file(
         progress: called with (bytes of tensors read, all bytes of them).
 
     Returns:
-        What the file holds, and the exponent bias of each packed tensor.
+        What the file holds, and the exponent bias of each packed tensor of a format `eN`.
 
     Raises:
         BitqError: a file that is missing, damaged or packed already; a weight that is missing, of another shape than
@@ -129,7 +129,7 @@ def quantize_file(
                 raise BitqError(f"{source} is damaged: {error}") from None
             if tensors[name].dtype not in DTYPES:
                 raise BitqError(f"{source}: {shown(name)} is of type {tensors[name].dtype}, which torch does not know")
-        packed = _uniform(tensors, wanted) if isinstance(wanted, BlockFormat) else _planned(tensors, wanted, source)
+        packed = _uniform(tensors, wanted) if isinstance(wanted, Format) else _planned(tensors, wanted, source)
         if not packed:
             raise BitqError(f"{source} has no weight to pack")
         for entry in packed.values():
@@ -180,7 +180,7 @@ def _fits(shape: tuple[int, ...], layer: PlanLayer) -> bool:
     return shape[:2] == channels and prod(shape[2:]) == r * s
 
 
-def _uniform(tensors: Mapping[str, FileTensor], fmt: BlockFormat) -> dict[str, FileTensor]:
+def _uniform(tensors: Mapping[str, FileTensor], fmt: Format) -> dict[str, FileTensor]:
     """All tensors that look like weights of linear layers and convolutions."""
     return {
         name: _packed(entry, fmt, weight_blocks(entry.shape))
@@ -189,7 +189,7 @@ def _uniform(tensors: Mapping[str, FileTensor], fmt: BlockFormat) -> dict[str, F
     }
 
 
-def _packed(entry: FileTensor, fmt: BlockFormat | None, blocks: WeightBlocks) -> FileTensor:
+def _packed(entry: FileTensor, fmt: Format | None, blocks: WeightBlocks) -> FileTensor:
     return FileTensor(entry.name, entry.dtype, entry.shape, fmt, blocks)
 
 

@@ -16,7 +16,7 @@ from bitq.formats.format import Format
 from bitq.formats.scales import FloatScale
 from bitq.numerics.reference import floats
 
-Pair = tuple[int, int]
+ScalePair = tuple[int, int]
 
 
 def step(fmt: Format, unit: Fraction) -> Fraction:
@@ -25,7 +25,7 @@ def step(fmt: Format, unit: Fraction) -> Fraction:
     return unit * floats.smallest(fmt.scale.number)
 
 
-def pairs(fmt: Format) -> Iterator[Pair]:
+def pairs(fmt: Format) -> Iterator[ScalePair]:
     """All pairs of scales, in steps: |s1| >= |s2|."""
     assert isinstance(fmt.scale, FloatScale)
     number = fmt.scale.number
@@ -35,7 +35,7 @@ def pairs(fmt: Format) -> Iterator[Pair]:
     return ((a, b) for a, b in product(scales, scales) if abs(b) <= abs(a))
 
 
-def sums(pair: Pair, fmt: Format) -> list[int]:
+def sums(pair: ScalePair, fmt: Format) -> list[int]:
     """What elements under a pair of scales can be, in steps, ascending."""
     first, second = fmt.elements
     return sorted({pair[0] * a + pair[1] * b for a, b in product(_all_codes(first), _all_codes(second))})
@@ -53,14 +53,14 @@ def nearest(x: Fraction, ascending: list[int]) -> int:
     return min(ascending[max(at - 1, 0) : at + 1], key=lambda value: abs(value - x))
 
 
-def squared_error(block: list[float], pair: Pair, fmt: Format, unit: Fraction) -> Fraction:
+def squared_error(block: list[float], pair: ScalePair, fmt: Format, unit: Fraction) -> Fraction:
     """Of a block under a pair of scales."""
     table, each = sums(pair, fmt), step(fmt, unit)
     errors = (Fraction(x) - nearest(Fraction(x) / each, table) * each for x in block)
     return sum((error**2 for error in errors), Fraction(0))
 
 
-def best(block: list[float], fmt: Format, unit: Fraction) -> Pair:
+def best(block: list[float], fmt: Format, unit: Fraction) -> ScalePair:
     """The pair of scales of least squared error.
 
     Args:

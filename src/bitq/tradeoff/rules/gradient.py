@@ -37,12 +37,13 @@ def gradient_scores(study: Study) -> Scores:
     found = perturbations(
         subject.model,
         space.modules,
-        lambda name, tensor: space.formats,
+        study.formats,
         {},
         batches,
         subject.task.loss,
         lambda done, total: study.ledger.listener.step("taking gradients", done, total),
     )
     return [
-        np.array([[found[name][tensor][fmt] for fmt in space.formats] for tensor in TENSORS]) for name in space.modules
+        np.array([[found[name][tensor][fmt] for fmt in study.formats(name, tensor)] for tensor in TENSORS])
+        for name in space.modules
     ]

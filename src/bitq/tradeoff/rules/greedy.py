@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bitq.formats import TENSORS, BlockFormat, TensorFormats
+from bitq.formats import TENSORS, BlockFormat, TensorFormats, grid
 from bitq.tradeoff.measure import first_inputs
 from bitq.tradeoff.records import Proposal
-from bitq.tradeoff.rules.limits import limits
+from bitq.tradeoff.rules.limits import grid_bits, limits
 from bitq.tradeoff.rules.untuned import Untuned
 from bitq.tradeoff.space import Choices
 from bitq.tradeoff.study import Study
@@ -22,17 +22,22 @@ BLOCK = 16
 
 
 def greedy(study: Study, count: int) -> Proposal:
-    """A plan for each of some limits of movement."""
-    space, bits = study.space, study.space.formats[0].bits
-    coarser = sorted({fmt.mantissa_bits for fmt in space.formats}, reverse=True)
-    column = {m: space.formats.index(BlockFormat(bits, bits - m, BLOCK)) for m in coarser}
+    """A plan for each of some limits of movement.
+
+    Raises:
+        BitqError: formats other than the grid.
+    """
+    space, bits = study.space, grid_bits(study)
+    formats = grid(bits)
+    coarser = sorted({fmt.mantissa_bits for fmt in formats}, reverse=True)
+    column = {m: formats.index(BlockFormat(bits, bits - m, BLOCK)) for m in coarser}
     batches = first_inputs(study.subject.model, study.subject.data.validation, study.settings.scored_inputs)
     untuned, moves = Untuned(study), []
     for module, name in enumerate(space.modules):
         study.ledger.listener.step("measuring tensors alone", module, len(space.modules))
         for number, tensor in enumerate(TENSORS):
             for step, m in enumerate(coarser[1:], 1):
-                alone = replace(TensorFormats(), **{tensor: space.formats[column[m]]})
+                alone = replace(TensorFormats(), **{tensor: formats[column[m]]})
                 moves.append((-untuned.accuracy({name: alone}, batches), step, module, number))
     plans = []
     for limit in limits(study, count):

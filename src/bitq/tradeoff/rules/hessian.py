@@ -37,7 +37,8 @@ def hessian(study: Study, count: int) -> Proposal:
         layer = study.subject.model.get_submodule(name)
         weight: Tensor = layer.weight.detach()  # type: ignore[operator]
         mean = trace / weight.numel()
-        errors = [(quantized_weight(layer, weight, fmt) - weight).square().sum() for fmt in study.space.formats]
+        formats = study.formats(name, "weight")
+        errors = [(quantized_weight(layer, weight, fmt) - weight).square().sum() for fmt in formats]
         nothing = np.zeros(len(errors))
         scores.append(np.stack([nothing, np.array([mean * float(error) for error in errors]), nothing]))
     plans = tuple(allocate(tied, scores, 0.0, Budgets(movement_bits=limit)) for limit in limits(study, count))

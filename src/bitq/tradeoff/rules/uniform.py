@@ -34,7 +34,7 @@ def uniform_within(study: Study, count: int) -> Proposal:
     enough = 0
     for place, (plan, *_) in enumerate(finest_first):
         study.ledger.listener.step("measuring uniform formats", place, len(finest_first))
-        if untuned.accuracy(study.space.tensor_formats(plan), validation) >= least:
+        if untuned.accuracy(study.tensor_formats(plan), validation) >= least:
             enough = place
     chosen = [finest_first[enough]]
     for each in finest_first[enough + 1 :]:
@@ -46,6 +46,6 @@ def uniform_within(study: Study, count: int) -> Proposal:
 
 def _worth(study: Study) -> list[tuple[Choices, float, float]]:
     """Uniform plans that no other beats in both, with their sum of scores and what they move, in bits."""
-    plans = [study.space.uniform(index) for index in range(len(study.space.formats))]
+    plans = study.space.uniforms
     costs = np.array([[predicted_loss(study.scores, plan), study.space.cost(plan).movement_bits] for plan in plans])
     return [(plans[i], *costs[i]) for i in non_dominated(costs)]

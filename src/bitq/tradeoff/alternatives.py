@@ -1,0 +1,72 @@
+"""What a network reaches and costs in the formats that people would pick without a search."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+
+from bitq.accuracy.quantized import apply
+from bitq.formats import Choosable, TensorFormats, formats_of
+from bitq.layers import Layer
+from bitq.movement.levels import movement_many
+from bitq.movement.widths import FLOAT_BITS, weight_size, widths
+from bitq.tradeoff.identity import formats_text
+from bitq.tradeoff.measure import evaluate
+from bitq.tradeoff.records import Alternative, Cost, Row
+from bitq.tradeoff.space import Space, energy_pj, formats_in
+from bitq.tradeoff.study import Study
+
+USUAL = ("float16", "int8", "int4", "mxint8", "mxfp4")
+"""Formats that people know, each for all tensors."""
+
+
+def alternatives(study: Study) -> tuple[Row, ...]:
+    """A row for each of `USUAL`: measured on the test data as it is, with the calibration and the movement of plans.
+
+    What was measured before is not measured again.
+    """
+    candidates = {name: candidate for name in USUAL for candidate in formats_of(name) if candidate is not None}
+    costs = dict(zip(candidates, uniform_costs(study.space, tuple(candidates.values())), strict=True))
+    return tuple(_row(study, name, candidate, costs[name]) for name, candidate in candidates.items())
+
+
+def uniform_costs(space: Space, candidates: tuple[Choosable, ...]) -> tuple[Cost, ...]:
+    """What a network costs with each of some formats for all tensors, whether or not its space has them."""
+    kinds = [formats_in((each,) * 3) for each in candidates]
+    bits = np.zeros((len(kinds), len(space.device.boundaries)))
+    for shape, count in Counter(map(_shape, chain(*space.layers))).items():
+        own = [widths(shape, formats) for formats in kinds]
+        bits += count * movement_many(shape, [[q.input, q.weight, q.output] for q in own], space.device)
+    for shape, count in Counter(map(_shape, space.fixed)).items():
+        bits += count * movement_many(shape, [[FLOAT_BITS] * 3], space.device)
+    return tuple(
+        Cost.of_levels(row.tolist(), energy_pj(space.device, row), _stored(space, formats))
+        for row, formats in zip(bits, kinds, strict=True)
+    )
+
+
+def _row(study: Study, name: str, candidate: Choosable, cost: Cost) -> Row:
+    ranges, modules = study.ranges, study.space.modules
+    formats = {module: formats_in((candidate,) * 3, ranges[module]) for module in modules}
+
+    def measure() -> Alternative:
+        model = copy.deepcopy(study.subject.model).eval()
+        apply(model, formats, ranges)
+        reached = evaluate(model, study.subject.data.test, study.subject.task).accuracy
+        return Alternative(accuracy=reached, **cost.figures())
+
+    found = study.ledger.once(Alternative, {"formats": formats_text(formats)}, measure)
+    reached = study.objective(found.accuracy, found.movement_bits)
+    return Row(name=name, role="alternative", accuracy=found.accuracy, objective=reached, **found.figures())
+
+
+def _stored(space: Space, formats: TensorFormats) -> int:
+    return space.other_bytes + sum(weight_size(layers[0], formats.weight) for layers in space.layers)
+
+
+def _shape(layer: Layer) -> Layer:
+    return replace(layer, name="", module="")
