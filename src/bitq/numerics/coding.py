@@ -21,7 +21,7 @@ from bitq.numerics.recipe import Recipe
 from bitq.numerics.torch_path import uniforms
 
 
-class CodeField(NamedTuple):
+class CodeRun(NamedTuple):
     """Codes (int64) that are stored with `width` bits each."""
 
     codes: Tensor
@@ -40,8 +40,8 @@ class Codes:
     """
 
     elements: Tensor
-    blocks: tuple[CodeField, ...]
-    tensor: tuple[CodeField, ...]
+    blocks: tuple[CodeRun, ...]
+    tensor: tuple[CodeRun, ...]
     exponent_bias: int | None
 
 
@@ -79,8 +79,8 @@ def encode(x: Tensor, recipe: Recipe, key: Tensor | None) -> Codes:
     fields = [codes, *([torch.cat(zeros).flatten()] if zeros else [])]
     return Codes(
         at.restored(torch.cat(elements)),
-        tuple(CodeField(*pair) for pair in zip(fields, block_widths(fmt), strict=True)),
-        () if shared is None or not fmt.tensor_bits else (CodeField(second_codes(shared), fmt.tensor_bits),),
+        tuple(CodeRun(*pair) for pair in zip(fields, block_widths(fmt), strict=True)),
+        () if shared is None or not fmt.tensor_bits else (CodeRun(second_codes(shared), fmt.tensor_bits),),
         int(shared) if shared is not None and isinstance(fmt.scale, SharedExponent) else None,
     )
 
@@ -187,8 +187,8 @@ def _encode_sums(rows: Tensor, shared: Tensor, at: BlockRows, fmt: Format) -> Co
     scales, (q1, q2) = sums.nearest(rows, fmt, shared)
     first, second = (element_codes(q, element) for q, element in zip((q1, q2), fmt.elements, strict=True))
     codes = float_codes(scales.double(), fmt.scale.number)
-    unit = CodeField(general.exponents_of(shared).reshape(1) + 127, 8)
-    blocks = tuple(CodeField(codes[:, i], fmt.scale.bits) for i in range(2))
+    unit = CodeRun(general.exponents_of(shared).reshape(1) + 127, 8)
+    blocks = tuple(CodeRun(codes[:, i], fmt.scale.bits) for i in range(2))
     return Codes(at.restored(first | second << fmt.elements[0].bits), blocks, (unit,), None)
 
 

@@ -3,12 +3,16 @@
 #ifndef BITQ_JOB
 #define BITQ_JOB
 
-#include "numbers.h"
+#include "grid.h"
 #include "stream.h"
 
 typedef struct {
     int32_t lowest, highest; /* patterns of the powers of two that blocks may share */
+    int32_t bump; /* added to a peak, of which the power of two then counts */
 } reach;
+
+/* Whole numbers under a power of two; other grids under one; grids under a float. */
+typedef enum { UNIFORM, SMALL, SCALED } elements;
 
 typedef struct job job;
 
@@ -22,8 +26,15 @@ struct job {
     int64_t outer, channels, inner, block;
     int kind, rounding, floor; /* floor: least E */
     int32_t to_step; /* between the patterns of 2^E and of the step */
+    elements elements;
+    grid grid;
+    wide_grid wide;
+    float_scale scale;
+    float largest; /* finite number of this kind */
+    int32_t whole; /* peak that stands for those of all blocks, or -1 */
+    int whole_low; /* whether the tensor alone would have got a larger unit */
     stream_function *stream; /* NULL: through the caches */
-    float limit; /* largest mantissa */
+    float limit, low; /* largest and least element, in units; `low` 0: negative numbers count as 0 */
     uint32_t key[2];
     plain_function *plain; /* NULL: not all is as it takes it */
     /* how the work is cut into tiles */
@@ -32,14 +43,20 @@ struct job {
 
 typedef struct {
     int32_t top, least; /* largest and least peak of the finite, nonzero blocks */
+    int32_t peak; /* largest of all */
     int64_t clipped;
 } summary;
 
-#define NOTHING {0, UNBOUNDED, 0}
+#define NOTHING {0, UNBOUNDED, 0, 0}
+
+/* The pattern of the power of two that counts of a peak. */
+INLINE int32_t above(int32_t peak, reach r) {
+    return (int32_t)(((uint32_t)peak + (uint32_t)r.bump) & EXPONENT);
+}
 
 /* The pattern of 2^E of a block with this peak. */
 INLINE int32_t shared(int32_t peak, reach r) {
-    int32_t power = peak & EXPONENT;
+    int32_t power = above(peak, r);
     power = power < r.lowest ? r.lowest : power;
     return power > r.highest ? r.highest : power;
 }
@@ -50,11 +67,45 @@ INLINE float step_of(int32_t peak, const job *j, reach r) {
     return peak >= UNBOUNDED ? float_of(QUIET_NAN) : step;
 }
 
-/* True of NaN and infinity too, whose step is NaN and compares with nothing. */
-INLINE int saturates(int32_t peak, reach r) { return (peak & EXPONENT) > shared(peak, r); }
+/* Whether the block alone would have got a larger power of two. True of NaN and infinity too. */
+INLINE int saturates(int32_t peak, reach r) { return above(peak, r) > shared(peak, r); }
+
+/* What elements of a block are divided by: a step, or a scale of SCALED; NaN if it is not `finite`. `low`: it is less than
+ * the block alone would have got. */
+typedef struct {
+    float step, inverse_step;
+    double scale, inverse_scale;
+    int low, finite;
+} unit;
+
+INLINE double scale_of(int32_t peak, const job *j) {
+    const double scale = limited(wanted((double)float_of((uint32_t)peak), j->scale), j->scale) * j->scale.second;
+    return peak >= UNBOUNDED ? (double)float_of(QUIET_NAN) : scale;
+}
+
+/* Whether the block alone would have got a larger one. */
+INLINE int is_low(int32_t peak, const job *j, reach r) {
+    if (j->whole >= 0) return j->whole_low;
+    if (j->elements != SCALED) return saturates(peak, r);
+    const double own = wanted((double)float_of((uint32_t)peak), j->scale);
+    return own > limited(own, j->scale);
+}
+
+INLINE unit unit_of(int32_t peak, const job *j, reach r) {
+    unit u = {.low = is_low(peak, j, r), .finite = peak < UNBOUNDED};
+    if (j->elements == SCALED) {
+        u.scale = scale_of(peak, j);
+        u.inverse_scale = 1 / u.scale;
+    } else {
+        u.step = step_of(peak, j, r);
+        u.inverse_step = inverse(u.step);
+    }
+    return u;
+}
 
 INLINE void note(summary *s, int32_t peak) {
     const int32_t top = peak < UNBOUNDED ? peak : 0, least = top ? top : UNBOUNDED;
+    s->peak = peak > s->peak ? peak : s->peak;
     s->top = top > s->top ? top : s->top;
     s->least = least < s->least ? least : s->least;
 }

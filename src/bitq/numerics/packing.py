@@ -129,7 +129,7 @@ class Packed:
         tensor = [fmt.tensor_bits] if fmt.tensor_bits else []
         for number, widths in ((count, [fmt.element_bits]), (blocks, coding.block_widths(fmt)), (1, tensor)):
             found = bitstream.read(payload, at, number, widths)
-            runs.append(tuple(coding.CodeField(torch.from_numpy(f), w) for f, w in zip(found, widths, strict=True)))
+            runs.append(tuple(coding.CodeRun(torch.from_numpy(f), w) for f, w in zip(found, widths, strict=True)))
             at += number * sum(widths)
         elements, shared, second = runs
         return coding.Codes(elements[0].codes.view(self.shape), shared, second, self.exponent_bias)
@@ -177,6 +177,6 @@ def _check_finite(x: Tensor) -> None:
 
 
 def _payload(codes: coding.Codes, fmt: Format) -> bitstream.Bytes:
-    elements = coding.CodeField(codes.elements.reshape(-1), fmt.element_bits)
+    elements = coding.CodeRun(codes.elements.reshape(-1), fmt.element_bits)
     runs = [run for run in ((elements,), codes.blocks, codes.tensor) if run]
     return bitstream.write([[bitstream.Fields(f.codes.numpy(), f.width) for f in run] for run in runs])

@@ -83,47 +83,114 @@ INLINE void close_run(run *r, const job *j, int64_t at, int64_t count) {
         default: call(STOCHASTIC);                   \
     }
 
-/* Rounds a run of elements with a step each. */
-INLINE void round_each(const run *r, int64_t count, const float *step, const float *inverse_step, const job *j) {
-    const float *x = r->x, *draws = r->draws, limit = j->limit;
+/* What elements of a run are divided by, each by its own: steps, or scales of SCALED. */
+typedef struct {
+    const float *step, *inverse_step;
+    const double *scale, *inverse_scale;
+} units;
+
+INLINE float small(float x, float step, float inverse_step, float low, float limit, float largest, grid g) {
+    float k = x * inverse_step;
+    k = k > low ? k : low;
+    k = k < limit ? k : limit;
+    float y = on_grid(k, g) * step;
+    y = largest < y ? largest : y; /* NaN stays */
+    return -largest > y ? -largest : y;
+}
+
+/* The product is exact, of at most 16 bits by 32, and rounded once. */
+INLINE float scaled(float x, double scale, double inverse_scale, double low, double limit, double largest,
+                    wide_grid g) {
+    double k = (double)x * inverse_scale;
+    k = k > low ? k : low;
+    k = k < limit ? k : limit;
+    double y = on_wide_grid(k, g) * scale;
+    y = largest < y ? largest : y; /* NaN stays */
+    return (float)(-largest > y ? -largest : y);
+}
+
+/* Rounds a run of elements with a unit each. */
+INLINE void round_each(const run *r, int64_t count, units u, const job *j) {
+    const float *x = r->x, *draws = r->draws, *step = u.step, *inverse_step = u.inverse_step;
+    const double *scale = u.scale, *inverse_scale = u.inverse_scale;
+    const float limit = j->limit, low = j->low, largest = j->largest;
+    const grid g = j->grid;
+    const wide_grid wide = j->wide;
     float *y = r->y;
-#define EACH(how) \
-    ELEMENTWISE for (int64_t i = 0; i < count; i++) y[i] = rounded(x[i], step[i], inverse_step[i], limit, how, draws[i])
+    if (j->elements == SCALED) {
+        ELEMENTWISE for (int64_t i = 0; i < count; i++)
+            y[i] = scaled(x[i], scale[i], inverse_scale[i], low, limit, largest, wide);
+        return;
+    }
+    if (j->elements == SMALL) {
+        ELEMENTWISE for (int64_t i = 0; i < count; i++)
+            y[i] = small(x[i], step[i], inverse_step[i], low, limit, largest, g);
+        return;
+    }
+#define EACH(how)                                   \
+    ELEMENTWISE for (int64_t i = 0; i < count; i++) \
+        y[i] = rounded(x[i], step[i], inverse_step[i], low, limit, how, draws[i])
     BY_ROUNDING(j->rounding, EACH)
 }
 
-/* Rounds a run of elements with one step. */
-INLINE void round_all(const run *r, int64_t count, float step, const job *j) {
-    const float *x = r->x, *draws = r->draws, limit = j->limit, inverse_step = inverse(step);
+/* Rounds a run of elements with one unit. */
+INLINE void round_all(const run *r, int64_t count, unit u, const job *j) {
+    const float *x = r->x, *draws = r->draws, step = u.step, inverse_step = u.inverse_step;
+    const double scale = u.scale, inverse_scale = u.inverse_scale;
+    const float limit = j->limit, low = j->low, largest = j->largest;
+    const grid g = j->grid;
+    const wide_grid wide = j->wide;
     float *y = r->y;
+    if (j->elements == SCALED) {
+        ELEMENTWISE for (int64_t i = 0; i < count; i++)
+            y[i] = scaled(x[i], scale, inverse_scale, low, limit, largest, wide);
+        return;
+    }
+    if (j->elements == SMALL) {
+        ELEMENTWISE for (int64_t i = 0; i < count; i++) y[i] = small(x[i], step, inverse_step, low, limit, largest, g);
+        return;
+    }
 #define ALL(how) \
-    ELEMENTWISE for (int64_t i = 0; i < count; i++) y[i] = rounded(x[i], step, inverse_step, limit, how, draws[i])
+    ELEMENTWISE for (int64_t i = 0; i < count; i++) y[i] = rounded(x[i], step, inverse_step, low, limit, how, draws[i])
     BY_ROUNDING(j->rounding, ALL)
 }
 
-/* Before a run is rounded, since y may be x: marks those of its elements from..to that will be clipped in a saturated
- * block with this peak. */
-INLINE int64_t mark_clipped(const run *r, int64_t at, int64_t from, int64_t to, int32_t peak, const job *j,
-                            reach codes) {
-    const float inverse_step = inverse(step_of(peak, j, codes));
+/* Whether an element of a finite block passes no gradient: it is rounded beyond the largest one in a block of too small a
+ * unit, or it is negative where nothing is. */
+INLINE int is_clipped(float x, unit u, const job *j, float draw) {
+    int over;
+    if (j->elements == SCALED) {
+        const double k = (double)float_of((uint32_t)magnitude(x)) * u.inverse_scale, most = 2.0 * (double)j->limit;
+        over = on_wide_grid(k < most ? k : most, j->wide) > (double)j->limit;
+    } else {
+        const float k = ratio(x, u.inverse_step), most = 2 * j->limit;
+        over = j->elements == SMALL ? on_grid(k < most ? k : most, j->grid) > j->limit
+                                    : beyond(k, j->limit, j->rounding, draw);
+    }
+    const int negative = j->low == 0 && x < 0;
+    return (over & u.low & !negative) | negative;
+}
+
+/* Before a run is rounded, since y may be x: marks those of its elements from..to that will be clipped in a block. */
+INLINE int64_t mark_all(const run *r, int64_t at, int64_t from, int64_t to, unit u, const job *j) {
     uint8_t marks[TILE];
     int64_t found = 0;
+    if (!u.finite) return 0;
     for (int64_t i = from; i < to; i++) {
-        marks[i] = (uint8_t)beyond(ratio(r->x[i], inverse_step), j->limit, j->rounding, r->draws[i]);
+        marks[i] = (uint8_t)is_clipped(r->x[i], u, j, r->draws[i]);
         found += marks[i];
     }
     if (found) mark(j->clipped, at + from, marks + from, to - from);
     return found;
 }
 
-/* The same with a block at each of `count` elements. */
-INLINE int64_t mark_each(const run *r, int64_t at, int64_t count, const int32_t *peak, const float *inverse_step,
-                         const job *j, reach codes) {
+/* The same with a unit for each of `count` elements, of blocks with these peaks. */
+INLINE int64_t mark_each(const run *r, int64_t at, int64_t count, const int32_t *peak, const job *j, reach codes) {
     uint8_t marks[TILE];
     int64_t found = 0;
     for (int64_t i = 0; i < count; i++) {
-        const int over = beyond(ratio(r->x[i], inverse_step[i]), j->limit, j->rounding, r->draws[i]);
-        marks[i] = (uint8_t)(over & saturates(peak[i], codes));
+        const unit u = unit_of(peak[i], j, codes);
+        marks[i] = (uint8_t)(is_clipped(r->x[i], u, j, r->draws[i]) & u.finite);
         found += marks[i];
     }
     if (found) mark(j->clipped, at, marks, count);

@@ -10,6 +10,7 @@ from bitq.accuracy.kinds import kind_of, staying_float
 from bitq.accuracy.quantized import UNKNOWN, Shared
 from bitq.devices import Device
 from bitq.formats import TENSORS, Format, Span, TensorFormats
+from bitq.formats.scales import SharedExponent
 from bitq.layers import GEOMETRY, LOOPS, Layer
 from bitq.movement import Widths
 from bitq.movement.levels import LevelMovement, movement
@@ -245,10 +246,16 @@ def _layer(study: Study, layer: Layer, formats: TensorFormats, biases: Mapping[s
         transposed=kind is not None and kind.transposed,
         weight_is_parameter=layer.weight_is_parameter,
         input=_activation(formats.input, seen.input),
-        weight=PlanFormat.of(formats.weight, biases.get(layer.module)) if formats.weight else None,
+        weight=_weight(formats.weight, biases.get(layer.module)),
         output=_activation(formats.output, seen.output),
         levels=tuple(_level(level, q) for level in movement(layer, q, study.space.device)),
     )
+
+
+def _weight(fmt: Format | None, bias: int | None) -> PlanFormat | None:
+    if fmt is None:
+        return None
+    return PlanFormat.of(fmt, bias if isinstance(fmt.scale, SharedExponent) else None)
 
 
 def _activation(fmt: Format | None, own: Span | None) -> PlanFormat | None:
