@@ -282,7 +282,7 @@ def check_packing(lib, rng):
 def check_against_kernel(lib, x, values, at, bits, exponent_bits, bias):
     """That integers under powers of two are what the kernel makes of x, where the layout is one of its own."""
     size, depth, length, block, run = at
-    if depth > 1 and run > 1 or depth == 1 and size % length and length % run:
+    if (depth > 1 and run > 1) or (depth == 1 and size % length and length % run):
         return
     shape = (size // (depth * length), depth, length, block) if depth > 1 else (size // length, length, 1, run)
     if depth == 1 and size % length:
