@@ -191,7 +191,7 @@ def layouts(rng, count):
 
 
 def packed_elements(lib, rng, turn, bias):
-    """An element of packing.c: sign and magnitude in every other turn, of all widths; else two's complement or a float."""
+    """An element of packing.c: sign and magnitude in every other turn, of all widths; else of another kind."""
     width = (5, 23)[turn] if turn < 2 else 2 + turn % 23
     if turn % 2 == 0 or turn < 2:
         return {"kind": lib.SIGN_MAGNITUDE, "bits": width, "limit": 2 ** (width - 1) - 1, "lowest": -126}
@@ -240,7 +240,8 @@ def check_packing(lib, rng):
         told = ffi.new("bitq_bands *", at), ffi.new("bitq_elements *", element)
 
         def packed(
-            arena, x=x, parts=parts, m=bits, se=exponent_bits, blocks=blocks, bias=bias, steps=steps, table=table, told=told
+            arena, x=x, parts=parts, m=bits, se=exponent_bits, blocks=blocks, bias=bias, steps=steps, table=table,
+            told=told,
         ):
             x, total = arena.array(x), m * x.size + se * blocks
             peaks, codes = arena.array(np.zeros(blocks, np.uint32)), arena.array(np.zeros(blocks, np.uint8))

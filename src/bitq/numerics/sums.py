@@ -77,8 +77,8 @@ def _worth_a_table(w: Tensor, scales: Tensor) -> bool:
 def _best_by_table(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
     """The same, of those pairs alone that can be the best, as a table of errors says.
 
-    A row of numbers is rounded to a row of the table's, r away. The square root of an error is a distance, so it changes
-    by r at most: pairs whose distance in the table is larger than the best one's by r are not the best.
+    A row of numbers is rounded to a row of the table's, r away. The square root of an error is a distance, so it
+    changes by r at most: pairs whose distance in the table is larger than the best one's by r are not the best.
     """
     table, step = _table(fmt, w.device)
     at = (w / step).round().clamp(-(_BINS // 2), _BINS // 2 - 1)
@@ -98,7 +98,7 @@ def _best_by_table(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
 
 @lru_cache(2)
 def _table(fmt: Format, device: torch.device) -> tuple[Tensor, float]:
-    """Squared errors of numbers, `step` apart around 0, under every pair of scales; float32 of shape (numbers, pairs)."""
+    """Squared errors of numbers, `step` apart around 0, under every pair of scales: float32, (numbers, pairs)."""
     assert isinstance(fmt.scale, FloatScale)
     step = 4 * 2.0 ** _floor_log2(fmt.scale.number.largest()) / _BINS
     numbers = (torch.arange(_BINS, device=device) - _BINS // 2).unsqueeze(1) * step
