@@ -65,6 +65,12 @@ INLINE double on_wide_grid(double k, wide_grid g) {
     return (k + shift) - shift;
 }
 
+/* The same where the grid are the whole numbers. */
+INLINE double on_even_grid(double k) {
+    k = (k + 0x1.8p18) - 0x1.8p18;
+    return (k + 0x1.8p52) - 0x1.8p52;
+}
+
 /* How a block's float follows from its largest magnitude. */
 typedef struct {
     double divisor, second; /* the largest element, times the second scale */

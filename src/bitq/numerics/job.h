@@ -19,6 +19,25 @@ typedef struct job job;
 /* Rounds contiguous blocks and tells their peaks: `plain_blocks` of tiles.h, for one processor. */
 typedef void plain_function(const job *, reach, int64_t at, int64_t blocks, int64_t block, int32_t *peak);
 
+/* What elements are divided by: a step, or a scale of SCALED; NaN if the block is not `finite`. `low`: it is less than the
+ * block alone would have got. */
+typedef struct {
+    float step, inverse_step;
+    double scale, inverse_scale;
+    int low, finite;
+} unit;
+
+/* The same for each element of a run. */
+typedef struct {
+    const float *step, *inverse_step;
+    const double *scale, *inverse_scale;
+} units;
+
+/* Round a run of elements with a unit each, or with one: `each` and `all` of run.h, for one processor. */
+typedef struct run run;
+typedef void each_function(const run *, int64_t count, units, const job *);
+typedef void all_function(const run *, int64_t count, unit, const job *);
+
 struct job {
     const void *x;
     void *y;          /* NULL: only peaks are wanted */
@@ -29,6 +48,7 @@ struct job {
     elements elements;
     grid grid;
     wide_grid wide;
+    int evenly; /* the grid of SCALED are the whole numbers */
     float_scale scale;
     float largest; /* finite number of this kind */
     int32_t whole; /* peak that stands for those of all blocks, or -1 */
@@ -36,8 +56,10 @@ struct job {
     stream_function *stream; /* NULL: through the caches */
     float limit, low; /* largest and least element, in units; `low` 0: negative numbers count as 0 */
     uint32_t key[2];
+    each_function *each;
+    all_function *all;
     plain_function *plain; /* NULL: not all is as it takes it */
-    /* how the work is cut into tiles */
+    /* how the work is cut into tiles; of narrow columns each is a stack, and `width` of them are taken together */
     int64_t width, strips, stacks, tiles;
 };
 
@@ -69,14 +91,6 @@ INLINE float step_of(int32_t peak, const job *j, reach r) {
 
 /* Whether the block alone would have got a larger power of two. True of NaN and infinity too. */
 INLINE int saturates(int32_t peak, reach r) { return above(peak, r) > shared(peak, r); }
-
-/* What elements of a block are divided by: a step, or a scale of SCALED; NaN if it is not `finite`. `low`: it is less than
- * the block alone would have got. */
-typedef struct {
-    float step, inverse_step;
-    double scale, inverse_scale;
-    int low, finite;
-} unit;
 
 INLINE double scale_of(int32_t peak, const job *j) {
     const double scale = limited(wanted((double)float_of((uint32_t)peak), j->scale), j->scale) * j->scale.second;

@@ -30,7 +30,7 @@ INLINE void narrow(uint16_t *to, const float *from, int64_t count, int kind) {
 }
 
 /* Sets the bits from `at` on that `marks` tells; the first and the last byte may be shared with another thread. */
-INLINE void mark(uint8_t *bits, int64_t at, const uint8_t *marks, int64_t count) {
+static void mark(uint8_t *bits, int64_t at, const uint8_t *marks, int64_t count) {
     for (int64_t i = 0; i < count;) {
         const int shift = (int)((at + i) % 8);
         const int64_t size = count - i < 8 - shift ? count - i : 8 - shift;
@@ -47,12 +47,12 @@ INLINE void mark(uint8_t *bits, int64_t at, const uint8_t *marks, int64_t count)
 }
 
 /* A run of `count` <= TILE elements from element `at` on: where they are in float32, where their results go. */
-typedef struct {
+struct run {
     const float *x, *draws;
     float *y;
     float wide[TILE], out[TILE], random[TILE + 2 * DRAWS];
     uint16_t halves[TILE];
-} run;
+};
 
 INLINE void open_run(run *r, const job *j, int64_t at, int64_t count) {
     r->x = (const float *)j->x + at;
@@ -83,12 +83,6 @@ INLINE void close_run(run *r, const job *j, int64_t at, int64_t count) {
         default: call(STOCHASTIC);                   \
     }
 
-/* What elements of a run are divided by, each by its own: steps, or scales of SCALED. */
-typedef struct {
-    const float *step, *inverse_step;
-    const double *scale, *inverse_scale;
-} units;
-
 INLINE float small(float x, float step, float inverse_step, float low, float limit, float largest, grid g) {
     float k = x * inverse_step;
     k = k > low ? k : low;
@@ -98,15 +92,16 @@ INLINE float small(float x, float step, float inverse_step, float low, float lim
     return -largest > y ? -largest : y;
 }
 
-/* The product is exact, of at most 16 bits by 32, and rounded once. */
-INLINE float scaled(float x, double scale, double inverse_scale, double low, double limit, double largest,
-                    wide_grid g) {
+/* The product is exact, of at most 16 bits by 32, and rounded once: to infinity beyond the largest number. `evenly`: the grid
+ * are whole numbers. */
+INLINE float scaled(float x, double scale, double inverse_scale, double low, double limit, float largest, wide_grid g,
+                    int evenly) {
     double k = (double)x * inverse_scale;
     k = k > low ? k : low;
     k = k < limit ? k : limit;
-    double y = on_wide_grid(k, g) * scale;
+    float y = (float)((evenly ? on_even_grid(k) : on_wide_grid(k, g)) * scale);
     y = largest < y ? largest : y; /* NaN stays */
-    return (float)(-largest > y ? -largest : y);
+    return -largest > y ? -largest : y;
 }
 
 /* Rounds a run of elements with a unit each. */
@@ -117,9 +112,14 @@ INLINE void round_each(const run *r, int64_t count, units u, const job *j) {
     const grid g = j->grid;
     const wide_grid wide = j->wide;
     float *y = r->y;
+    if (j->elements == SCALED && j->evenly) {
+        ELEMENTWISE for (int64_t i = 0; i < count; i++)
+            y[i] = scaled(x[i], scale[i], inverse_scale[i], low, limit, largest, wide, 1);
+        return;
+    }
     if (j->elements == SCALED) {
         ELEMENTWISE for (int64_t i = 0; i < count; i++)
-            y[i] = scaled(x[i], scale[i], inverse_scale[i], low, limit, largest, wide);
+            y[i] = scaled(x[i], scale[i], inverse_scale[i], low, limit, largest, wide, 0);
         return;
     }
     if (j->elements == SMALL) {
@@ -141,9 +141,14 @@ INLINE void round_all(const run *r, int64_t count, unit u, const job *j) {
     const grid g = j->grid;
     const wide_grid wide = j->wide;
     float *y = r->y;
+    if (j->elements == SCALED && j->evenly) {
+        ELEMENTWISE for (int64_t i = 0; i < count; i++)
+            y[i] = scaled(x[i], scale, inverse_scale, low, limit, largest, wide, 1);
+        return;
+    }
     if (j->elements == SCALED) {
         ELEMENTWISE for (int64_t i = 0; i < count; i++)
-            y[i] = scaled(x[i], scale, inverse_scale, low, limit, largest, wide);
+            y[i] = scaled(x[i], scale, inverse_scale, low, limit, largest, wide, 0);
         return;
     }
     if (j->elements == SMALL) {
@@ -172,7 +177,7 @@ INLINE int is_clipped(float x, unit u, const job *j, float draw) {
 }
 
 /* Before a run is rounded, since y may be x: marks those of its elements from..to that will be clipped in a block. */
-INLINE int64_t mark_all(const run *r, int64_t at, int64_t from, int64_t to, unit u, const job *j) {
+static int64_t mark_all(const run *r, int64_t at, int64_t from, int64_t to, unit u, const job *j) {
     uint8_t marks[TILE];
     int64_t found = 0;
     if (!u.finite) return 0;
@@ -185,7 +190,7 @@ INLINE int64_t mark_all(const run *r, int64_t at, int64_t from, int64_t to, unit
 }
 
 /* The same with a unit for each of `count` elements, of blocks with these peaks. */
-INLINE int64_t mark_each(const run *r, int64_t at, int64_t count, const int32_t *peak, const job *j, reach codes) {
+static int64_t mark_each(const run *r, int64_t at, int64_t count, const int32_t *peak, const job *j, reach codes) {
     uint8_t marks[TILE];
     int64_t found = 0;
     for (int64_t i = 0; i < count; i++) {
