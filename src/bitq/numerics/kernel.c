@@ -206,9 +206,8 @@ static int64_t as_one_block(job *j, reach codes, int32_t own, double magnitude, 
     const int32_t given = magnitude < 0 ? own : (int32_t)bits_of((float)magnitude);
     j->whole = own >= UNBOUNDED ? QUIET_NAN : given;
     if (own >= 0 && own < UNBOUNDED)
-        j->whole_low = j->elements == SCALED
-            ? wanted((double)float_of((uint32_t)own), j->scale) > limited(wanted((double)float_of((uint32_t)given), j->scale), j->scale)
-            : above(own, codes) > shared(given, codes);
+        j->whole_low = j->elements == SCALED ? wanted(own, j->scale) > limited(wanted(given, j->scale), j->scale)
+                                             : above(own, codes) > shared(given, codes);
     const summary all = all_tiles(j, codes, threads);
     if (own >= 0 || all.peak < UNBOUNDED) return all.clipped;
     j->whole = QUIET_NAN;
@@ -249,9 +248,11 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
         .low = f.never_negative ? 0 : -(float)f.most,
         .key = {(uint32_t)key, (uint32_t)(key >> 32)},
     };
-    if (j.elements == SMALL) j.grid = grid_of(f.least, f.mantissa);
+    j.grid = grid_of(f.least, f.mantissa);
     if (j.elements == SCALED) {
         j.wide = wide_grid_of(f.least, f.mantissa);
+        /* half of u less 2^(bits - 22) u, as a part of 1.5 * 2^23 u */
+        j.doubt = (float)((0.5 - power(f.bits - 22)) / 0x1.8p23);
         j.evenly = f.most < f.least * (double)(1 << f.mantissa);
         j.scale = (float_scale){f.most, 1, f.smallest, f.largest, wide_grid_of(f.scale_least, f.digits), f.up};
     }

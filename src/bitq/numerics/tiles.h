@@ -92,11 +92,10 @@ INLINE void peaks_of_columns(int32_t *peak, const job *j, int64_t at, int64_t wi
 enum { LANES = 16 };
 typedef struct {
     float step[TILE + LANES], inverse_step[TILE + LANES];
-    double scale[TILE + LANES], inverse_scale[TILE + LANES];
 } unit_room;
 
 INLINE units in_room(const unit_room *room) {
-    return (units){room->step, room->inverse_step, room->scale, room->inverse_scale};
+    return (units){room->step, room->inverse_step};
 }
 
 /* Units of `width` blocks with these peaks; whether any of their elements may pass no gradient. */
@@ -109,8 +108,8 @@ INLINE int units_of(unit_room *room, const int32_t *peak, int64_t width, const j
     if (!j->y) return 0;
     if (format.elements == SCALED) {
         for (int64_t i = 0; i < width; i++) {
-            room->scale[i] = scale_of(peak[i], &format);
-            room->inverse_scale[i] = 1 / room->scale[i];
+            room->step[i] = scale_of(peak[i], &format);
+            room->inverse_step[i] = inverse_scale(room->step[i], &format);
         }
     } else
         for (int64_t i = 0; i < width; i++) {
@@ -175,7 +174,6 @@ INLINE int64_t depth_of(const job *j, int64_t tile) {
     }
 
 REPEAT(float)
-REPEAT(double)
 REPEAT(int32_t)
 
 /* The peaks at all positions of few, of `depth` channels. */
@@ -197,7 +195,7 @@ INLINE void peaks_of_stack(int32_t *peak, const job *j, int64_t at, int64_t dept
 INLINE void narrow_columns(const job *j, reach codes, int64_t first, int64_t stacks, summary *s) {
     const int64_t inner = j->inner, most = TILE / inner;
     int32_t peaks[TILE + LANES], peak[TILE + LANES];
-    unit_room room, spread;
+    unit_room room, repeated;
     run r;
     int64_t at = start_of(j, first), start = at;
     for (int64_t k = 0, place = first % j->stacks; k < stacks; k++, place = place + 1 < j->stacks ? place + 1 : 0) {
@@ -209,19 +207,14 @@ INLINE void narrow_columns(const job *j, reach codes, int64_t first, int64_t sta
     for (int64_t k = 0, place = first % j->stacks; j->y && k < stacks; k++, place = place + 1 < j->stacks ? place + 1 : 0) {
         const int64_t left = j->channels - place * j->block, depth = left < j->block ? left : j->block;
         const int64_t rows = depth < most ? depth : most;
-        if (j->elements == SCALED) {
-            repeat_double(spread.scale, room.scale + k * inner, inner, rows);
-            repeat_double(spread.inverse_scale, room.inverse_scale + k * inner, inner, rows);
-        } else {
-            repeat_float(spread.step, room.step + k * inner, inner, rows);
-            for (int64_t i = 0; i < rows * inner; i++) spread.inverse_step[i] = inverse(spread.step[i]);
-        }
+        repeat_float(repeated.step, room.step + k * inner, inner, rows);
+        repeat_float(repeated.inverse_step, room.inverse_step + k * inner, inner, rows);
         if (j->clipped && any) repeat_int32_t(peak, peaks + k * inner, inner, rows);
         for (int64_t c = 0; c < depth; c += rows) {
             const int64_t length = (depth - c < rows ? depth - c : rows) * inner;
             open_run(&r, j, at, length);
             if (j->clipped && any) s->clipped += mark_each(&r, at, length, peak, j, codes);
-            j->each(&r, length, in_room(&spread), j);
+            j->each(&r, length, in_room(&repeated), j);
             close_run(&r, j, at, length);
             at += length;
         }
@@ -275,25 +268,23 @@ INLINE void halve(int32_t *restrict to, const int32_t *restrict from, int64_t co
         to[i] = from[2 * i] > from[2 * i + 1] ? from[2 * i] : from[2 * i + 1];
 }
 
+INLINE void twice(float *restrict to, const float *restrict from, int64_t count) {
+    for (int64_t i = 0; i < count; i++) to[2 * i] = to[2 * i + 1] = from[i];
+}
+
 /* Repeats each of `blocks` values `block` times: `odd` times, a divisor, then twice until it is enough. Returns where that
  * ended up, in `spare` or where it was. */
-#define SPREAD(type)                                                                                       \
-    INLINE type *spread_##type(type *values, type *spare, int64_t blocks, int64_t block, int64_t odd) {    \
-        type *swapped;                                                                                     \
-        for (int64_t b = 0; odd > 1 && b < blocks; b++)                                                    \
-            for (int64_t i = 0; i < odd; i++) spare[b * odd + i] = values[b];                              \
-        if (odd > 1) swapped = values, values = spare, spare = swapped;                                    \
-        for (; odd < block; odd *= 2) {                                                                    \
-            type *restrict to = spare;                                                                     \
-            const type *restrict from = values;                                                            \
-            for (int64_t i = 0; i < blocks * odd; i++) to[2 * i] = to[2 * i + 1] = from[i];                \
-            swapped = values, values = spare, spare = swapped;                                             \
-        }                                                                                                  \
-        return values;                                                                                     \
+INLINE float *spread(float *values, float *spare, int64_t blocks, int64_t block, int64_t odd) {
+    float *swapped;
+    for (int64_t b = 0; odd > 1 && b < blocks; b++)
+        for (int64_t i = 0; i < odd; i++) spare[b * odd + i] = values[b];
+    if (odd > 1) swapped = values, values = spare, spare = swapped;
+    for (; odd < block; odd *= 2) {
+        twice(spare, values, blocks * odd);
+        swapped = values, values = spare, spare = swapped;
     }
-
-SPREAD(float)
-SPREAD(double)
+    return values;
+}
 
 /* `blocks` whole contiguous blocks shorter than FEW, of at most TILE elements. Powers of two in the length of a block are
  * folded for many blocks at once. */
@@ -322,15 +313,10 @@ INLINE void crumbs(const job *j, reach codes, int64_t at, int64_t blocks, int64_
         const unit u = unit_of(peak[b], j, codes);
         if (u.low || never_negative) s->clipped += mark_all(&r, at, b * block, (b + 1) * block, u, j);
     }
-    units u = {0};
-    if (j->elements == SCALED) {
-        u.scale = spread_double(room.scale, spare.scale, blocks, block, length);
-        u.inverse_scale = spread_double(room.inverse_scale, spare.inverse_scale, blocks, block, length);
-    } else {
-        u.step = spread_float(room.step, spare.step, blocks, block, length);
-        for (int64_t i = 0; i < count; i++) room.inverse_step[i] = inverse(u.step[i]);
-        u.inverse_step = room.inverse_step;
-    }
+    const units u = {
+        spread(room.step, spare.step, blocks, block, length),
+        spread(room.inverse_step, spare.inverse_step, blocks, block, length),
+    };
     j->each(&r, count, u, j);
     close_run(&r, j, at, count);
 }
