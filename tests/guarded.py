@@ -112,17 +112,17 @@ def quantized(lib, arena, x, kind, shape, m, se, bias, rounding, marked, in_plac
     x = arena.array(x)
     y = x if in_place else arena.array(np.zeros_like(x))
     bits = arena.array(np.zeros(-(-x.size // 8), np.uint8))
+    fmt = {"most": 2 ** (m - 1) - 1, "least": 1, "mantissa": 23, "bits": m - 1, "uniform": 1, "rounding": rounding, "magnitude": -1}
+    fmt |= {"floor": -126 + m - 2, "to_unit": 2 - m, "top_code": 2**se - 1, "has_bias": bias is not None}
+    if bias is not None:
+        fmt |= {"lowest": bias, "highest": bias + 2**se - 1}
     lib.bitq_quantize(
         pointer(x),
         pointer(y),
         ffi.cast("uint8_t *", bits.ctypes.data if marked else 0),
         kind,
         *shape,
-        m,
-        2**se - 1,
-        bias is not None,
-        bias or 0,
-        rounding,
+        ffi.new("bitq_format *", fmt),
         0x0123456789ABCDEF,
         fresh,
         threads,
@@ -191,15 +191,15 @@ def layouts(rng, count):
 
 
 def packed_elements(lib, rng, turn, bias):
-    """An element of packing.c: sign and magnitude in every other turn, of all widths; else of another kind."""
+    """An element of packing.c under a bias: sign and magnitude of all widths, in turn two's complement or a float."""
     width = (5, 23)[turn] if turn < 2 else 2 + turn % 23
-    if turn % 2 == 0 or turn < 2:
-        return {"kind": lib.SIGN_MAGNITUDE, "bits": width, "limit": 2 ** (width - 1) - 1, "lowest": -126}
-    if turn % 4 == 1:
-        return {"kind": lib.TWOS_COMPLEMENT, "bits": width, "limit": 2 ** (width - 1) - 1, "lowest": -126}
+    if turn % 4 != 3:
+        kind = lib.TWOS_COMPLEMENT if turn % 4 == 1 and turn > 1 else lib.SIGN_MAGNITUDE
+        told = {"offset": bias + 2 - width, "lowest": -126}
+        return {"kind": kind, "bits": width, "limit": 2 ** (width - 1) - 1, **told}
     mantissa, least = int(rng.integers(1, 7)), int(rng.integers(-14, 1))
     limit = (2 - 2.0**-mantissa) * 2.0 ** (least + 2)
-    told = {"mantissa_bits": mantissa, "least_exponent": least, "limit": limit, "lowest": -100}
+    told = {"mantissa_bits": mantissa, "least_exponent": least, "limit": limit, "offset": bias, "lowest": -100}
     return {"kind": lib.FLOAT, "bits": 1 + 2 + mantissa, **told}
 
 
@@ -220,10 +220,6 @@ def check_packing(lib, rng):
         bias = 2 - 2**exponent_bits
         element = packed_elements(lib, rng, turn, bias)
         bits = element["bits"]
-        if element["kind"] != lib.FLOAT:
-            element |= {"offset": bias + 2 - bits, "lowest": -126}
-        else:
-            element |= {"offset": bias}
         floats = turn % 3 == 0 and element["kind"] != lib.SIGN_MAGNITUDE
         whole, rest = divmod(-(-size // length), depth)
         count = whole * -(-depth // block) + -(-rest // block)
@@ -239,10 +235,10 @@ def check_packing(lib, rng):
         parts = list(zip(starts, [*starts[1:], count], strict=True))
         told = ffi.new("bitq_bands *", at), ffi.new("bitq_elements *", element)
 
-        def packed(
-            arena, x=x, parts=parts, m=bits, se=exponent_bits, blocks=blocks, bias=bias, steps=steps, table=table,
-            told=told,
-        ):
+        settings = x, parts, bits, exponent_bits, blocks, bias, steps, table, told
+
+        def packed(arena, settings=settings):
+            x, parts, m, se, blocks, bias, steps, table, told = settings
             x, total = arena.array(x), m * x.size + se * blocks
             peaks, codes = arena.array(np.zeros(blocks, np.uint32)), arena.array(np.zeros(blocks, np.uint8))
             payload = arena.array(np.zeros(-(-total // 8), np.uint8))
@@ -262,7 +258,7 @@ def check_packing(lib, rng):
                 lib.bitq_exponent_codes(top, stored, blocks, bias, 0, 2**se - 1, 0)
             else:
                 lib.bitq_float_codes(top, stored, blocks, 3.0, max(se - 3, 1), -2, 0.125, 1.0)
-                codes %= 1 << se
+                codes &= 2**se - 1
             powers = stored if steps is None else ffi.NULL
             for first, last in parts:
                 lib.bitq_write_elements(source, powers, each, target, first, last, *told)
