@@ -112,7 +112,8 @@ def quantized(lib, arena, x, kind, shape, m, se, bias, rounding, marked, in_plac
     x = arena.array(x)
     y = x if in_place else arena.array(np.zeros_like(x))
     bits = arena.array(np.zeros(-(-x.size // 8), np.uint8))
-    fmt = {"most": 2 ** (m - 1) - 1, "least": 1, "mantissa": 23, "bits": m - 1, "uniform": 1, "rounding": rounding, "magnitude": -1}
+    fmt = {"most": 2 ** (m - 1) - 1, "least": 1, "mantissa": 23, "bits": m - 1, "magnitude": -1}
+    fmt |= {"uniform": 1, "rounding": rounding}
     fmt |= {"floor": -126 + m - 2, "to_unit": 2 - m, "top_code": 2**se - 1, "has_bias": bias is not None}
     if bias is not None:
         fmt |= {"lowest": bias, "highest": bias + 2**se - 1}
