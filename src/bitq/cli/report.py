@@ -84,7 +84,8 @@ def _result(run: Evidence) -> str:
     return (
         f"{plan.network} on {plan.device}: {accuracy_text(totals.accuracy)} accurate on test data (float32: "
         f"{accuracy_text(totals.accuracy_float)}), moves "
-        f"{ratio_text(totals.movement_bits, totals.movement_bits_float)} of float32's bits for {ratio_text(totals.energy_pj, totals.energy_pj_float)} of its energy; O "
+        f"{ratio_text(totals.movement_bits, totals.movement_bits_float)} of float32's bits "
+        f"for {ratio_text(totals.energy_pj, totals.energy_pj_float)} of its energy; O "
         f"{totals.objective:.4f}"
     )
 
