@@ -59,15 +59,15 @@ class Batches(TensorDataset):
         return self[torch.tensor(places)]
 
 
-def collated(batch):
-    """Images and labels as the loader's own collation gives them: a list."""
-    return list(batch)
+def as_it_is(batch):
+    """Nothing is left to collate."""
+    return batch
 
 
 def loader(count, seed, batch_size=64, shuffle=False):
     """A DataLoader of `images`."""
     data = Batches(*images(count, seed))
-    return DataLoader(data, batch_size, shuffle=shuffle, drop_last=shuffle, collate_fn=collated)
+    return DataLoader(data, batch_size, shuffle=shuffle, drop_last=shuffle, collate_fn=as_it_is)
 
 
 def loaders():
