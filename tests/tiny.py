@@ -52,22 +52,9 @@ def images(count, seed):
     return pixels, labels
 
 
-class Batches(TensorDataset):
-    """Images and labels that give a batch at once, not one image after the other."""
-
-    def __getitems__(self, places):
-        return self[torch.tensor(places)]
-
-
-def as_it_is(batch):
-    """Nothing is left to collate."""
-    return batch
-
-
 def loader(count, seed, batch_size=64, shuffle=False):
     """A DataLoader of `images`."""
-    data = Batches(*images(count, seed))
-    return DataLoader(data, batch_size, shuffle=shuffle, drop_last=shuffle, collate_fn=as_it_is)
+    return DataLoader(TensorDataset(*images(count, seed)), batch_size, shuffle=shuffle, drop_last=shuffle)
 
 
 def loaders():
