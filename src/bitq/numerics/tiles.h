@@ -328,7 +328,7 @@ INLINE void row_of_blocks(const job *j, reach codes, int64_t at, int64_t count, 
         const int64_t most = TILE / block;
         for (int64_t b = 0; b < count / block; b += most)
             crumbs(j, codes, at + b * block, count / block - b < most ? count / block - b : most, block, s);
-    } else
+    } else if (whole) /* a block is read before blocks are counted */
         long_blocks(j, codes, at, count / block, block, s);
     if (whole < count) long_blocks(j, codes, at + whole, 1, count - whole, s);
 }
