@@ -135,7 +135,7 @@ def _format(random, kinds):
     kind = random.choice(kinds)
     rounding = random.choice(("nearest", *ROUNDINGS))
     if kind == "lone":
-        return made((random.choice(FLOATS),), None, None)
+        return made((random.choice(FLOATS),), None, None, rounding)
     if kind == "power":
         scale = random.choice([SharedExponent(random.randint(1, 8)), random.choice(OWN_POWERS)])
     else:

@@ -165,8 +165,8 @@ def test_no_plan_with_tied_tensors_is_better(space, scores, alpha, ties, share):
 def example():
     bits = np.arange(1.0, 9).reshape(2, 2, 2, 1) * np.array([1.0, 2.0])
     layers = ((Layer("a", K=4, C=3, module="a"),),)
-    cost = Cost.of_levels((0.0, 0.0), 0.0, 0)
-    space = Space(tiny.DEVICE, ("a",), layers, (), FormatSet(FEW), (bits,), np.zeros(2), cost, 100)
+    none = Cost.of_levels((0.0, 0.0), 0.0, 0)
+    space = Space(tiny.DEVICE, ("a",), layers, (), FormatSet(FEW), (bits,), np.zeros(2), none, 100)
     return space, [np.array([[0.3, 0.0], [0.2, 0.0], [0.1, 0.0]])]
 
 

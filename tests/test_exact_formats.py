@@ -3,18 +3,20 @@
 from fractions import Fraction
 from math import isfinite
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitq import quantize
+from bitq import parse_format, quantize
 from bitq.formats import PRESETS, ROUNDINGS
 from bitq.formats.scales import SharedExponent
 from bitq.numerics import paths, reference
 from bitq.numerics.recipe import Recipe
-from bitq.numerics.reference import sums
+from bitq.numerics.reference import floats, scales, sums
 from strategies import formats, summed_formats, tensors_for
+from test_general import BY_HAND
 from test_quantize import draws_of, same, with_gradient
 
 ONE_SCALE = {name: fmt for name, fmt in PRESETS.items() if len(fmt.elements) == 1}
@@ -108,3 +110,56 @@ def check_sums(x, fmt, dim, inner):
         least = sums.squared_error(block, sums.best(block, fmt, unit), fmt, unit)
         assert errors
         assert min(errors) <= least * (1 + Fraction(1, 10**6))
+
+
+@pytest.mark.parametrize("text", BY_HAND)
+def test_exact_arithmetic_gives_what_was_worked_out_by_hand(text):
+    x, expected = (torch.tensor([numbers], dtype=torch.float32) for numbers in BY_HAND[text])
+    assert reference.quantize(x, parse_format(text))[0].tolist() == expected.tolist()
+
+
+# Quotients that are so near to a tie that float64 takes them for one. They were found by modular arithmetic.
+
+WIDE = parse_format("i16:e7m23*f32:v2")
+UNIT = 32767 * floats.largest(WIDE.scale.number)
+"""With a range up to `t * UNIT`, the second scale is t."""
+
+
+def to_float32(value):
+    return float(np.float32(float(value)))
+
+
+@each_path
+@pytest.mark.parametrize(("second", "a", "k"), [(9437481, 9151497, 32538625), (9438663, 9039756, 32137299)])
+def test_block_scales_next_to_a_tie(path, second, a, k):
+    """a·2^40/(M·t) is within 2^-54 of k, which is the middle of two numbers of the scale."""
+    quotient = Fraction(a * 2**40, 32767 * second)
+    assert 0 < abs(quotient / k - 1) < Fraction(1, 2**54)
+    given = (0.0, to_float32(second * UNIT))
+    assert scales.second_scale(Fraction(given[1]), WIDE) == second
+    check(torch.tensor([[a * 2.0**40, 2.0**50], [a * 2.0**30, -1.0]]), WIDE, 1, (), {"tensor_range": given}, None, 0)
+
+
+@each_path
+@pytest.mark.parametrize(
+    ("first", "a", "k"), [(13702017, 10209429, 65103), (14070687, 9834817, 61071), (14282221, 10434474, 63835)]
+)
+def test_elements_next_to_a_tie(path, first, a, k):
+    """a·2^39/(S·t) is within 2^-54 of k/2, which is the middle of two whole numbers."""
+    second = 12583915
+    assert 0 < abs(Fraction(a * 2**40, first * second * k) - 1) < Fraction(1, 2**54)
+    given, row = (0.0, to_float32(second * UNIT)), [a * 2.0**39, to_float32(32767 * first * second)]
+    assert scales.scale_of(row, WIDE, scales.second_scale(Fraction(given[1]), WIDE), given).step == first * second
+    check(torch.tensor([row, [-row[0], row[1]]]), WIDE, 1, (), {"tensor_range": given}, None, 0)
+
+
+@each_path
+@pytest.mark.parametrize("end", [0, 3, 200, 32767])
+def test_spans_next_to_a_tie(path, end):
+    """(high - low)/255 is within 2^-55 of the middle of two float32 numbers."""
+    middle = (1 << 24) + (end << 9) + pow(255, -1, 512)
+    high = float(255 * middle - 1)  # of 24 bits and nine zeros
+    assert middle % 2 == 1
+    assert to_float32(high) == high
+    for low in (1.0, 1 + 2.0**-23, 1 - 2.0**-24):
+        check(torch.tensor([[high, -low], [-high, low]]), parse_format("u8:f32:v2"), 1, (), {}, None, 0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bitq.errors import BitqError
 from bitq.formats import PRESETS, BlockFormat, parse_format
 from bitq.formats.scales import SharedExponent
-from bitq.numerics import exponent_bias_for, general, ops, paths, quantize, torch_path
+from bitq.numerics import exponent_bias_for, general, ops, paths, quantize, sums, torch_path
 from bitq.numerics.recipe import Axes, Recipe, range_of, range_patterns, recipe_for
 
 LEVELS = "l(-1;-0.5;0;0.25;1)"
@@ -327,6 +327,20 @@ def test_summed_integers_have_the_least_squared_error():
                     errors = (row[:, None] - torch.tensor(sums, dtype=torch.float64)).square().amin(1)
                     least = min(least, errors.sum().item())
         assert (row - y).square().sum().item() == pytest.approx(least, rel=1e-6)
+
+
+def test_a_table_of_errors_leaves_out_no_pair_that_is_the_best(monkeypatch):
+    fmt = PRESETS["bsfp"]
+    x = torch.randn(40, 16, generator=torch.Generator().manual_seed(2)) * torch.logspace(-3, 0, 40).view(-1, 1)
+    x[0], x[1, 3:], x[2, 1] = 0, 0, 5.0
+    found = []
+    for few in (1000, 1, 128):  # tried: all of 40 blocks; those that one pair does not settle; a few
+        monkeypatch.setattr(sums, "_WORTH_IT", few if few > 40 else 1)
+        monkeypatch.setattr(sums, "_FEW", few)
+        found.append(quantize(x, fmt).double())
+    errors = [(x - y).square().sum(1) for y in found]
+    assert torch.allclose(errors[1], errors[0], rtol=1e-6, atol=0)
+    assert torch.allclose(errors[2], errors[0], rtol=1e-6, atol=0)
 
 
 # PyTorch's transformations

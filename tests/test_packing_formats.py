@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import strategies
 from bitq.errors import BitqError
 from bitq.formats import PRESETS, ROUNDINGS, parse_format
 from bitq.numerics import native_packing, pack, quantize
@@ -74,14 +75,33 @@ def test_unpacking_gives_what_quantizing_gives(fmt, shaped, dtype, exponent, giv
     rounding = None if len(fmt.elements) > 1 else rounding
     x = numbers(shape, dtype, seed, exponent)
     dim = 1 if len(shape) > 1 else 0
-    asked = {"tensor_range": given_range, "rounding": rounding}
-    y = quantize(x, fmt, dim, inner, **asked, generator=torch.Generator().manual_seed(7))
-    packed = pack(x, fmt, dim, inner, **asked, generator=torch.Generator().manual_seed(7))
-    assert packed.num_bits == fmt.num_bits(shape, dim, inner)
+    check_both_paths(x, fmt, dim, inner, tensor_range=given_range, rounding=rounding)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data(), strategies.formats() | strategies.formats("power", "float") | strategies.summed_formats())
+def test_random_formats_unpack_to_what_quantizing_gives(data, fmt):
+    x, dim, inner = data.draw(strategies.tensors_for(fmt))
+    if x.isfinite().all():
+        check_both_paths(x, fmt, dim, inner)
+    else:
+        with pytest.raises(BitqError, match="NaN or infinite"):
+            pack(x, fmt, dim, inner)
+
+
+def check_both_paths(x, fmt, dim, inner, **asked):
+    """That both give the same payload, of the size told, and both unpack to what `quantize` gives."""
+
+    def seed():
+        return torch.Generator().manual_seed(7)
+
+    y = quantize(x, fmt, dim, inner, **asked, generator=seed())
+    packed = pack(x, fmt, dim, inner, **asked, generator=seed())
+    assert packed.num_bits == fmt.num_bits(tuple(x.shape), dim, inner)
     assert packed.payload.numel() == -(-packed.num_bits // 8)
     assert same(packed.unpack(), y)
     with patch.object(native_packing, "layout", return_value=None):
-        plain = pack(x, fmt, dim, inner, **asked, generator=torch.Generator().manual_seed(7))
+        plain = pack(x, fmt, dim, inner, **asked, generator=seed())
         assert torch.equal(plain.payload, packed.payload)
         assert same(plain.unpack(), y)
     assert plain.exponent_bias == packed.exponent_bias

@@ -13,9 +13,11 @@ from torch import nn
 
 import tiny
 from bitq.accuracy.finetune import Training, finetune
+from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import apply, observing, weight_in_use
 from bitq.errors import BitqError
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.formats import BlockFormat, TensorFormats, parse_format
+from bitq.numerics import quantize
 from bitq.tracing import trace
 from bitq.tradeoff.space import build_space, stored_bytes
 from bitq.tradeoff.weights import load_into, load_weights, save_weights
@@ -75,6 +77,33 @@ def test_tensors_without_a_format_stay_as_they_are(tmp_path):
     assert list(save_weights(path, model, {"0": TensorFormats(fmt, None, fmt), "8": TensorFormats(None, fmt)})) == ["8"]
     loaded, state = load_weights(path), model.state_dict()
     assert [key for key, tensor in state.items() if not torch.equal(loaded[key], tensor)] == ["8.weight"]
+
+
+@pytest.mark.parametrize(
+    "text", ["mxfp4", "nvfp4", "int8", "uint8", "bsfp", "flexblock12", "bf16", "l(-1;0;1):f32:channel"]
+)
+def test_weights_of_any_format(tmp_path, text):
+    """Each as the numbers that `quantize` gives, in as many bytes as its format says."""
+    fmt, path = parse_format(text), tmp_path / "weights.safetensors"
+    model = tiny.network()
+    assert save_weights(path, model, dict.fromkeys(("0", "3", "8"), TensorFormats(weight=fmt))) == {}
+    loaded = load_weights(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        for name in ("0", "3", "8"):
+            layer = model.get_submodule(name)
+            shape, dim, inner = kind_of(layer).blocks(layer, tuple(layer.weight.shape))
+            expected = quantize(layer.weight.detach().reshape(shape), fmt, dim, inner).reshape(layer.weight.shape)
+            assert torch.equal(bits_of(loaded[f"{name}.weight"]), bits_of(expected))
+            assert file.get_slice(f"{name}.weight").get_shape() == [-(-fmt.num_bits(shape, dim, inner) // 8)]
+
+
+def test_files_of_the_schema_before_are_read(content, path, tmp_path):
+    before = tmp_path / "before.safetensors"
+    path.write_bytes(content)
+    before.write_bytes(tampered(content, lambda told: told.update(schema_version=2)))
+    expected, loaded = load_weights(path), load_weights(before)
+    assert expected.keys() == loaded.keys()
+    assert all(torch.equal(bits_of(tensor), bits_of(expected[name])) for name, tensor in loaded.items())
 
 
 def test_weights_that_diverged_are_refused_and_nothing_is_written(tmp_path):
@@ -167,6 +196,10 @@ def entry(**changes):
         entry(format="8:e3"),
         entry(format="8:e4:b4"),
         entry(format="8:e9:b4"),
+        entry(format="mxfp4"),
+        entry(format="e2m1:e8m0:v4", exponent_bias=None),
+        entry(format="l(" + "0;" * 4000 + "1):f32:tensor", exponent_bias=None),
+        entry(exponent_bias=None),
         entry(shape=[6, 1, 3, 2]),
         entry(shape=[6, 1, 3, 1 << 39]),
         entry(shape=[1 << 40] * 8),
@@ -205,7 +238,7 @@ def test_a_header_that_does_not_fit_is_refused(content, path, change):
     [
         (entry(shape=[6, 1, 3, 1 << 39]), "a packed tensor of shape (6, 1, 3, 549755813888) has more than"),
         (entry(shape=[0] + [1 << 40] * 7), "has more than"),
-        (entry(format="x" * 5000), "format must be a text of at most 4096 characters, not 'xxxx"),
+        (entry(format="x" * 9000), "format must be a text of at most 8192 characters, not 'xxxx"),
         (entry(exponent_bias=10**30), "exponent_bias must be a number of at most 1048576, not"),
         (entry(extra=1), "extra is an entry that is not known; leave it out"),
         (lambda told: told["packed"].update({"x" * 5000: told["packed"]["0.weight"]}), "its header names 'xxxx"),

@@ -78,11 +78,22 @@ def a_name_that_is_long_and_steers(folder: Path) -> None:
 
 @attack(
     "quantize in.safetensors out.safetensors --format 8:e3:b" + "9" * 5000,
-    "^.{0,40}block format '8:e3:b9{30,40}…9{10,20}' must",
+    "geometry \'b9{30,50}…9{10,20}\' at character 6; it must be b16",
 )
 def a_long_format(folder: Path) -> None:
     """A format of 5,000 digits."""
     save_file({"0.weight": torch.ones(4, 8)}, folder / "in.safetensors")
+
+
+@attack(
+    "quantize in.safetensors out.safetensors --format l(" + "0;" * 2000 + "1):f32:tensor",
+    "a table of levels has 2..256 of them, not 2001",
+)
+@attack("quantize in.safetensors out.safetensors --format i8:f32:t9x" + "9" * 30, "geometry 't9x9{20,40}'")
+@attack("quantize in.safetensors out.safetensors --format s2:e8m0:b9p999999999", "NaN or infinite")
+def a_wide_format(folder: Path) -> None:
+    """A table of 2,001 levels, and blocks with more elements than there are numbers."""
+    save_file({"0.weight": torch.full((4, 8, 3, 3), torch.nan)}, folder / "in.safetensors")
 
 
 @attack(PACK, "in.safetensors has no weight to pack")

@@ -16,12 +16,12 @@ from bitq.formats import Format
 from bitq.formats.elements import Element, Float, Integer, Levels
 from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
 from bitq.numerics import general, sums
-from bitq.numerics.general import Rows, Scales
+from bitq.numerics.general import BlockRows, Scales
 from bitq.numerics.recipe import Recipe
 from bitq.numerics.torch_path import uniforms
 
 
-class Field(NamedTuple):
+class CodeRun(NamedTuple):
     """Codes (int64) that are stored with `width` bits each."""
 
     codes: Tensor
@@ -40,8 +40,8 @@ class Codes:
     """
 
     elements: Tensor
-    blocks: tuple[Field, ...]
-    tensor: tuple[Field, ...]
+    blocks: tuple[CodeRun, ...]
+    tensor: tuple[CodeRun, ...]
     exponent_bias: int | None
 
 
@@ -59,7 +59,7 @@ def encode(x: Tensor, recipe: Recipe, key: Tensor | None) -> Codes:
     draws = None if key is None else uniforms(x.shape, key)
     if fmt.scale is None:
         return Codes(_cast(x, recipe, draws), (), (), None)
-    at = Rows.of(recipe, tuple(x.shape))
+    at = BlockRows.of(recipe, tuple(x.shape))
     rows = at.arranged(x.float())
     drawn = None if draws is None else at.arranged(draws)
     least, most = rows.aminmax(dim=1, keepdim=True)
@@ -79,8 +79,8 @@ def encode(x: Tensor, recipe: Recipe, key: Tensor | None) -> Codes:
     fields = [codes, *([torch.cat(zeros).flatten()] if zeros else [])]
     return Codes(
         at.restored(torch.cat(elements)),
-        tuple(Field(*pair) for pair in zip(fields, block_widths(fmt), strict=True)),
-        () if shared is None or not fmt.tensor_bits else (Field(second_codes(shared), fmt.tensor_bits),),
+        tuple(CodeRun(*pair) for pair in zip(fields, block_widths(fmt), strict=True)),
+        () if shared is None or not fmt.tensor_bits else (CodeRun(second_codes(shared), fmt.tensor_bits),),
         int(shared) if shared is not None and isinstance(fmt.scale, SharedExponent) else None,
     )
 
@@ -94,7 +94,7 @@ def decode(codes: Codes, recipe: Recipe, shape: tuple[int, ...], dtype: torch.dt
     fmt = recipe.format
     if fmt.scale is None:
         return _uncast(codes.elements, fmt.elements[0], dtype)
-    at = Rows.of(recipe, shape)
+    at = BlockRows.of(recipe, shape)
     rows = at.arranged(codes.elements)
     shared = shared_of(codes.tensor[0].codes if codes.tensor else rows[:0], codes.exponent_bias, fmt)
     if len(fmt.elements) > 1:
@@ -182,13 +182,13 @@ def check(valid: Tensor | bool, what: str) -> None:
 # Sums
 
 
-def _encode_sums(rows: Tensor, shared: Tensor, at: Rows, fmt: Format) -> Codes:
+def _encode_sums(rows: Tensor, shared: Tensor, at: BlockRows, fmt: Format) -> Codes:
     assert isinstance(fmt.scale, FloatScale)
     scales, (q1, q2) = sums.nearest(rows, fmt, shared)
     first, second = (element_codes(q, element) for q, element in zip((q1, q2), fmt.elements, strict=True))
     codes = float_codes(scales.double(), fmt.scale.number)
-    unit = Field(general.exponents_of(shared).reshape(1) + 127, 8)
-    blocks = tuple(Field(codes[:, i], fmt.scale.bits) for i in range(2))
+    unit = CodeRun(general.exponents_of(shared).reshape(1) + 127, 8)
+    blocks = tuple(CodeRun(codes[:, i], fmt.scale.bits) for i in range(2))
     return Codes(at.restored(first | second << fmt.elements[0].bits), blocks, (unit,), None)
 
 

@@ -58,7 +58,7 @@ def quantize(
     draws = None if key is None else uniforms(x.shape, key.to(x.device))
     if recipe.format.scale is None:
         return laid_as(x, _cast(x, recipe, draws)), None
-    at = Rows.of(recipe, tuple(x.shape))
+    at = BlockRows.of(recipe, tuple(x.shape))
     rows = at.arranged(x.float())
     drawn = None if draws is None else at.arranged(draws)
     least, most = rows.aminmax(dim=1, keepdim=True)
@@ -99,7 +99,7 @@ def joined(parts: list[Tensor], axis: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
 
-class Rows(NamedTuple):
+class BlockRows(NamedTuple):
     """How blocks of a tensor become rows of a matrix, with zeros where a block is short.
 
     Attributes:
@@ -113,7 +113,7 @@ class Rows(NamedTuple):
     lengths: tuple[int, ...]
 
     @classmethod
-    def of(cls, recipe: Recipe, shape: tuple[int, ...]) -> Rows:
+    def of(cls, recipe: Recipe, shape: tuple[int, ...]) -> BlockRows:
         """For a tensor that is not empty."""
         geometry, (dim, inner) = recipe.format.geometry, recipe.axes
         assert geometry is not None

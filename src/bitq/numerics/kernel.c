@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #endif
 #include "tiles.h"
+#include <float.h>
 #include "kernel.h" /* knows no includes: Python reads it, too */
 #ifdef _OPENMP
 #include <omp.h>
@@ -28,6 +29,12 @@ enum {
 typedef void tiles_function(const job *, reach, int64_t, int64_t, summary *);
 
 #define CLONE(target, name)                                                                                \
+    target static void each_##name(const run *r, int64_t count, units u, const job *j) {                   \
+        round_each(r, count, u, j);                                                                        \
+    }                                                                                                      \
+    target static void all_##name(const run *r, int64_t count, unit u, const job *j) {                     \
+        round_all(r, count, u, j);                                                                         \
+    }                                                                                                      \
     target static void tiles_##name(const job *j, reach codes, int64_t first, int64_t last, summary *s) {  \
         some_tiles(j, codes, first, last, s);                                                              \
     }                                                                                                      \
@@ -49,6 +56,8 @@ CLONE(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl" WIDE))), avx512
 
 typedef struct {
     tiles_function *tiles;
+    each_function *each;
+    all_function *all;
     plain_function *plain;
     stream_function *stream;
 } path;
@@ -58,17 +67,21 @@ static path fastest(void) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
-        return (path){tiles_avx512, plain_avx512, stream_avx512};
-    if (__builtin_cpu_supports("avx2")) return (path){tiles_avx2, plain_avx2, stream_anywhere};
+        return (path){tiles_avx512, each_avx512, all_avx512, plain_avx512, stream_avx512};
+    if (__builtin_cpu_supports("avx2")) return (path){tiles_avx2, each_avx2, all_avx2, plain_avx2, stream_anywhere};
 #endif
-    return (path){tiles_anywhere, plain_anywhere, stream_anywhere};
+    return (path){tiles_anywhere, each_anywhere, all_anywhere, plain_anywhere, stream_anywhere};
 }
 
 /* Into tiles of the best size, divided by `smaller`. */
 static void cut(job *j, int64_t smaller) {
-    const int64_t block = j->block;
-    if (j->inner > 1) {
-        const int64_t bytes = (block < j->channels ? block : j->channels) * (j->kind == FLOAT32 ? 4 : 2);
+    const int64_t block = j->block, bytes = block * (j->kind == FLOAT32 ? 4 : 2);
+    if (j->inner > 1 && j->inner <= NARROW) {
+        const int64_t fit = L1 / smaller / (bytes * j->inner), most = TILE / j->inner;
+        j->width = fit < 1 ? 1 : fit > most ? most : fit;
+        j->stacks = (j->channels + block - 1) / block;
+        j->strips = 1;
+    } else if (j->inner > 1) {
         const int64_t fit = L1 / smaller / bytes / DRAWS * DRAWS;
         j->width = fit < DRAWS ? DRAWS : fit > TILE ? TILE : fit;
         j->stacks = (j->channels + block - 1) / block;
@@ -84,6 +97,7 @@ static void cut(job *j, int64_t smaller) {
 
 static void join(summary *into, summary part) {
     into->top = part.top > into->top ? part.top : into->top;
+    into->peak = part.peak > into->peak ? part.peak : into->peak;
     into->least = part.least < into->least ? part.least : into->least;
     into->clipped += part.clipped;
 }
@@ -107,10 +121,11 @@ static summary all_tiles(const job *j, reach codes, int threads) {
 }
 
 /* What codes reach that stand for exponents from `lowest` to `highest`. */
-static reach within(const job *j, int32_t lowest, int32_t highest) {
+static reach within(const job *j, int32_t lowest, int32_t highest, int32_t bump) {
+    const int32_t most = bump ? 128 : 127;
     lowest = lowest > j->floor ? lowest : j->floor;
-    highest = highest < lowest ? lowest : highest > 127 ? 127 : highest;
-    return (reach){(lowest + 127) << 23, (highest + 127) << 23};
+    highest = highest < lowest ? lowest : highest > most ? most : highest;
+    return (reach){(lowest + 127) * (1 << 23), (highest + 127) * (1 << 23), bump};
 }
 
 static int32_t default_bias(int32_t top, int32_t top_code) { return (top ? exponent(top) : 0) - top_code; }
@@ -136,18 +151,18 @@ static void guess_bias(const job *j, int32_t top_code, int threads) {
         summary so_far = NOTHING;
         for (int64_t k = 0; k < SAMPLES; k++) {
             const int64_t tile = peaks.tiles * (2 * k + 1) / (2 * SAMPLES);
-            quantize(&peaks, (reach){0, 0}, tile, tile + 1, &so_far);
+            quantize(&peaks, (reach){0, 0, 0}, tile, tile + 1, &so_far);
         }
 #pragma omp for schedule(static) nowait
         for (int64_t g = 0; g < groups; g++) {
-            guessed[g] = within(j, default_bias(so_far.top, top_code), highest);
+            guessed[g] = within(j, default_bias(so_far.top, top_code), highest, 0);
             parts[g] = (summary)NOTHING;
             quantize(j, guessed[g], j->tiles * g / groups, j->tiles * (g + 1) / groups, &parts[g]);
             join(&so_far, parts[g]);
         }
     }
     for (int64_t g = 0; g < groups; g++) join(&all, parts[g]);
-    const reach right = within(j, default_bias(all.top, top_code), 127);
+    const reach right = within(j, default_bias(all.top, top_code), 127, 0);
     int64_t again[GROUPS], left = 0;
     for (int64_t g = 0; g < groups; g++)
         if (!agree(guessed[g], right, parts[g])) again[left++] = g;
@@ -170,12 +185,46 @@ static int in_large_pages(void *y, int64_t bytes) {
 #endif
 }
 
+/* The peaks of a tensor's blocks; if all is finite, those of other blocks, which lie one behind the other. */
+static summary peaks_of(const job *j, int threads) {
+    job flat = *j;
+    flat.y = NULL, flat.plain = NULL;
+    flat.channels = j->outer * j->channels * j->inner;
+    flat.outer = flat.inner = 1;
+    flat.block = flat.channels < LONG ? flat.channels : LONG;
+    cut(&flat, 1);
+    const summary all = all_tiles(&flat, (reach){0, 0, 0}, threads);
+    if (all.peak < UNBOUNDED) return all;
+    job peaks = *j;
+    peaks.y = NULL, peaks.plain = NULL;
+    return all_tiles(&peaks, (reach){0, 0, 0}, threads);
+}
+
+/* What all tiles of a tensor come to that is one block: their peaks are those of its pieces. Where one peak is given for it,
+ * and nothing has to know its own before, the tensor is read once, unless it turns out not to be finite. */
+static int64_t as_one_block(job *j, reach codes, int32_t own, double magnitude, int threads) {
+    const int32_t given = magnitude < 0 ? own : (int32_t)bits_of((float)magnitude);
+    j->whole = own >= UNBOUNDED ? QUIET_NAN : given;
+    if (own >= 0 && own < UNBOUNDED)
+        j->whole_low = j->elements == SCALED ? wanted(own, j->scale) > limited(wanted(given, j->scale), j->scale)
+                                             : above(own, codes) > shared(given, codes);
+    const summary all = all_tiles(j, codes, threads);
+    if (own >= 0 || all.peak < UNBOUNDED) return all.clipped;
+    j->whole = QUIET_NAN;
+    all_tiles(j, codes, threads);
+    return 0;
+}
+
 int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_t outer, int64_t channels,
-                      int64_t inner, int64_t block, int mantissa_bits, int top_code, int has_bias, int bias,
-                      int rounding, uint64_t key, int fresh, int threads) {
+                      int64_t inner, int64_t block, const bitq_format *format, uint64_t key, int fresh, int threads) {
     const int64_t elements = outer * channels * inner;
     const int64_t most = elements / GRAIN + 1, bytes = elements * (kind == FLOAT32 ? 4 : 2);
-    if (fresh && in_large_pages(y, bytes)) fresh = 0; /* large ones are too large for the caches */
+    const bitq_format f = *format;
+    const int guessed = !f.has_bias && !f.is_float && !f.whole && !clipped && x != y && elements >= WORTH_A_GUESS;
+    const int given = f.magnitude >= 0;
+    /* large pages are too large for the caches, and less than UNTOUCHED is mostly memory that was used before */
+    if (fresh && (bytes < UNTOUCHED || in_large_pages(y, bytes))) fresh = 0;
+    block = f.whole ? LONG : block;
     job j = {
         .x = x,
         .y = y,
@@ -185,27 +234,50 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
         .inner = inner,
         .block = block < channels ? block : channels,
         .kind = kind,
-        .rounding = rounding,
-        .to_step = (2 - mantissa_bits) * (1 << 23),
-        .floor = -126 + mantissa_bits - 2,
+        .rounding = f.rounding,
+        .to_step = f.to_unit * (1 << 23),
+        .floor = f.floor,
+        .elements = f.is_float ? SCALED : f.uniform ? UNIFORM : SMALL,
+        .largest = kind == FLOAT32 ? FLT_MAX : kind == BFLOAT16 ? 0x1.FEp127f : 65504.0f,
+        .whole = -1,
+        .each = fastest().each,
+        .all = fastest().all,
         /* small pages that the system clears when they are first written are in the caches then */
         .stream = !fresh && x != y && 2 * bytes >= STREAMED ? fastest().stream : NULL,
-        .limit = (float)((1 << (mantissa_bits - 1)) - 1),
+        .limit = (float)f.most,
+        .low = f.never_negative ? 0 : -(float)f.most,
         .key = {(uint32_t)key, (uint32_t)(key >> 32)},
     };
-    if (kind == FLOAT32 && rounding == NEAREST && !clipped && !j.stream) j.plain = fastest().plain;
+    j.grid = grid_of(f.least, f.mantissa);
+    if (j.elements == SCALED) {
+        j.wide = wide_grid_of(f.least, f.mantissa);
+        /* half of u less 2^(bits - 22) u, as a part of 1.5 * 2^23 u */
+        j.doubt = (float)((0.5 - power(f.bits - 22)) / 0x1.8p23);
+        j.evenly = f.most < f.least * (double)(1 << f.mantissa);
+        j.scale = (float_scale){f.most, 1, f.smallest, f.largest, wide_grid_of(f.scale_least, f.digits), f.up};
+    }
+    if (kind == FLOAT32 && j.elements == UNIFORM && f.rounding == NEAREST && !f.never_negative && !f.whole && !clipped &&
+        !j.stream)
+        j.plain = fastest().plain;
     threads = threads < most ? threads : (int)most;
     cut(&j, 1);
-    if (has_bias) return all_tiles(&j, within(&j, bias, bias + top_code), threads).clipped;
-    if (x != y && elements >= WORTH_A_GUESS) {
-        guess_bias(&j, top_code, threads);
+    if (guessed) {
+        guess_bias(&j, f.top_code, threads);
         return 0;
     }
-    job peaks = j;
-    peaks.y = NULL, peaks.plain = NULL;
-    bias = default_bias(all_tiles(&peaks, (reach){0, 0}, threads).top, top_code);
-    all_tiles(&j, within(&j, bias, bias + top_code), threads);
-    return 0;
+    const int shares = f.is_float ? f.least_second > 0 && !given : !f.has_bias;
+    summary tensor = {.peak = -1};
+    if (shares || (f.whole && (!given || clipped))) tensor = peaks_of(&j, threads);
+    if (f.is_float && f.least_second > 0) {
+        const double top = given ? f.magnitude : (double)float_of((uint32_t)tensor.top);
+        const double second = (double)(float)(top / (f.most * f.largest));
+        j.scale.second = second > f.least_second ? second : f.least_second;
+        j.scale.divisor = f.most * j.scale.second;
+    }
+    const int32_t lowest = f.has_bias || f.is_float ? f.lowest : default_bias(tensor.top, f.top_code);
+    const reach codes = within(&j, lowest, f.has_bias ? f.highest : lowest + f.top_code, f.bump);
+    if (f.whole) return as_one_block(&j, codes, tensor.peak, f.magnitude, threads);
+    return all_tiles(&j, codes, threads).clipped;
 }
 
 void bitq_pass(const void *from, void *to, const uint8_t *clipped, int64_t count, int bytes, int threads) {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from bitq.numerics import blocks
-from bitq.numerics.recipe import ROUNDINGS, Recipe
+from bitq.numerics.native_format import described
+from bitq.numerics.recipe import Axes, Recipe
 
 try:
     import bitq.numerics._kernel as _kernel
@@ -14,22 +18,40 @@ except ImportError:  # a source tree that was not built: the torch path does eve
     _kernel = None
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-ROUNDING: dict[str, int] = {name: number for number, name in enumerate(ROUNDINGS)}
-MANTISSA_BITS = 23  # the most for which the kernel's roundings are exact
 
 
 def layout(shape: torch.Size, stride: tuple[int, ...], recipe: Recipe) -> blocks.Layout | None:
     """How the kernel reads memory with these strides.
 
     Returns:
-        None where the kernel cannot: it is not built, steps are not uniform, blocks lie scattered, draws have another
-        order than memory, or mantissas have more than 23 bits.
+        None where the kernel cannot: it is not built or has no such format, blocks lie scattered or are short along
+        several axes, or draws have another order than memory.
     """
-    uniform = None if _kernel is None else recipe.steps(shape)
-    if uniform is None or uniform.never_negative or uniform.mantissa_bits > MANTISSA_BITS:
+    return None if _kernel is None else _layout(shape, stride, recipe)
+
+
+@lru_cache(4096)
+def _layout(shape: torch.Size, stride: tuple[int, ...], recipe: Recipe) -> blocks.Layout | None:
+    geometry, (dim, inner) = recipe.format.geometry, recipe.axes
+    if geometry is None or described(recipe) is None:
         return None
-    found = blocks.layout(shape, stride, uniform.axes, uniform.block_size)
+    lengths = geometry.lengths(shape, dim, inner)
+    whole = [d for d, n in enumerate(shape) if 1 < n <= lengths[d]]
+    partial = [d for d, n in enumerate(shape) if 1 < lengths[d] < n]
+    if len(partial) > 1:
+        return None
+    if not partial:  # along the outermost of its axes, the others inside
+        whole.sort(key=lambda d: -stride[d])
+        partial = [whole.pop(0)] if whole else [dim]
+    found = blocks.layout(shape, stride, Axes(partial[0], tuple(whole)), lengths[partial[0]])
     return None if found is None or (recipe.rounding == "stochastic" and not found.in_order) else found
+
+
+@lru_cache(4096)
+def _struct(recipe: Recipe) -> Any:
+    """The recipe as C has it."""
+    known = described(recipe)
+    return None if known is None else _kernel.ffi.new("bitq_format *", known.fields)
 
 
 def quantize(
@@ -40,13 +62,12 @@ def quantize(
     `out`, which may be x, must have x's dtype and strides. The bits are uint8, lowest first, of ceil(numel/8) bytes.
     None where there is no `layout` of x.
     """
-    at, uniform = layout(x.shape, x.stride(), recipe), recipe.steps(x.shape)
-    if at is None or uniform is None:
+    at, known = layout(x.shape, x.stride(), recipe), described(recipe)
+    if at is None or known is None:
         return None
-    exponent_bias = uniform.exponent_bias
     y = torch.empty_like(x) if out is None else out
     bits = None
-    if with_clipped and uniform.can_clip:
+    if with_clipped and known.can_clip:
         bits = torch.zeros((x.numel() + 7) // 8, dtype=torch.uint8)
     ffi = _kernel.ffi
     found = _kernel.lib.bitq_quantize(
@@ -58,11 +79,7 @@ def quantize(
         at.channels,
         at.inner,
         at.block,
-        uniform.mantissa_bits,
-        uniform.top_code,
-        exponent_bias is not None,
-        exponent_bias or 0,
-        ROUNDING[recipe.rounding],
+        _struct(recipe),
         0 if key is None else int(key) & (2**64 - 1),
         out is None,
         torch.get_num_threads(),

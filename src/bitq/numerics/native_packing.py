@@ -19,6 +19,7 @@ from bitq.formats.blocking import Whole
 from bitq.formats.elements import Element, Float, Integer
 from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
 from bitq.numerics import coding, general
+from bitq.numerics.bitstream import Bytes
 from bitq.numerics.recipe import Axes, Recipe
 
 try:
@@ -26,8 +27,7 @@ try:
 except ImportError:  # a source tree that was not built: coding.py does everything
     _packing = None
 
-Bytes = NDArray[np.uint8]
-Steps = NDArray[np.float64]
+ScaleSteps = NDArray[np.float64]
 Peaks = NDArray[np.uint32]
 
 _no_bytes = np.empty(0, np.uint8)
@@ -176,7 +176,7 @@ def peaks(x: NDArray[np.float32], at: Bands) -> Peaks:
 # Scales
 
 
-def _scales(found: Peaks, recipe: Recipe, shared: Tensor | None) -> tuple[NDArray[Any], Steps | None]:
+def _scales(found: Peaks, recipe: Recipe, shared: Tensor | None) -> tuple[NDArray[Any], ScaleSteps | None]:
     """Codes of blocks with these peaks, and the steps of those whose scale is a float."""
     fmt, scale, lib = recipe.format, recipe.format.scale, _packing.lib
     codes = np.empty(found.size, np.uint8)
@@ -202,20 +202,23 @@ def _scales(found: Peaks, recipe: Recipe, shared: Tensor | None) -> tuple[NDArra
             wide = coding.float_codes(scales.stored, scale.number).flatten().numpy()
             return wide if fmt.block_bits > 8 else wide.astype(np.uint8), scales.step.flatten().numpy()
         codes = scales.stored.flatten().numpy().astype(np.uint8)
-    return codes, _steps(codes, fmt, shared)
+    return codes, None if fmt.power_of_two else _steps(codes, fmt, shared)
 
 
-def _steps(codes: NDArray[Any], fmt: Format, shared: Tensor | None) -> Steps | None:
+def _steps(codes: NDArray[Any], fmt: Format, shared: Tensor | None) -> ScaleSteps | None:
     """What an element of 1 stands for in blocks whose scale has these codes; None where that is a power of two.
 
     Raises:
         BitqError: codes that stand for no number.
     """
+    if fmt.power_of_two:
+        coding.steps(torch.tensor([int(codes.min()), int(codes.max())]), fmt, shared)
+        return None
     used = np.bincount(codes, minlength=256).nonzero()[0] if fmt.block_bits <= 8 else codes
-    found: Steps = coding.steps(torch.from_numpy(used), fmt, shared).numpy()
-    if fmt.power_of_two or fmt.block_bits > 8:
-        return None if fmt.power_of_two else found
-    table: Steps = np.zeros(256)
+    found: ScaleSteps = coding.steps(torch.from_numpy(used), fmt, shared).numpy()
+    if fmt.block_bits > 8:
+        return found
+    table: ScaleSteps = np.zeros(256)
     table[used] = found
     return np.take(table, codes)
 
@@ -278,7 +281,7 @@ def _elements(fmt: Format, bias: int | None) -> Any:
 
 
 def _write_elements(
-    x: NDArray[np.float32], to: Bytes, at: Bands, codes: Any, steps: Steps | None, elements: Any
+    x: NDArray[np.float32], to: Bytes, at: Bands, codes: Any, steps: ScaleSteps | None, elements: Any
 ) -> None:
     source, target, told, lib = _pointer("float *", x), _pointer("uint8_t *", to), _told(at), _packing.lib
     powers, floats = _shared(codes, steps)
@@ -288,7 +291,7 @@ def _write_elements(
 
 
 def _read_values(
-    payload: Bytes, to: NDArray[np.float32], at: Bands, codes: Any, steps: Steps | None, table: Any, elements: Any
+    payload: Bytes, to: NDArray[np.float32], at: Bands, codes: Any, steps: ScaleSteps | None, table: Any, elements: Any
 ) -> None:
     source, target, told, lib = _pointer("uint8_t *", payload), _pointer("float *", to), _told(at), _packing.lib
     powers, floats = _shared(codes, steps)
@@ -298,7 +301,7 @@ def _read_values(
     )
 
 
-def _shared(codes: Any, steps: Steps | None) -> tuple[object, object]:
+def _shared(codes: Any, steps: ScaleSteps | None) -> tuple[object, object]:
     """Codes of powers of two, or the steps."""
     null = _packing.ffi.NULL
     return (_pointer("uint8_t *", codes), null) if steps is None else (null, _pointer("double *", steps))

@@ -31,6 +31,20 @@ INLINE float float_of(uint32_t bits) {
 /* Patterns of magnitudes are ordered as the magnitudes are, NaN above all. */
 INLINE int32_t magnitude(float value) { return (int32_t)(bits_of(value) & 0x7FFFFFFFu); }
 
+/* The same where negative numbers count as 0, but for infinity. */
+INLINE int32_t counted(float value, int never_negative) {
+    const int32_t bits = (int32_t)bits_of(value), size = bits & 0x7FFFFFFF;
+    return never_negative && bits < 0 && size < UNBOUNDED ? 0 : size;
+}
+
+/* Of float16 or bfloat16, whose infinity this is. */
+INLINE uint16_t counted_half(uint16_t bits, int never_negative, uint16_t infinity) {
+    const uint16_t size = bits & 0x7FFF;
+    return never_negative && bits > size && size < infinity ? 0 : size;
+}
+
+INLINE uint16_t infinity_of(int kind) { return kind == BFLOAT16 ? 0x7F80 : 0x7C00; }
+
 INLINE float of_bfloat16(uint16_t half) { return float_of((uint32_t)half << 16); }
 
 INLINE uint16_t to_bfloat16(float value) {
@@ -67,17 +81,18 @@ INLINE float inverse(float step) {
 /* |x| / step. Overflow is clipped, and what underflows lies below every draw and every half. */
 INLINE float ratio(float x, float inverse_step) { return float_of((uint32_t)magnitude(x)) * inverse_step; }
 
-/* The limit is whole, so clipping before rounding gives the same. Adding 2^23 to a number in [0, 2^23) rounds it to even,
+/* The limit is whole, so clipping before rounding gives the same; `low` is -limit, or 0 where nothing is negative. Adding 2^23 to a number in [0, 2^23) rounds it to even,
  * adding 1.5 * 2^23 does so to one in (-2^22, 2^22) and never gives -0. */
-INLINE float rounded(float x, float step, float inverse_step, float limit, int rounding, float draw) {
+INLINE float rounded(float x, float step, float inverse_step, float low, float limit, int rounding, float draw) {
     if (rounding == NEAREST) {
         float k = x * inverse_step;
-        k = k > -limit ? k : -limit;
+        k = k > low ? k : low;
         k = k < limit ? k : limit;
         return ((k + 0x1.8p23f) - 0x1.8p23f) * step;
     }
     float k = ratio(x, inverse_step);
     k = k < limit ? k : limit;
+    k = low < 0 || x > 0 ? k : 0.0f;
     const float even = (k + 0x1p23f) - 0x1p23f;
     const float below = even - (even > k ? 1.0f : 0.0f);
     const float whole = rounding == HALF_AWAY ? even + (k - even == 0.5f ? 1.0f : 0.0f)

@@ -350,6 +350,7 @@ INLINE float bounded(float y) {
 }
 
 #define OF_POWERS(number) for (int64_t i = 0; i < width; i++) y[at + i] = bounded((number) * step[i] + 0.0f);
+#define OF_LOW_POWERS(number) for (int64_t i = 0; i < width; i++) y[at + i] = (number) * step[i]; /* below 2^128 */
 #define OF_FLOATS(number) for (int64_t i = 0; i < width; i++) y[at + i] = bounded((float)((number) * step[i]) + 0.0f);
 
 CLONES void bitq_read_values(const uint8_t *from, int64_t bytes, const uint8_t *codes, const double *steps,
@@ -372,7 +373,7 @@ CLONES void bitq_read_values(const uint8_t *from, int64_t bytes, const uint8_t *
             float step[TILE];
             SPREAD(float, step, p, width, l, POWER)
             if (e.kind == FLOAT) OF_POWERS(table[field[i]])
-            else BY_KIND(OF_POWERS((float)whole_of(field[i], e)), e)
+            else BY_KIND(OF_LOW_POWERS((float)whole_of(field[i], e)), e)
         }
     }
 }

@@ -64,9 +64,10 @@ class Packed:
     A whole number is stored as m - 1 bits of magnitude below a sign bit ("s"), in two's complement ("i"), or as it is
     ("n", "u"); a float as mantissa, exponent and, on top, the sign; of a table the index. Of summed elements the code
     is that of the first below that of the second, q1 | q2 << bits1, and a block has the scale of the first before that
-    of the second. A power of two is stored as its exponent plus the bias of its kind, that of `eN` as the exponent of the
-    block's largest magnitude less `exponent_bias`; a float scale as a float, sign included; a second scale as a float32
-    or as exponent + 127. The last byte is filled up with zeros. A zero has no sign, but in a format without a scale.
+    of the second. A power of two is stored as its exponent plus the bias of its kind, that of `eN` as the exponent of
+    the block's largest magnitude less `exponent_bias`; a float scale as a float, sign included; a second scale as a
+    float32 or as exponent + 127. The last byte is filled up with zeros. A zero has no sign, but in a format without a
+    scale.
 
     Attributes:
         payload: uint8, one-dimensional, on the CPU.
@@ -128,7 +129,7 @@ class Packed:
         tensor = [fmt.tensor_bits] if fmt.tensor_bits else []
         for number, widths in ((count, [fmt.element_bits]), (blocks, coding.block_widths(fmt)), (1, tensor)):
             found = bitstream.read(payload, at, number, widths)
-            runs.append(tuple(coding.Field(torch.from_numpy(f), w) for f, w in zip(found, widths, strict=True)))
+            runs.append(tuple(coding.CodeRun(torch.from_numpy(f), w) for f, w in zip(found, widths, strict=True)))
             at += number * sum(widths)
         elements, shared, second = runs
         return coding.Codes(elements[0].codes.view(self.shape), shared, second, self.exponent_bias)
@@ -176,6 +177,6 @@ def _check_finite(x: Tensor) -> None:
 
 
 def _payload(codes: coding.Codes, fmt: Format) -> bitstream.Bytes:
-    elements = coding.Field(codes.elements.reshape(-1), fmt.element_bits)
+    elements = coding.CodeRun(codes.elements.reshape(-1), fmt.element_bits)
     runs = [run for run in ((elements,), codes.blocks, codes.tensor) if run]
     return bitstream.write([[bitstream.Fields(f.codes.numpy(), f.width) for f in run] for run in runs])

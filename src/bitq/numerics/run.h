@@ -30,7 +30,7 @@ INLINE void narrow(uint16_t *to, const float *from, int64_t count, int kind) {
 }
 
 /* Sets the bits from `at` on that `marks` tells; the first and the last byte may be shared with another thread. */
-INLINE void mark(uint8_t *bits, int64_t at, const uint8_t *marks, int64_t count) {
+static void mark(uint8_t *bits, int64_t at, const uint8_t *marks, int64_t count) {
     for (int64_t i = 0; i < count;) {
         const int shift = (int)((at + i) % 8);
         const int64_t size = count - i < 8 - shift ? count - i : 8 - shift;
@@ -47,16 +47,20 @@ INLINE void mark(uint8_t *bits, int64_t at, const uint8_t *marks, int64_t count)
 }
 
 /* A run of `count` <= TILE elements from element `at` on: where they are in float32, where their results go. */
-typedef struct {
+struct run {
     const float *x, *draws;
     float *y;
     float wide[TILE], out[TILE], random[TILE + 2 * DRAWS];
     uint16_t halves[TILE];
-} run;
+};
 
 INLINE void open_run(run *r, const job *j, int64_t at, int64_t count) {
     r->x = (const float *)j->x + at;
     r->y = j->y && j->kind == FLOAT32 && !j->stream ? (float *)j->y + at : r->out;
+    if (j->elements == SCALED && j->kind == FLOAT32 && j->x == j->y) { /* which is read again after it was written */
+        memcpy(r->wide, r->x, (size_t)count * sizeof(float));
+        r->x = r->wide;
+    }
     if (j->kind != FLOAT32) {
         widen(r->wide, j->x, at, count, j->kind);
         r->x = r->wide;
@@ -83,47 +87,157 @@ INLINE void close_run(run *r, const job *j, int64_t at, int64_t count) {
         default: call(STOCHASTIC);                   \
     }
 
-/* Rounds a run of elements with a step each. */
-INLINE void round_each(const run *r, int64_t count, const float *step, const float *inverse_step, const job *j) {
-    const float *x = r->x, *draws = r->draws, limit = j->limit;
+INLINE float small(float x, float inverse_step, float low, float limit, grid g) {
+    float k = x * inverse_step;
+    k = k > low ? k : low;
+    k = k < limit ? k : limit;
+    return on_grid(k, g);
+}
+
+/* A number of the grid times the scale of its block, which is exact if there is a second one (native_format.py sees to it),
+ * and that: rounded once, and limited. */
+INLINE float times(float q, float step, float second, float largest) {
+    float y = (q * step) * second;
+    y = largest < y ? largest : y; /* NaN stays */
+    return -largest > y ? -largest : y;
+}
+
+/* x / step, on the grid: exact, unless it is `in_doubt`. */
+typedef struct {
+    float q;
+    int in_doubt;
+} guess;
+
+/* Both 1/step and its product with x are rounded, so k is off by up to 2^-23 of itself, which is less than 2^(bits - 23) of
+ * the distance to the next number; so it is decided unless it is that near to a tie. A NaN is in doubt. */
+INLINE guess guessed(float x, float inverse_step, float low, float limit, const job *j, int evenly) {
+    float k = x * inverse_step;
+    const int known = k == k;
+    k = k > low ? k : low;
+    k = k < limit ? k : limit;
+    const float shift = evenly ? 0x1.8p23f : shift_of(k, j->grid), q = (k + shift) - shift;
+    return (guess){q, !(known && float_of((uint32_t)magnitude(k - q)) < shift * j->doubt)};
+}
+
+/* The same by the quotient in double precision: the exact one is a tie h of at most 17 bits, or differs from it by 2^-52 or
+ * more, as x has 24 bits and the step at most 35 and |x - h * step| is a multiple of both their last places' lesser. */
+INLINE float exactly(float x, double step, double low, double limit, wide_grid g) {
+    double k = (double)x / step;
+    k = k > low ? k : low;
+    k = k < limit ? k : limit;
+    return (float)on_wide_grid(k, g);
+}
+
+#ifdef _OPENMP
+#define IN_DOUBT _Pragma("omp simd reduction(| : in_doubt)")
+#else
+#define IN_DOUBT
+#endif
+
+/* Rounds a run of elements of SCALED, whose steps are step[i] or all step[0], twice if one of them is in doubt. */
+INLINE void round_scaled(const run *r, int64_t count, units u, int single, int evenly, const job *all) {
+    const job format = *all, *j = &format;
+    const float *x = r->x, *step = u.step, *inverse_step = u.inverse_step, second = (float)j->scale.second;
+    const float limit = j->limit, low = j->low, largest = j->largest;
+    const wide_grid wide = j->wide;
     float *y = r->y;
-#define EACH(how) \
-    ELEMENTWISE for (int64_t i = 0; i < count; i++) y[i] = rounded(x[i], step[i], inverse_step[i], limit, how, draws[i])
+    int in_doubt = 0;
+    IN_DOUBT for (int64_t i = 0; i < count; i++) {
+        const guess g = guessed(x[i], inverse_step[single ? 0 : i], low, limit, j, evenly);
+        y[i] = times(g.q, step[single ? 0 : i], second, largest);
+        in_doubt |= g.in_doubt;
+    }
+    if (!in_doubt) return;
+    ELEMENTWISE for (int64_t i = 0; i < count; i++) {
+        const float own = step[single ? 0 : i];
+        y[i] = times(exactly(x[i], (double)own * (double)second, low, limit, wide), own, second, largest);
+    }
+}
+
+/* Rounds a run of elements with a unit each. */
+INLINE void round_each(const run *r, int64_t count, units u, const job *j) {
+    const float *x = r->x, *draws = r->draws, *step = u.step, *inverse_step = u.inverse_step;
+    const float limit = j->limit, low = j->low, largest = j->largest;
+    const grid g = j->grid;
+    float *y = r->y;
+    if (j->elements == SCALED) {
+        if (j->evenly)
+            round_scaled(r, count, u, 0, 1, j);
+        else
+            round_scaled(r, count, u, 0, 0, j);
+        return;
+    }
+    if (j->elements == SMALL) {
+        ELEMENTWISE for (int64_t i = 0; i < count; i++)
+            y[i] = times(small(x[i], inverse_step[i], low, limit, g), step[i], 1, largest);
+        return;
+    }
+#define EACH(how)                                   \
+    ELEMENTWISE for (int64_t i = 0; i < count; i++) \
+        y[i] = rounded(x[i], step[i], inverse_step[i], low, limit, how, draws[i])
     BY_ROUNDING(j->rounding, EACH)
 }
 
-/* Rounds a run of elements with one step. */
-INLINE void round_all(const run *r, int64_t count, float step, const job *j) {
-    const float *x = r->x, *draws = r->draws, limit = j->limit, inverse_step = inverse(step);
+/* Rounds a run of elements with one unit. */
+INLINE void round_all(const run *r, int64_t count, unit u, const job *j) {
+    const float *x = r->x, *draws = r->draws, step = u.step, inverse_step = u.inverse_step;
+    const float limit = j->limit, low = j->low, largest = j->largest;
+    const grid g = j->grid;
     float *y = r->y;
+    if (j->elements == SCALED) {
+        const units same = {&u.step, &u.inverse_step};
+        if (j->evenly)
+            round_scaled(r, count, same, 1, 1, j);
+        else
+            round_scaled(r, count, same, 1, 0, j);
+        return;
+    }
+    if (j->elements == SMALL) {
+        ELEMENTWISE for (int64_t i = 0; i < count; i++)
+            y[i] = times(small(x[i], inverse_step, low, limit, g), step, 1, largest);
+        return;
+    }
 #define ALL(how) \
-    ELEMENTWISE for (int64_t i = 0; i < count; i++) y[i] = rounded(x[i], step, inverse_step, limit, how, draws[i])
+    ELEMENTWISE for (int64_t i = 0; i < count; i++) y[i] = rounded(x[i], step, inverse_step, low, limit, how, draws[i])
     BY_ROUNDING(j->rounding, ALL)
 }
 
-/* Before a run is rounded, since y may be x: marks those of its elements from..to that will be clipped in a saturated
- * block with this peak. */
-INLINE int64_t mark_clipped(const run *r, int64_t at, int64_t from, int64_t to, int32_t peak, const job *j,
-                            reach codes) {
-    const float inverse_step = inverse(step_of(peak, j, codes));
+/* Whether an element of a finite block passes no gradient: it is rounded beyond the largest one in a block of too small a
+ * unit, or it is negative where nothing is. */
+INLINE int is_clipped(float x, unit u, const job *j, float draw) {
+    int over;
+    if (j->elements == SCALED) {
+        const double step = (double)u.step * j->scale.second;
+        over = exactly(float_of((uint32_t)magnitude(x)), step, 0, 2 * j->limit, j->wide) > j->limit;
+    } else {
+        const float k = ratio(x, u.inverse_step), most = 2 * j->limit;
+        over = j->elements == SMALL ? on_grid(k < most ? k : most, j->grid) > j->limit
+                                    : beyond(k, j->limit, j->rounding, draw);
+    }
+    const int negative = j->low == 0 && x < 0;
+    return (over & u.low & !negative) | negative;
+}
+
+/* Before a run is rounded, since y may be x: marks those of its elements from..to that will be clipped in a block. */
+static int64_t mark_all(const run *r, int64_t at, int64_t from, int64_t to, unit u, const job *j) {
     uint8_t marks[TILE];
     int64_t found = 0;
+    if (!u.finite) return 0;
     for (int64_t i = from; i < to; i++) {
-        marks[i] = (uint8_t)beyond(ratio(r->x[i], inverse_step), j->limit, j->rounding, r->draws[i]);
+        marks[i] = (uint8_t)is_clipped(r->x[i], u, j, r->draws[i]);
         found += marks[i];
     }
     if (found) mark(j->clipped, at + from, marks + from, to - from);
     return found;
 }
 
-/* The same with a block at each of `count` elements. */
-INLINE int64_t mark_each(const run *r, int64_t at, int64_t count, const int32_t *peak, const float *inverse_step,
-                         const job *j, reach codes) {
+/* The same with a unit for each of `count` elements, of blocks with these peaks. */
+static int64_t mark_each(const run *r, int64_t at, int64_t count, const int32_t *peak, const job *j, reach codes) {
     uint8_t marks[TILE];
     int64_t found = 0;
     for (int64_t i = 0; i < count; i++) {
-        const int over = beyond(ratio(r->x[i], inverse_step[i]), j->limit, j->rounding, r->draws[i]);
-        marks[i] = (uint8_t)(over & saturates(peak[i], codes));
+        const unit u = unit_of(peak[i], j, codes);
+        marks[i] = (uint8_t)(is_clipped(r->x[i], u, j, r->draws[i]) & u.finite);
         found += marks[i];
     }
     if (found) mark(j->clipped, at, marks, count);

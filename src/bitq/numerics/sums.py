@@ -6,6 +6,7 @@ sums of float32 numbers, in multiples of what the tensor shares.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import frexp
 
 import torch
@@ -18,6 +19,12 @@ from bitq.numerics.recipe import Recipe
 
 AT_ONCE = 1 << 20
 """Errors of elements under a pair of scales that are computed at a time."""
+
+_BINS = 2048  # numbers of a table of errors
+_LARGEST_TABLE = 2**25  # entries
+_WORTH_IT = 64  # blocks
+_FEW = 128  # pairs that a table leaves to be tried
+_SLACK = 1e-5  # of float32 sums
 
 
 def unit(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor:
@@ -41,7 +48,8 @@ def nearest(x: Tensor, fmt: Format, shared: Tensor) -> tuple[Tensor, tuple[Tenso
     """
     w = (x.double() / shared).float()
     scales = _pairs(fmt, x.device)
-    best = torch.cat([_best(part, scales, fmt) for part in torch.split(w, max(AT_ONCE // (64 * w.shape[1]), 1))])
+    find = _best if torch.compiler.is_compiling() or not _worth_a_table(w, scales) else _best_by_table
+    best = torch.cat([find(part, scales, fmt) for part in torch.split(w, max(AT_ONCE // (64 * w.shape[1]), 1))])
     return scales[best], _summands(w, scales[best], fmt)
 
 
@@ -51,17 +59,65 @@ def values(scales: Tensor, summands: tuple[Tensor, Tensor], shared: Tensor) -> T
 
 
 def _best(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
-    """The pair for each row."""
+    """The pair for each row, all of them tried."""
     least = torch.full(w.shape[:1], torch.inf, device=w.device)
     best = torch.zeros(w.shape[:1], dtype=torch.int64, device=w.device)
     size = max(AT_ONCE // w.numel(), 1)
     for start in range(0, scales.shape[0], size):
-        some, each = scales[start : start + size], w.unsqueeze(1)
-        errors = (each - _sum(some, _summands(each, some, fmt))).square().sum(2)
-        found, at = errors.min(1)
+        found, at = _errors(w.unsqueeze(1), scales[start : start + size], fmt).min(1)
         best = torch.where(found < least, at + start, best)
         least = torch.minimum(found, least)
     return best
+
+
+def _worth_a_table(w: Tensor, scales: Tensor) -> bool:
+    return w.shape[0] >= _WORTH_IT and len(scales) * _BINS <= _LARGEST_TABLE
+
+
+def _best_by_table(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
+    """The same, of those pairs alone that can be the best, as a table of errors says.
+
+    A row of numbers is rounded to a row of the table's, r away. The square root of an error is a distance, so it
+    changes by r at most: pairs whose distance in the table is larger than the best one's by r are not the best.
+    """
+    table, step = _table(fmt, w.device)
+    at = (w / step).round().clamp(-(_BINS // 2), _BINS // 2 - 1)
+    near = torch.nn.functional.embedding_bag(at.long() + _BINS // 2, table, mode="sum").sqrt()
+    distances, few = near.topk(_FEW + 1, 1, largest=False)
+    few = few[:, :_FEW].sort(1)[0]
+    found, place = _errors(w.unsqueeze(1), scales[few], fmt).min(1)
+    away = (w - at * step).square().sum(1).sqrt()
+    unsure = distances[:, _FEW] - away <= found.sqrt() * (1 + _SLACK) + _SLACK
+    best = few.gather(1, place.unsqueeze(1)).squeeze(1)
+    rows = unsure.nonzero().squeeze(1)
+    for some in torch.split(rows, max(AT_ONCE // (64 * w.shape[1]), 1)):
+        if len(some):
+            best[some] = _best(w[some], scales, fmt)
+    return best
+
+
+@lru_cache(2)
+def _table(fmt: Format, device: torch.device) -> tuple[Tensor, float]:
+    """Squared errors of numbers, `step` apart around 0, under every pair of scales: float32, (numbers, pairs)."""
+    assert isinstance(fmt.scale, FloatScale)
+    step = 4 * 2.0 ** _floor_log2(fmt.scale.number.largest()) / _BINS
+    numbers = (torch.arange(_BINS, device=device) - _BINS // 2).unsqueeze(1) * step
+    scales = _pairs(fmt, device)
+    return torch.cat([_errors(part, scales, fmt) for part in torch.split(numbers.unsqueeze(1), 64)]), step
+
+
+def _errors(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
+    """Squared errors of numbers of shape (..., n) under pairs of scales of shape (..., 2), summed over n."""
+    first, second = (_range(element) for element in fmt.elements)
+    s1, s2 = scales[..., 0:1], scales[..., 1:2]
+    inverse = torch.where(s2 == 0, 0, 1 / s2)
+    least: Tensor | None = None
+    for q in range(first[0], first[1] + 1):
+        rest = w - s1 * q
+        size = (rest - (rest * inverse).round_().clamp_(*second).mul_(s2)).abs_()
+        least = size if least is None else torch.minimum(least, size)
+    assert least is not None
+    return least.square().sum(-1)
 
 
 def _summands(w: Tensor, scales: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,22 @@
 enum {
     LONG = 16384, /* contiguous elements of a tile */
     FEW = 64,     /* shorter contiguous blocks are taken several at a time */
+    NARROW = 64,  /* positions that are taken with their channels, as many as lie together */
 };
 
-INLINE int32_t peak_of_floats(const float *x, int64_t count) {
+INLINE int32_t peak_of_floats(const float *x, int64_t count, int never_negative) {
     int32_t peak = 0;
     for (int64_t i = 0; i < count; i++) {
-        const int32_t bits = magnitude(x[i]);
+        const int32_t bits = counted(x[i], never_negative);
+        peak = bits > peak ? bits : peak;
+    }
+    return peak;
+}
+
+INLINE uint16_t peak_of_halves(const uint16_t *x, int64_t count, int never_negative, uint16_t infinity) {
+    uint16_t peak = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const uint16_t bits = counted_half(x[i], never_negative, infinity);
         peak = bits > peak ? bits : peak;
     }
     return peak;
@@ -22,54 +32,91 @@ INLINE int32_t peak_of_floats(const float *x, int64_t count) {
 
 /* The largest magnitude among `count` elements, as the pattern of a float32. */
 INLINE int32_t peak_of(const job *j, int64_t at, int64_t count) {
-    if (j->kind == FLOAT32) return peak_of_floats((const float *)j->x + at, count);
-    const uint16_t *x = (const uint16_t *)j->x + at;
-    uint16_t peak = 0;
-    for (int64_t i = 0; i < count; i++) {
-        const uint16_t bits = x[i] & 0x7FFF;
-        peak = bits > peak ? bits : peak;
+    const int n = j->low == 0;
+    if (j->kind == FLOAT32) {
+        const float *x = (const float *)j->x + at;
+        return n ? peak_of_floats(x, count, 1) : peak_of_floats(x, count, 0);
     }
+    const uint16_t *x = (const uint16_t *)j->x + at, infinity = infinity_of(j->kind);
+    const uint16_t peak = n ? peak_of_halves(x, count, 1, infinity) : peak_of_halves(x, count, 0, infinity);
     return magnitude(j->kind == BFLOAT16 ? of_bfloat16(peak) : of_float16(peak));
 }
 
-/* The peaks of the blocks at `width` neighbouring positions, `depth` channels each. */
-INLINE void peaks_of_columns(int32_t *peak, const job *j, int64_t at, int64_t depth, int64_t width) {
-    const int64_t stride = j->inner;
+INLINE void peaks_of_float_columns(int32_t *peak, const float *x, int64_t width, int64_t stride, int64_t count,
+                                   int never_negative) {
+    for (int64_t i = 0; i < width; i++) peak[i] = counted(x[i], never_negative);
+    for (int64_t row = stride; row < count; row += stride) {
+        const int64_t length = count - row < width ? count - row : width;
+        for (int64_t i = 0; i < length; i++) {
+            const int32_t bits = counted(x[row + i], never_negative);
+            peak[i] = bits > peak[i] ? bits : peak[i];
+        }
+    }
+}
+
+INLINE void peaks_of_half_columns(uint16_t *peak, const uint16_t *x, int64_t width, int64_t stride, int64_t count,
+                                  int never_negative, uint16_t infinity) {
+    for (int64_t i = 0; i < width; i++) peak[i] = counted_half(x[i], never_negative, infinity);
+    for (int64_t row = stride; row < count; row += stride) {
+        const int64_t length = count - row < width ? count - row : width;
+        for (int64_t i = 0; i < length; i++) {
+            const uint16_t bits = counted_half(x[row + i], never_negative, infinity);
+            peak[i] = bits > peak[i] ? bits : peak[i];
+        }
+    }
+}
+
+/* The peaks at `width` neighbouring positions from element `at` on, of rows `stride` apart, `count` elements in all with
+ * what lies between them. */
+INLINE void peaks_of_columns(int32_t *peak, const job *j, int64_t at, int64_t width, int64_t stride, int64_t count) {
+    const int n = j->low == 0;
     if (j->kind == FLOAT32) {
         const float *x = (const float *)j->x + at;
-        for (int64_t i = 0; i < width; i++) peak[i] = magnitude(x[i]);
-        for (int64_t c = 1; c < depth; c++)
-            for (int64_t i = 0; i < width; i++) {
-                const int32_t bits = magnitude(x[c * stride + i]);
-                peak[i] = bits > peak[i] ? bits : peak[i];
-            }
+        if (n)
+            peaks_of_float_columns(peak, x, width, stride, count, 1);
+        else
+            peaks_of_float_columns(peak, x, width, stride, count, 0);
         return;
     }
-    const uint16_t *x = (const uint16_t *)j->x + at;
+    const uint16_t *x = (const uint16_t *)j->x + at, infinity = infinity_of(j->kind);
     uint16_t half[TILE];
-    for (int64_t i = 0; i < width; i++) half[i] = x[i] & 0x7FFF;
-    for (int64_t c = 1; c < depth; c++)
-        for (int64_t i = 0; i < width; i++) {
-            const uint16_t bits = x[c * stride + i] & 0x7FFF;
-            half[i] = bits > half[i] ? bits : half[i];
-        }
+    if (n)
+        peaks_of_half_columns(half, x, width, stride, count, 1, infinity);
+    else
+        peaks_of_half_columns(half, x, width, stride, count, 0, infinity);
     for (int64_t i = 0; i < width; i++)
         peak[i] = magnitude(j->kind == BFLOAT16 ? of_bfloat16(half[i]) : of_float16(half[i]));
 }
 
-/* Steps of `width` blocks with these peaks; whether any of them saturates. */
-INLINE int steps_of(float *step, float *inverse_step, const int32_t *peak, int64_t width, const job *j, reach r,
-                    summary *s) {
+/* Units of as many blocks, with room for LANES that are copied beyond their end. */
+enum { LANES = 16 };
+typedef struct {
+    float step[TILE + LANES], inverse_step[TILE + LANES];
+} unit_room;
+
+INLINE units in_room(const unit_room *room) {
+    return (units){room->step, room->inverse_step};
+}
+
+/* Units of `width` blocks with these peaks; whether any of their elements may pass no gradient. */
+INLINE int units_of(unit_room *room, const int32_t *peak, int64_t width, const job *j, reach r, summary *s) {
     const job format = *j; /* what the loop needs in registers, whatever the compiler thinks of aliases */
     summary noted = *s;
-    int any = 0;
-    for (int64_t i = 0; i < width; i++) {
-        step[i] = step_of(peak[i], &format, r);
-        inverse_step[i] = inverse(step[i]);
-        any |= saturates(peak[i], r);
-        note(&noted, peak[i]);
-    }
+    int any = format.low == 0;
+    for (int64_t i = 0; i < width; i++) note(&noted, peak[i]);
     *s = noted;
+    if (!j->y) return 0;
+    if (format.elements == SCALED) {
+        for (int64_t i = 0; i < width; i++) {
+            room->step[i] = scale_of(peak[i], &format);
+            room->inverse_step[i] = inverse_scale(room->step[i], &format);
+        }
+    } else
+        for (int64_t i = 0; i < width; i++) {
+            room->step[i] = step_of(peak[i], &format, r);
+            room->inverse_step[i] = inverse(room->step[i]);
+        }
+    for (int64_t i = 0; format.clipped && i < width; i++) any |= is_low(peak[i], &format, r);
     return any;
 }
 
@@ -88,18 +135,89 @@ INLINE void prefetch(const job *j, int64_t at, int64_t count) {
  * after this one starts. */
 INLINE void columns(const job *j, reach codes, int64_t at, int64_t depth, int64_t width, int64_t next, summary *s) {
     int32_t peak[TILE];
-    float step[TILE], inverse_step[TILE];
+    unit_room room;
     run r;
-    peaks_of_columns(peak, j, at, depth, width);
-    const int any = steps_of(step, inverse_step, peak, width, j, codes, s);
+    peaks_of_columns(peak, j, at, width, j->inner, (depth - 1) * j->inner + width);
+    const int any = units_of(&room, peak, width, j, codes, s);
     if (!j->y) return;
     for (int64_t c = 0; c < depth; c++) {
         const int64_t row = at + c * j->inner;
         if (j->stream) prefetch(j, next + c * j->inner, width);
         open_run(&r, j, row, width);
-        if (j->clipped && any) s->clipped += mark_each(&r, row, width, peak, inverse_step, j, codes);
-        round_each(&r, width, step, inverse_step, j);
+        if (j->clipped && any) s->clipped += mark_each(&r, row, width, peak, j, codes);
+        j->each(&r, width, in_room(&room), j);
         close_run(&r, j, row, width);
+    }
+}
+
+/* Where a tile starts. */
+INLINE int64_t start_of(const job *j, int64_t tile) {
+    const int64_t start = tile % j->strips * j->width, stack = tile / j->strips;
+    if (j->inner == 1) return stack * j->channels + start;
+    return (stack / j->stacks * j->channels + stack % j->stacks * j->block) * j->inner + start;
+}
+
+/* Channels of a tile of columns. */
+INLINE int64_t depth_of(const job *j, int64_t tile) {
+    const int64_t left = j->channels - tile / j->strips % j->stacks * j->block;
+    return left < j->block ? left : j->block;
+}
+
+/* Repeats a row of values `rows` times; a short one is copied with what lies behind it, which the next one overwrites. */
+#define REPEAT(type)                                                                   \
+    INLINE void repeat_##type(type *to, const type *row, int64_t length, int64_t rows) { \
+        for (; rows > 0; rows--, to += length)                                         \
+            if (length <= LANES)                                                       \
+                memcpy(to, row, LANES * sizeof(type));                                 \
+            else                                                                       \
+                memcpy(to, row, (size_t)length * sizeof(type));                        \
+    }
+
+REPEAT(float)
+REPEAT(int32_t)
+
+/* The peaks at all positions of few, of `depth` channels. */
+INLINE void peaks_of_stack(int32_t *peak, const job *j, int64_t at, int64_t depth) {
+    const int64_t inner = j->inner, most = TILE / NARROW, quarter = depth < 4 ? 1 : depth / 4;
+    int64_t rows = quarter < most ? quarter : most;
+    int32_t wide[TILE];
+    peaks_of_columns(wide, j, at, rows * inner, rows * inner, depth * inner);
+    for (int64_t half = rows / 2; rows > 1; rows -= half, half = rows / 2)
+        for (int64_t i = 0; i < half * inner; i++) {
+            const int32_t other = wide[(rows - half) * inner + i];
+            wide[i] = other > wide[i] ? other : wide[i];
+        }
+    for (int64_t i = 0; i < inner; i++) peak[i] = wide[i];
+}
+
+/* Blocks at few positions, as weights have them outside the window of a convolution: `stacks` of them from stack `first` on,
+ * one behind the other, each of contiguous memory, which is taken in runs of whole rows. */
+INLINE void narrow_columns(const job *j, reach codes, int64_t first, int64_t stacks, summary *s) {
+    const int64_t inner = j->inner, most = TILE / inner;
+    int32_t peaks[TILE + LANES], peak[TILE + LANES];
+    unit_room room, repeated;
+    run r;
+    int64_t at = start_of(j, first), start = at;
+    for (int64_t k = 0, place = first % j->stacks; k < stacks; k++, place = place + 1 < j->stacks ? place + 1 : 0) {
+        const int64_t left = j->channels - place * j->block, depth = left < j->block ? left : j->block;
+        peaks_of_stack(peaks + k * inner, j, start, depth);
+        start += depth * inner;
+    }
+    const int any = units_of(&room, peaks, stacks * inner, j, codes, s);
+    for (int64_t k = 0, place = first % j->stacks; j->y && k < stacks; k++, place = place + 1 < j->stacks ? place + 1 : 0) {
+        const int64_t left = j->channels - place * j->block, depth = left < j->block ? left : j->block;
+        const int64_t rows = depth < most ? depth : most;
+        repeat_float(repeated.step, room.step + k * inner, inner, rows);
+        repeat_float(repeated.inverse_step, room.inverse_step + k * inner, inner, rows);
+        if (j->clipped && any) repeat_int32_t(peak, peaks + k * inner, inner, rows);
+        for (int64_t c = 0; c < depth; c += rows) {
+            const int64_t length = (depth - c < rows ? depth - c : rows) * inner;
+            open_run(&r, j, at, length);
+            if (j->clipped && any) s->clipped += mark_each(&r, at, length, peak, j, codes);
+            j->each(&r, length, in_room(&repeated), j);
+            close_run(&r, j, at, length);
+            at += length;
+        }
     }
 }
 
@@ -109,13 +227,13 @@ INLINE void columns(const job *j, reach codes, int64_t at, int64_t depth, int64_
 INLINE void plain_blocks(const job *j, reach codes, int64_t at, int64_t blocks, int64_t block, int32_t *peak) {
     const float *x = (const float *)j->x + at, limit = j->limit;
     float *y = (float *)j->y + at;
-    int32_t largest = peak_of_floats(x, block);
+    int32_t largest = peak_of_floats(x, block, 0);
     for (int64_t b = 0; b < blocks; b++) {
         const float step = step_of(largest, j, codes), bound = limit * step, shift = step * 0x1.8p23f;
         peak[b] = largest;
         ELEMENTWISE for (int64_t i = 0; i < block; i++) y[i] = nearest(x[i], bound, shift);
         x += block, y += block;
-        if (b + 1 < blocks) largest = peak_of_floats(x, block);
+        if (b + 1 < blocks) largest = peak_of_floats(x, block, 0);
     }
 }
 
@@ -132,13 +250,13 @@ INLINE void long_blocks(const job *j, reach codes, int64_t at, int64_t blocks, i
         peak[0] = peak_of(j, at, block);
         note(s, peak[0]);
         if (!j->y) continue;
-        const int any = j->clipped && saturates(peak[0], codes);
-        const float step = step_of(peak[0], j, codes);
+        const unit u = unit_of(j->whole >= 0 ? j->whole : peak[0], j, codes);
+        const int any = j->clipped && (u.low || j->low == 0);
         for (int64_t i = 0; i < block; i += TILE) {
             const int64_t size = block - i < TILE ? block - i : TILE;
             open_run(&r, j, at + i, size);
-            if (any) s->clipped += mark_clipped(&r, at + i, 0, size, peak[0], j, codes);
-            round_all(&r, size, step, j);
+            if (any) s->clipped += mark_all(&r, at + i, 0, size, u, j);
+            j->all(&r, size, u, j);
             close_run(&r, j, at + i, size);
         }
     }
@@ -154,16 +272,31 @@ INLINE void twice(float *restrict to, const float *restrict from, int64_t count)
     for (int64_t i = 0; i < count; i++) to[2 * i] = to[2 * i + 1] = from[i];
 }
 
+/* Repeats each of `blocks` values `block` times: `odd` times, a divisor, then twice until it is enough. Returns where that
+ * ended up, in `spare` or where it was. */
+INLINE float *spread(float *values, float *spare, int64_t blocks, int64_t block, int64_t odd) {
+    float *swapped;
+    for (int64_t b = 0; odd > 1 && b < blocks; b++)
+        for (int64_t i = 0; i < odd; i++) spare[b * odd + i] = values[b];
+    if (odd > 1) swapped = values, values = spare, spare = swapped;
+    for (; odd < block; odd *= 2) {
+        twice(spare, values, blocks * odd);
+        swapped = values, values = spare, spare = swapped;
+    }
+    return values;
+}
+
 /* `blocks` whole contiguous blocks shorter than FEW, of at most TILE elements. Powers of two in the length of a block are
- * folded for many blocks at once, and unfolded likewise. */
+ * folded for many blocks at once. */
 INLINE void crumbs(const job *j, reach codes, int64_t at, int64_t blocks, int64_t block, summary *s) {
     int32_t peaks[2][TILE], *peak = peaks[0], *other = peaks[1];
-    float steps[2][TILE], inverse_step[TILE], *step = steps[0], *spare = steps[1];
+    unit_room room, spare;
     const int64_t count = blocks * block;
+    const int never_negative = j->low == 0;
     int64_t length = block;
     run r;
     open_run(&r, j, at, count);
-    for (int64_t i = 0; i < count; i++) peak[i] = magnitude(r.x[i]);
+    for (int64_t i = 0; i < count; i++) peak[i] = counted(r.x[i], never_negative);
     for (; length % 2 == 0; length /= 2) {
         halve(other, peak, blocks * length);
         int32_t *const swapped = peak;
@@ -174,27 +307,24 @@ INLINE void crumbs(const job *j, reach codes, int64_t at, int64_t blocks, int64_
         for (int64_t i = 1; i < length; i++) highest = peak[b * length + i] > highest ? peak[b * length + i] : highest;
         peak[b] = highest;
     }
-    const int any = steps_of(step, inverse_step, peak, blocks, j, codes, s);
+    const int any = units_of(&room, peak, blocks, j, codes, s);
     if (!j->y) return;
-    for (int64_t b = 0; j->clipped && any && b < blocks; b++)
-        if (saturates(peak[b], codes)) s->clipped += mark_clipped(&r, at, b * block, (b + 1) * block, peak[b], j, codes);
-    for (int64_t b = blocks; length > 1 && b-- > 0;)
-        for (int64_t i = 0; i < length; i++) spare[b * length + i] = step[b];
-    if (length > 1) step = spare, spare = steps[0];
-    for (; length < block; length *= 2) {
-        twice(spare, step, blocks * length);
-        float *const swapped = step;
-        step = spare, spare = swapped;
+    for (int64_t b = 0; j->clipped && any && b < blocks; b++) {
+        const unit u = unit_of(peak[b], j, codes);
+        if (u.low || never_negative) s->clipped += mark_all(&r, at, b * block, (b + 1) * block, u, j);
     }
-    for (int64_t i = 0; i < count; i++) inverse_step[i] = inverse(step[i]);
-    round_each(&r, count, step, inverse_step, j);
+    const units u = {
+        spread(room.step, spare.step, blocks, block, length),
+        spread(room.inverse_step, spare.inverse_step, blocks, block, length),
+    };
+    j->each(&r, count, u, j);
     close_run(&r, j, at, count);
 }
 
 /* A row of contiguous blocks, the last perhaps short. */
 INLINE void row_of_blocks(const job *j, reach codes, int64_t at, int64_t count, summary *s) {
     const int64_t block = j->block, whole = count / block * block;
-    if (block < FEW) {
+    if (block < FEW && j->whole < 0) {
         const int64_t most = TILE / block;
         for (int64_t b = 0; b < count / block; b += most)
             crumbs(j, codes, at + b * block, count / block - b < most ? count / block - b : most, block, s);
@@ -203,24 +333,20 @@ INLINE void row_of_blocks(const job *j, reach codes, int64_t at, int64_t count, 
     if (whole < count) long_blocks(j, codes, at + whole, 1, count - whole, s);
 }
 
-/* Where a tile starts. */
-INLINE int64_t start_of(const job *j, int64_t tile) {
-    const int64_t start = tile % j->strips * j->width, stack = tile / j->strips;
-    if (j->inner == 1) return stack * j->channels + start;
-    return (stack / j->stacks * j->channels + stack % j->stacks * j->block) * j->inner + start;
-}
-
 INLINE void some_tiles(const job *j, reach codes, int64_t first, int64_t last, summary *s) {
-    const int64_t row = j->inner > 1 ? j->inner : j->channels;
+    if (j->inner > 1 && j->inner <= NARROW) {
+        for (int64_t t = first; t < last; t += j->width)
+            narrow_columns(j, codes, t, last - t < j->width ? last - t : j->width, s);
+        return;
+    }
     for (int64_t t = first; t < last; t++) {
-        const int64_t rest = row - t % j->strips * j->width, width = rest < j->width ? rest : j->width;
-        if (j->inner == 1) {
-            row_of_blocks(j, codes, start_of(j, t), width, s);
-            continue;
+        if (j->inner > 1) {
+            const int64_t rest = j->inner - t % j->strips * j->width;
+            columns(j, codes, start_of(j, t), depth_of(j, t), rest < j->width ? rest : j->width, start_of(j, t + 1), s);
+        } else {
+            const int64_t rest = j->channels - t % j->strips * j->width;
+            row_of_blocks(j, codes, start_of(j, t), rest < j->width ? rest : j->width, s);
         }
-        const int64_t c = t / j->strips % j->stacks * j->block;
-        const int64_t depth = j->channels - c < j->block ? j->channels - c : j->block;
-        columns(j, codes, start_of(j, t), depth, width, start_of(j, t + 1), s);
     }
 }
 

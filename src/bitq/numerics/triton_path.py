@@ -19,7 +19,7 @@ from torch import Tensor
 from bitq.formats import BlockFormat
 from bitq.numerics import blocks, torch_path
 from bitq.numerics.blocks import Layout
-from bitq.numerics.native import MANTISSA_BITS
+from bitq.numerics.native_format import MOST_DIGITS
 from bitq.numerics.recipe import ROUNDINGS, Axes, Recipe, Steps
 
 PATTERNS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
@@ -96,7 +96,7 @@ def layout(shape: torch.Size, stride: tuple[int, ...], recipe: Recipe) -> Layout
         another order than memory, or mantissas have more than 23 bits.
     """
     drawn, uniform = recipe.rounding == "stochastic", recipe.steps(shape)
-    if uniform is None or uniform.never_negative or uniform.mantissa_bits > MANTISSA_BITS:
+    if uniform is None or uniform.never_negative or uniform.mantissa_bits > MOST_DIGITS:
         return None
     found = blocks.layout(shape, stride, uniform.axes, uniform.block_size)
     if found is None or (drawn and not found.in_order) or job(found, TILE) is None:

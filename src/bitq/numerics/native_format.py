@@ -1,0 +1,118 @@
+"""A recipe as the kernel takes it: the numbers of the struct `bitq_format` in kernel.h, which says what they mean."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+from bitq.formats import ROUNDINGS, Format
+from bitq.formats.blocking import Whole
+from bitq.formats.elements import Float, Integer
+from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
+from bitq.numerics.general import floor_log2, precision, scale_reach
+from bitq.numerics.recipe import Recipe, magnitude, never_negative
+
+MOST_DIGITS = 23
+"""Of a whole number with its sign, for which the kernel's roundings are exact."""
+
+_FLOAT32 = FloatScale(Float(8, 23, "i"))
+
+
+class Described(NamedTuple):
+    """What the kernel is told of a format.
+
+    Attributes:
+        fields: of `bitq_format`, by their names.
+        can_clip: whether an element may pass no gradient.
+    """
+
+    fields: dict[str, float]
+    can_clip: bool
+
+
+@lru_cache(4096)
+def described(recipe: Recipe) -> Described | None:
+    """None where the kernel cannot do it.
+
+    It has no levels, zero points, sums, plain floats, whole numbers of more than 23 bits or floats without mantissa;
+    none but whole numbers under the exponent of max|x| are rounded otherwise than to nearest.
+    """
+    fmt = recipe.format
+    element, scale = fmt.elements[0], fmt.scale
+    if len(fmt.elements) > 1 or scale is None:
+        return None
+    fields: dict[str, float] = {
+        "never_negative": never_negative(fmt),
+        "rounding": ROUNDINGS.index(recipe.rounding),
+        "whole": isinstance(fmt.geometry, Whole),
+        "magnitude": -1.0 if recipe.tensor_range is None else abs(magnitude(recipe.tensor_range, fmt)),  # not -0.0
+    }
+    if isinstance(element, Integer) and element.kind != "u" and element.bits + (not element.signed) <= MOST_DIGITS:
+        fields |= {"most": element.most, "least": 1, "mantissa": MOST_DIGITS, "bits": element.most.bit_length()}
+        unit = floor_log2(element.unit(fmt.power_of_two))
+    elif isinstance(element, Float) and element.mantissa_bits:
+        digits = element.mantissa_bits
+        fields |= {"most": element.largest(), "least": element.smallest(), "mantissa": digits, "bits": digits + 1}
+        unit = 0
+    else:
+        return None
+    found = _under_float(recipe, scale) if isinstance(scale, FloatScale) else _under_power(recipe, unit)
+    if found is None or (recipe.rounding != "nearest" and not found.fields.get("uniform")):
+        return None
+    return Described(fields | found.fields, found.can_clip or never_negative(fmt) or recipe.tensor_range is not None)
+
+
+def _under_power(recipe: Recipe, unit: int) -> Described | None:
+    """`unit`: floor(log2) of what k = 1 stands for under a scale of 1."""
+    fmt, places = recipe.format, recipe.format.top_exponent
+    element, scale = fmt.elements[0], fmt.scale
+    floor = -126 - floor_log2(fmt.smallest) + places
+    fields: dict[str, float] = {"floor": floor, "to_unit": unit - places}
+    if isinstance(scale, SharedExponent):
+        bias, top = recipe.exponent_bias, scale.top_code
+        fields |= {"uniform": isinstance(element, Integer), "top_code": top, "has_bias": bias is not None}
+        if bias is None:
+            return Described(fields, False)
+        return Described(fields | {"lowest": bias, "highest": bias + top}, bias + top < 127)
+    assert isinstance(scale, PowerOfTwo)
+    lowest, highest = (exponent + places for exponent in scale.exponents)
+    bump = (1 << 23) - _least_fraction(fmt.largest, places, precision(element), scale.mode)
+    if bump and unit == places:
+        return None  # the unit may be 2^128
+    fields |= {"uniform": isinstance(element, Integer) and not bump, "has_bias": True, "bump": bump}
+    return Described(fields | {"lowest": lowest, "highest": highest}, highest < 127 + (bump > 0))
+
+
+def _least_fraction(largest: float, places: int, digits: int, mode: str) -> int:
+    """The bits of a float32 below its leading one from which on its exponent counts as one more; 2^23: from none on."""
+    if mode == "floor":
+        return 1 << 23
+    if mode == "even":
+        return (1 << 23) - (1 << 22 >> digits)
+    over = Fraction(largest) / Fraction(2) ** places - 1 if mode == "rceil" else Fraction(0)
+    return int(over * (1 << 23)) + 1
+
+
+def _under_float(recipe: Recipe, scale: FloatScale) -> Described | None:
+    fmt, number = recipe.format, scale.number
+    smallest, largest = scale_reach(scale, fmt.smallest)
+    if scale.second and not _exact_products(fmt, number):
+        return None
+    fields: dict[str, float] = {
+        "is_float": True,
+        "smallest": smallest,
+        "largest": largest,
+        "scale_least": number.smallest(),
+        "digits": number.mantissa_bits,
+        "up": scale.up,
+        "least_second": scale_reach(_FLOAT32, fmt.smallest * smallest)[0] if scale.second else 0.0,
+    }
+    return Described(fields, True)
+
+
+def _exact_products(fmt: Format, number: Float) -> bool:
+    """Whether every element's product with a scale is a normal float32."""
+    digits = precision(fmt.elements[0]) + 1 + number.mantissa_bits + 1
+    least, most = fmt.smallest * number.smallest(), fmt.largest * number.largest()
+    return digits <= 24 and least >= 2.0**-126 and most < 2.0**127
