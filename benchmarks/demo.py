@@ -48,7 +48,7 @@ def main() -> int:
 
 def compare(options: argparse.Namespace, seed: int) -> float:
     """Search with one seed; returns O of the best uniform format minus O of the plan, both on the test images."""
-    source = load_source("demo", None, None, 64, None, 3, "0", "1", None, seed)
+    source = load_source("demo", None, None, 64, None, None, None, None, None, seed)
     training = Training(steps=options.steps, seed=seed)
     result = search(
         source.model,

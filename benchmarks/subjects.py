@@ -40,7 +40,7 @@ class MissingError(BitqError):
 
 def demo(seed: int) -> Subject:
     """The package's own ResNet-8 on Fashion-MNIST."""
-    source = load_source("demo", None, None, 64, None, 3, "0", "1", None, seed)
+    source = load_source("demo", None, None, 64, None, None, None, None, None, seed)
     return Subject("demo", source.model, Data(source.train, source.validation, source.test), torch.empty(1, 1, 28, 28))
 
 

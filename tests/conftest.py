@@ -25,9 +25,10 @@ settings.load_profile("bitq")
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_folder(tmp_path_factory):
-    """Keep what the tests compute, in this process and in those they start, out of the user's own cache."""
+    """Keep what the tests compute, here and in processes they start, out of the user's own cache, and tables wide."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BITQ_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("COLUMNS", raising=False)  # which workers of pytest-xdist have, and bounds tables
         yield
 
 

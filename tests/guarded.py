@@ -112,17 +112,18 @@ def quantized(lib, arena, x, kind, shape, m, se, bias, rounding, marked, in_plac
     x = arena.array(x)
     y = x if in_place else arena.array(np.zeros_like(x))
     bits = arena.array(np.zeros(-(-x.size // 8), np.uint8))
+    fmt = {"most": 2 ** (m - 1) - 1, "least": 1, "mantissa": 23, "bits": m - 1, "magnitude": -1}
+    fmt |= {"uniform": 1, "rounding": rounding}
+    fmt |= {"floor": -126 + m - 2, "to_unit": 2 - m, "top_code": 2**se - 1, "has_bias": bias is not None}
+    if bias is not None:
+        fmt |= {"lowest": bias, "highest": bias + 2**se - 1}
     lib.bitq_quantize(
         pointer(x),
         pointer(y),
         ffi.cast("uint8_t *", bits.ctypes.data if marked else 0),
         kind,
         *shape,
-        m,
-        2**se - 1,
-        bias is not None,
-        bias or 0,
-        rounding,
+        ffi.new("bitq_format *", fmt),
         0x0123456789ABCDEF,
         fresh,
         threads,
@@ -190,56 +191,103 @@ def layouts(rng, count):
             yield outer * depth * length, depth, length, int(rng.integers(1, depth + 1)), run
 
 
+def packed_elements(lib, rng, turn, bias):
+    """An element of packing.c under a bias: sign and magnitude of all widths, in turn two's complement or a float."""
+    width = (5, 23)[turn] if turn < 2 else 2 + turn % 23
+    if turn % 4 != 3:
+        kind = lib.TWOS_COMPLEMENT if turn % 4 == 1 and turn > 1 else lib.SIGN_MAGNITUDE
+        told = {"offset": bias + 2 - width, "lowest": -126}
+        return {"kind": kind, "bits": width, "limit": 2 ** (width - 1) - 1, **told}
+    mantissa, least = int(rng.integers(1, 7)), int(rng.integers(-14, 1))
+    limit = (2 - 2.0**-mantissa) * 2.0 ** (least + 2)
+    told = {"mantissa_bits": mantissa, "least_exponent": least, "limit": limit, "offset": bias, "lowest": -100}
+    return {"kind": lib.FLOAT, "bits": 1 + 2 + mantissa, **told}
+
+
+def float_table(element):
+    """The numbers that an element's codes stand for."""
+    mantissa, codes = element["mantissa_bits"], np.arange(1 << element["bits"])
+    size = codes % (1 << (element["bits"] - 1))
+    exponents, rest = size >> mantissa, size % (1 << mantissa)
+    whole = rest + (exponents > 0) * (1 << mantissa)
+    values = whole * 2.0 ** (np.maximum(exponents, 1) - 1 + element["least_exponent"] - mantissa)
+    return np.where(codes == size, values, -values).astype(np.float32)
+
+
 def check_packing(lib, rng):
     for turn, at in enumerate(layouts(rng, 250)):
         size, depth, length, block, run = at
-        mantissa_bits = (5, 23)[turn] if turn < 2 else 2 + turn % 23
         exponent_bits = (3, 1)[turn] if turn < 2 else 1 + turn % 8
+        bias = 2 - 2**exponent_bits
+        element = packed_elements(lib, rng, turn, bias)
+        bits = element["bits"]
+        floats = turn % 3 == 0 and element["kind"] != lib.SIGN_MAGNITUDE
         whole, rest = divmod(-(-size // length), depth)
         count = whole * -(-depth // block) + -(-rest // block)
         blocks = count * -(-length // run) - -size % length // run
         x = np.nan_to_num(numbers(rng, size, 0), nan=1.0, posinf=2.0, neginf=-3.0)
+        steps = np.exp2(rng.uniform(-20, 20, blocks)) if floats else None
+        table = float_table(element) if element["kind"] == lib.FLOAT else np.zeros(1, np.float32)
         starts = [0]
-        for band in range(1, count):  # any place where mantissas begin a byte
+        for band in range(1, count):  # any place where elements begin a byte
             outer, within = divmod(band, -(-depth // block))
             if (outer * depth + within * block) * length % 8 == 0 and rng.random() < 0.3:
                 starts.append(band)
         parts = list(zip(starts, [*starts[1:], count], strict=True))
-        bias = 2 - 2**exponent_bits
+        told = ffi.new("bitq_bands *", at), ffi.new("bitq_elements *", element)
 
-        def packed(arena, x=x, at=at, parts=parts, m=mantissa_bits, se=exponent_bits, blocks=blocks, bias=bias):
+        settings = x, parts, bits, exponent_bits, blocks, bias, steps, table, told
+
+        def packed(arena, settings=settings):
+            x, parts, m, se, blocks, bias, steps, table, told = settings
             x, total = arena.array(x), m * x.size + se * blocks
             peaks, codes = arena.array(np.zeros(blocks, np.uint32)), arena.array(np.zeros(blocks, np.uint8))
             payload = arena.array(np.zeros(-(-total // 8), np.uint8))
             values, again = arena.array(np.zeros_like(x)), arena.array(np.zeros_like(codes))
-            source, top, told, target = (
+            scales = codes if steps is None else arena.array(steps)
+            source, top, stored, target, found, y, numbers = (
                 ffi.cast(f"{kind} *", array.ctypes.data)
-                for kind, array in (("float", x), ("uint32_t", peaks), ("uint8_t", codes), ("uint8_t", payload))
+                for kind, array in (
+                    *(("float", x), ("uint32_t", peaks), ("uint8_t", codes), ("uint8_t", payload)),
+                    *(("uint8_t", again), ("float", values), ("float", arena.array(table))),
+                )
             )
+            each = ffi.NULL if steps is None else ffi.cast("double *", scales.ctypes.data)
             for first, last in parts:
-                lib.bitq_peaks(source, top, first, last, *at)
-            lib.bitq_codes(top, told, blocks, bias, 2**se - 1)
+                lib.bitq_peaks(source, top, first, last, told[0])
+            if steps is None:
+                lib.bitq_exponent_codes(top, stored, blocks, bias, 0, 2**se - 1, 0)
+            else:
+                lib.bitq_float_codes(top, stored, blocks, 3.0, max(se - 3, 1), -2, 0.125, 1.0)
+                codes &= 2**se - 1
+            powers = stored if steps is None else ffi.NULL
             for first, last in parts:
-                lib.bitq_write_mantissas(source, told, target, first, last, *at, m, bias)
-            lib.bitq_write_codes(told, target, m * x.size, blocks, se)
-            found = ffi.cast("uint8_t *", again.ctypes.data)
+                lib.bitq_write_elements(source, powers, each, target, first, last, *told)
+            lib.bitq_write_codes(stored, target, m * x.size, blocks, se)
             lib.bitq_read_codes(target, payload.size, m * x.size, found, blocks, se)
-            y = ffi.cast("float *", values.ctypes.data)
+            powers = found if steps is None else ffi.NULL
             for first, last in parts:
-                lib.bitq_read_values(target, payload.size, found, y, first, last, *at, m, bias)
+                lib.bitq_read_values(target, payload.size, powers, each, numbers, y, first, last, *told)
             return [codes, again, values]
 
         codes, again, values = both_ends(packed)
         assert np.array_equal(codes, again)
-        if mantissa_bits <= 23 and (depth > 1 or size % length == 0 or length % run == 0):
-            shape = (size // (depth * length), depth, length, block) if depth > 1 else (size // length, length, 1, run)
-            if depth > 1 and run > 1:
-                continue  # blocks of rows and columns: not a layout of the kernel's
-            if depth == 1 and size % length:
-                shape = (1, size, 1, run)
-            with Arena(at_end=True) as arena:
-                y, _ = quantized(lib, arena, x, 0, shape, mantissa_bits, exponent_bits, bias, 0, False)
-                assert y.tobytes() == values.tobytes()
+        assert np.isfinite(values).all()
+        if steps is None and bits <= 23 and element["kind"] != lib.FLOAT:
+            check_against_kernel(lib, x, values, at, bits, exponent_bits, bias)
+
+
+def check_against_kernel(lib, x, values, at, bits, exponent_bits, bias):
+    """That integers under powers of two are what the kernel makes of x, where the layout is one of its own."""
+    size, depth, length, block, run = at
+    if (depth > 1 and run > 1) or (depth == 1 and size % length and length % run):
+        return
+    shape = (size // (depth * length), depth, length, block) if depth > 1 else (size // length, length, 1, run)
+    if depth == 1 and size % length:
+        shape = (1, size, 1, run)
+    with Arena(at_end=True) as arena:
+        y, _ = quantized(lib, arena, x, 0, shape, bits, exponent_bits, bias, 0, False)
+        assert y.tobytes() == values.tobytes()
 
 
 def check_overread(lib, rng):

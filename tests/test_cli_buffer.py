@@ -138,8 +138,8 @@ def test_mistakes_are_told_in_a_sentence(mistake, tmp_path):
     for size in ("", "2 kB", "0", "0.5B", "-1KiB", "1e3", "much", "²KiB"):
         assert "must be a size of at least a byte" in mistake("buffer", "demo", f"--from={size}")
     assert "4096 to 1024 bytes" in mistake("buffer", "demo", "--from", "4KiB", "--to", "1KiB")
-    assert "neither such as 8:e3:b16 nor the plan.json" in mistake("buffer", "demo", "--formats", "int8")
-    assert "must read BITS" in mistake("buffer", "demo", "--formats", "int:8")
+    assert "neither such as 8:e3:b16 nor the plan.json" in mistake("buffer", "demo", "--formats", "integers")
+    assert "element 'int' at character 1" in mistake("buffer", "demo", "--formats", "int:8")
     assert "no memory 'L2'" in mistake("buffer", "demo", "--memory", "L2")
     assert "fits no tiling" in mistake("buffer", "demo", "--memory", "registers", "--from", "5B")
     assert "no plan at" in mistake("buffer", "demo", "--formats", tmp_path / "plan.json")

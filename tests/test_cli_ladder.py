@@ -62,7 +62,7 @@ def test_the_demo_is_measured_as_a_network_and_as_a_run(bitq, tmp_path, monkeypa
         (("runs/none", "--device", "eyeriss"), "--device belongs to --formats"),
         (("runs/none", "--checkpoint", "x.pt"), "--checkpoint belongs to --formats"),
         (("net:make", "--formats", "float32"), "needs --data"),
-        (("demo", "--formats", "int8"), "'int8' must read BITS"),
+        (("demo", "--formats", "int:8"), "element 'int' at character 1"),
         (("demo", "--formats", "float32", "--network", "a:b"), "is the network itself; leave --network out"),
         (("demo", "--formats", "float32", "--device", "none"), "no device 'none'"),
     ],

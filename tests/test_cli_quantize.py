@@ -149,7 +149,7 @@ def mistakes():
     return [
         (("in.safetensors", "out.safetensors"), "either --plan"),
         (("in.safetensors", *plan, "--format", "8:e4:b16", "out.safetensors"), "either --plan"),
-        (("in.safetensors", "--format", "8:e9", "out.safetensors"), "nothing for a part at character 5; it must be"),
+        (("in.safetensors", "--format", "8:e9", "out.safetensors"), "scale 'e9' at character 3"),
         (("in.safetensors", "--plan", "none.json", "out.safetensors"), "no plan at"),
         (("none.safetensors", *plan, "out.safetensors"), "there is no file none.safetensors; give"),
         (("plan.json", *plan, "out.safetensors"), "plan.json is damaged, or no safetensors file"),

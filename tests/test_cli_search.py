@@ -174,7 +174,8 @@ def test_report_writes_the_page_again(bitq, folder):
     totals = totals_of(folder / "run")
     result, _, where = " ".join(out.split()).rpartition("Report: ")
     assert where == str(page.relative_to(folder))
-    accuracies = f"{totals['accuracy']:.2%} accurate on test data (float32: {totals['accuracy_float']:.2%})"
+    reached, of_float = (f"{100 * totals[name]:.2f} %" for name in ("accuracy", "accuracy_float"))
+    accuracies = f"{reached} accurate on test data (float32: {of_float})"
     assert f"tiny: {accuracies}, moves " in result
     assert result.endswith(f"; O {totals['objective']:.4f} ")
     assert page.read_text().startswith("<!DOCTYPE html>")

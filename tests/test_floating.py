@@ -198,7 +198,7 @@ def test_buffer_counts_the_same(own):
 def test_a_search_tells_layers_scores_and_what_stays_float(own, folder):
     own("report run")
     searched, plan = (folder / "searched.txt").read_text(), load_plan(folder / "run" / "plan.json")
-    shown = own("report run --layers")[0].rpartition("Report: ")[0]
+    shown = own("report run --layers")[0].rpartition("sequences:network on tiny: ")[0]
     assert set(shown.splitlines()) <= {*searched.splitlines(), ""}  # the same tables
     for text in ("kind", "shape", "MACs", "bits moved", "energy", "weights", "score", "stays float", "stored"):
         assert text in shown

@@ -66,7 +66,7 @@ def opened(model, tmp_path):
         settings = tiny.settings(**{"rounds": 1, "plans": 1, "uniforms": 1, "screened_inputs": 100, **changes})
         ledger = Ledger(folder, stores[-1].__enter__(), Silent(), workers or InProcess())
         study = Study.opened(Subject("tiny", model, data, Task()), space, settings, ledger)
-        assert study.max_abs
+        assert study.ranges
         assert study.float_accuracy
         return study
 

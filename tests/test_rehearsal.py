@@ -17,6 +17,7 @@ from bitq.accuracy.evaluate import Labels, Score, cross_entropy, doubt, score, t
 from bitq.errors import BitqError
 from bitq.formats import grid
 from bitq.randomness import random_states_kept
+from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.measure import Data, Subject, Task
 from bitq.tradeoff.rehearsal import rehearse
 from bitq.usercode import UserCodeError
@@ -209,7 +210,7 @@ def test_a_layer_that_one_batch_does_not_meet_is_no_mistake():
     data = [[next(iter(tiny.loader(20, 1, 20)))]] * 3
     batch = data[0][0]
     subject = Subject("", Rare(), Data(*data), Task())
-    rehearse(subject, ["usual", "expert"], grid(8), tiny.settings().training, batch)
+    rehearse(subject, ["usual", "expert"], FormatSet(grid(8)), tiny.settings().training, batch)
 
 
 class Scaled(nn.Module):
@@ -253,7 +254,7 @@ def test_trying_changes_nothing():
     state, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
     before = noisy.states(), train.generator.get_state().tolist()
     subject = Subject("", model, Data(train, validation, []), task)
-    rehearse(subject, ["0", "3", "8"], grid(8), tiny.settings().training, validation[0])
+    rehearse(subject, ["0", "3", "8"], FormatSet(grid(8)), tiny.settings().training, validation[0])
     assert (noisy.states(), train.generator.get_state().tolist()) == before
     next(iter(train))
     assert noisy.states() != before[0]  # so these are states that a batch changes

@@ -99,7 +99,7 @@ def test_untuned_plans_are_measured_as_a_study_without_fine_tuning_measures_them
     assert untuned.accuracy({}, validation) == study.float_accuracy.validation
     assert untuned.accuracy(formats, validation) == coarse
     model = tiny.trained()
-    bitq.apply(model, formats, study.max_abs)
+    bitq.apply(model, formats, study.ranges)
     assert evaluate(model, validation, study.subject.task).accuracy == coarse
 
 

@@ -525,7 +525,7 @@ def test_a_users_own_network_loss_metric_and_inputs(tmp_path):
 
 def test_data_that_is_shuffled_is_the_same_data(finished, tmp_path):
     train, validation, test = tiny.loaders()
-    shuffled = DataLoader(TensorDataset(*validation.dataset.tensors), 125, shuffle=True)
+    shuffled = DataLoader(validation.dataset, 125, shuffle=True)
     few = tiny.settings(rounds=1, plans=1)
     first = search(tmp_path, finished[2], (train, shuffled, test), few)
     count = len(rows(tmp_path))

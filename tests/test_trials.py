@@ -59,7 +59,7 @@ def test_what_a_trial_loses_is_told_beside_float32_on_the_same_data(study, easy)
     assert score(model, part).accuracy == 1.0 > float32
     for each in (trials[0], trials[-1]):
         own = tiny.trained()
-        bitq.apply(own, study.space.tensor_formats(each.candidate.choices), study.max_abs)
+        bitq.apply(own, study.tensor_formats(each.candidate.choices), study.ranges)
         assert each.lost == 1.0 - score(own, part).accuracy
         expected = 1 - (float32 - each.lost) + 0.2 * each.candidate.cost.movement_bits / study.space.movement_max
         assert each.objective == each.merit == pytest.approx(expected)
@@ -81,7 +81,7 @@ def test_the_curve_is_guessed_from_what_trials_lose(study, monkeypatch):
     uniform = study.space.uniform(0)
     found = {lost for score, lost in caught.value.args[0] if score == Candidate.of(study, uniform).score}
     own = tiny.trained()
-    bitq.apply(own, study.space.tensor_formats(uniform), study.max_abs)
+    bitq.apply(own, study.tensor_formats(uniform), study.ranges)
     assert found == {1.0 - score(own, study.subject.data.validation[:1]).accuracy}
 
 

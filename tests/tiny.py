@@ -52,22 +52,9 @@ def images(count, seed):
     return pixels, labels
 
 
-class Batches(TensorDataset):
-    """Images and labels that give a batch at once, not one image after the other."""
-
-    def __getitems__(self, places):
-        return self[torch.tensor(places)]
-
-
-def collated(batch):
-    """Images and labels as the loader's own collation gives them: a list."""
-    return list(batch)
-
-
 def loader(count, seed, batch_size=64, shuffle=False):
     """A DataLoader of `images`."""
-    data = Batches(*images(count, seed))
-    return DataLoader(data, batch_size, shuffle=shuffle, drop_last=shuffle, collate_fn=collated)
+    return DataLoader(TensorDataset(*images(count, seed)), batch_size, shuffle=shuffle, drop_last=shuffle)
 
 
 def loaders():

@@ -9,12 +9,12 @@ from attacks import attack
 DIGITS = "9" * 5000
 
 
-@attack(f"movement demo --device eyeriss --formats 8:e3:b{DIGITS}", "block format '8:e3:b9.* must read BITS:")
-@attack("movement demo --device eyeriss --formats -8:e3:b16", "block format '-8:e3:b16' must read")
-@attack("movement demo --device eyeriss --formats ８:e3:b16", "block format .* must read")
+@attack(f"movement demo --device eyeriss --formats 8:e3:b{DIGITS}", "geometry 'b9.*' at character 6; it must be b16")
+@attack("movement demo --device eyeriss --formats -8:e3:b16", "element '-8' at character 1; it must be s8")
+@attack("movement demo --device eyeriss --formats ８:e3:b16", "element '.*' at character 1; it must be s8")
 @attack(f"movement demo --device eyeriss --formats {DIGITS}", "formats '9.*' are neither such as 8:e3:b16 nor")
-@attack("movement demo --device eyeriss --formats mxint\\x1b[2J:", "block format .* must read")
-@attack(f"buffer demo --formats 8:e9999:b{DIGITS}", "block format .* must read")
+@attack("movement demo --device eyeriss --formats mxint\\x1b[2J:", "element 'mxint.* at character 1; it must be s8")
+@attack(f"buffer demo --formats 8:e9999:b{DIGITS}", "scale 'e9999' at character 3; it must be eN")
 @attack(f"buffer demo --from {DIGITS}", "--from '9.*' must be a size")
 @attack(f"buffer demo --memory {DIGITS}", "has no memory '9.*' of limited size; give registers")
 @attack(f"movement {DIGITS} --device eyeriss", "no network '9.*': give demo")

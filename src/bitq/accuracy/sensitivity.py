@@ -223,13 +223,7 @@ def scores(formats: Sequence[Format], measured: Mapping[Format, float], extent: 
     for fmt, value in measured.items():
         kin, size = _place(fmt, extent)
         powers[kin][size] = (value / 2) ** POWER
-    values = np.array([_interpolated(fmt, powers, extent) for fmt in formats])
-    alike: dict[Kin, list[int]] = defaultdict(list)
-    for index, fmt in enumerate(formats):
-        alike[_grain(fmt)[0]].append(index)
-    for rows in alike.values():
-        values[rows] = _ordered([_grain(formats[row])[1] for row in rows], values[rows])
-    return values
+    return _ordered(formats, [_interpolated(fmt, powers, extent) for fmt in formats])
 
 
 def _grain(fmt: Format) -> tuple[Kin, tuple[int, ...]]:
@@ -245,11 +239,21 @@ def _grain(fmt: Format) -> tuple[Kin, tuple[int, ...]]:
     return (element.kind, kind, shape, fmt.rounding), (-element.bits - shared, -element.bits, size)
 
 
-def _ordered(grain: Sequence[tuple[int, ...]], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores that never say a coarser format does better: that would be noise.
+def _ordered(formats: Sequence[Format], values: Sequence[float]) -> NDArray[np.float64]:
+    """Scores that never say a coarser format of a kind does better: that would be noise.
 
     The mean of the least such scores above the values and the largest below them.
     """
+    found = np.array(values, dtype=np.float64)
+    kinds: dict[Kin, list[int]] = defaultdict(list)
+    for place, fmt in enumerate(formats):
+        kinds[_grain(fmt)[0]].append(place)
+    for those in kinds.values():
+        found[those] = _ordered_kind([_grain(formats[place])[1] for place in those], found[those])
+    return found
+
+
+def _ordered_kind(grain: Sequence[tuple[int, ...]], values: NDArray[np.float64]) -> NDArray[np.float64]:
     axes = [sorted(set(steps)) for steps in zip(*grain, strict=True)]
     places = [tuple(axis.index(step) for axis, step in zip(axes, steps, strict=True)) for steps in grain]
     above = np.full([len(axis) for axis in axes], np.nan)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitq.cli.answers import offers_document, offers_table
-from bitq.cli.output import Json, print_json, ratio_text, show
+from bitq.cli.output import Json, accuracy_text, print_json, ratio_text, show
 from bitq.cli.planned import plan_document, plan_tables
 from bitq.files import RunFolder
 
@@ -82,9 +82,10 @@ def _result(run: Evidence) -> str:
     """What the plan comes to, in a line."""
     plan, totals = run.plan, run.plan.totals
     return (
-        f"{plan.network} on {plan.device}: {totals.accuracy:.2%} accurate on test data (float32: "
-        f"{totals.accuracy_float:.2%}), moves {ratio_text(totals.movement_bits, totals.movement_bits_float)} of "
-        f"float32's bits for {ratio_text(totals.energy_pj, totals.energy_pj_float)} of its energy; O "
+        f"{plan.network} on {plan.device}: {accuracy_text(totals.accuracy)} accurate on test data (float32: "
+        f"{accuracy_text(totals.accuracy_float)}), moves "
+        f"{ratio_text(totals.movement_bits, totals.movement_bits_float)} of float32's bits "
+        f"for {ratio_text(totals.energy_pj, totals.energy_pj_float)} of its energy; O "
         f"{totals.objective:.4f}"
     )
 

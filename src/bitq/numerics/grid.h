@@ -42,26 +42,23 @@ INLINE double leading(double x) {
     return x;
 }
 
-INLINE float on_grid(float k, grid g) {
+INLINE float shift_of(float k, grid g) {
     const int32_t own = (int32_t)(bits_of(k) & EXPONENT) + g.above;
-    const float shift = float_of((uint32_t)(own > g.least ? own : g.least));
+    return float_of((uint32_t)(own > g.least ? own : g.least));
+}
+
+INLINE float on_grid(float k, grid g) {
+    const float shift = shift_of(k, g);
     return (k + shift) - shift;
 }
 
-INLINE double shift_of(double k, wide_grid g) {
+INLINE double wide_shift_of(double k, wide_grid g) {
     const double own = leading(k) * g.above;
     return own > g.least ? own : g.least;
 }
 
-/* Of k = x * (1/s), which is off by up to 2^-52 of itself, what is next to the exact x/s.
- *
- * Let u be the distance of the numbers near k, which has at most 16 bits above u (native.py sees to it): the error is at most
- * 2^-36 u. x has 24 bits and s p <= 32, so where x/s is not halfway between two numbers, h, it is at least 2^-(p+1) u away from
- * it: |x - h s| is a multiple of the last place of x or of that of s times u/2. Rounded to multiples of 2^-34 u, what was
- * halfway is again, and nothing else gets there. */
 INLINE double on_wide_grid(double k, wide_grid g) {
-    const double shift = shift_of(k, g), snap = shift * 0x1p-34;
-    k = (k + snap) - snap;
+    const double shift = wide_shift_of(k, g);
     return (k + shift) - shift;
 }
 
@@ -73,11 +70,12 @@ typedef struct {
     int up;
 } float_scale;
 
-/* The scale of a block with this largest magnitude, before it is limited. The quotient of 24 bits by at most 40 is rounded to
- * 53, and is not a number of the grid, nor halfway between two, where the exact one is not: of such numbers h, of at most
- * 9 bits if the divisor has more than 16 and 25 else, |magnitude - h * divisor| is at least 2^-49 of the magnitude, or 0. */
-INLINE double wanted(double magnitude, float_scale s) {
-    const double exact = magnitude / s.divisor, shift = shift_of(exact, s.grid), near = (exact + shift) - shift;
+/* The float of a block with this largest magnitude, before it is limited. The magnitude has 24 bits and the divisor d at most
+ * 40, or 16 without a second scale; what h it may be rounded at has at most 12 bits, or 25. So the magnitude and h * d, if
+ * they are not equal, differ by 2^-52 of them or more, and the quotient, rounded to 53 bits, lies on its side of h. */
+INLINE double wanted(int32_t peak, float_scale s) {
+    const double exact = (double)float_of((uint32_t)peak) / s.divisor, shift = wide_shift_of(exact, s.grid);
+    const double near = (exact + shift) - shift;
     return s.up && near < exact ? near + leading(shift) * 0x1p-52 : near;
 }
 

@@ -19,6 +19,24 @@ typedef struct job job;
 /* Rounds contiguous blocks and tells their peaks: `plain_blocks` of tiles.h, for one processor. */
 typedef void plain_function(const job *, reach, int64_t at, int64_t blocks, int64_t block, int32_t *peak);
 
+/* What elements are divided by, the step, and 1/step; NaN if the block is not `finite`. Of SCALED the step is still to be
+ * multiplied with the second scale, and 1/step rounded, or NaN if it is too small for that. `low`: the step is less than
+ * the block alone would have got. */
+typedef struct {
+    float step, inverse_step;
+    int low, finite;
+} unit;
+
+/* The same for each element of a run. */
+typedef struct {
+    const float *step, *inverse_step;
+} units;
+
+/* Round a run of elements with a unit each, or with one: `each` and `all` of run.h, for one processor. */
+typedef struct run run;
+typedef void each_function(const run *, int64_t count, units, const job *);
+typedef void all_function(const run *, int64_t count, unit, const job *);
+
 struct job {
     const void *x;
     void *y;          /* NULL: only peaks are wanted */
@@ -29,6 +47,8 @@ struct job {
     elements elements;
     grid grid;
     wide_grid wide;
+    int evenly;  /* the grid of SCALED are the whole numbers */
+    float doubt; /* times what is added to round a number, SCALED: from how near to a tie on it may be one, or none */
     float_scale scale;
     float largest; /* finite number of this kind */
     int32_t whole; /* peak that stands for those of all blocks, or -1 */
@@ -36,8 +56,10 @@ struct job {
     stream_function *stream; /* NULL: through the caches */
     float limit, low; /* largest and least element, in units; `low` 0: negative numbers count as 0 */
     uint32_t key[2];
+    each_function *each;
+    all_function *all;
     plain_function *plain; /* NULL: not all is as it takes it */
-    /* how the work is cut into tiles */
+    /* how the work is cut into tiles; of narrow columns each is a stack, and `width` of them are taken together */
     int64_t width, strips, stacks, tiles;
 };
 
@@ -70,37 +92,28 @@ INLINE float step_of(int32_t peak, const job *j, reach r) {
 /* Whether the block alone would have got a larger power of two. True of NaN and infinity too. */
 INLINE int saturates(int32_t peak, reach r) { return above(peak, r) > shared(peak, r); }
 
-/* What elements of a block are divided by: a step, or a scale of SCALED; NaN if it is not `finite`. `low`: it is less than
- * the block alone would have got. */
-typedef struct {
-    float step, inverse_step;
-    double scale, inverse_scale;
-    int low, finite;
-} unit;
-
-INLINE double scale_of(int32_t peak, const job *j) {
-    const double scale = limited(wanted((double)float_of((uint32_t)peak), j->scale), j->scale) * j->scale.second;
-    return peak >= UNBOUNDED ? (double)float_of(QUIET_NAN) : scale;
-}
-
-/* Whether the block alone would have got a larger one. */
+/* Whether the block alone would have got a larger step. */
 INLINE int is_low(int32_t peak, const job *j, reach r) {
     if (j->whole >= 0) return j->whole_low;
     if (j->elements != SCALED) return saturates(peak, r);
-    const double own = wanted((double)float_of((uint32_t)peak), j->scale);
+    const double own = wanted(peak, j->scale);
     return own > limited(own, j->scale);
 }
 
+INLINE float scale_of(int32_t peak, const job *j) {
+    const float scale = (float)limited(wanted(peak, j->scale), j->scale);
+    return peak >= UNBOUNDED ? float_of(QUIET_NAN) : scale;
+}
+
+INLINE float inverse_scale(float scale, const job *j) {
+    const double all = (double)scale * j->scale.second;
+    return all < 0x1p125 ? (float)(1 / all) : float_of(QUIET_NAN);
+}
+
 INLINE unit unit_of(int32_t peak, const job *j, reach r) {
-    unit u = {.low = is_low(peak, j, r), .finite = peak < UNBOUNDED};
-    if (j->elements == SCALED) {
-        u.scale = scale_of(peak, j);
-        u.inverse_scale = 1 / u.scale;
-    } else {
-        u.step = step_of(peak, j, r);
-        u.inverse_step = inverse(u.step);
-    }
-    return u;
+    const float step = j->elements == SCALED ? scale_of(peak, j) : step_of(peak, j, r);
+    const float inverse_step = j->elements == SCALED ? inverse_scale(step, j) : inverse(step);
+    return (unit){step, inverse_step, is_low(peak, j, r), peak < UNBOUNDED};
 }
 
 INLINE void note(summary *s, int32_t peak) {

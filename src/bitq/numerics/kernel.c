@@ -29,6 +29,12 @@ enum {
 typedef void tiles_function(const job *, reach, int64_t, int64_t, summary *);
 
 #define CLONE(target, name)                                                                                \
+    target static void each_##name(const run *r, int64_t count, units u, const job *j) {                   \
+        round_each(r, count, u, j);                                                                        \
+    }                                                                                                      \
+    target static void all_##name(const run *r, int64_t count, unit u, const job *j) {                     \
+        round_all(r, count, u, j);                                                                         \
+    }                                                                                                      \
     target static void tiles_##name(const job *j, reach codes, int64_t first, int64_t last, summary *s) {  \
         some_tiles(j, codes, first, last, s);                                                              \
     }                                                                                                      \
@@ -50,6 +56,8 @@ CLONE(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl" WIDE))), avx512
 
 typedef struct {
     tiles_function *tiles;
+    each_function *each;
+    all_function *all;
     plain_function *plain;
     stream_function *stream;
 } path;
@@ -59,21 +67,21 @@ static path fastest(void) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
-        return (path){tiles_avx512, plain_avx512, stream_avx512};
-    if (__builtin_cpu_supports("avx2")) return (path){tiles_avx2, plain_avx2, stream_anywhere};
+        return (path){tiles_avx512, each_avx512, all_avx512, plain_avx512, stream_avx512};
+    if (__builtin_cpu_supports("avx2")) return (path){tiles_avx2, each_avx2, all_avx2, plain_avx2, stream_anywhere};
 #endif
-    return (path){tiles_anywhere, plain_anywhere, stream_anywhere};
+    return (path){tiles_anywhere, each_anywhere, all_anywhere, plain_anywhere, stream_anywhere};
 }
 
 /* Into tiles of the best size, divided by `smaller`. */
 static void cut(job *j, int64_t smaller) {
-    const int64_t block = j->block;
+    const int64_t block = j->block, bytes = block * (j->kind == FLOAT32 ? 4 : 2);
     if (j->inner > 1 && j->inner <= NARROW) {
-        j->width = j->inner;
+        const int64_t fit = L1 / smaller / (bytes * j->inner), most = TILE / j->inner;
+        j->width = fit < 1 ? 1 : fit > most ? most : fit;
         j->stacks = (j->channels + block - 1) / block;
         j->strips = 1;
     } else if (j->inner > 1) {
-        const int64_t bytes = (block < j->channels ? block : j->channels) * (j->kind == FLOAT32 ? 4 : 2);
         const int64_t fit = L1 / smaller / bytes / DRAWS * DRAWS;
         j->width = fit < DRAWS ? DRAWS : fit > TILE ? TILE : fit;
         j->stacks = (j->channels + block - 1) / block;
@@ -177,15 +185,29 @@ static int in_large_pages(void *y, int64_t bytes) {
 #endif
 }
 
+/* The peaks of a tensor's blocks; if all is finite, those of other blocks, which lie one behind the other. */
+static summary peaks_of(const job *j, int threads) {
+    job flat = *j;
+    flat.y = NULL, flat.plain = NULL;
+    flat.channels = j->outer * j->channels * j->inner;
+    flat.outer = flat.inner = 1;
+    flat.block = flat.channels < LONG ? flat.channels : LONG;
+    cut(&flat, 1);
+    const summary all = all_tiles(&flat, (reach){0, 0, 0}, threads);
+    if (all.peak < UNBOUNDED) return all;
+    job peaks = *j;
+    peaks.y = NULL, peaks.plain = NULL;
+    return all_tiles(&peaks, (reach){0, 0, 0}, threads);
+}
+
 /* What all tiles of a tensor come to that is one block: their peaks are those of its pieces. Where one peak is given for it,
  * and nothing has to know its own before, the tensor is read once, unless it turns out not to be finite. */
 static int64_t as_one_block(job *j, reach codes, int32_t own, double magnitude, int threads) {
     const int32_t given = magnitude < 0 ? own : (int32_t)bits_of((float)magnitude);
     j->whole = own >= UNBOUNDED ? QUIET_NAN : given;
     if (own >= 0 && own < UNBOUNDED)
-        j->whole_low = j->elements == SCALED
-            ? wanted((double)float_of((uint32_t)own), j->scale) > limited(wanted((double)float_of((uint32_t)given), j->scale), j->scale)
-            : above(own, codes) > shared(given, codes);
+        j->whole_low = j->elements == SCALED ? wanted(own, j->scale) > limited(wanted(given, j->scale), j->scale)
+                                             : above(own, codes) > shared(given, codes);
     const summary all = all_tiles(j, codes, threads);
     if (own >= 0 || all.peak < UNBOUNDED) return all.clipped;
     j->whole = QUIET_NAN;
@@ -200,7 +222,8 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
     const bitq_format f = *format;
     const int guessed = !f.has_bias && !f.is_float && !f.whole && !clipped && x != y && elements >= WORTH_A_GUESS;
     const int given = f.magnitude >= 0;
-    if (fresh && in_large_pages(y, bytes)) fresh = 0; /* large ones are too large for the caches */
+    /* large pages are too large for the caches, and less than UNTOUCHED is mostly memory that was used before */
+    if (fresh && (bytes < UNTOUCHED || in_large_pages(y, bytes))) fresh = 0;
     block = f.whole ? LONG : block;
     job j = {
         .x = x,
@@ -217,15 +240,20 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
         .elements = f.is_float ? SCALED : f.uniform ? UNIFORM : SMALL,
         .largest = kind == FLOAT32 ? FLT_MAX : kind == BFLOAT16 ? 0x1.FEp127f : 65504.0f,
         .whole = -1,
+        .each = fastest().each,
+        .all = fastest().all,
         /* small pages that the system clears when they are first written are in the caches then */
         .stream = !fresh && x != y && 2 * bytes >= STREAMED ? fastest().stream : NULL,
         .limit = (float)f.most,
         .low = f.never_negative ? 0 : -(float)f.most,
         .key = {(uint32_t)key, (uint32_t)(key >> 32)},
     };
-    if (j.elements == SMALL) j.grid = grid_of(f.least, f.mantissa);
+    j.grid = grid_of(f.least, f.mantissa);
     if (j.elements == SCALED) {
         j.wide = wide_grid_of(f.least, f.mantissa);
+        /* half of u less 2^(bits - 22) u, as a part of 1.5 * 2^23 u */
+        j.doubt = (float)((0.5 - power(f.bits - 22)) / 0x1.8p23);
+        j.evenly = f.most < f.least * (double)(1 << f.mantissa);
         j.scale = (float_scale){f.most, 1, f.smallest, f.largest, wide_grid_of(f.scale_least, f.digits), f.up};
     }
     if (kind == FLOAT32 && j.elements == UNIFORM && f.rounding == NEAREST && !f.never_negative && !f.whole && !clipped &&
@@ -239,11 +267,7 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
     }
     const int shares = f.is_float ? f.least_second > 0 && !given : !f.has_bias;
     summary tensor = {.peak = -1};
-    if (shares || (f.whole && (!given || clipped))) {
-        job peaks = j;
-        peaks.y = NULL, peaks.plain = NULL;
-        tensor = all_tiles(&peaks, (reach){0, 0, 0}, threads);
-    }
+    if (shares || (f.whole && (!given || clipped))) tensor = peaks_of(&j, threads);
     if (f.is_float && f.least_second > 0) {
         const double top = given ? f.magnitude : (double)float_of((uint32_t)tensor.top);
         const double second = (double)(float)(top / (f.most * f.largest));

@@ -11,7 +11,8 @@
  * max|x| of the tensor / (most * largest), which is at least `least_second`. */
 typedef struct {
     double most, least;
-    int mantissa, never_negative, rounding; /* 0 nearest, ties to even; others only where `uniform` */
+    int mantissa, bits; /* bits: of `most`, and of the numbers with a leading one */
+    int never_negative, rounding; /* 0 nearest, ties to even; others only where `uniform` */
     int uniform; /* the grid are whole numbers, under a power of two without bump */
     int is_float; /* what the scale is */
     int has_bias, lowest, highest, top_code, floor, bump, to_unit;

@@ -6,7 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from bitq.formats import ROUNDINGS
+from bitq.formats import ROUNDINGS, Format
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Float, Integer
 from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
@@ -17,7 +17,6 @@ MOST_DIGITS = 23
 """Of a whole number with its sign, for which the kernel's roundings are exact."""
 
 _FLOAT32 = FloatScale(Float(8, 23, "i"))
-_MOST_DIGITS_OF_SCALE = 7  # below the leading one: its product with a float32 has 32 bits
 
 
 class Described(NamedTuple):
@@ -50,10 +49,11 @@ def described(recipe: Recipe) -> Described | None:
         "magnitude": -1.0 if recipe.tensor_range is None else abs(magnitude(recipe.tensor_range, fmt)),  # not -0.0
     }
     if isinstance(element, Integer) and element.kind != "u" and element.bits + (not element.signed) <= MOST_DIGITS:
-        fields |= {"most": element.most, "least": 1, "mantissa": MOST_DIGITS}
+        fields |= {"most": element.most, "least": 1, "mantissa": MOST_DIGITS, "bits": element.most.bit_length()}
         unit = floor_log2(element.unit(fmt.power_of_two))
     elif isinstance(element, Float) and element.mantissa_bits:
-        fields |= {"most": element.largest(), "least": element.smallest(), "mantissa": element.mantissa_bits}
+        digits = element.mantissa_bits
+        fields |= {"most": element.largest(), "least": element.smallest(), "mantissa": digits, "bits": digits + 1}
         unit = 0
     else:
         return None
@@ -97,7 +97,7 @@ def _least_fraction(largest: float, places: int, digits: int, mode: str) -> int:
 def _under_float(recipe: Recipe, scale: FloatScale) -> Described | None:
     fmt, number = recipe.format, scale.number
     smallest, largest = scale_reach(scale, fmt.smallest)
-    if scale.second and number.mantissa_bits > _MOST_DIGITS_OF_SCALE:
+    if scale.second and not _exact_products(fmt, number):
         return None
     fields: dict[str, float] = {
         "is_float": True,
@@ -109,3 +109,10 @@ def _under_float(recipe: Recipe, scale: FloatScale) -> Described | None:
         "least_second": scale_reach(_FLOAT32, fmt.smallest * smallest)[0] if scale.second else 0.0,
     }
     return Described(fields, True)
+
+
+def _exact_products(fmt: Format, number: Float) -> bool:
+    """Whether every element's product with a scale is a normal float32."""
+    digits = precision(fmt.elements[0]) + 1 + number.mantissa_bits + 1
+    least, most = fmt.smallest * number.smallest(), fmt.largest * number.largest()
+    return digits <= 24 and least >= 2.0**-126 and most < 2.0**127

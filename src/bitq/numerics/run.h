@@ -30,7 +30,7 @@ INLINE void narrow(uint16_t *to, const float *from, int64_t count, int kind) {
 }
 
 /* Sets the bits from `at` on that `marks` tells; the first and the last byte may be shared with another thread. */
-INLINE void mark(uint8_t *bits, int64_t at, const uint8_t *marks, int64_t count) {
+static void mark(uint8_t *bits, int64_t at, const uint8_t *marks, int64_t count) {
     for (int64_t i = 0; i < count;) {
         const int shift = (int)((at + i) % 8);
         const int64_t size = count - i < 8 - shift ? count - i : 8 - shift;
@@ -47,16 +47,20 @@ INLINE void mark(uint8_t *bits, int64_t at, const uint8_t *marks, int64_t count)
 }
 
 /* A run of `count` <= TILE elements from element `at` on: where they are in float32, where their results go. */
-typedef struct {
+struct run {
     const float *x, *draws;
     float *y;
     float wide[TILE], out[TILE], random[TILE + 2 * DRAWS];
     uint16_t halves[TILE];
-} run;
+};
 
 INLINE void open_run(run *r, const job *j, int64_t at, int64_t count) {
     r->x = (const float *)j->x + at;
     r->y = j->y && j->kind == FLOAT32 && !j->stream ? (float *)j->y + at : r->out;
+    if (j->elements == SCALED && j->kind == FLOAT32 && j->x == j->y) { /* which is read again after it was written */
+        memcpy(r->wide, r->x, (size_t)count * sizeof(float));
+        r->x = r->wide;
+    }
     if (j->kind != FLOAT32) {
         widen(r->wide, j->x, at, count, j->kind);
         r->x = r->wide;
@@ -83,48 +87,89 @@ INLINE void close_run(run *r, const job *j, int64_t at, int64_t count) {
         default: call(STOCHASTIC);                   \
     }
 
-/* What elements of a run are divided by, each by its own: steps, or scales of SCALED. */
-typedef struct {
-    const float *step, *inverse_step;
-    const double *scale, *inverse_scale;
-} units;
-
-INLINE float small(float x, float step, float inverse_step, float low, float limit, float largest, grid g) {
+INLINE float small(float x, float inverse_step, float low, float limit, grid g) {
     float k = x * inverse_step;
     k = k > low ? k : low;
     k = k < limit ? k : limit;
-    float y = on_grid(k, g) * step;
+    return on_grid(k, g);
+}
+
+/* A number of the grid times the scale of its block, which is exact if there is a second one (native_format.py sees to it),
+ * and that: rounded once, and limited. */
+INLINE float times(float q, float step, float second, float largest) {
+    float y = (q * step) * second;
     y = largest < y ? largest : y; /* NaN stays */
     return -largest > y ? -largest : y;
 }
 
-/* The product is exact, of at most 16 bits by 32, and rounded once. */
-INLINE float scaled(float x, double scale, double inverse_scale, double low, double limit, double largest,
-                    wide_grid g) {
-    double k = (double)x * inverse_scale;
+/* x / step, on the grid: exact, unless it is `in_doubt`. */
+typedef struct {
+    float q;
+    int in_doubt;
+} guess;
+
+/* Both 1/step and its product with x are rounded, so k is off by up to 2^-23 of itself, which is less than 2^(bits - 23) of
+ * the distance to the next number; so it is decided unless it is that near to a tie. A NaN is in doubt. */
+INLINE guess guessed(float x, float inverse_step, float low, float limit, const job *j, int evenly) {
+    float k = x * inverse_step;
+    const int known = k == k;
     k = k > low ? k : low;
     k = k < limit ? k : limit;
-    double y = on_wide_grid(k, g) * scale;
-    y = largest < y ? largest : y; /* NaN stays */
-    return (float)(-largest > y ? -largest : y);
+    const float shift = evenly ? 0x1.8p23f : shift_of(k, j->grid), q = (k + shift) - shift;
+    return (guess){q, !(known && float_of((uint32_t)magnitude(k - q)) < shift * j->doubt)};
+}
+
+/* The same by the quotient in double precision: the exact one is a tie h of at most 17 bits, or differs from it by 2^-52 or
+ * more, as x has 24 bits and the step at most 35 and |x - h * step| is a multiple of both their last places' lesser. */
+INLINE float exactly(float x, double step, double low, double limit, wide_grid g) {
+    double k = (double)x / step;
+    k = k > low ? k : low;
+    k = k < limit ? k : limit;
+    return (float)on_wide_grid(k, g);
+}
+
+#ifdef _OPENMP
+#define IN_DOUBT _Pragma("omp simd reduction(| : in_doubt)")
+#else
+#define IN_DOUBT
+#endif
+
+/* Rounds a run of elements of SCALED, whose steps are step[i] or all step[0], twice if one of them is in doubt. */
+INLINE void round_scaled(const run *r, int64_t count, units u, int single, int evenly, const job *all) {
+    const job format = *all, *j = &format;
+    const float *x = r->x, *step = u.step, *inverse_step = u.inverse_step, second = (float)j->scale.second;
+    const float limit = j->limit, low = j->low, largest = j->largest;
+    const wide_grid wide = j->wide;
+    float *y = r->y;
+    int in_doubt = 0;
+    IN_DOUBT for (int64_t i = 0; i < count; i++) {
+        const guess g = guessed(x[i], inverse_step[single ? 0 : i], low, limit, j, evenly);
+        y[i] = times(g.q, step[single ? 0 : i], second, largest);
+        in_doubt |= g.in_doubt;
+    }
+    if (!in_doubt) return;
+    ELEMENTWISE for (int64_t i = 0; i < count; i++) {
+        const float own = step[single ? 0 : i];
+        y[i] = times(exactly(x[i], (double)own * (double)second, low, limit, wide), own, second, largest);
+    }
 }
 
 /* Rounds a run of elements with a unit each. */
 INLINE void round_each(const run *r, int64_t count, units u, const job *j) {
     const float *x = r->x, *draws = r->draws, *step = u.step, *inverse_step = u.inverse_step;
-    const double *scale = u.scale, *inverse_scale = u.inverse_scale;
     const float limit = j->limit, low = j->low, largest = j->largest;
     const grid g = j->grid;
-    const wide_grid wide = j->wide;
     float *y = r->y;
     if (j->elements == SCALED) {
-        ELEMENTWISE for (int64_t i = 0; i < count; i++)
-            y[i] = scaled(x[i], scale[i], inverse_scale[i], low, limit, largest, wide);
+        if (j->evenly)
+            round_scaled(r, count, u, 0, 1, j);
+        else
+            round_scaled(r, count, u, 0, 0, j);
         return;
     }
     if (j->elements == SMALL) {
         ELEMENTWISE for (int64_t i = 0; i < count; i++)
-            y[i] = small(x[i], step[i], inverse_step[i], low, limit, largest, g);
+            y[i] = times(small(x[i], inverse_step[i], low, limit, g), step[i], 1, largest);
         return;
     }
 #define EACH(how)                                   \
@@ -136,18 +181,20 @@ INLINE void round_each(const run *r, int64_t count, units u, const job *j) {
 /* Rounds a run of elements with one unit. */
 INLINE void round_all(const run *r, int64_t count, unit u, const job *j) {
     const float *x = r->x, *draws = r->draws, step = u.step, inverse_step = u.inverse_step;
-    const double scale = u.scale, inverse_scale = u.inverse_scale;
     const float limit = j->limit, low = j->low, largest = j->largest;
     const grid g = j->grid;
-    const wide_grid wide = j->wide;
     float *y = r->y;
     if (j->elements == SCALED) {
-        ELEMENTWISE for (int64_t i = 0; i < count; i++)
-            y[i] = scaled(x[i], scale, inverse_scale, low, limit, largest, wide);
+        const units same = {&u.step, &u.inverse_step};
+        if (j->evenly)
+            round_scaled(r, count, same, 1, 1, j);
+        else
+            round_scaled(r, count, same, 1, 0, j);
         return;
     }
     if (j->elements == SMALL) {
-        ELEMENTWISE for (int64_t i = 0; i < count; i++) y[i] = small(x[i], step, inverse_step, low, limit, largest, g);
+        ELEMENTWISE for (int64_t i = 0; i < count; i++)
+            y[i] = times(small(x[i], inverse_step, low, limit, g), step, 1, largest);
         return;
     }
 #define ALL(how) \
@@ -160,8 +207,8 @@ INLINE void round_all(const run *r, int64_t count, unit u, const job *j) {
 INLINE int is_clipped(float x, unit u, const job *j, float draw) {
     int over;
     if (j->elements == SCALED) {
-        const double k = (double)float_of((uint32_t)magnitude(x)) * u.inverse_scale, most = 2.0 * (double)j->limit;
-        over = on_wide_grid(k < most ? k : most, j->wide) > (double)j->limit;
+        const double step = (double)u.step * j->scale.second;
+        over = exactly(float_of((uint32_t)magnitude(x)), step, 0, 2 * j->limit, j->wide) > j->limit;
     } else {
         const float k = ratio(x, u.inverse_step), most = 2 * j->limit;
         over = j->elements == SMALL ? on_grid(k < most ? k : most, j->grid) > j->limit
@@ -172,7 +219,7 @@ INLINE int is_clipped(float x, unit u, const job *j, float draw) {
 }
 
 /* Before a run is rounded, since y may be x: marks those of its elements from..to that will be clipped in a block. */
-INLINE int64_t mark_all(const run *r, int64_t at, int64_t from, int64_t to, unit u, const job *j) {
+static int64_t mark_all(const run *r, int64_t at, int64_t from, int64_t to, unit u, const job *j) {
     uint8_t marks[TILE];
     int64_t found = 0;
     if (!u.finite) return 0;
@@ -185,7 +232,7 @@ INLINE int64_t mark_all(const run *r, int64_t at, int64_t from, int64_t to, unit
 }
 
 /* The same with a unit for each of `count` elements, of blocks with these peaks. */
-INLINE int64_t mark_each(const run *r, int64_t at, int64_t count, const int32_t *peak, const job *j, reach codes) {
+static int64_t mark_each(const run *r, int64_t at, int64_t count, const int32_t *peak, const job *j, reach codes) {
     uint8_t marks[TILE];
     int64_t found = 0;
     for (int64_t i = 0; i < count; i++) {

@@ -98,7 +98,7 @@ def _best_by_table(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
 
 @lru_cache(2)
 def _table(fmt: Format, device: torch.device) -> tuple[Tensor, float]:
-    """Squared errors of numbers, a step apart around 0, under every pair of scales, (numbers, pairs); and the step."""
+    """Squared errors of numbers, `step` apart around 0, under every pair of scales: float32, (numbers, pairs)."""
     assert isinstance(fmt.scale, FloatScale)
     step = 4 * 2.0 ** _floor_log2(fmt.scale.number.largest()) / _BINS
     numbers = (torch.arange(_BINS, device=device) - _BINS // 2).unsqueeze(1) * step

@@ -42,55 +42,60 @@ INLINE int32_t peak_of(const job *j, int64_t at, int64_t count) {
     return magnitude(j->kind == BFLOAT16 ? of_bfloat16(peak) : of_float16(peak));
 }
 
-INLINE void peaks_of_float_columns(int32_t *peak, const float *x, int64_t depth, int64_t width, int64_t stride,
+INLINE void peaks_of_float_columns(int32_t *peak, const float *x, int64_t width, int64_t stride, int64_t count,
                                    int never_negative) {
     for (int64_t i = 0; i < width; i++) peak[i] = counted(x[i], never_negative);
-    for (int64_t c = 1; c < depth; c++)
-        for (int64_t i = 0; i < width; i++) {
-            const int32_t bits = counted(x[c * stride + i], never_negative);
+    for (int64_t row = stride; row < count; row += stride) {
+        const int64_t length = count - row < width ? count - row : width;
+        for (int64_t i = 0; i < length; i++) {
+            const int32_t bits = counted(x[row + i], never_negative);
             peak[i] = bits > peak[i] ? bits : peak[i];
         }
+    }
 }
 
-INLINE void peaks_of_half_columns(uint16_t *peak, const uint16_t *x, int64_t depth, int64_t width, int64_t stride,
+INLINE void peaks_of_half_columns(uint16_t *peak, const uint16_t *x, int64_t width, int64_t stride, int64_t count,
                                   int never_negative, uint16_t infinity) {
     for (int64_t i = 0; i < width; i++) peak[i] = counted_half(x[i], never_negative, infinity);
-    for (int64_t c = 1; c < depth; c++)
-        for (int64_t i = 0; i < width; i++) {
-            const uint16_t bits = counted_half(x[c * stride + i], never_negative, infinity);
+    for (int64_t row = stride; row < count; row += stride) {
+        const int64_t length = count - row < width ? count - row : width;
+        for (int64_t i = 0; i < length; i++) {
+            const uint16_t bits = counted_half(x[row + i], never_negative, infinity);
             peak[i] = bits > peak[i] ? bits : peak[i];
         }
+    }
 }
 
-/* The peaks at `width` neighbouring positions of `depth` rows each, `stride` apart. */
-INLINE void peaks_of_columns(int32_t *peak, const job *j, int64_t at, int64_t depth, int64_t width, int64_t stride) {
+/* The peaks at `width` neighbouring positions from element `at` on, of rows `stride` apart, `count` elements in all with
+ * what lies between them. */
+INLINE void peaks_of_columns(int32_t *peak, const job *j, int64_t at, int64_t width, int64_t stride, int64_t count) {
     const int n = j->low == 0;
     if (j->kind == FLOAT32) {
         const float *x = (const float *)j->x + at;
         if (n)
-            peaks_of_float_columns(peak, x, depth, width, stride, 1);
+            peaks_of_float_columns(peak, x, width, stride, count, 1);
         else
-            peaks_of_float_columns(peak, x, depth, width, stride, 0);
+            peaks_of_float_columns(peak, x, width, stride, count, 0);
         return;
     }
     const uint16_t *x = (const uint16_t *)j->x + at, infinity = infinity_of(j->kind);
     uint16_t half[TILE];
     if (n)
-        peaks_of_half_columns(half, x, depth, width, stride, 1, infinity);
+        peaks_of_half_columns(half, x, width, stride, count, 1, infinity);
     else
-        peaks_of_half_columns(half, x, depth, width, stride, 0, infinity);
+        peaks_of_half_columns(half, x, width, stride, count, 0, infinity);
     for (int64_t i = 0; i < width; i++)
         peak[i] = magnitude(j->kind == BFLOAT16 ? of_bfloat16(half[i]) : of_float16(half[i]));
 }
 
-/* Room for the units of as many blocks, and for what else a tile works on. */
+/* Units of as many blocks, with room for LANES that are copied beyond their end. */
+enum { LANES = 16 };
 typedef struct {
-    float step[TILE], inverse_step[TILE];
-    double scale[TILE], inverse_scale[TILE];
+    float step[TILE + LANES], inverse_step[TILE + LANES];
 } unit_room;
 
 INLINE units in_room(const unit_room *room) {
-    return (units){room->step, room->inverse_step, room->scale, room->inverse_scale};
+    return (units){room->step, room->inverse_step};
 }
 
 /* Units of `width` blocks with these peaks; whether any of their elements may pass no gradient. */
@@ -103,8 +108,8 @@ INLINE int units_of(unit_room *room, const int32_t *peak, int64_t width, const j
     if (!j->y) return 0;
     if (format.elements == SCALED) {
         for (int64_t i = 0; i < width; i++) {
-            room->scale[i] = scale_of(peak[i], &format);
-            room->inverse_scale[i] = 1 / room->scale[i];
+            room->step[i] = scale_of(peak[i], &format);
+            room->inverse_step[i] = inverse_scale(room->step[i], &format);
         }
     } else
         for (int64_t i = 0; i < width; i++) {
@@ -132,7 +137,7 @@ INLINE void columns(const job *j, reach codes, int64_t at, int64_t depth, int64_
     int32_t peak[TILE];
     unit_room room;
     run r;
-    peaks_of_columns(peak, j, at, depth, width, j->inner);
+    peaks_of_columns(peak, j, at, width, j->inner, (depth - 1) * j->inner + width);
     const int any = units_of(&room, peak, width, j, codes, s);
     if (!j->y) return;
     for (int64_t c = 0; c < depth; c++) {
@@ -140,7 +145,7 @@ INLINE void columns(const job *j, reach codes, int64_t at, int64_t depth, int64_
         if (j->stream) prefetch(j, next + c * j->inner, width);
         open_run(&r, j, row, width);
         if (j->clipped && any) s->clipped += mark_each(&r, row, width, peak, j, codes);
-        round_each(&r, width, in_room(&room), j);
+        j->each(&r, width, in_room(&room), j);
         close_run(&r, j, row, width);
     }
 }
@@ -158,61 +163,60 @@ INLINE int64_t depth_of(const job *j, int64_t tile) {
     return left < j->block ? left : j->block;
 }
 
-/* Repeats the first `period` of `count` values of this size. */
-INLINE void repeat(void *values, int64_t period, int64_t count, size_t size) {
-    char *to = values;
-    for (int64_t have = period; have < count; have *= 2)
-        memcpy(to + (size_t)have * size, to, (size_t)(count - have < have ? count - have : have) * size);
-}
-
-/* The peaks at all of few positions of `depth` channels, for which `peak` has room of a run. */
-INLINE void peaks_of_stack(int32_t *peak, const job *j, int64_t at, int64_t depth, int64_t run_length) {
-    const int64_t inner = j->inner, count = depth * inner, size = count < run_length ? count : run_length;
-    int32_t wide[TILE], last[TILE];
-    peaks_of_columns(wide, j, at, count / size, size, size);
-    const int64_t rest = count % size;
-    if (rest) peaks_of_columns(last, j, at + count - rest, 1, rest, rest);
-    for (int64_t i = 0; i < rest; i++) wide[i] = last[i] > wide[i] ? last[i] : wide[i];
-    for (int64_t left = size / inner; left > 1; left -= left / 2) {
-        const int64_t half = left / 2 * inner, other = (left - left / 2) * inner;
-        for (int64_t i = 0; i < half; i++) wide[i] = wide[other + i] > wide[i] ? wide[other + i] : wide[i];
+/* Repeats a row of values `rows` times; a short one is copied with what lies behind it, which the next one overwrites. */
+#define REPEAT(type)                                                                   \
+    INLINE void repeat_##type(type *to, const type *row, int64_t length, int64_t rows) { \
+        for (; rows > 0; rows--, to += length)                                         \
+            if (length <= LANES)                                                       \
+                memcpy(to, row, LANES * sizeof(type));                                 \
+            else                                                                       \
+                memcpy(to, row, (size_t)length * sizeof(type));                        \
     }
+
+REPEAT(float)
+REPEAT(int32_t)
+
+/* The peaks at all positions of few, of `depth` channels. */
+INLINE void peaks_of_stack(int32_t *peak, const job *j, int64_t at, int64_t depth) {
+    const int64_t inner = j->inner, most = TILE / NARROW, quarter = depth < 4 ? 1 : depth / 4;
+    int64_t rows = quarter < most ? quarter : most;
+    int32_t wide[TILE];
+    peaks_of_columns(wide, j, at, rows * inner, rows * inner, depth * inner);
+    for (int64_t half = rows / 2; rows > 1; rows -= half, half = rows / 2)
+        for (int64_t i = 0; i < half * inner; i++) {
+            const int32_t other = wide[(rows - half) * inner + i];
+            wide[i] = other > wide[i] ? other : wide[i];
+        }
     for (int64_t i = 0; i < inner; i++) peak[i] = wide[i];
 }
 
-/* Blocks of whole rows of few positions, as the weights of a convolution have outside their window: `stacks` of them from
- * stack `first` on, each of contiguous memory, which is taken in runs of whole rows. */
+/* Blocks at few positions, as weights have them outside the window of a convolution: `stacks` of them from stack `first` on,
+ * one behind the other, each of contiguous memory, which is taken in runs of whole rows. */
 INLINE void narrow_columns(const job *j, reach codes, int64_t first, int64_t stacks, summary *s) {
-    const int64_t inner = j->inner, size = TILE / inner * inner;
-    int32_t peaks[TILE], peak[TILE];
-    unit_room room, spread;
+    const int64_t inner = j->inner, most = TILE / inner;
+    int32_t peaks[TILE + LANES], peak[TILE + LANES];
+    unit_room room, repeated;
     run r;
-    for (int64_t k = 0; k < stacks; k++)
-        peaks_of_stack(peaks + k * inner, j, start_of(j, first + k), depth_of(j, first + k), size);
+    int64_t at = start_of(j, first), start = at;
+    for (int64_t k = 0, place = first % j->stacks; k < stacks; k++, place = place + 1 < j->stacks ? place + 1 : 0) {
+        const int64_t left = j->channels - place * j->block, depth = left < j->block ? left : j->block;
+        peaks_of_stack(peaks + k * inner, j, start, depth);
+        start += depth * inner;
+    }
     const int any = units_of(&room, peaks, stacks * inner, j, codes, s);
-    for (int64_t k = 0; j->y && k < stacks; k++) {
-        const int64_t at = start_of(j, first + k), count = depth_of(j, first + k) * inner;
-        const int64_t most = count < size ? count : size;
-        if (j->elements == SCALED) {
-            memcpy(spread.scale, room.scale + k * inner, (size_t)inner * sizeof *room.scale);
-            memcpy(spread.inverse_scale, room.inverse_scale + k * inner, (size_t)inner * sizeof *room.scale);
-            repeat(spread.scale, inner, most, sizeof *room.scale);
-            repeat(spread.inverse_scale, inner, most, sizeof *room.scale);
-        } else {
-            memcpy(spread.step, room.step + k * inner, (size_t)inner * sizeof *room.step);
-            repeat(spread.step, inner, most, sizeof *room.step);
-            for (int64_t i = 0; i < most; i++) spread.inverse_step[i] = inverse(spread.step[i]);
-        }
-        if (j->clipped && any) {
-            memcpy(peak, peaks + k * inner, (size_t)inner * sizeof *peak);
-            repeat(peak, inner, most, sizeof *peak);
-        }
-        for (int64_t i = 0; i < count; i += size) {
-            const int64_t length = count - i < size ? count - i : size;
-            open_run(&r, j, at + i, length);
-            if (j->clipped && any) s->clipped += mark_each(&r, at + i, length, peak, j, codes);
-            round_each(&r, length, in_room(&spread), j);
-            close_run(&r, j, at + i, length);
+    for (int64_t k = 0, place = first % j->stacks; j->y && k < stacks; k++, place = place + 1 < j->stacks ? place + 1 : 0) {
+        const int64_t left = j->channels - place * j->block, depth = left < j->block ? left : j->block;
+        const int64_t rows = depth < most ? depth : most;
+        repeat_float(repeated.step, room.step + k * inner, inner, rows);
+        repeat_float(repeated.inverse_step, room.inverse_step + k * inner, inner, rows);
+        if (j->clipped && any) repeat_int32_t(peak, peaks + k * inner, inner, rows);
+        for (int64_t c = 0; c < depth; c += rows) {
+            const int64_t length = (depth - c < rows ? depth - c : rows) * inner;
+            open_run(&r, j, at, length);
+            if (j->clipped && any) s->clipped += mark_each(&r, at, length, peak, j, codes);
+            j->each(&r, length, in_room(&repeated), j);
+            close_run(&r, j, at, length);
+            at += length;
         }
     }
 }
@@ -252,7 +256,7 @@ INLINE void long_blocks(const job *j, reach codes, int64_t at, int64_t blocks, i
             const int64_t size = block - i < TILE ? block - i : TILE;
             open_run(&r, j, at + i, size);
             if (any) s->clipped += mark_all(&r, at + i, 0, size, u, j);
-            round_all(&r, size, u, j);
+            j->all(&r, size, u, j);
             close_run(&r, j, at + i, size);
         }
     }
@@ -264,25 +268,23 @@ INLINE void halve(int32_t *restrict to, const int32_t *restrict from, int64_t co
         to[i] = from[2 * i] > from[2 * i + 1] ? from[2 * i] : from[2 * i + 1];
 }
 
+INLINE void twice(float *restrict to, const float *restrict from, int64_t count) {
+    for (int64_t i = 0; i < count; i++) to[2 * i] = to[2 * i + 1] = from[i];
+}
+
 /* Repeats each of `blocks` values `block` times: `odd` times, a divisor, then twice until it is enough. Returns where that
  * ended up, in `spare` or where it was. */
-#define SPREAD(type)                                                                                       \
-    INLINE type *spread_##type(type *values, type *spare, int64_t blocks, int64_t block, int64_t odd) {    \
-        type *swapped;                                                                                     \
-        for (int64_t b = 0; odd > 1 && b < blocks; b++)                                                    \
-            for (int64_t i = 0; i < odd; i++) spare[b * odd + i] = values[b];                              \
-        if (odd > 1) swapped = values, values = spare, spare = swapped;                                    \
-        for (; odd < block; odd *= 2) {                                                                    \
-            type *restrict to = spare;                                                                     \
-            const type *restrict from = values;                                                            \
-            for (int64_t i = 0; i < blocks * odd; i++) to[2 * i] = to[2 * i + 1] = from[i];                \
-            swapped = values, values = spare, spare = swapped;                                             \
-        }                                                                                                  \
-        return values;                                                                                     \
+INLINE float *spread(float *values, float *spare, int64_t blocks, int64_t block, int64_t odd) {
+    float *swapped;
+    for (int64_t b = 0; odd > 1 && b < blocks; b++)
+        for (int64_t i = 0; i < odd; i++) spare[b * odd + i] = values[b];
+    if (odd > 1) swapped = values, values = spare, spare = swapped;
+    for (; odd < block; odd *= 2) {
+        twice(spare, values, blocks * odd);
+        swapped = values, values = spare, spare = swapped;
     }
-
-SPREAD(float)
-SPREAD(double)
+    return values;
+}
 
 /* `blocks` whole contiguous blocks shorter than FEW, of at most TILE elements. Powers of two in the length of a block are
  * folded for many blocks at once. */
@@ -311,16 +313,11 @@ INLINE void crumbs(const job *j, reach codes, int64_t at, int64_t blocks, int64_
         const unit u = unit_of(peak[b], j, codes);
         if (u.low || never_negative) s->clipped += mark_all(&r, at, b * block, (b + 1) * block, u, j);
     }
-    units u = {0};
-    if (j->elements == SCALED) {
-        u.scale = spread_double(room.scale, spare.scale, blocks, block, length);
-        u.inverse_scale = spread_double(room.inverse_scale, spare.inverse_scale, blocks, block, length);
-    } else {
-        u.step = spread_float(room.step, spare.step, blocks, block, length);
-        for (int64_t i = 0; i < count; i++) room.inverse_step[i] = inverse(u.step[i]);
-        u.inverse_step = room.inverse_step;
-    }
-    round_each(&r, count, u, j);
+    const units u = {
+        spread(room.step, spare.step, blocks, block, length),
+        spread(room.inverse_step, spare.inverse_step, blocks, block, length),
+    };
+    j->each(&r, count, u, j);
     close_run(&r, j, at, count);
 }
 
@@ -331,15 +328,15 @@ INLINE void row_of_blocks(const job *j, reach codes, int64_t at, int64_t count, 
         const int64_t most = TILE / block;
         for (int64_t b = 0; b < count / block; b += most)
             crumbs(j, codes, at + b * block, count / block - b < most ? count / block - b : most, block, s);
-    } else
+    } else if (whole) /* a block is read before blocks are counted */
         long_blocks(j, codes, at, count / block, block, s);
     if (whole < count) long_blocks(j, codes, at + whole, 1, count - whole, s);
 }
 
 INLINE void some_tiles(const job *j, reach codes, int64_t first, int64_t last, summary *s) {
     if (j->inner > 1 && j->inner <= NARROW) {
-        for (int64_t t = first; t < last; t += TILE / j->inner)
-            narrow_columns(j, codes, t, last - t < TILE / j->inner ? last - t : TILE / j->inner, s);
+        for (int64_t t = first; t < last; t += j->width)
+            narrow_columns(j, codes, t, last - t < j->width ? last - t : j->width, s);
         return;
     }
     for (int64_t t = first; t < last; t++) {

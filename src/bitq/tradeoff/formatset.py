@@ -117,13 +117,12 @@ class FormatSet:
         return tuple(map(int, np.flatnonzero(diagonal)))
 
     def described(self) -> dict[str, object]:
-        """For a run's identity: what tells it from others."""
-        own = {"weights": self.weights, "activations": self.activations}
-        return {
-            "formats": list(map(str, self.formats)),
-            **{name: list(map(str, each)) for name, each in own.items() if each is not None},
-            **({"output as input": True} if self.output_as_input else {}),
-        }
+        """For a run's identity, what tells it from others: the bits of a grid, as ever, or all of the set."""
+        if self.grid_bits is not None:
+            return {"bits": self.grid_bits}
+        own = {"formats": self.formats, "weights": self.weights, "activations": self.activations}
+        named = {name: None if each is None else list(map(str, each)) for name, each in own.items()}
+        return {**named, "output as input": self.output_as_input, "bits": None}
 
 
 def _read(given: Listed) -> tuple[Choosable, ...]:

@@ -65,15 +65,9 @@ def bind(store: Store, subject: Subject, space: Space, listener: Listener) -> No
             "device": device.name,
             "memories": [[m.name, m.capacity_bits, m.energy_pj_per_bit] for m in device.memories[:-1]],
             **({"partial sum bits": sums} if (sums := device.partial_sum_bits) else {}),
-            **_candidates(space),
+            **space.offered.described(),
         }
     )
-
-
-def _candidates(space: Space) -> dict[str, object]:
-    """What is chosen from; the grid of Table 2 as it always was."""
-    bits = space.offered.grid_bits
-    return space.offered.described() if bits is None else {"bits": bits}
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -78,7 +78,7 @@ class PlanFormat(_Entry):
         return BlockFormat(self.bits, self.exponent_bits, self.block_size)  # type: ignore[arg-type]  # all are there
 
     @property
-    def range(self) -> Span | None:
+    def span(self) -> Span | None:
         """A range of the tensor that leads to what it shares; None, if that is its own."""
         if self.exponent_bias is None or not isinstance(self.format.scale, SharedExponent):
             return self.tensor_range
@@ -330,7 +330,7 @@ class Plan(_Entry):
     def ranges(self) -> dict[str, Ranges]:
         """By module path, ranges of the activations from which calibration derives what the plan has them share."""
         return {
-            layer.module: Ranges(*(None if each is None else each.range for each in (layer.input, layer.output)))
+            layer.module: Ranges(*(None if each is None else each.span for each in (layer.input, layer.output)))
             for layer in self.layers
             if layer.formats != TensorFormats()
         }
