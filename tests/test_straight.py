@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from bitq.accuracy import quantized, straight
 from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import MaxAbs, apply, restore, weight_in_use
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.formats import BlockFormat, TensorFormats, parse_format
 from bitq.numerics import exponent_bias_for, quantize
 
 FORMATS = TensorFormats(BlockFormat(8, 3, 4), BlockFormat(8, 2, 2), BlockFormat(8, 4, 8))
@@ -77,6 +77,17 @@ def test_gradients_are_those_of_doing_it_by_hand(kind):
     found = gradients(run_quantized, layer, x)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert (found[1] == 0).any()
+
+
+def test_what_was_drawn_is_kept():
+    """A weight's gradient is that of the input as it was rounded, not of another draw."""
+    fmt, x = parse_format("6:e4:b8:stochastic"), torch.randn(5, 16)
+    layer = nn.Sequential(nn.Linear(16, 4, bias=False))
+    apply(layer, {"0": TensorFormats(input=fmt)})
+    torch.manual_seed(3)
+    layer(x).sum().backward()
+    torch.manual_seed(3)
+    assert torch.equal(layer[0].weight.grad, quantize(x, fmt, -1).sum(0).expand(4, -1))
 
 
 def block():

@@ -251,7 +251,7 @@ class _Quantized(nn.Module):
                 quantize, fmt=fmt, dim=axis, exponent_bias=shared.exponent_bias, tensor_range=shared.tensor_range
             )
             x = again(input)
-            with straight.saving_raw(input, x, again):
+            with straight.saving_raw(input, x, fmt, again):
                 y = self._compute(x, *args, **kwargs)
         fmt, shared = state.formats.output, state.output
         if fmt is None:

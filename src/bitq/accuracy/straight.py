@@ -33,13 +33,16 @@ def quantized_fresh(
     return quantize_in_place(y, recipe_for(y, fmt, axis, exponent_bias=bias, tensor_range=tensor_range))
 
 
-def saving_raw(x: Tensor, quantized: Tensor, again: Callable[[Tensor], Tensor]) -> AbstractContextManager[object]:
+def saving_raw(
+    x: Tensor, quantized: Tensor, fmt: Format, again: Callable[[Tensor], Tensor]
+) -> AbstractContextManager[object]:
     """Inside, an operation that saves `quantized` for backward saves x, from which it is made `again` when needed.
 
-    So that it is the same again, nothing may be drawn for it.
+    A format that draws would make another one, so of such `quantized` itself is saved.
     """
     if (
-        not (direct(x) and direct(quantized))
+        fmt.rounding == "stochastic"
+        or not (direct(x) and direct(quantized))
         or not torch.is_grad_enabled()
         or x.numel() < WORTH_IT
         or not private_torch.saved_tensors_are_free()  # they have somebody's own hooks, as of checkpointing
