@@ -7,7 +7,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from itertools import pairwise
-from math import inf, prod
+from math import ceil, inf, prod
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,6 @@ from bitq.formats.elements import Float, Integer, values
 from bitq.formats.explained import EXAMPLE, MOST_LISTED, SHAPES, Explained, floor_log2, number_text
 from bitq.formats.presets import GROUPS, TABLE
 from bitq.formats.scales import FloatScale
-from bitq.numerics.general import scale_reach
 from test_grammar import formats
 
 DOCS = Path(__file__).parents[1] / "docs" / "formats.md"
@@ -133,6 +132,13 @@ def test_a_presets_numbers_are_exact(name):
     check_numbers(PRESETS[name])
 
 
+def exact_reach(scale, smallest):
+    """`FloatScale.reach` in rationals."""
+    number, least = scale.number, Fraction(2) ** -126 / smallest
+    unit = Fraction(2) ** (max(floor_log2(least), number.least_exponent) - number.mantissa_bits)
+    return max(number.smallest(), ceil(least / unit) * unit), number.largest()
+
+
 @given(formats())
 def test_every_format_is_explained_exactly(fmt):
     found = check_numbers(fmt)
@@ -144,7 +150,7 @@ def test_every_format_is_explained_exactly(fmt):
     assert places[-1][1] == fmt.num_bits(*EXAMPLE[1:])
     assert found.layout[0].numbers == prod(EXAMPLE.shape)
     if isinstance(fmt.scale, FloatScale):
-        assert fmt.scale.reach(fmt.smallest) == scale_reach(fmt.scale, fmt.smallest)
+        assert fmt.scale.reach(fmt.smallest) == exact_reach(fmt.scale, Fraction(fmt.smallest))
     json.dumps(found.widths)
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from math import prod
 from typing import Literal, NamedTuple
 
+from bitq.formats import float32
 from bitq.formats.blocking import Along, Channel, Geometry, Tile, Whole
 from bitq.formats.elements import Element, Float, FloatKind, Integer, Levels
 from bitq.formats.format import Format, Rounding
@@ -18,11 +19,7 @@ from bitq.formats.scales import FloatScale, Mode, PowerOfTwo, SharedExponent
 MOST_LISTED = 8
 """Bits of the widest element whose numbers are listed."""
 
-LARGEST = Fraction(2) ** 128 - Fraction(2) ** 104
-"""The largest float32; beyond it no result lies."""
-
-LEAST_NORMAL = Fraction(2) ** -126
-"""The smallest normal float32; under a scale no result but 0 lies below it."""
+_LARGEST = Fraction(float32.LARGEST)
 
 Special = Literal["NaN", "Inf", "-Inf", "unused"]
 """What a code is that is no number that bitq stores."""
@@ -169,14 +166,14 @@ class Explained:
             return smallest, largest
         if isinstance(scale, FloatScale) and not scale.second:
             least, most = map(Fraction, scale.reach(fmt.smallest))
-            return least * smallest, min(most * largest, LARGEST)
+            return least * smallest, min(most * largest, _LARGEST)
         lowest = -126 - floor_log2(smallest)
         if isinstance(scale, PowerOfTwo):
             low, high = scale.exponents
             return _scaled(smallest, max(low, lowest)), _scaled(largest, max(high, lowest))
         if isinstance(scale, SharedExponent):
             return _scaled(smallest, lowest), _scaled(largest, 127 - fmt.top_exponent)
-        return LEAST_NORMAL, LARGEST
+        return Fraction(float32.LEAST_NORMAL), _LARGEST
 
     @property
     def widths(self) -> tuple[tuple[Shape, float], ...]:
@@ -198,8 +195,8 @@ class Explained:
         yield prod(EXAMPLE.shape), fmt.element_bits, f"the elements row by row, each {each}"
         if fmt.scale is None:
             return
-        zero_points = fmt.block_bits > fmt.scale.bits * len(fmt.elements)
-        held = "two scales" if len(fmt.elements) > 1 else "scale and then the zero point" if zero_points else "scale"
+        held = "scale and then the zero point" if fmt.has_zero_point else "scale"
+        held = "two scales" if len(fmt.elements) > 1 else held
         yield blocks, fmt.block_bits, f"the {held} of every block"
         yield 1, fmt.tensor_bits, "the scale of the tensor"
 
@@ -216,7 +213,7 @@ class Explained:
 
 def _scaled(value: Fraction, exponent: int) -> Fraction:
     """Under a power of two, and no more than there is."""
-    return min(value * Fraction(2) ** exponent, LARGEST)
+    return min(value * Fraction(2) ** exponent, _LARGEST)
 
 
 def floor_log2(value: Fraction) -> int:
@@ -356,7 +353,8 @@ def _float_scale(fmt: Format, scale: FloatScale) -> tuple[str, ...]:
         )
     rounded = "rounded up" if scale.up else "rounded to the nearest"
     largest = number_text(Fraction(fmt.largest))
-    if isinstance(element, Integer) and element.kind == "u":
+    if fmt.has_zero_point:
+        assert isinstance(element, Integer)
         return (
             f"{scale.text}: one {name} number S per block, {between}, and a zero point z of {element.bits} bits",
             f"S = (high - low) / {element.most}, {rounded}, with low = min(0, the least x) and high = max(0, the "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property, total_ordering
-from math import floor, log2, prod
+from math import prod
 from typing import Any, Literal, get_args
 
 from bitq.errors import BitqError, shortened
 from bitq.formats.blocking import LARGEST_BLOCK, Along, Geometry, Whole
 from bitq.formats.elements import Element, Float, Integer
+from bitq.formats.float32 import floor_log2
 from bitq.formats.scales import FloatScale, PowerOfTwo, Scale, SharedExponent
 from bitq.formats.whole import set_whole
 
@@ -127,13 +128,27 @@ class Format:
     @property
     def block_bits(self) -> int:
         """Of what one block stores beside its elements: its scales and zero point (bits)."""
-        zero_points = sum(each.bits for each in self.elements if isinstance(each, Integer) and each.kind == "u")
-        return 0 if self.scale is None else self.scale.bits * len(self.elements) + zero_points
+        zero_point = self.elements[0].bits if self.has_zero_point else 0
+        return 0 if self.scale is None else self.scale.bits * len(self.elements) + zero_point
 
     @property
     def tensor_bits(self) -> int:
         """Of what a tensor stores once, beside its header: a second scale (bits)."""
         return self.scale.tensor_bits if isinstance(self.scale, FloatScale) else 0
+
+    @property
+    def never_negative(self) -> bool:
+        """Whether negative numbers count as 0."""
+        return self._is_integer("n")
+
+    @property
+    def has_zero_point(self) -> bool:
+        """Whether each block stores a zero point of an element's width."""
+        return self._is_integer("u")
+
+    def _is_integer(self, kind: str) -> bool:
+        element = self.elements[0]
+        return isinstance(element, Integer) and element.kind == kind
 
     @property
     def power_of_two(self) -> bool:
@@ -153,7 +168,7 @@ class Format:
     @property
     def top_exponent(self) -> int:
         """P = floor(log2 M)."""
-        return floor(log2(self.largest))
+        return floor_log2(self.largest)
 
     @property
     def needs_range(self) -> bool:

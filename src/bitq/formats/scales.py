@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from math import ceil
 from typing import Literal, get_args
 
 from bitq.errors import BitqError, shortened
 from bitq.formats.elements import Float, FloatKind
+from bitq.formats.float32 import LEAST_NORMAL, floor_log2
 from bitq.formats.whole import set_whole
 
 Mode = Literal["floor", "ceil", "even", "rceil"]
@@ -147,11 +147,9 @@ class FloatScale:
             smallest: positive element.
         """
         number = self.number
-        least = Fraction(2) ** -126 / Fraction(smallest)
-        e = least.numerator.bit_length() - least.denominator.bit_length()
-        e -= Fraction(2) ** e > least
-        unit = Fraction(2) ** (max(e, number.least_exponent) - number.mantissa_bits)
-        return max(number.smallest(), float(ceil(least / unit) * unit)), number.largest()
+        least = LEAST_NORMAL / smallest  # nearer to the exact quotient than that is to any number of 24 bits
+        unit = 2.0 ** (max(floor_log2(least), number.least_exponent) - number.mantissa_bits)
+        return max(number.smallest(), ceil(least / unit) * unit), number.largest()
 
 
 Scale = SharedExponent | PowerOfTwo | FloatScale

@@ -49,8 +49,8 @@ def block_widths(fmt: Format) -> tuple[int, ...]:
     """Bits of each of the codes that a block stores."""
     if fmt.scale is None:
         return ()
-    zero_points = [each.bits for each in fmt.elements if isinstance(each, Integer) and each.kind == "u"]
-    return (*[fmt.scale.bits] * len(fmt.elements), *zero_points)
+    zero_point = (fmt.element_bits,) if fmt.has_zero_point else ()
+    return (*[fmt.scale.bits] * len(fmt.elements), *zero_point)
 
 
 def encode(x: Tensor, recipe: Recipe, key: Tensor | None) -> Codes:

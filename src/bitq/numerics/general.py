@@ -9,7 +9,7 @@ multiply-adds change no bit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil, frexp, prod
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -19,16 +19,17 @@ from torch.nn.functional import pad
 from bitq.formats import Format
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Element, Float, Integer, Levels
+from bitq.formats.float32 import LARGEST, floor_log2
 from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
 from bitq.numerics import sums
-from bitq.numerics.recipe import LARGEST, Recipe, magnitude, never_negative
+from bitq.numerics.recipe import Recipe, magnitude
 from bitq.numerics.torch_path import laid_as, uniforms
 
 AT_ONCE = 1 << 20
 """Elements that are computed at a time: some ten temporary tensors of float64 are alive then."""
 
-_LEAST_NORMAL = 2.0**-126
-_FLOAT32 = Float(8, 23, "i")
+FLOAT32 = FloatScale(Float(8, 23, "i"))
+"""A second scale."""
 
 
 class Scales(NamedTuple):
@@ -158,16 +159,16 @@ def shared_by(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor | None:
         return exponents_of(top).clamp(min=-127).where(top > 0, 0) - scale.top_code
     if not (isinstance(scale, FloatScale) and scale.second):
         return None
-    smallest, largest = scale_reach(scale, fmt.smallest)
+    smallest, largest = scale.reach(fmt.smallest)
     given = recipe.tensor_range
     top = peaks.amax() if given is None else torch.full_like(peaks.amax(), magnitude(given, fmt))
     second = _quotient(top, torch.full_like(top, fmt.largest * largest))
-    return second.float().double().clamp(_rounded_up(_LEAST_NORMAL / (fmt.smallest * smallest), _FLOAT32), LARGEST)
+    return second.float().double().clamp(FLOAT32.reach(fmt.smallest * smallest)[0], LARGEST)
 
 
 def _largest(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor:
     """max|x| of blocks, of which negative numbers do not count where there are none."""
-    return most.clamp(min=0) if never_negative(recipe.format) else torch.maximum(-least, most)
+    return most.clamp(min=0) if recipe.format.never_negative else torch.maximum(-least, most)
 
 
 def scales_of(least: Tensor, most: Tensor, recipe: Recipe, shared: Tensor | None) -> Scales:
@@ -178,7 +179,7 @@ def scales_of(least: Tensor, most: Tensor, recipe: Recipe, shared: Tensor | None
     if given is not None:
         peaks = torch.full_like(own, magnitude(given, fmt))
     if isinstance(scale, FloatScale):
-        if _has_zero_point(fmt):
+        if fmt.has_zero_point:
             return _with_zero_point(least, most, scale, fmt.elements[0], given)
         return _float_scales(own, peaks, recipe, shared)
     if isinstance(scale, SharedExponent):
@@ -239,7 +240,7 @@ def _wanted(peaks: Tensor, recipe: Recipe) -> Tensor:
 def _float_scales(own: Tensor, peaks: Tensor, recipe: Recipe, second: Tensor | None) -> Scales:
     scale, fmt = recipe.format.scale, recipe.format
     assert isinstance(scale, FloatScale)
-    smallest, largest = scale_reach(scale, fmt.smallest)
+    smallest, largest = scale.reach(fmt.smallest)
     rounding = "up" if scale.up else "nearest"
     divisor = torch.full_like(peaks, fmt.largest) if second is None else fmt.largest * second
     wanted = on_grid(_quotient(own, divisor), scale.number, rounding)
@@ -258,23 +259,9 @@ def _with_zero_point(
     wanted = on_grid(
         _quotient(_sum(high, -low), torch.full_like(low, count)), scale.number, "up" if scale.up else "nearest"
     )
-    step = wanted.clamp(*scale_reach(scale, 1.0))
+    step = wanted.clamp(*scale.reach(1.0))
     zero = _quotient(-low, step).round().clamp(max=count)
     return Scales(step, step, wanted > step, zero, (low, high))
-
-
-def scale_reach(scale: FloatScale, smallest: float) -> tuple[float, float]:
-    """Smallest and largest number of a scale for elements of which `smallest` is the smallest positive one.
-
-    The smallest is that of its type, or that which makes the smallest result a normal float32.
-    """
-    return max(scale.number.smallest(), _rounded_up(_LEAST_NORMAL / smallest, scale.number)), scale.number.largest()
-
-
-def _rounded_up(value: float, number: Float) -> float:
-    """The smallest number of a type that is at least `value`, which is positive."""
-    unit = 2.0 ** (max(floor_log2(value), number.least_exponent) - number.mantissa_bits)
-    return ceil(value / unit) * unit
 
 
 # What elements become
@@ -312,7 +299,7 @@ def numbers_of(
         rounded, limit = on_grid(q, element, recipe.rounding, draws), element.largest()
     over = (rounded > limit) & scales.low
     negative = wide < 0
-    if never_negative(fmt):
+    if fmt.never_negative:
         over, rounded = over & ~negative | negative, rounded.masked_fill(negative, 0)
     within = rounded.clamp(max=limit)
     return torch.where(negative, -within, within), over
@@ -413,7 +400,7 @@ def finished(y: Tensor, dtype: torch.dtype) -> Tensor:
 def _can_clip(recipe: Recipe) -> bool:
     """Whether anything but a block itself can make its scale too small, or an element's sign is lost."""
     fmt, scale = recipe.format, recipe.format.scale
-    if never_negative(fmt) or recipe.tensor_range is not None:
+    if fmt.never_negative or recipe.tensor_range is not None:
         return True
     if isinstance(scale, SharedExponent):
         return recipe.exponent_bias is not None
@@ -422,13 +409,8 @@ def _can_clip(recipe: Recipe) -> bool:
     assert isinstance(scale, FloatScale)
     if scale.second:
         return scale.up or scale.number.mantissa_bits > 20 or fmt.largest * scale.number.largest() < 1
-    widest = 2 * LARGEST if _has_zero_point(fmt) else LARGEST
+    widest = 2 * LARGEST if fmt.has_zero_point else LARGEST
     return fmt.largest * scale.number.largest() < widest
-
-
-def _has_zero_point(fmt: Format) -> bool:
-    element = fmt.elements[0]
-    return isinstance(element, Integer) and element.kind == "u"
 
 
 def precision(element: Element) -> int:
@@ -451,11 +433,6 @@ def _whole(k: Tensor, rounding: str, draws: Tensor | None) -> Tensor:
     if rounding == "half_away":
         return below + (k - below >= 0.5)
     return below if draws is None else below + (draws.double() < k - below)
-
-
-def floor_log2(value: float) -> int:
-    """Of a positive number."""
-    return frexp(value)[1] - 1
 
 
 def exponents_of(size: Tensor) -> Tensor:

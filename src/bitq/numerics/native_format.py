@@ -9,14 +9,14 @@ from typing import NamedTuple
 from bitq.formats import ROUNDINGS, Format
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Float, Integer
+from bitq.formats.float32 import floor_log2
 from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
-from bitq.numerics.general import floor_log2, precision, scale_reach
-from bitq.numerics.recipe import Recipe, magnitude, never_negative
+from bitq.numerics.general import FLOAT32, precision
+from bitq.numerics.recipe import Recipe, magnitude
 
 MOST_DIGITS = 23
 """Of a whole number with its sign, for which the kernel's roundings are exact."""
 
-_FLOAT32 = FloatScale(Float(8, 23, "i"))
 
 
 class Described(NamedTuple):
@@ -43,12 +43,12 @@ def described(recipe: Recipe) -> Described | None:
     if len(fmt.elements) > 1 or scale is None:
         return None
     fields: dict[str, float] = {
-        "never_negative": never_negative(fmt),
+        "never_negative": fmt.never_negative,
         "rounding": ROUNDINGS.index(recipe.rounding),
         "whole": isinstance(fmt.geometry, Whole),
         "magnitude": -1.0 if recipe.tensor_range is None else abs(magnitude(recipe.tensor_range, fmt)),  # not -0.0
     }
-    if isinstance(element, Integer) and element.kind != "u" and element.bits + (not element.signed) <= MOST_DIGITS:
+    if not fmt.has_zero_point and isinstance(element, Integer) and element.bits + (not element.signed) <= MOST_DIGITS:
         fields |= {"most": element.most, "least": 1, "mantissa": MOST_DIGITS, "bits": element.most.bit_length()}
         unit = floor_log2(element.unit(fmt.power_of_two))
     elif isinstance(element, Float) and element.mantissa_bits:
@@ -60,7 +60,7 @@ def described(recipe: Recipe) -> Described | None:
     found = _under_float(recipe, scale) if isinstance(scale, FloatScale) else _under_power(recipe, unit)
     if found is None or (recipe.rounding != "nearest" and not found.fields.get("uniform")):
         return None
-    return Described(fields | found.fields, found.can_clip or never_negative(fmt) or recipe.tensor_range is not None)
+    return Described(fields | found.fields, found.can_clip or fmt.never_negative or recipe.tensor_range is not None)
 
 
 def _under_power(recipe: Recipe, unit: int) -> Described | None:
@@ -96,7 +96,7 @@ def _least_fraction(largest: float, places: int, digits: int, mode: str) -> int:
 
 def _under_float(recipe: Recipe, scale: FloatScale) -> Described | None:
     fmt, number = recipe.format, scale.number
-    smallest, largest = scale_reach(scale, fmt.smallest)
+    smallest, largest = scale.reach(fmt.smallest)
     if scale.second and not _exact_products(fmt, number):
         return None
     fields: dict[str, float] = {
@@ -106,7 +106,7 @@ def _under_float(recipe: Recipe, scale: FloatScale) -> Described | None:
         "scale_least": number.smallest(),
         "digits": number.mantissa_bits,
         "up": scale.up,
-        "least_second": scale_reach(_FLOAT32, fmt.smallest * smallest)[0] if scale.second else 0.0,
+        "least_second": FLOAT32.reach(fmt.smallest * smallest)[0] if scale.second else 0.0,
     }
     return Described(fields, True)
 

@@ -191,7 +191,7 @@ def _scales(found: Peaks, recipe: Recipe, shared: Tensor | None) -> tuple[NDArra
         )
     elif isinstance(scale, FloatScale) and scale.bits <= 8 and not scale.up and recipe.tensor_range is None:
         divisor = fmt.largest * (1.0 if shared is None else float(shared))
-        number, reach = scale.number, general.scale_reach(scale, fmt.smallest)
+        number, reach = scale.number, scale.reach(fmt.smallest)
         lib.bitq_float_codes(
             source, target, codes.size, divisor, number.mantissa_bits, number.least_exponent, *reach
         )

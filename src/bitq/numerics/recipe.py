@@ -19,7 +19,6 @@ from bitq.formats.elements import Integer
 from bitq.formats.scales import PowerOfTwo, SharedExponent
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-LARGEST = 2.0**128 - 2.0**104  # of float32
 LEAST_BIAS = -512  # far below every float32: all blocks are at the format's lowest exponent
 
 
@@ -98,12 +97,11 @@ class Recipe:
         found = self._alike
         if found is None or not isinstance(self.format.geometry, Whole):
             return found
-        others = tuple([axis for axis in range(len(shape)) if axis != self.axes.dim])
-        return found._replace(axes=Axes(self.axes.dim, others))
+        return found._replace(axes=Axes(self.axes.dim, self._others(shape)))
 
     def _uniform(self) -> Steps | None:
         """The same, but for the axes of blocks that are the whole tensor."""
-        element, scale, geometry = self.format.elements[0], self.format.scale, self.format.geometry
+        element, scale = self.format.elements[0], self.format.scale
         if not isinstance(element, Integer) or len(self.format.elements) > 1 or self.tensor_range is not None:
             return None
         if isinstance(scale, SharedExponent):
@@ -112,35 +110,33 @@ class Recipe:
             bias, top = scale.exponents[0], scale.exponents[1] - scale.exponents[0]
         else:
             return None
-        axes, size = self.axes, LARGEST_BLOCK
-        if isinstance(geometry, Along) and geometry.patch is None:
-            axes, size = Axes(self.axes.dim, self.axes.inner if geometry.window else ()), geometry.size
-        elif not isinstance(geometry, Channel | Whole):
+        found = self.blocks(())
+        if found is None:
             return None
-        return Steps(element.bits + (not element.signed), top, bias, not element.signed, axes, size)
+        return Steps(element.bits + (not element.signed), top, bias, not element.signed, *found)
 
     def blocks(self, shape: tuple[int, ...]) -> tuple[Axes, int] | None:
-        """Axes and size of blocks that run along one axis, others wholly inside; None of blocks of another kind."""
+        """Axes and size of blocks that run along one axis, others wholly inside; None of blocks of another kind.
+
+        The size is perhaps more than there are elements.
+        """
         geometry, (dim, inner) = self.format.geometry, self.axes
         if isinstance(geometry, Along) and geometry.patch is None:
             return Axes(dim, inner if geometry.window else ()), geometry.size
         if isinstance(geometry, Channel):
-            return Axes(dim, inner), max(shape[dim], 1)
+            return self.axes, LARGEST_BLOCK
         if isinstance(geometry, Whole):
-            return Axes(dim, tuple([axis for axis in range(len(shape)) if axis != dim])), max(shape[dim], 1)
+            return Axes(dim, self._others(shape)), LARGEST_BLOCK
         return None
 
-
-def never_negative(fmt: Format) -> bool:
-    """Whether elements are never negative, so that negative numbers count as 0."""
-    element = fmt.elements[0]
-    return isinstance(element, Integer) and element.kind == "n"
+    def _others(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple([axis for axis in range(len(shape)) if axis != self.axes.dim])
 
 
 def magnitude(tensor_range: tuple[float, float], fmt: Format) -> float:
     """The largest magnitude that counts within a range."""
     low, high = tensor_range
-    return high if never_negative(fmt) else max(-low, high)
+    return high if fmt.never_negative else max(-low, high)
 
 
 def exponent_bias_of(largest: float, fmt: Format) -> int:

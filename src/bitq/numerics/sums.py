@@ -7,13 +7,13 @@ sums of float32 numbers, in multiples of what the tensor shares.
 from __future__ import annotations
 
 from functools import lru_cache
-from math import frexp
 
 import torch
 from torch import Tensor
 
 from bitq.formats import Format
 from bitq.formats.elements import Integer
+from bitq.formats.float32 import floor_log2
 from bitq.formats.scales import FloatScale
 from bitq.numerics.recipe import Recipe
 
@@ -35,8 +35,8 @@ def unit(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor:
     top = torch.maximum(-least, most).masked_fill(~finite, 0).amax().double()
     if recipe.tensor_range is not None:
         top = torch.full_like(top, max(-recipe.tensor_range[0], recipe.tensor_range[1]))
-    exponent = (top.view(torch.int64) >> 52) - 1023 - _floor_log2(scale.number.largest())
-    lowest = -126 - _floor_log2(scale.number.smallest()) - _floor_log2(fmt.smallest)
+    exponent = (top.view(torch.int64) >> 52) - 1023 - floor_log2(scale.number.largest())
+    lowest = -126 - floor_log2(scale.number.smallest()) - floor_log2(fmt.smallest)
     return ((exponent.clamp(lowest, 127) + 1023) << 52).view(torch.float64)
 
 
@@ -100,7 +100,7 @@ def _best_by_table(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
 def _table(fmt: Format, device: torch.device) -> tuple[Tensor, float]:
     """Squared errors of numbers, `step` apart around 0, under every pair of scales: float32, (numbers, pairs)."""
     assert isinstance(fmt.scale, FloatScale)
-    step = 4 * 2.0 ** _floor_log2(fmt.scale.number.largest()) / _BINS
+    step = 4 * 2.0 ** floor_log2(fmt.scale.number.largest()) / _BINS
     numbers = (torch.arange(_BINS, device=device) - _BINS // 2).unsqueeze(1) * step
     scales = _pairs(fmt, device)
     return torch.cat([_errors(part, scales, fmt) for part in torch.split(numbers.unsqueeze(1), 64)]), step
@@ -152,7 +152,3 @@ def _pairs(fmt: Format, device: torch.device) -> Tensor:
     pairs = sizes[torch.tril_indices(len(sizes), len(sizes), device=device)].T
     signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], device=device)
     return (pairs.unsqueeze(1) * signs).flatten(0, 1)
-
-
-def _floor_log2(value: float) -> int:
-    return frexp(value)[1] - 1
