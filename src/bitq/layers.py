@@ -94,6 +94,11 @@ class Layer:
         return ((self.P, self.R), (self.Q, self.S))[axis]
 
     @property
+    def unnamed(self) -> Layer:
+        """The layer without its name and its module: two that are equal then move the same."""
+        return replace(self, name="", module="")
+
+    @property
     def size(self) -> Pair:
         """Stored input height and width, in elements."""
         assert self.input_size is not None

@@ -81,7 +81,7 @@ def _folder() -> Path | None:
 
 
 def _key(layer: Layer, widths: NDArray[np.float64], capacities: Sequence[float]) -> bytes:
-    shape = replace(layer, name="", module="", weight_is_parameter=True)
+    shape = replace(layer.unnamed, weight_is_parameter=True)
     digest = hashlib.sha256(_CODE)
     digest.update(repr((shape, [float(capacity) for capacity in capacities], widths.shape)).encode())
     digest.update(widths.astype("<f8").tobytes())

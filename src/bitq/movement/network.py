@@ -99,7 +99,7 @@ def network_movement(
     Raises:
         Infeasible: a memory too small for one element of each tensor.
     """
-    questions = [(replace(layer, name="", module=""), own) for layer, own in zip(layers, formats, strict=True)]
+    questions = [(layer.unnamed, own) for layer, own in zip(layers, formats, strict=True)]
     budget = min(BUDGET, NETWORK_BUDGET // max(1, len(set(questions))))
     solved: dict[tuple[Layer, TensorFormats], LayerMovement] = {}
     moved = []

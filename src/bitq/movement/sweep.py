@@ -136,7 +136,7 @@ def sweep(
     prices = np.array([source.energy_pj_per_bit for _, source in device.boundaries])
     sums = device.partial_sum_bits
     problems = {
-        name: [(_shape(layer), widths(layer, each, sums)) for layer, each in zip(layers, own, strict=True)]
+        name: [(layer.unnamed, widths(layer, each, sums)) for layer, each in zip(layers, own, strict=True)]
         for name, own in {FLOAT: by_module(layers, {}), **formats}.items()
     }
     resized = [_resized(device, at, size) for size in sizes]
@@ -228,10 +228,6 @@ def _resized(device: Device, at: int, size_bytes: float) -> Device:
     memories = list(device.memories)
     memories[at] = replace(memories[at], capacity_bits=8 * size_bytes)
     return replace(device, memories=tuple(memories))
-
-
-def _shape(layer: Layer) -> Layer:
-    return replace(layer, name="", module="")
 
 
 def _first(sizes: Sequence[float], traffic: Sequence[float], target: float) -> float | None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from dataclasses import replace
 from itertools import chain
-
-import numpy as np
 
 from bitq.accuracy.quantized import apply
 from bitq.formats import Choosable, TensorFormats, formats_of
 from bitq.layers import Layer
-from bitq.movement.levels import movement_many
-from bitq.movement.widths import FLOAT_BITS, weight_size, widths
+from bitq.movement.widths import weight_size, widths
 from bitq.tradeoff.identity import formats_text
 from bitq.tradeoff.measure import evaluate
 from bitq.tradeoff.records import Alternative, Cost, Row
+from bitq.tradeoff.references import moved_bits
 from bitq.tradeoff.space import Space, energy_pj, formats_in
 from bitq.tradeoff.study import Study
 
@@ -37,12 +33,11 @@ def alternatives(study: Study) -> tuple[Row, ...]:
 def uniform_costs(space: Space, candidates: tuple[Choosable, ...]) -> tuple[Cost, ...]:
     """What a network costs with each of some formats for all tensors, whether or not its space has them."""
     kinds = [formats_in((each,) * 3) for each in candidates]
-    bits = np.zeros((len(kinds), len(space.device.boundaries)))
-    for shape, count in Counter(map(_shape, chain(*space.layers))).items():
-        own = [widths(shape, formats) for formats in kinds]
-        bits += count * movement_many(shape, [[q.input, q.weight, q.output] for q in own], space.device)
-    for shape, count in Counter(map(_shape, space.fixed)).items():
-        bits += count * movement_many(shape, [[FLOAT_BITS] * 3], space.device)
+
+    def each(layer: Layer) -> list[list[float]]:
+        return [[own.input, own.weight, own.output] for own in (widths(layer, formats) for formats in kinds)]
+
+    bits = space.fixed_bits + moved_bits(chain(*space.layers), space.device, each)
     return tuple(
         Cost.of_levels(row.tolist(), energy_pj(space.device, row), _stored(space, formats))
         for row, formats in zip(bits, kinds, strict=True)
@@ -66,7 +61,3 @@ def _row(study: Study, name: str, candidate: Choosable, cost: Cost) -> Row:
 
 def _stored(space: Space, formats: TensorFormats) -> int:
     return space.other_bytes + sum(weight_size(layers[0], formats.weight) for layers in space.layers)
-
-
-def _shape(layer: Layer) -> Layer:
-    return replace(layer, name="", module="")

@@ -161,7 +161,7 @@ def timed(study: Study) -> Paces:
 def _moved(space: Space) -> None:
     """Solve the movement of every shape of layer for one format."""
     fmt = space.formats[len(space.formats) // 2]
-    for layer in {replace(layer, name="", module="") for layer in chain(*space.layers, space.fixed)}:
+    for layer in {layer.unnamed for layer in chain(*space.layers, space.fixed)}:
         movement(layer, widths(layer, formats_in((fmt,) * 3)), space.device)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from math import prod
 
@@ -19,25 +18,31 @@ from bitq.tradeoff.shares import REFERENCES
 from bitq.tradeoff.space import Space, energy_pj
 
 
-def plain_bits(layers: Iterable[Layer], device: Device, widths: Sequence[float]) -> NDArray[np.float64]:
-    """What layers move together if every element takes so many bits.
+def moved_bits(
+    layers: Iterable[Layer], device: Device, widths: Callable[[Layer], Sequence[Sequence[float]]]
+) -> NDArray[np.float64]:
+    """What layers move together in each of some ways to store their tensors.
 
     Args:
-        layers: of any kinds.
+        layers: of any kinds; at least one.
         device: whose memories the bits move through.
-        widths: bits of every element, of input, weight and output alike.
+        widths: of a layer: for each way, bits of every element of input, weight and output.
 
     Returns:
-        Array (widths, boundaries) of bits, the outermost boundary first.
+        Array (ways, boundaries) of bits, the outermost boundary first.
 
     Raises:
         Infeasible: a memory too small for one element of each tensor.
     """
-    shapes = Counter(replace(layer, name="", module="") for layer in layers)
-    bits = np.zeros((len(widths), len(device.boundaries)))
-    for shape, count in shapes.items():
-        bits += count * movement_many(shape, [[width] * 3 for width in widths], device)
-    return bits
+    shapes = Counter(layer.unnamed for layer in layers)
+    parts = [count * movement_many(shape, widths(shape), device) for shape, count in shapes.items()]
+    moved: NDArray[np.float64] = np.sum(parts, axis=0)
+    return moved
+
+
+def plain_bits(layers: Iterable[Layer], device: Device, widths: Sequence[float]) -> NDArray[np.float64]:
+    """The same if every element takes so many bits, of input, weight and output alike."""
+    return moved_bits(layers, device, lambda _: [[width] * 3 for width in widths])
 
 
 def reference_costs(space: Space) -> Mapping[str, Cost]:

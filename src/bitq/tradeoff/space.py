@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
@@ -237,7 +237,7 @@ def build_space(
     if not chosen:
         raise BitqError("the network has no convolution or linear module whose formats could be chosen")
     offered = formats if isinstance(formats, FormatSet) else FormatSet(tuple(formats))
-    shapes = {_shape(layer): layer for group in chosen.values() for layer in group}
+    shapes = {layer.unnamed: layer for group in chosen.values() for layer in group}
     tables = {}
     for done, (shape, layer) in enumerate(shapes.items()):
         progress("movement of every format", done, len(shapes))
@@ -246,7 +246,7 @@ def build_space(
 
     combined: dict[tuple[Layer, ...], NDArray[np.float64]] = {}
     for group in chosen.values():
-        key = tuple(_shape(layer) for layer in group)
+        key = tuple(layer.unnamed for layer in group)
         if key not in combined:
             combined[key] = tables[key[0]] if len(key) == 1 else np.sum([tables[shape] for shape in key], axis=0)
 
@@ -259,15 +259,11 @@ def build_space(
         layers=tuple(tuple(group) for group in chosen.values()),
         fixed=tuple(fixed),
         offered=offered,
-        bits=tuple(combined[tuple(_shape(layer) for layer in group)] for group in chosen.values()),
+        bits=tuple(combined[tuple(layer.unnamed for layer in group)] for group in chosen.values()),
         fixed_bits=fixed_bits,
         float_cost=Cost.of_levels(float_bits.tolist(), energy_pj(device, float_bits), stored_bytes),
         other_bytes=stored_bytes - sum(weight_bytes[module] for module in chosen),
     )
-
-
-def _shape(layer: Layer) -> Layer:
-    return replace(layer, name="", module="")
 
 
 def _float_bits(layer: Layer, device: Device) -> NDArray[np.float64]:
