@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bitq.errors import BitqError
 from bitq.formats import PRESETS, BlockFormat, parse_format
 from bitq.formats.scales import SharedExponent
-from bitq.numerics import exponent_bias_for, general, ops, paths, quantize, sums, torch_path
+from bitq.numerics import block_rows, exponent_bias_for, general, ops, paths, quantize, sums, torch_path
 from bitq.numerics.recipe import Axes, Recipe, range_of, range_patterns, recipe_for
 
 LEVELS = "l(-1;-0.5;0;0.25;1)"
@@ -202,7 +202,7 @@ def test_every_layout_and_chunk_gives_the_same(fmt, dtype, monkeypatch):
         out = laid.clone()
         assert quantize(out, fmt, 1, (2, 3), generator=seeded(), out=out) is out
         assert same(out, expected)
-    monkeypatch.setattr(general, "AT_ONCE", 7)
+    monkeypatch.setattr(block_rows, "AT_ONCE", 7)
     y, grad = with_gradient(x, fmt, 1, (2, 3), generator=seeded())
     assert same(y, expected)
     assert torch.equal(grad, gradient)

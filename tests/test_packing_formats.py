@@ -14,6 +14,7 @@ import strategies
 from bitq.errors import BitqError
 from bitq.formats import PRESETS, ROUNDINGS, parse_format
 from bitq.numerics import native_packing, pack, quantize
+from test_packing import PATTERN, check_any_bits, same
 
 OTHERS = (
     "u4:e4m3.up:b8",
@@ -40,12 +41,6 @@ OTHERS = (
 )
 FORMATS = (*dict.fromkeys(PRESETS.values()), *map(parse_format, OTHERS))
 SHAPES = (((2, 33), ()), ((5, 7, 3, 3), (2, 3)), ((3, 9, 5), ()), ((7,), ()), ((3, 70, 2), (0,)))
-PATTERN = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
-
-
-def same(a, b):
-    kind = PATTERN[a.dtype]
-    return a.dtype == b.dtype and torch.equal(a.contiguous().view(kind), b.contiguous().view(kind))
 
 
 def numbers(shape, dtype, seed, exponent=0):
@@ -114,22 +109,7 @@ def test_any_bits_are_numbers_or_refused(data, fmt, dtype):
     size, rest = packed.payload.numel(), -packed.num_bits % 8
     payload = bytearray(data.draw(st.binary(min_size=size, max_size=size)))
     payload[-1] &= 0xFF >> rest
-
-    def outcome():
-        try:
-            return replace(packed, payload=torch.frombuffer(payload, dtype=torch.uint8)).unpack()
-        except BitqError as error:
-            return str(error)
-
-    fast = outcome()
-    with patch.object(native_packing, "layout", return_value=None):
-        plain = outcome()
-    if isinstance(fast, str):
-        assert fast == plain
-        assert "is damaged" in fast
-    else:
-        assert not fast.isnan().any()
-        assert same(fast, plain)
+    check_any_bits(packed, torch.frombuffer(payload, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("text", ["mxint8", "mxfp4", "nvfp4", "int8", "fp8e4m3", "e4m3:f16:v32", "i8:e8m0.rceil:v8"])

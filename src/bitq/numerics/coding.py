@@ -15,8 +15,9 @@ from bitq.errors import BitqError
 from bitq.formats import Format
 from bitq.formats.elements import Element, Float, Integer, Levels
 from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
-from bitq.numerics import general, sums
-from bitq.numerics.general import BlockRows, Scales
+from bitq.numerics import doubles, general, sums
+from bitq.numerics.block_rows import BlockRows, joined, pieces
+from bitq.numerics.general import Scales
 from bitq.numerics.recipe import Recipe
 from bitq.numerics.torch_path import uniforms
 
@@ -67,7 +68,7 @@ def encode(x: Tensor, recipe: Recipe, key: Tensor | None) -> Codes:
         return _encode_sums(rows, sums.unit(least, most, recipe), at, fmt)
     shared = general.shared_by(least, most, recipe)
     stored, zeros, elements = [], [], []
-    for block in general.pieces(rows.shape[0], rows.shape[1]):
+    for block in pieces(rows.shape[0], rows.shape[1]):
         scales = general.scales_of(least[block].double(), most[block].double(), recipe, shared)
         stored.append(scales.stored)
         if scales.zero is not None:
@@ -105,14 +106,14 @@ def decode(codes: Codes, recipe: Recipe, shape: tuple[int, ...], dtype: torch.dt
     step = steps(scales, fmt, shared)
     zero = codes.blocks[1].codes.unsqueeze(1).double() if len(codes.blocks) > 1 else None
     values = []
-    for block in general.pieces(*rows.shape):
+    for block in pieces(*rows.shape):
         along = []
-        for part in general.pieces(rows.shape[1], rows[block].shape[0]):
+        for part in pieces(rows.shape[1], rows[block].shape[0]):
             numbers = element_numbers(rows[block][:, part], fmt.elements[0])
             y = general.products(numbers, step[block], None if zero is None else zero[block], fmt)
             along.append(general.finished(y, dtype))
-        values.append(general.joined(along, 1))
-    return at.restored(general.joined(values, 0))
+        values.append(joined(along, 1))
+    return at.restored(joined(values, 0))
 
 
 # What blocks and the tensor share
@@ -136,7 +137,7 @@ def shared_of(second: Tensor, exponent_bias: int | None, fmt: Format) -> Tensor 
     code = second[0]
     if fmt.tensor_bits == 8:
         check(code <= 254, "the second scale")
-        return general.powers(code - 127)
+        return doubles.powers(code - 127)
     second = float_numbers(code, Float(8, 23, "i"))
     check(second.isfinite() & (second > 0), "the second scale")
     return second
@@ -187,7 +188,7 @@ def _encode_sums(rows: Tensor, shared: Tensor, at: BlockRows, fmt: Format) -> Co
     scales, (q1, q2) = sums.nearest(rows, fmt, shared)
     first, second = (element_codes(q, element) for q, element in zip((q1, q2), fmt.elements, strict=True))
     codes = float_codes(scales.double(), fmt.scale.number)
-    unit = CodeRun(general.exponents_of(shared).reshape(1) + 127, 8)
+    unit = CodeRun(doubles.exponents_of(shared).reshape(1) + 127, 8)
     blocks = tuple(CodeRun(codes[:, i], fmt.scale.bits) for i in range(2))
     return Codes(at.restored(first | second << fmt.elements[0].bits), blocks, (unit,), None)
 
@@ -209,10 +210,10 @@ def _decode_sums(rows: Tensor, codes: Codes, shared: Tensor | None, fmt: Format,
 def _element_codes(rows: Tensor, scales: Scales, recipe: Recipe, draws: Tensor | None) -> Tensor:
     """Codes of the elements of some blocks."""
     along = []
-    for part in general.pieces(rows.shape[1], rows.shape[0]):
+    for part in pieces(rows.shape[1], rows.shape[0]):
         numbers, _ = general.numbers_of(rows[:, part], scales, recipe, None if draws is None else draws[:, part])
         along.append(element_codes(numbers, recipe.format.elements[0]))
-    return general.joined(along, 1)
+    return joined(along, 1)
 
 
 def element_codes(numbers: Tensor, element: Element) -> Tensor:
@@ -260,8 +261,8 @@ def integer_numbers(codes: Tensor, element: Integer) -> Tensor:
 def float_codes(numbers: Tensor, number: Float) -> Tensor:
     """Sign, exponent and mantissa of numbers (float64) of a type, infinity included."""
     size = numbers.abs()
-    exponents = general.exponents_of(size).clamp(min=number.least_exponent)
-    k = (size * general.powers(number.mantissa_bits - exponents)).masked_fill(size.isinf(), 0).long()
+    exponents = doubles.exponents_of(size).clamp(min=number.least_exponent)
+    k = (size * doubles.powers(number.mantissa_bits - exponents)).masked_fill(size.isinf(), 0).long()
     codes = (exponents - number.least_exponent << number.mantissa_bits) + k
     codes = torch.where(size.isinf(), ((1 << number.exponent_bits) - 1) << number.mantissa_bits, codes)
     return codes | numbers.signbit().long() << (number.bits - 1)
@@ -272,7 +273,7 @@ def float_numbers(codes: Tensor, number: Float) -> Tensor:
     size = codes & ((1 << (number.bits - 1)) - 1)
     exponents, mantissas = size >> number.mantissa_bits, size & ((1 << number.mantissa_bits) - 1)
     whole = mantissas + (exponents > 0).long() * (1 << number.mantissa_bits)
-    values = whole.double() * general.powers(exponents.clamp(min=1) - number.bias - number.mantissa_bits)
+    values = whole.double() * doubles.powers(exponents.clamp(min=1) - number.bias - number.mantissa_bits)
     if number.kind == "i":
         infinity = ((1 << number.exponent_bits) - 1) << number.mantissa_bits
         values = values.masked_fill(size == infinity, torch.inf).masked_fill(size > infinity, torch.nan)
@@ -288,17 +289,17 @@ def _cast(x: Tensor, recipe: Recipe, draws: Tensor | None) -> Tensor:
     number = recipe.format.elements[0]
     assert isinstance(number, Float)
     flat, parts = x.float().reshape(-1), []
-    for part in general.pieces(flat.numel(), 1):
+    for part in pieces(flat.numel(), 1):
         drawn = None if draws is None else draws.reshape(-1)[part]
         parts.append(float_codes(general.cast_numbers(flat[part], number, recipe.rounding, drawn), number))
-    return general.joined(parts, 0).reshape(x.shape)
+    return joined(parts, 0).reshape(x.shape)
 
 
 def _uncast(codes: Tensor, number: Element, dtype: torch.dtype) -> Tensor:
     assert isinstance(number, Float)
     flat, parts = codes.reshape(-1), []
-    for part in general.pieces(flat.numel(), 1):
+    for part in pieces(flat.numel(), 1):
         numbers = float_numbers(flat[part], number)
         check(~numbers.isnan(), "an element")
         parts.append(general.cast_finished(numbers, dtype))
-    return general.joined(parts, 0).reshape(codes.shape)
+    return joined(parts, 0).reshape(codes.shape)

@@ -1,32 +1,25 @@
 """Quantization in any number format, in plain PyTorch; torch_path.py has less to do for uniform steps.
 
-Blocks are the rows of a matrix, and arithmetic is that of float64. What needs more digits than it has is rounded to
-odd: cut off, with the last bit set where something was left. That is never the tie of a coarser rounding that follows,
-so it comes out as that of the exact number would. No other product that is rounded feeds an addition: fused
-multiply-adds change no bit.
+Blocks are the rows of a matrix (`block_rows`), and arithmetic is that of float64, exact where it has to be (`doubles`).
+No other product that is rounded feeds an addition: fused multiply-adds change no bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from bitq.formats import Format
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Element, Float, Integer, Levels
 from bitq.formats.float32 import LARGEST, floor_log2
 from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
-from bitq.numerics import sums
+from bitq.numerics import doubles, sums
+from bitq.numerics.block_rows import BlockRows, joined, pieces
 from bitq.numerics.recipe import Recipe, magnitude
 from bitq.numerics.torch_path import laid_as, uniforms
-
-AT_ONCE = 1 << 20
-"""Elements that are computed at a time: some ten temporary tensors of float64 are alive then."""
 
 FLOAT32 = FloatScale(Float(8, 23, "i"))
 """A second scale."""
@@ -86,64 +79,6 @@ def quantize(
     return y, at.restored(joined(masks, 0)) if marked else None
 
 
-def pieces(count: int, width: int) -> Iterator[slice]:
-    """Neighbours among `count` of `width` elements each; all of them for a compiler, which fuses them."""
-    if torch.compiler.is_compiling():
-        yield slice(None)
-        return
-    size = max(AT_ONCE // min(width, AT_ONCE), 1)
-    yield from (slice(start, start + size) for start in range(0, count, size))
-
-
-def joined(parts: list[Tensor], axis: int) -> Tensor:
-    """Along an axis."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
-
-
-class BlockRows(NamedTuple):
-    """How blocks of a tensor become rows of a matrix, with zeros where a block is short.
-
-    Attributes:
-        shape: of the tensor.
-        counts: of blocks along every axis.
-        lengths: of a block along every axis.
-    """
-
-    shape: tuple[int, ...]
-    counts: tuple[int, ...]
-    lengths: tuple[int, ...]
-
-    @classmethod
-    def of(cls, recipe: Recipe, shape: tuple[int, ...]) -> BlockRows:
-        """For a tensor that is not empty."""
-        geometry, (dim, inner) = recipe.format.geometry, recipe.axes
-        assert geometry is not None
-        lengths = tuple(
-            [min(size, n) for size, n in zip(geometry.lengths(shape, dim, inner), shape, strict=True)]
-        )
-        return cls(shape, tuple([-(-n // size) for n, size in zip(shape, lengths, strict=True)]), lengths)
-
-    def arranged(self, x: Tensor) -> Tensor:
-        """A row for each block."""
-        short = [count * size - n for n, count, size in zip(self.shape, self.counts, self.lengths, strict=True)]
-        if any(short):
-            x = pad(x, [amount for missing in reversed(short) for amount in (0, missing)])
-        axes = range(len(self.shape))
-        split = [n for pair in zip(self.counts, self.lengths, strict=True) for n in pair]
-        order = [2 * axis for axis in axes] + [2 * axis + 1 for axis in axes]
-        return x.reshape(split).permute(order).reshape(prod(self.counts), prod(self.lengths))
-
-    def restored(self, rows: Tensor) -> Tensor:
-        """The inverse of `arranged`."""
-        count = len(self.shape)
-        order = [place for axis in range(count) for place in (axis, count + axis)]
-        whole = [n * size for n, size in zip(self.counts, self.lengths, strict=True)]
-        x = rows.reshape((*self.counts, *self.lengths)).permute(order).reshape(whole)
-        for axis, n in enumerate(self.shape):
-            x = x.narrow(axis, 0, n)
-        return x
-
-
 # What blocks share
 
 
@@ -156,13 +91,13 @@ def shared_by(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor | None:
         if recipe.exponent_bias is not None:
             return torch.full((), recipe.exponent_bias, device=peaks.device)
         top = peaks.amax()
-        return exponents_of(top).clamp(min=-127).where(top > 0, 0) - scale.top_code
+        return doubles.exponents_of(top).clamp(min=-127).where(top > 0, 0) - scale.top_code
     if not (isinstance(scale, FloatScale) and scale.second):
         return None
     smallest, largest = scale.reach(fmt.smallest)
     given = recipe.tensor_range
     top = peaks.amax() if given is None else torch.full_like(peaks.amax(), magnitude(given, fmt))
-    second = _quotient(top, torch.full_like(top, fmt.largest * largest))
+    second = doubles.quotient(top, torch.full_like(top, fmt.largest * largest))
     return second.float().double().clamp(FLOAT32.reach(fmt.smallest * smallest)[0], LARGEST)
 
 
@@ -184,7 +119,7 @@ def scales_of(least: Tensor, most: Tensor, recipe: Recipe, shared: Tensor | None
         return _float_scales(own, peaks, recipe, shared)
     if isinstance(scale, SharedExponent):
         assert shared is not None
-        wanted = exponents_of(own).clamp(min=-127) - fmt.top_exponent
+        wanted = doubles.exponents_of(own).clamp(min=-127) - fmt.top_exponent
         codes = (wanted - (shared - fmt.top_exponent)).clamp(0, scale.top_code)
     else:
         assert isinstance(scale, PowerOfTwo)
@@ -214,7 +149,7 @@ def coded_exponents(codes: Tensor, fmt: Format, shared: Tensor | None) -> Tensor
 
 def step_of(exponents: Tensor, fmt: Format) -> Tensor:
     """What an element of 1 stands for under powers of two."""
-    return powers(exponents + unit_exponent(fmt.elements[0]))
+    return doubles.powers(exponents + unit_exponent(fmt.elements[0]))
 
 
 def unit_exponent(element: Element) -> int:
@@ -226,8 +161,8 @@ def _wanted(peaks: Tensor, recipe: Recipe) -> Tensor:
     """Exponents of own powers of two, before they are clipped to the codes."""
     fmt, scale = recipe.format, recipe.format.scale
     assert isinstance(scale, PowerOfTwo)
-    exponents = exponents_of(peaks)
-    fraction = peaks * powers(-exponents.clamp(min=-200))  # in [1, 2), or 0
+    exponents = doubles.exponents_of(peaks)
+    fraction = peaks * doubles.powers(-exponents.clamp(min=-200))  # in [1, 2), or 0
     if scale.mode == "ceil":
         exponents = exponents + (fraction > 1)
     elif scale.mode == "even":
@@ -243,8 +178,8 @@ def _float_scales(own: Tensor, peaks: Tensor, recipe: Recipe, second: Tensor | N
     smallest, largest = scale.reach(fmt.smallest)
     rounding = "up" if scale.up else "nearest"
     divisor = torch.full_like(peaks, fmt.largest) if second is None else fmt.largest * second
-    wanted = on_grid(_quotient(own, divisor), scale.number, rounding)
-    found = wanted if peaks is own else on_grid(_quotient(peaks, divisor), scale.number, rounding)
+    wanted = on_grid(doubles.quotient(own, divisor), scale.number, rounding)
+    found = wanted if peaks is own else on_grid(doubles.quotient(peaks, divisor), scale.number, rounding)
     found = found.clamp(smallest, largest)
     return Scales(found if second is None else found * second, found, wanted > found)
 
@@ -256,11 +191,10 @@ def _with_zero_point(
     if given is not None:
         low, high = torch.full_like(low, given[0]), torch.full_like(high, given[1])
     count = element.largest(False)
-    wanted = on_grid(
-        _quotient(_sum(high, -low), torch.full_like(low, count)), scale.number, "up" if scale.up else "nearest"
-    )
+    span = doubles.quotient(doubles.total(high, -low), torch.full_like(low, count))
+    wanted = on_grid(span, scale.number, "up" if scale.up else "nearest")
     step = wanted.clamp(*scale.reach(1.0))
-    zero = _quotient(-low, step).round().clamp(max=count)
+    zero = doubles.quotient(-low, step).round().clamp(max=count)
     return Scales(step, step, wanted > step, zero, (low, high))
 
 
@@ -285,7 +219,7 @@ def numbers_of(
     fmt, element = recipe.format, recipe.format.elements[0]
     wide = x.double()
     size = wide.abs()
-    q = size * (1 / scales.step) if fmt.power_of_two else _quotient(size, scales.step)
+    q = size * (1 / scales.step) if fmt.power_of_two else doubles.quotient(size, scales.step)
     if scales.zero is not None:
         return _unsigned(wide, q, scales, element.largest(False), recipe.rounding, draws)
     if isinstance(element, Levels):
@@ -293,7 +227,7 @@ def numbers_of(
         over = (q > element.values[-1]) | (q < element.values[0])
         return on_levels(q, element, recipe.rounding, draws), over & scales.low
     if isinstance(element, Integer):
-        rounded, limit = _whole(q, recipe.rounding, draws), float(element.most)
+        rounded, limit = doubles.whole(q, recipe.rounding, draws), float(element.most)
     else:
         assert isinstance(element, Float)
         rounded, limit = on_grid(q, element, recipe.rounding, draws), element.largest()
@@ -310,8 +244,8 @@ def products(numbers: Tensor, step: Tensor, zero: Tensor | None, fmt: Format) ->
     if not fmt.tensor_bits:
         return (numbers if zero is None else numbers - zero) * step
     size = numbers.abs()
-    product, error = _product(size, step)  # the step is a product itself
-    product = _odd(product, error < 0, error != 0)
+    product, error = doubles.product(size, step)  # the step is a product itself
+    product = doubles.odd(product, error < 0, error != 0)
     return torch.where(numbers < 0, -product, product)
 
 
@@ -320,7 +254,7 @@ def _unsigned(
 ) -> tuple[Tensor, Tensor]:
     assert scales.zero is not None
     assert scales.reach is not None
-    size = _whole(q, rounding, draws)
+    size = doubles.whole(q, rounding, draws)
     code = torch.where(x < 0, -size, size) + scales.zero
     within = code.clamp(0, most)
     low, high = scales.reach
@@ -330,12 +264,12 @@ def _unsigned(
 
 def on_grid(size: Tensor, number: Float, rounding: str, draws: Tensor | None = None) -> Tensor:
     """Magnitudes as those of a type without bounds that they are rounded to, ties to the even code."""
-    exponents = exponents_of(size).clamp(min=number.least_exponent)
-    k = size * powers(number.mantissa_bits - exponents)
-    whole = _whole(k, rounding, draws)
+    exponents = doubles.exponents_of(size).clamp(min=number.least_exponent)
+    k = size * doubles.powers(number.mantissa_bits - exponents)
+    whole = doubles.whole(k, rounding, draws)
     if number.mantissa_bits == 0 and rounding == "nearest":  # codes are those of the exponents alone
         whole = whole - ((k == 1.5) & ((exponents - number.least_exponent) % 2 == 1)).double()
-    return whole * powers(exponents - number.mantissa_bits)
+    return whole * doubles.powers(exponents - number.mantissa_bits)
 
 
 def on_levels(q: Tensor, element: Levels, rounding: str, draws: Tensor | None = None) -> Tensor:
@@ -351,7 +285,8 @@ def on_levels(q: Tensor, element: Levels, rounding: str, draws: Tensor | None = 
         part = draws.double() * (high - low)
         up = torch.where(q < 0, ~(part < high - q), part < q - low)
     else:
-        between = _sum(levels[:-1].abs(), levels[1:].abs()) / 2  # of no level and its neighbour signs differ: one is 0
+        # of no level and its neighbour signs differ: one is 0
+        between = doubles.total(levels[:-1].abs(), levels[1:].abs()) / 2
         middle = torch.where(levels[1:] > 0, between, -between)[below]
         away = below % 2 == 1 if rounding == "nearest" else q > 0
         up = (q > middle) | ((q == middle) & away)
@@ -418,62 +353,3 @@ def precision(element: Element) -> int:
     if isinstance(element, Integer):
         return element.most.bit_length() - 1
     return element.mantissa_bits if isinstance(element, Float) else 0
-
-
-# Arithmetic
-
-
-def _whole(k: Tensor, rounding: str, draws: Tensor | None) -> Tensor:
-    """Magnitudes as whole numbers."""
-    if rounding == "nearest":
-        return k.round()
-    if rounding == "up":
-        return k.ceil()
-    below = k.floor()
-    if rounding == "half_away":
-        return below + (k - below >= 0.5)
-    return below if draws is None else below + (draws.double() < k - below)
-
-
-def exponents_of(size: Tensor) -> Tensor:
-    """floor(log2) of normal float64 magnitudes, which all float32 numbers are; -1023 of 0."""
-    return (size.view(torch.int64) >> 52) - 1023
-
-
-def powers(exponents: Tensor) -> Tensor:
-    """2^exponents, -1022..1023."""
-    return ((exponents + 1023) << 52).view(torch.float64)
-
-
-def _product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """a·b and what it lacks (Dekker, 1971), for a b of at most 48 bits."""
-    product = a * b
-    a_high, a_low = _halves(a)
-    b_high, b_low = _halves(b)
-    return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
-
-
-def _halves(a: Tensor) -> tuple[Tensor, Tensor]:
-    high = (a.view(torch.int64) & -(1 << 27)).view(torch.float64)
-    return high, a - high
-
-
-def _quotient(a: Tensor, b: Tensor) -> Tensor:
-    """a/b of positive numbers, or of 0, rounded to odd; b has at most 48 bits, a as many as float64."""
-    q = a / b
-    product, error = _product(q, b)
-    left = a - product
-    return _odd(q, left < error, left != error)
-
-
-def _sum(a: Tensor, b: Tensor) -> Tensor:
-    """a + b of numbers that are not negative, rounded to odd."""
-    total = a + b
-    second = total - a
-    error = (a - (total - second)) + (b - second)
-    return _odd(total, error < 0, error != 0)
-
-
-def _odd(size: Tensor, larger: Tensor, inexact: Tensor) -> Tensor:
-    """Positive numbers, rounded to nearest, as rounded to odd: `larger` ones than the exact number, `inexact` ones."""
-    return ((size.view(torch.int64) - larger.long()) | inexact.long()).view(torch.float64)

@@ -154,6 +154,14 @@ INLINE void round_scaled(const run *r, int64_t count, units u, int single, int e
     }
 }
 
+/* The same with each kind of grid in a loop of its own. */
+INLINE void round_either(const run *r, int64_t count, units u, int single, const job *j) {
+    if (j->evenly)
+        round_scaled(r, count, u, single, 1, j);
+    else
+        round_scaled(r, count, u, single, 0, j);
+}
+
 /* Rounds a run of elements with a unit each. */
 INLINE void round_each(const run *r, int64_t count, units u, const job *j) {
     const float *x = r->x, *draws = r->draws, *step = u.step, *inverse_step = u.inverse_step;
@@ -161,10 +169,7 @@ INLINE void round_each(const run *r, int64_t count, units u, const job *j) {
     const grid g = j->grid;
     float *y = r->y;
     if (j->elements == SCALED) {
-        if (j->evenly)
-            round_scaled(r, count, u, 0, 1, j);
-        else
-            round_scaled(r, count, u, 0, 0, j);
+        round_either(r, count, u, 0, j);
         return;
     }
     if (j->elements == SMALL) {
@@ -185,11 +190,7 @@ INLINE void round_all(const run *r, int64_t count, unit u, const job *j) {
     const grid g = j->grid;
     float *y = r->y;
     if (j->elements == SCALED) {
-        const units same = {&u.step, &u.inverse_step};
-        if (j->evenly)
-            round_scaled(r, count, same, 1, 1, j);
-        else
-            round_scaled(r, count, same, 1, 0, j);
+        round_either(r, count, (units){&u.step, &u.inverse_step}, 1, j);
         return;
     }
     if (j->elements == SMALL) {

@@ -15,6 +15,7 @@ from bitq.formats import Format
 from bitq.formats.elements import Integer
 from bitq.formats.float32 import floor_log2
 from bitq.formats.scales import FloatScale
+from bitq.numerics import doubles
 from bitq.numerics.recipe import Recipe
 
 AT_ONCE = 1 << 20
@@ -35,9 +36,9 @@ def unit(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor:
     top = torch.maximum(-least, most).masked_fill(~finite, 0).amax().double()
     if recipe.tensor_range is not None:
         top = torch.full_like(top, max(-recipe.tensor_range[0], recipe.tensor_range[1]))
-    exponent = (top.view(torch.int64) >> 52) - 1023 - floor_log2(scale.number.largest())
+    exponent = doubles.exponents_of(top) - floor_log2(scale.number.largest())
     lowest = -126 - floor_log2(scale.number.smallest()) - floor_log2(fmt.smallest)
-    return ((exponent.clamp(lowest, 127) + 1023) << 52).view(torch.float64)
+    return doubles.powers(exponent.clamp(lowest, 127))
 
 
 def nearest(x: Tensor, fmt: Format, shared: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
