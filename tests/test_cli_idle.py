@@ -90,7 +90,7 @@ IDLE = (
     Idle("quantize in.safetensors out.safetensors --plan run", "--format", "give either --plan"),
 )
 EVERYWHERE = {
-    "search": "--device --run --bits --alpha --tied --effort --seed --max-movement --max-energy --max-model-bytes "
+    "search": "--device --run --bits --formats --alpha --tied --effort --seed --max-movement --max-energy --max-model-bytes "
     "--batch-size --json --traceback",
     "evaluate": "--formats --json --traceback",
     "movement": "--device --formats --joint --json --traceback",

@@ -135,7 +135,7 @@ def test_a_search_prints_a_table_and_writes_its_files(searched):
     assert "report.html" in searched.out
     for name in ("plan.json", "weights.safetensors", "report.html", "results.sqlite"):
         assert (searched.folder / "run" / name).stat().st_size
-    assert "fine-tun" not in searched.out  # progress is no result
+    assert "fine-tuning" not in searched.out  # progress is no result
     assert "O " in searched.err
     page = (searched.folder / "run" / "report.html").read_text()
     assert "search tiny_networks:network" in page
