@@ -90,14 +90,15 @@ IDLE = (
     Idle("quantize in.safetensors out.safetensors --plan run", "--format", "give either --plan"),
 )
 EVERYWHERE = {
-    "search": "--device --run --bits --formats --alpha --tied --effort --seed --max-movement --max-energy --max-model-bytes "
-    "--batch-size --json --traceback",
+    "search": "--device --run --bits --formats --weights --activations --output-as-input --alpha --tied --effort --seed "
+    "--max-movement --max-energy --max-model-bytes --batch-size --json --traceback",
     "evaluate": "--formats --json --traceback",
     "movement": "--device --formats --joint --json --traceback",
     "buffer": "--device --memory --formats --from --to --out --json --traceback",
     "quantize": "--json --traceback",
     "report": "--alpha --layers --salvage --json --traceback",
     "devices": "--json --traceback",
+    "formats": "--json --traceback",
 }
 """Options that change what comes out whatever the input is, which other tests hold."""
 
