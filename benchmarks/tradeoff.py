@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -40,7 +41,7 @@ from bitq.tradeoff.rules import RULES
 from bitq.tradeoff.search import search
 from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.space import space_of
-from bitq.tradeoff.stored import ties
+from bitq.tradeoff.stored import Stored, stored_as
 from bitq.tradeoff.study import Proposed, Study
 from subjects import SUBJECTS, MissingError
 
@@ -89,6 +90,7 @@ def main() -> int:
     parser.add_argument("--alpha", type=float, default=0.2, help="weight of movement in O (default: 0.2)")
     parser.add_argument("--within", type=float, default=0.003, help="share of accuracy lost (default: 0.003)")
     parser.add_argument("--device", default="stm32f103c8", help="name or file (default: stm32f103c8)")
+    parser.add_argument("--stored", choices=get_args(Stored), default="after-activation", help="what is stored")
     parser.add_argument("--run", type=Path, default=Path("runs/benchmark-tradeoff"), help="folder for the runs")
     options = parser.parse_args()
     for network in options.networks:
@@ -107,7 +109,6 @@ def compared(
     """All contenders with one seed, and the fewest bits within the loss of accuracy by contender."""
     subject = SUBJECTS[network](seed)
     traced = record(subject.model, subject.example)
-    layers = traced.layers
     steps = 0 if options.without_qat else options.steps
     name = f"{network}-{Path(options.device).stem}-{steps}"
     folder = RunFolder(options.run / name / f"seed-{seed}")
@@ -118,10 +119,12 @@ def compared(
         rounds=max(options.plans - 1, 1),
         plans=1,
         uniforms=1,
+        stored=options.stored,
         without="qat" if options.without_qat else None,
     )
     with Terminal() as listener, Store(folder.results, alone=True) as store:
-        space = space_of(subject.model, layers, load_device(options.device), 8, listener.step)
+        space = space_of(subject.model, traced.layers, load_device(options.device), 8, listener.step)
+        space = stored_as(space, traced, options.stored)
         studied = Subject(network, subject.model, subject.data, Task())
         study = Study.opened(studied, space, settings, Ledger(folder, store, listener))
         results, fewest = [], {}
@@ -154,8 +157,7 @@ def compared(
                 )
             )
         if OWN[0] in options.contenders:
-            shared = ties(space, traced.stored)
-            hand_over(study, search(study), layers, shared, shlex.join(["python", *sys.argv]))
+            hand_over(study, search(study), traced, shlex.join(["python", *sys.argv]))
             listener.note(f"{write_report(folder.path)} shows bitq's plan beside the others")
     return results, fewest
 

@@ -44,6 +44,7 @@ VALUES = {
     "--workers": 2,
     "--ray": "auto",
     "--format": "8:e4:b8",
+    "--stored": "paper",
     "--plan": "run",
 }
 FLAGS = ("--amp", "--without-qat", "--without-movement", "--without-tradeoff", "--ablations", "--csv", "--json")
@@ -79,7 +80,7 @@ IDLE = (
     Idle("evaluate demo --formats float32", "--network", "is the network itself; leave {} out"),
     Idle("evaluate {nets}:flat --formats float32 --data images.npz", "--image-size --channels", "leave {} out"),
     Idle("evaluate {nets}:table --formats float32 --data table.csv", "--mean --std", "leave {} out"),
-    Idle("evaluate {run}", "--checkpoint --device --batch-size", "{} belongs to --formats"),
+    Idle("evaluate {run}", "--checkpoint --device --batch-size --stored", "{} belongs to --formats"),
     Idle("evaluate {run}", "--image-size --channels --mean --std --limit", "leave {} out"),
     Idle("evaluate {run}", "--seed", "nothing is drawn from the demo's data; leave {} out"),
     Idle("evaluate {run}", "--data", "leave --data and --checkpoint out"),
@@ -90,8 +91,8 @@ IDLE = (
     Idle("quantize in.safetensors out.safetensors --plan run", "--format", "give either --plan"),
 )
 EVERYWHERE = {
-    "search": "--device --run --bits --formats --weights --activations --output-as-input --alpha --tied --effort --seed "
-    "--max-movement --max-energy --max-model-bytes --batch-size --json --traceback",
+    "search": "--device --run --bits --formats --weights --activations --output-as-input --alpha --stored --effort "
+    "--seed --max-movement --max-energy --max-model-bytes --batch-size --json --traceback",
     "evaluate": "--formats --json --traceback",
     "movement": "--device --formats --joint --json --traceback",
     "buffer": "--device --memory --formats --from --to --out --json --traceback",

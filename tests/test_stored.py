@@ -132,14 +132,16 @@ def test_a_tied_search_gives_every_tensor_one_format(tmp_path):
         options = {"device": tiny.DEVICE, "run": tmp_path, "listener": Silent()}
         return bitq.search(tiny.trained(), *data, settings=tiny.settings(rounds=1, **settings), **options).plan
 
-    free = search()
+    free = search(stored="paper")
     found = load_evidence(tmp_path).reencoding
     assert found.tensors == 1
     assert found.independent <= found.tied + 1e-9
-    tied = search(tied=True)
-    by_module = {layer.module: layer for layer in tied.layers}
-    assert by_module["0"].output.format == by_module["3"].input.format
-    assert load_evidence(tmp_path).reencoding.unlike == 0
-    assert load_evidence(tmp_path).reencoding.bits == 0
     assert "id=\"stored\"" in (tmp_path / "report.html").read_text()
-    assert search() == free
+    stored = search()
+    by_module = {layer.module: layer for layer in stored.layers}
+    assert by_module["0"].output.format == by_module["3"].input.format
+    assert stored.points().keys() == {"0", "3"}
+    assert not free.points()
+    assert load_evidence(tmp_path).reencoding is None
+    assert "id=\"stored\"" not in (tmp_path / "report.html").read_text()
+    assert search(stored="paper") == free

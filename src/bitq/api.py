@@ -33,7 +33,7 @@ from bitq.tradeoff.rehearsal import rehearse
 from bitq.tradeoff.search import search as search_study
 from bitq.tradeoff.settings import Settings, Without
 from bitq.tradeoff.space import modules_of, space_of
-from bitq.tradeoff.stored import tied, ties
+from bitq.tradeoff.stored import stored_as
 from bitq.tradeoff.study import Study
 from bitq.tradeoff.workers import InProcess, Workers
 
@@ -135,10 +135,9 @@ def search(
         for part in staying_float(model, traced.layers):
             heard.note(sentence(part))
         if modules := modules_of(model, traced.layers):
-            rehearse(subject, modules, offered, None if wanted.without == "qat" else wanted.training, batch)
-        space = space_of(model, traced.layers, target, offered, heard.step)
-        shared = ties(space, traced.stored)
-        space = tied(space, shared) if wanted.tied else space
+            points = traced.points if wanted.stored == "after-activation" else None
+            rehearse(subject, modules, offered, None if wanted.without == "qat" else wanted.training, batch, points)
+        space = stored_as(space_of(model, traced.layers, target, offered, heard.step), traced, wanted.stored)
         if space.fixed:
             share = float(space.fixed_bits.sum()) / space.float_cost.movement_bits
             heard.note(f"what stays float moves {100 * share:.1f} % of all bits of float32, which no plan changes")
@@ -157,7 +156,7 @@ def search(
                 heard.note(WITHOUT[without])
                 other = replace(study, settings=replace(wanted, without=without))
                 others.append(note_ablation(study, other, search_study(other)))
-            left = hand_over(study, found, traced.layers, shared, command)
+            left = hand_over(study, found, traced, command)
             best = study.load_finetuned(found.best.plan)
         write_report(folder.path)
     return Result(

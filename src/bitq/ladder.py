@@ -14,6 +14,7 @@ from bitq.accuracy.evaluate import Loss, Metric, cross_entropy, device_of, doubt
 from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.quantized import apply, observing
 from bitq.batches import Batch, first_example, forward, to_device
+from bitq.calls import Points
 from bitq.devices import Device, load_device
 from bitq.errors import BitqError
 from bitq.floating import sentence
@@ -25,6 +26,7 @@ from bitq.tradeoff.measure import Task, first_inputs, seeded
 from bitq.tradeoff.measure import evaluate as measure
 from bitq.tradeoff.records import Role, Row
 from bitq.tradeoff.space import build_space, stored_bytes, weight_bytes
+from bitq.tradeoff.stored import Stored
 
 USUAL = f"{FLOAT},8:e2..e6:b16,mxint8"
 """Formats that are measured if none are named."""
@@ -44,6 +46,7 @@ def evaluate(
     metric: Metric = top1,
     example_input: Any = None,
     listener: Listener | None = None,
+    stored: Stored = "after-activation",
 ) -> tuple[Row, ...]:
     """What a network reaches and costs with one format for all its tensors, for each of some formats, untuned.
 
@@ -61,6 +64,7 @@ def evaluate(
         example_input: one input that the layers are traced with; by default the first of the data.
         listener: is told of progress, and if float32, which is measured in any case, does no better than guessing; by
             default a bar on the terminal.
+        stored: what of a layer's output is, "after-activation" or as in the "paper"; see `bitq.tradeoff.stored.Stored`.
 
     Returns:
         A row for each format, in their order, without an objective.
@@ -75,13 +79,15 @@ def evaluate(
         if not first:
             raise BitqError("the data has no batch; give at least one batch of (input, target)")
         example_input = first_example(first[0][0])
-    layers = record(model, example_input).layers
+    traced = record(model, example_input)
+    layers = traced.layers
     weights, task = weight_bytes(model, layers), Task(loss, metric)
+    points = {name: calls for name, calls in traced.points.items() if name in weights and stored == "after-activation"}
     own = copy.deepcopy(model).eval()
     with Terminal() if listener is None else nullcontext(listener) as heard:
         for part in staying_float(model, layers):
             heard.note(sentence(part))
-        ranges = _calibrated(own, tuple(weights), data if calibration is None else calibration)
+        ranges = _calibrated(own, tuple(weights), points, data if calibration is None else calibration)
         heard.step("measuring formats", 0, len(wanted))
         float32 = measure(model, data, task)
         if question := doubt(float32):
@@ -93,7 +99,7 @@ def evaluate(
             if fmt is None:
                 accuracy, cost = float32.accuracy, space.float_cost
             else:
-                apply(own, space.tensor_formats(space.uniform(0), ranges), ranges)
+                apply(own, space.tensor_formats(space.uniform(0), ranges), ranges, points=points)
                 accuracy, cost = measure(own, data, task).accuracy, space.cost(space.uniform(0))
             role: Role = "uniform" if fmt else "float32"
             rows.append(Row(name=str(fmt or FLOAT), role=role, accuracy=accuracy, **cost.figures()))
@@ -101,9 +107,11 @@ def evaluate(
     return tuple(rows)
 
 
-def _calibrated(model: nn.Module, names: Sequence[str], batches: Iterable[Batch]) -> dict[str, Ranges]:
+def _calibrated(
+    model: nn.Module, names: Sequence[str], points: Points, batches: Iterable[Batch]
+) -> dict[str, Ranges]:
     """Between which numbers every module's input and output lie for the first inputs."""
-    with torch.inference_mode(), seeded(), observing(model, names) as seen:
+    with torch.inference_mode(), seeded(), observing(model, names, points) as seen:
         for inputs, _ in first_inputs(model, batches, _CALIBRATED):
             forward(model, to_device(inputs, device_of(model)))
     return dict(seen)

@@ -87,8 +87,8 @@ def jit_tracing() -> bool:
 
 
 def version(x: Tensor) -> int:
-    """How often x's memory was written to in place, as autograd counts it."""
-    return x._version
+    """How often x's memory was written to in place, as autograd counts it; 0 where it does not, in inference mode."""
+    return 0 if x.is_inference() else x._version
 
 
 def is_view(x: Tensor) -> bool:

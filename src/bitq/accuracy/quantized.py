@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cache, partial
 from math import frexp
-from threading import get_ident
-from typing import Any, NamedTuple, Protocol, SupportsIndex
+from threading import get_ident, local
+from typing import Any, ClassVar, NamedTuple, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +18,20 @@ from torch import Tensor, nn
 from bitq.accuracy import straight
 from bitq.accuracy.kinds import Kind, kind_of, reason_against
 from bitq.accuracy.watching import watching
+from bitq.calls import Call, Points, calls_of
 from bitq.errors import BitqError
-from bitq.formats import Format, MaxAbs, Ranges, Span, TensorFormats
+from bitq.formats import Format, MaxAbs, Ranges, Span, TensorFormats, TensorName
 from bitq.formats.scales import SharedExponent
 from bitq.numerics import exponent_bias_for, quantize
 from bitq.numerics.ops import direct
 from bitq.numerics.recipe import magnitude
-from bitq.private_torch import forward_pre_hooks, own_parameters
+from bitq.private_torch import forward_pre_hooks, own_parameters, version
 
 UNKNOWN = Ranges()
 
 
 class Planned(Protocol):
-    """What `apply` asks of a plan."""
+    """What `apply` asks of a plan; one that also has `points()` says where layers store their outputs."""
 
     def formats(self) -> Mapping[str, TensorFormats]:
         """By module path."""
@@ -42,6 +46,7 @@ def apply(
     ranges: Mapping[str, Ranges | MaxAbs] | None = None,
     *,
     max_abs: Mapping[str, MaxAbs] | None = None,
+    points: Points | None = None,
 ) -> None:
     """Makes the named modules of `model` compute on quantized input, weight and output.
 
@@ -60,12 +65,19 @@ def apply(
 
     A training step keeps no more for backward than the float network does: `bitq.accuracy.straight` says how.
 
+    With `points`, the output that is quantized is what the layer stores: the result of the activation function or sum
+    behind it. All that the network goes on to compute from is that, and a layer that reads it takes it as it is. For
+    this, `model` becomes an instance of a subclass of its class, too. A module that is called outside of a pass through
+    `model` quantizes its own output.
+
     Args:
         model: the network; is changed.
-        formats: by module path; or a plan, which brings its calibration, too.
+        formats: by module path; or a plan, which brings its calibration and points, too.
         ranges: by module path what `observing` recorded, from which activations get what a whole tensor shares: an
             exponent bias, a scale. A module it does not name keeps what it had, or else each activation has its own.
         max_abs: in place of `ranges`, largest magnitudes alone.
+        points: where what layers store comes out, as `bitq.tracing.record` finds it in this network; none: each stores
+            its own result. By default as before.
 
     Raises:
         BitqError: a path that names no module or one that takes no formats (`bitq.accuracy.kinds`), or two paths of one
@@ -73,14 +85,17 @@ def apply(
     """
     if not isinstance(formats, Mapping):
         ranges = formats.ranges() if ranges is None and max_abs is None else ranges
+        points = getattr(formats, "points", dict)() if points is None else points
         formats = formats.formats()
     known = {**(max_abs or {}), **(ranges or {})}
     for name, module, wanted in _named(model, formats):
         if not isinstance(module, _Quantized):
             module.__class__ = _quantized_class(type(module))  # type: ignore[arg-type]
-            module._bitq = _State()
+            module._bitq = _State(name)
             module.register_forward_pre_hook(_called)
         module._bitq.change(wanted, Ranges.of(known[name]) if name in known else None)
+    if points is not None:
+        _root(model, {call: name for name, calls in points.items() if name in formats for call in calls})
 
 
 def set_formats(model: nn.Module, formats: Mapping[str, TensorFormats]) -> None:
@@ -97,6 +112,7 @@ def set_formats(model: nn.Module, formats: Mapping[str, TensorFormats]) -> None:
 
 def restore(model: nn.Module) -> None:
     """Makes every quantized module of `model` what it was before `apply`."""
+    _root(model, {})
     for module in model.modules():
         if isinstance(module, _Quantized):
             del module._bitq
@@ -136,9 +152,14 @@ def in_formats(model: nn.Module) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def observing(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Ranges]]:
+def observing(model: nn.Module, names: Iterable[str], points: Points | None = None) -> Iterator[dict[str, Ranges]]:
     """Records between which finite numbers, 0 among them, inputs and outputs of the named modules lie in all forward
     passes inside.
+
+    Args:
+        model: the float network.
+        names: paths of the modules.
+        points: where what they store comes out, as for `apply`; else each module's own output is recorded.
 
     Yields:
         By name; a module that has not run yet is missing. NaN and infinities are passed over.
@@ -148,25 +169,46 @@ def observing(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Rang
             never did; or a product with such a module's weight past it.
     """
     seen: dict[str, Ranges] = {}
+    at = {call: name for name, calls in (points or {}).items() for call in calls}
 
-    def record(name: str, x: Tensor, y: Tensor) -> None:
+    def record(name: str, end: TensorName, x: Tensor) -> None:
         known = seen.get(name, UNKNOWN)
-        seen[name] = Ranges(*(_widened(own, _dense(t)) for own, t in zip(known, (x, y), strict=True)))
+        seen[name] = known._replace(**{end: _widened(getattr(known, end), _dense(x))})
 
-    modules = {name: _layer(model, name) for name in names}
+    def store(call: Call, result: Any) -> Any:
+        if (name := at.get(call)) in modules:
+            record(name, "output", result)
+        return result
+
+    def after(name: str, args: Any, kwargs: Any, y: Tensor) -> None:
+        record(name, "input", args[0] if args else kwargs["input"])
+        if name not in elsewhere:
+            record(name, "output", y)
+
+    modules, elsewhere = {name: _layer(model, name) for name in names}, set(at.values())
     handles = [
         module.register_forward_hook(
-            lambda _, args, kwargs, y, name=name: record(name, args[0] if args else kwargs["input"], y),
-            with_kwargs=True,
+            lambda _, args, kwargs, y, name=name: after(name, args, kwargs, y), with_kwargs=True
         )
         for name, module in modules.items()
     ]
     try:
-        with watching(model, modules, "calibrated"):
+        with watching(model, modules, "calibrated"), calls_of(model, store) if at else nullcontext():
             yield seen
     finally:
         for handle in handles:
             handle.remove()
+    lost = next((name for name, own in seen.items() if own.output is None), None)
+    if lost is not None:
+        raise _strayed(lost)
+
+
+def _strayed(name: str) -> BitqError:
+    """What to say where the result of a layer never came to the point at which it is stored."""
+    return BitqError(
+        f"the network goes on from module {name!r} in another way than when it was traced, so what that stores is not "
+        "known; let its control flow follow from shapes alone, or store as in the paper"
+    )
 
 
 class Shared(NamedTuple):
@@ -209,9 +251,13 @@ def _exact(value: float) -> tuple[int, int]:
 class _State:
     """What a quantized layer computes with; what its activations share is made once, here."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.formats = TensorFormats()
         self.input = self.output = Shared()
+        self.stored_elsewhere = False
+        """Whether its output is quantized where it is stored, not where it comes out."""
+        self._warned = False
         self.lent: dict[int, Tensor] = {}
         """The quantized weight while a forward of the layer's own runs, by thread."""
         self._ranges = UNKNOWN
@@ -223,6 +269,16 @@ class _State:
         self.formats = formats
         self.input = Shared.of(formats.input, self._ranges.input)
         self.output = Shared.of(formats.output, self._ranges.output)
+
+    def check_sign(self, x: Tensor, tensor: TensorName) -> None:
+        """Tell once of a negative number in what is stored without a sign."""
+        if not self._warned and x.numel() and bool(x.detach().amin() < 0):
+            self._warned = True
+            warnings.warn(
+                f"the {tensor} of module {self.name!r} has a negative number, which {getattr(self.formats, tensor)} "
+                "takes for 0; calibration met none: calibrate with data that have some, or give a format with a sign",
+                stacklevel=2,
+            )
 
 
 class _Quantized(nn.Module):
@@ -243,25 +299,164 @@ class _Quantized(nn.Module):
             rows = torch.split(y, [len(part) for part in parts])
             return torch.nested.as_nested_tensor(list(rows), layout=input.layout)
         state, axis = self._bitq, self._kind.channel_axis(self)
-        fmt, shared = state.formats.input, state.input
+        fmt = state.formats.input
         if fmt is None:
             y = self._compute(input, *args, **kwargs)
+        elif (stored := Stored.of(input, fmt, axis)) is not None:
+            with straight.saving_raw(stored.raw, input, fmt, stored.again):
+                y = self._compute(input, *args, **kwargs)
         else:
-            again = partial(
-                quantize, fmt=fmt, dim=axis, exponent_bias=shared.exponent_bias, tensor_range=shared.tensor_range
-            )
+            again = self._quantizing(input, "input")
             x = again(input)
             with straight.saving_raw(input, x, fmt, again):
                 y = self._compute(x, *args, **kwargs)
         fmt, shared = state.formats.output, state.output
         if fmt is None:
             return y
+        if state.stored_elsewhere and _pass.due is not None:
+            _pass.due[state.name] += 1
+            return y
+        again = self._quantizing(y, "output")
         if self._fresh:
             return straight.quantized_fresh(y, fmt, axis, shared.exponent_bias, shared.tensor_range)
-        return quantize(y, fmt, axis, exponent_bias=shared.exponent_bias, tensor_range=shared.tensor_range)
+        return again(y)
+
+    def _stored(self, y: Tensor) -> Tensor:
+        """What elementwise functions made of the layer's output, as it is stored."""
+        fmt = self._bitq.formats.output
+        if fmt is None:
+            return y
+        if y.is_nested:
+            return torch.nested.as_nested_tensor([self._stored(part) for part in y.unbind()], layout=y.layout)
+        again = self._quantizing(y, "output")
+        x = again(y)
+        Stored.note(x, y, fmt, self._kind.channel_axis(self), again)
+        return x
+
+    def _quantizing(self, x: Tensor, tensor: TensorName) -> Callable[[Tensor], Tensor]:
+        """What quantizes the input or output, of which x is one."""
+        state = self._bitq
+        fmt, shared = getattr(state.formats, tensor), getattr(state, tensor)
+        if fmt.never_negative and not (self.training or torch.compiler.is_compiling()):
+            state.check_sign(x, tensor)
+        return partial(
+            quantize,
+            fmt=fmt,
+            dim=self._kind.channel_axis(self),
+            exponent_bias=shared.exponent_bias,
+            tensor_range=shared.tensor_range,
+        )
 
     def _compute(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self._kind.compute(self, x, weight_in_use(self), *args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a tensor is that a layer stored.
+
+    Attributes:
+        fmt, axis: as it was quantized.
+        raw, again: what it was made of, and how, for those that keep it for backward.
+        version: of the tensor, which shows whether it was written to since.
+    """
+
+    MARK: ClassVar = "_bitq_stored"
+    """The attribute of a tensor that says so."""
+
+    fmt: Format
+    axis: int
+    raw: Tensor
+    again: Callable[[Tensor], Tensor]
+    version: int
+
+    @classmethod
+    def note(cls, x: Tensor, raw: Tensor, fmt: Format, axis: int, again: Callable[[Tensor], Tensor]) -> None:
+        """Note of x that it is stored."""
+        if not torch.compiler.is_compiling():
+            kept = raw.detach() if torch.is_grad_enabled() else x.detach()
+            setattr(x, cls.MARK, cls(fmt, axis % x.dim(), kept, again, version(x)))
+
+    @classmethod
+    def of(cls, x: Tensor, fmt: Format, axis: int) -> Stored | None:
+        """What was noted of x, if it is in this format already."""
+        found: Stored | None = getattr(x, cls.MARK, None)
+        if found is None or (found.fmt, found.axis, found.version) != (fmt, axis % x.dim(), version(x)):
+            return None
+        return found
+
+
+class _Pass(local):
+    """By thread, the pass through a network with points that is under way.
+
+    Attributes:
+        due: by path of a layer, results that are not stored yet; None between passes.
+    """
+
+    due: Counter[str] | None = None
+
+
+_pass = _Pass()
+
+
+class _Root(nn.Module):
+    """What networks with points share; the second base of its subclasses is the network's own class."""
+
+    _bitq_points: dict[Call, str]
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        return _made_root, (type(self).__bases__[1],), self.__getstate__()  # type: ignore[no-untyped-call]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the network computes, from what its layers store."""
+        outer, due = _pass.due, Counter[str]()
+
+        def store(call: Call, result: Any) -> Any:
+            name = self._bitq_points.get(call)
+            if name is None:
+                if call.function.endswith("_") and hasattr(result, Stored.MARK):  # it was written to in place
+                    delattr(result, Stored.MARK)
+                return result
+            layer: Any = self.get_submodule(name)
+            due[name] -= 1
+            return layer._stored(result)
+
+        _pass.due = due
+        try:
+            with calls_of(self, store):
+                y = super().forward(*args, **kwargs)
+        finally:
+            _pass.due = outer
+        if lost := next((name for name, results in due.items() if results > 0), None):
+            raise _strayed(lost)
+        return y
+
+
+def _root(network: nn.Module, points: dict[Call, str]) -> None:
+    """Let a network's layers store their outputs at these points, or, without any, where they come out."""
+    model: Any = network
+    layers = set(points.values())
+    for name, module in model.named_modules():
+        if isinstance(module, _Quantized):
+            module._bitq.stored_elsewhere = name in layers
+    if points:
+        if not isinstance(model, _Root):
+            model.__class__ = _root_class(type(model))  # type: ignore[arg-type]
+        model._bitq_points = points
+    elif isinstance(model, _Root):
+        del model._bitq_points
+        model.__class__ = type(model).__bases__[1]
+
+
+@cache
+def _root_class(network: type[nn.Module]) -> type[_Root]:
+    return type(f"Stored{network.__name__}", (_Root, network), {})
+
+
+def _made_root(network: type[nn.Module]) -> _Root:
+    """An empty network that pickle or copy fills."""
+    cls = _root_class(network)  # type: ignore[arg-type]
+    return cls.__new__(cls)
 
 
 class _QuantizedItsOwnWay(_Quantized):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import isfinite, log2
 from typing import Any
 
@@ -25,6 +25,7 @@ from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import UNKNOWN, Shared, quantized_weight
 from bitq.accuracy.watching import watching
 from bitq.batches import Batch, count_inputs, forward, no_batch, pairs, to_device
+from bitq.calls import Call, Points, calls_of
 from bitq.errors import BitqError
 from bitq.formats import TENSORS, Format, Ranges, TensorName
 from bitq.formats.blocking import Along
@@ -32,12 +33,16 @@ from bitq.formats.elements import Integer
 from bitq.formats.scales import SharedExponent
 from bitq.memory import memory_told
 from bitq.numerics import quantize
+from bitq.private_torch import version
 
 Kin = tuple[Any, ...]
 """What formats that differ in their block size alone have in common."""
 
 PROBED_BLOCKS = (1, 4, 16, 48)
 """Block sizes measured of formats that differ in nothing else; others are read off lines through them over log2 BS."""
+
+_STORED = "_bitq_stored_for_scoring"
+"""Attribute of a tensor that is what a layer stores: its version then."""
 
 POWER = 0.6
 """Of the perturbation, in a tensor's score."""
@@ -74,6 +79,7 @@ def perturbations(
     batches: Sequence[Batch],
     loss: Loss,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    points: Points | None = None,
 ) -> dict[str, dict[TensorName, dict[Format, float]]]:
     """Mean over the inputs of g² e², summed over a tensor's elements, for every module, tensor and format.
 
@@ -85,9 +91,11 @@ def perturbations(
         batches: to take gradients from.
         loss: a mean over a batch's inputs.
         progress: called with (batches done, batches) before each.
+        points: where what modules store comes out, as for `bitq.apply`.
 
     Returns:
-        By path, tensor and format. A tensor that the loss does not depend on has 0.
+        By path, tensor and format. A tensor that the loss does not depend on has 0, and so has an input that is what
+        another layer stored: its error is counted once, where it is made.
 
     Raises:
         BitqError: no tensor of any module has anything but 0, a loss that fails or is not finite, memory that runs
@@ -95,7 +103,7 @@ def perturbations(
     """
     own = copy.deepcopy(model).eval().requires_grad_()
     with watching(own, modules, "scored"), memory_told("scoring formats"):
-        return _perturbations(own, modules, formats, ranges, batches, loss, progress)
+        return _perturbations(own, modules, formats, ranges, batches, loss, progress, points or {})
 
 
 def _perturbations(
@@ -106,6 +114,7 @@ def _perturbations(
     batches: Sequence[Batch],
     loss: Loss,
     progress: Callable[[int, int], None],
+    points: Points,
 ) -> dict[str, dict[TensorName, dict[Format, float]]]:
     found: dict[str, dict[TensorName, dict[Format, float]]] = {
         name: {tensor: dict.fromkeys(formats(name, tensor), 0.0) for tensor in TENSORS} for name in modules
@@ -117,7 +126,7 @@ def _perturbations(
         count = count_inputs(inputs)
         total += count
         own.zero_grad(set_to_none=True)
-        with _kept(own, modules) as kept, torch.enable_grad(), parametrize.cached():
+        with _kept(own, modules, points) as kept, torch.enable_grad(), parametrize.cached():
             value = loss_of(forward(own, inputs), target, loss)
             if not torch.isfinite(value):
                 raise BitqError(f"the float network's loss is {value.item()} on training data; it must be finite")
@@ -154,8 +163,12 @@ def unperturbed(found: Mapping[str, Mapping[TensorName, Mapping[Any, float]]]) -
 
 
 @contextmanager
-def _kept(model: nn.Module, modules: Sequence[str]) -> Iterator[list[tuple[str, TensorName, Tensor]]]:
+def _kept(
+    model: nn.Module, modules: Sequence[str], points: Points
+) -> Iterator[list[tuple[str, TensorName, Tensor]]]:
     """(module, tensor's name, tensor) of all calls inside, tensors that keep their gradients.
+
+    Outputs are kept where they are stored; an input that is one of them is not kept again.
 
     Layers compute on copies, so that what others do in place to an input or output changes none of them.
     """
@@ -172,20 +185,33 @@ def _kept(model: nn.Module, modules: Sequence[str]) -> Iterator[list[tuple[str, 
     def before(name: str, layer: nn.Module, args: Any, kwargs: Any) -> Any:
         if not any(name == known for known, tensor, _ in kept if tensor == "weight"):
             keep(name, "weight", layer.weight)  # type: ignore[arg-type]
+        x = args[0] if args else kwargs["input"]
+        if getattr(x, _STORED, None) == version(x):
+            return args, kwargs
         if args:
             return (keep(name, "input", args[0].clone()), *args[1:]), kwargs
         return args, {**kwargs, "input": keep(name, "input", kwargs["input"].clone())}
 
     def after(name: str, output: Tensor) -> Tensor:
-        return keep(name, "output", output).clone()
+        return output if name in elsewhere else keep(name, "output", output).clone()
 
+    def store(call: Call, result: Any) -> Any:
+        if call not in at:
+            return result
+        copied = keep(at[call], "output", result).clone()
+        setattr(copied, _STORED, version(copied))
+        return copied
+
+    at = {call: name for name, calls in points.items() if name in modules for call in calls}
+    elsewhere = set(at.values())
     handles = []
     for name in modules:
         layer = model.get_submodule(name)
         handles.append(layer.register_forward_pre_hook(lambda *call, n=name: before(n, *call), with_kwargs=True))
         handles.append(layer.register_forward_hook(lambda _, args, y, n=name: after(n, y)))
     try:
-        yield kept
+        with calls_of(model, store) if at else nullcontext():
+            yield kept
     finally:
         for handle in handles:
             handle.remove()

@@ -26,6 +26,8 @@ from bitq.cli.inputs import (
 from bitq.cli.output import Json, accuracy_text, print_json, show
 from bitq.cli.remembered import Remembered, remembered
 from bitq.cli.rungs import print_rungs
+from bitq.cli.stored import HELP as HELP_OF_STORED
+from bitq.cli.stored import StoredChoice
 from bitq.errors import BitqError, printable, shortened
 from bitq.files import RunFolder
 
@@ -62,6 +64,7 @@ def evaluate(
             rich_help_panel=LADDER,
         ),
     ] = None,
+    stored: Annotated[StoredChoice | None, typer.Option(help=HELP_OF_STORED, rich_help_panel=LADDER)] = None,
     network: Annotated[
         str | None,
         typer.Option(
@@ -109,9 +112,10 @@ def evaluate(
             raise BitqError(f"with --formats, {shortened(source)!r} is the network itself; leave --network out")
         _check_seed(source, seed)
         own = load_source(source, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
-        print_rungs(own, formats, device or DEMO_DEVICE, as_json)
+        print_rungs(own, formats, device or DEMO_DEVICE, (stored or StoredChoice.after_activation).value, as_json)
         return
-    for option, value in (("--checkpoint", checkpoint), ("--device", device), ("--batch-size", batch_size)):
+    of_formats = {"--checkpoint": checkpoint, "--device": device, "--batch-size": batch_size, "--stored": stored}
+    for option, value in of_formats.items():
         if value is not None:
             raise BitqError(
                 f"{option} belongs to --formats; a run folder has its own weights and device, and nothing is trained"

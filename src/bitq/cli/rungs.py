@@ -12,15 +12,17 @@ from bitq.cli.output import accuracy_text, bits_text, bytes_text, energy_text, p
 
 if TYPE_CHECKING:
     from bitq.tradeoff.records import Row
+    from bitq.tradeoff.stored import Stored
 
 
-def print_rungs(source: Source, formats: str, device: str, as_json: bool) -> None:
+def print_rungs(source: Source, formats: str, device: str, stored: Stored, as_json: bool) -> None:
     """Measure a network in each of some formats on its test data, and print accuracy and cost.
 
     Args:
         source: the network and its data; ranges of activations come from the training data.
         formats: as `bitq.ladder.formats_of` reads them.
         device: name or file.
+        stored: what of a layer's output is.
         as_json: one document instead of a table.
 
     Raises:
@@ -28,7 +30,7 @@ def print_rungs(source: Source, formats: str, device: str, as_json: bool) -> Non
     """
     from bitq.ladder import evaluate
 
-    rows = evaluate(source.model, source.test, formats, calibration=source.train, device=device)
+    rows = evaluate(source.model, source.test, formats, calibration=source.train, device=device, stored=stored)
     if as_json:
         print_json({"device": device, "rows": [row.model_dump(exclude={"objective"}) for row in rows]})
     else:

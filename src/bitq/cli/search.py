@@ -30,6 +30,8 @@ from bitq.cli.inputs import (
 from bitq.cli.output import Json, accuracy_text, bits_text, bytes_text, energy_text, print_json, show
 from bitq.cli.planned import plan_tables
 from bitq.cli.quantities import with_limits
+from bitq.cli.stored import HELP as HELP_OF_STORED
+from bitq.cli.stored import StoredChoice
 from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.errors import BitqError
 from bitq.tradeoff.shares import ShareOf
@@ -108,12 +110,7 @@ def search(
             rich_help_panel=BUDGETS,
         ),
     ] = None,
-    tied: Annotated[
-        bool,
-        typer.Option(
-            "--tied", help="One format for a tensor that one layer writes and others read; else each has its own."
-        ),
-    ] = False,
+    stored: Annotated[StoredChoice, typer.Option(help=HELP_OF_STORED)] = StoredChoice.after_activation,
     effort: Annotated[
         SearchEffort,
         typer.Option(
@@ -267,7 +264,7 @@ def search(
         training=replace(base.training, amp=amp, seed=seed, **tuning),
         budgets=Budgets(max_accuracy_loss if within is None else within / 100, **limits),
         fewest_bits=within is not None,
-        tied=tied,
+        stored=stored.value,
         without=without[0] if without else None,  # type: ignore[arg-type]
         **given,
     )

@@ -6,12 +6,14 @@ layers, `flow.py` follows which layers meet the same stored tensor.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from bitq.calls import Call, calls_of
 from bitq.errors import BitqError
 from bitq.layers import Layer
 from bitq.tracing.flow import End, Flow
@@ -29,15 +31,20 @@ class Traced:
         stored: the stored tensors that meet two layers or more. For each the ends (module path, "output" or "input")
             that write and read it, in order of execution; a module that is called several times joins the tensors of
             all its calls.
+        points: by path of a module whose results all go through elementwise operators that alone read them: the calls,
+            one for each call of the module, that return what is stored in the end.
 
     A layer's result and what elementwise operators (activations, batch norms in evaluation, sums) make of it in its
     shape is one stored tensor: a device computes them on the way out. A sum of two tensors is stored in place of the
-    one that was computed last. All else (pooling, padding, reshaping, concatenation) makes a new tensor, which no
-    layer writes: in doubt, tensors are taken for two.
+    one that was computed last. All else (pooling, padding, concatenation, reshaping that changes the last axis) makes a
+    new tensor, which no layer writes: in doubt, tensors are taken for two. Of a stored tensor that is read at several
+    moments, as a sum is by the next sum and, through a norm and an activation function, by the next layer, the last one
+    is stored that all of them follow from.
     """
 
     layers: tuple[Layer, ...]
     stored: tuple[tuple[End, ...], ...]
+    points: Mapping[str, tuple[Call, ...]]
 
 
 def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
@@ -87,5 +94,6 @@ def record(model: nn.Module, example_input: Any) -> Traced:
             "the network is TorchScript, which hides its modules; give the torch.nn.Module it was made from"
         )
     hollow, products, flow = Hollow.of(model, example_input), Products(), Flow()
-    hollow.run(Watch(hollow.network, hollow.inputs, (products.note, flow.note)))
-    return Traced(tuple(products.layers), flow.groups())
+    with calls_of(hollow.network, flow.returned):
+        hollow.run(Watch(hollow.network, hollow.inputs, (products.note, flow.note)))
+    return Traced(tuple(products.layers), flow.groups(), flow.points())

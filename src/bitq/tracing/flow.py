@@ -1,10 +1,16 @@
-"""Which layers of a running network write and read the same stored tensor."""
+"""Which layers of a running network write and read the same stored tensor, and what of it is stored."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
 from torch import Tensor
 
-from bitq.private_torch import storage_of
+from bitq.calls import Call
+from bitq.private_torch import storage_of, transforming
 from bitq.tracing.operators import LAYERS
 from bitq.tracing.watch import Operation
 
@@ -24,51 +30,137 @@ _FUSED = {
         "_prelu_kernel",
     )
 }
+# Operators that give another shape to the same memory.
+_VIEWS = {"aten::view", "aten::_unsafe_view", "aten::unsqueeze", "aten::squeeze", "aten::_reshape_alias"}
+
+
+@dataclass(eq=False)
+class _Value:
+    """What a stored tensor is at one moment: as a layer computed it, or as an elementwise operator changed it.
+
+    Attributes:
+        number: of the stored tensor.
+        sources: the values of the same stored tensor that it was computed from.
+        tensor: held, so that its storage's identity does not return.
+        read: whether anything but an elementwise operator on the same stored tensor takes it.
+        taken: whether anything takes it.
+        call: the first that returned it.
+    """
+
+    number: int
+    sources: list[_Value]
+    tensor: Tensor
+    read: bool = False
+    taken: bool = False
+    call: Call | None = None
+
+
+@dataclass
+class _Stored:
+    """A stored tensor: its values in order, and the ends that meet it."""
+
+    values: list[_Value] = field(default_factory=list)
+    ends: dict[End, None] = field(default_factory=dict)
 
 
 class Flow:
     """Follows stored tensors through a network's operations."""
 
     def __init__(self) -> None:
-        # Ends of every stored tensor, by its number; and the numbers by storage.
-        self._stored: dict[int, dict[End, None]] = {}
-        self._numbers: dict[int, int] = {}
-        self._made: list[Tensor] = []
+        self._stored: list[_Stored] = []
+        self._values: dict[int, _Value] = {}
+        """What lies in a storage now."""
+        self._written: dict[str, list[int]] = defaultdict(list)
+        """By path of a layer, the stored tensors that its calls write."""
 
     def note(self, operation: Operation) -> None:
-        """Number the stored tensor that a result lies in, and note which layer reads and writes it."""
+        """Note what a result is made of, and which layer reads and writes it."""
         operands, results, path = operation.activations, operation.results, operation.path
         if not operands or not results:
             return
+        values = [self._value(t) for t in operands]
         if operation.name in LAYERS:
-            self._stored.setdefault(self._number(operands[0]), {})[path, "input"] = None
-            self._stored[self._renumbered(results[0])] = {(path, "output"): None}
+            for value in values:
+                value.read = True
+            self._stored[values[0].number].ends[path, "input"] = None
+            number = self._new(results[0]).number
+            self._stored[number].ends[path, "output"] = None
+            self._written[path].append(number)
         elif operation.elementwise or operation.name in _FUSED:
-            known = [self._number(t) for t in operands if t.shape == results[0].shape]
-            if known:
-                self._numbers[storage_of(results[0])] = max(known)
-            else:
-                self._renumbered(results[0])
-        else:
+            alike = [value for value, t in zip(values, operands, strict=True) if t.shape == results[0].shape]
+            number = max((value.number for value in alike), default=-1)
+            for value in values:
+                value.taken = True
+                value.read |= value.number != number
+            sources = [value for value in values if value.number == number]
+            self._new(results[0], *((number, sources) if alike else ()))
+        elif not (operation.name in _VIEWS and results[0].shape[-1:] == operands[0].shape[-1:]):
             for each in results:
-                if storage_of(each) not in self._numbers or each.shape != operands[0].shape:
-                    self._renumbered(each)
+                if storage_of(each) not in self._values or each.shape != operands[0].shape:
+                    for value in values:
+                        value.read = True
+                    self._new(each)
+
+    def returned(self, call: Call, result: Any) -> Any:
+        """Note which call gives a tensor to the network's code."""
+        if isinstance(result, Tensor) and not transforming():
+            value = self._values.get(storage_of(result))
+            if value is not None and value.call is None:
+                value.call = call
+        return result
 
     def groups(self) -> tuple[tuple[End, ...], ...]:
         """The ends of every stored tensor that meets two or more, as `Traced.stored` has them."""
         groups: list[dict[End, None]] = []
-        for flow in self._stored.values():
-            joined = {end: None for group in groups if group.keys() & flow.keys() for end in group}
-            groups = [group for group in groups if not group.keys() & flow.keys()] + [joined | flow]
+        for stored in self._stored:
+            joined = {end: None for group in groups if group.keys() & stored.ends.keys() for end in group}
+            groups = [group for group in groups if not group.keys() & stored.ends.keys()] + [joined | stored.ends]
         return tuple(tuple(group) for group in groups if len(group) > 1)
 
-    def _number(self, tensor: Tensor) -> int:
-        number = self._numbers.get(storage_of(tensor))
-        return self._renumbered(tensor) if number is None else number
+    def points(self) -> Mapping[str, tuple[Call, ...]]:
+        """By path of a layer, the calls whose results are what it stores, as `Traced.points` has them."""
+        found = {}
+        for path, numbers in self._written.items():
+            calls = [self._point(path, self._stored[number].values) for number in numbers]
+            known = tuple(call for call in calls if call is not None)
+            if len(known) == len(calls):
+                found[path] = known
+        return found
 
-    def _renumbered(self, tensor: Tensor) -> int:
-        """A number of its own for a tensor that was just made."""
-        number = len(self._made)
-        self._made.append(tensor)
-        self._numbers[storage_of(tensor)] = number
-        return number
+    def _point(self, path: str, values: list[_Value]) -> Call | None:
+        """The call that returned the last value through which all that is read of a stored tensor goes.
+
+        None, if that is the layer's own result, or no call returned such a value.
+        """
+        read = [value for value in values if value.read or not value.taken]
+        for value in reversed(values[1:]):
+            call = value.call
+            if call is not None and call.module != path and all(_only_by(value, each) for each in read):
+                return call
+        return None
+
+    def _value(self, tensor: Tensor) -> _Value:
+        return self._values.get(storage_of(tensor)) or self._new(tensor)
+
+    def _new(self, tensor: Tensor, number: int | None = None, sources: list[_Value] | None = None) -> _Value:
+        """What was just computed: of a stored tensor of its own, or another value of that number."""
+        if number is None:
+            number = len(self._stored)
+            self._stored.append(_Stored())
+        value = self._values[storage_of(tensor)] = _Value(number, sources or [], tensor)
+        self._stored[number].values.append(value)
+        return value
+
+
+def _only_by(value: _Value, read: _Value) -> bool:
+    """Whether all that a value was computed from, back to the layer's result, goes through another one, or is it."""
+    waiting, seen = [read], {id(value)}
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if not each.sources:
+            return False
+        waiting += each.sources
+    return True

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitq.calls import Running
 from bitq.errors import BitqError
 from bitq.private_torch import (
     VALUE_NEEDED,
@@ -18,7 +19,6 @@ from bitq.private_torch import (
     named_arguments,
     operator_name,
     storage_of,
-    uncompiled_path,
 )
 
 
@@ -61,20 +61,13 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, network: nn.Module, inputs: Any, notes: Sequence[Callable[[Operation], None]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._notes = notes
-        self._running: list[tuple[str, nn.Module]] = [("", network)]
+        self._running = Running(network)
         # Storages (which views share) whose values depend on the input; held, so that no identity returns.
         self._activations = {storage_of(t): t for t in tensors(inputs)}
-        for path, module in network.named_modules():
-            entry = (uncompiled_path(path), module)
-            module.register_forward_pre_hook(lambda *_, e=entry: self._running.append(e), prepend=True)
-            module.register_forward_hook(self._leave, always_call=True)
-
-    def _leave(self, *_: object) -> None:
-        self._running.pop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        path, module = self._running[-1]
+        path, module = self._running.innermost
         if isinstance(func, HigherOrderOperator):
             raise BitqError(f"{place(path)} computes {func}, which bitq does not model; leave it out of the network")
         if torch.is_inference_mode_enabled():

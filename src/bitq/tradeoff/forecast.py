@@ -147,7 +147,7 @@ def timed(study: Study) -> Paces:
     with keeping_freed_memory(), seeded():
         float_batch = _least(lambda: _pass(model, measured))
         scored = _scoring(study, batches)
-        apply(model, formats, study.ranges)
+        apply(model, formats, study.ranges, points=study.space.points)
         batch = _least(lambda: _pass(model, measured))
         step = 0.0
         if training is not None:

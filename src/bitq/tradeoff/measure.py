@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import safetensors.torch
@@ -17,6 +17,7 @@ from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import apply
 from bitq.allocator import keeping_freed_memory
 from bitq.batches import Batch, count_inputs, pairs
+from bitq.calls import Points
 from bitq.formats import Ranges, TensorFormats
 from bitq.tradeoff.functions import Identity, identity_of
 
@@ -71,6 +72,7 @@ class Bench:
         training: None measures plans as they are, without fine-tuning.
         ranges: calibration of the activations.
         threads: of PyTorch, None to leave them: sums, and so results, depend on their number.
+        points: where what modules store comes out, as for `bitq.apply`.
     """
 
     model: nn.Module
@@ -79,6 +81,7 @@ class Bench:
     training: Training | None
     ranges: Mapping[str, Ranges]
     threads: int | None = None
+    points: Points = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def measure(
 
 def _in_formats(bench: Bench, formats: Mapping[str, TensorFormats]) -> nn.Module:
     model = copy.deepcopy(bench.model).eval()
-    apply(model, formats, bench.ranges)
+    apply(model, formats, bench.ranges, points=bench.points)
     return model
 
 

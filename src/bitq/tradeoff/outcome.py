@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import isfinite
 
 from bitq.accuracy.kinds import kind_of, staying_float
@@ -18,11 +18,12 @@ from bitq.movement.network import traffic_bits
 from bitq.movement.sweep import by_module, sweep
 from bitq.movement.widths import taken, widths
 from bitq.store import versions
+from bitq.tracing import Traced
 from bitq.tradeoff.allocate import allocate, predicted_loss
 from bitq.tradeoff.alternatives import alternatives
 from bitq.tradeoff.answers import offers
 from bitq.tradeoff.identity import digest, formats_text
-from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits, float_parts
+from bitq.tradeoff.plan import Plan, PlanCall, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits, float_parts
 from bitq.tradeoff.records import (
     SWEEP,
     Ablation,
@@ -45,7 +46,7 @@ from bitq.tradeoff.records import (
 from bitq.tradeoff.references import reference_costs
 from bitq.tradeoff.search import MIN_SLOPE, Found
 from bitq.tradeoff.space import Choice
-from bitq.tradeoff.stored import Ties, reencoding, tied
+from bitq.tradeoff.stored import Ties, reencoding, tied, ties
 from bitq.tradeoff.study import Study
 from bitq.tradeoff.weights import checksum, save_weights
 
@@ -72,7 +73,7 @@ class HandedOver:
     references: Mapping[str, Cost]
 
 
-def hand_over(study: Study, found: Found, layers: Sequence[Layer], shared: Ties, command: str) -> HandedOver:
+def hand_over(study: Study, found: Found, traced: Traced, command: str) -> HandedOver:
     """Write plan.json and weights.safetensors of the best contender and keep the outcome in the store.
 
     The two name each other: where a kill leaves one of them of another plan, that is told, and doing it again mends it.
@@ -80,11 +81,10 @@ def hand_over(study: Study, found: Found, layers: Sequence[Layer], shared: Ties,
     Args:
         study: that was searched.
         found: by its search.
-        layers: the traced network.
-        shared: its tensors that several layers meet.
+        traced: the network.
         command: that anyone can run to get this.
     """
-    best, uniform, ledger = found.best, found.best_uniform, study.ledger
+    best, uniform, ledger, layers = found.best, found.best_uniform, study.ledger, traced.layers
     formats = study.tensor_formats(best.plan.choices)
     rows, swept = [_float_row(study)], {}
     if uniform is not None:
@@ -100,7 +100,8 @@ def hand_over(study: Study, found: Found, layers: Sequence[Layer], shared: Ties,
     ledger.store.get_or_run(SWEEP, config, lambda: asdict(sweep(layers, swept, study.space.device)))
     ledger.once(Sensitivity, config, lambda: _sensitivity(study, found))
     ledger.once(Front, config, lambda: _front(study, found))
-    ledger.once(Reencoding, config, lambda: _reencoding(study, found, shared))
+    if study.settings.stored == "paper":
+        ledger.once(Reencoding, config, lambda: _reencoding(study, found, ties(study.space, traced.stored)))
     offered = ledger.once(Offers, config, lambda: offers(study, found))
     references = ledger.once(References, {}, lambda: References(costs=dict(reference_costs(study.space))))
     usual = alternatives(study)
@@ -200,7 +201,7 @@ def _front(study: Study, found: Found) -> Front:
 
 def _reencoding(study: Study, found: Found, shared: Ties) -> Reencoding:
     """What re-encoding shared tensors would move, and what is predicted to change if they have one format each."""
-    scores, curve, space, best = study.scores, found.curve, replace(study.space, ties=()), found.best.plan.choices
+    scores, curve, space, best = study.scores, found.curve, study.space, found.best.plan.choices
     weight = study.settings.alpha / max(curve.slope(predicted_loss(scores, best)), MIN_SLOPE)
 
     def least(choices: Sequence[Choice]) -> float:
@@ -248,6 +249,7 @@ def _layer(study: Study, layer: Layer, formats: TensorFormats, biases: Mapping[s
         input=_activation(formats.input, seen.input),
         weight=_weight(formats.weight, biases.get(layer.module)),
         output=_activation(formats.output, seen.output),
+        stored_at=tuple(PlanCall(**call._asdict()) for call in study.space.points.get(layer.module, ())),
         levels=tuple(_level(level, q) for level in movement(layer, q, study.space.device)),
     )
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_serializer, model_validator
 
+from bitq.calls import Call, Points
 from bitq.errors import BitqError, shortened
 from bitq.files import write_atomically
 from bitq.floating import StaysFloat
@@ -156,8 +157,19 @@ class PlanLevel(_Entry):
         return self
 
 
+class PlanCall(_Entry):
+    """The call of a function whose result is what a layer stores, as `bitq.calls.Call`."""
+
+    module: Name
+    function: Name
+    number: Annotated[int, Field(ge=0, lt=1 << 31)]
+
+
 class PlanLayer(_Entry):
     """One layer: its tensors' formats (None: 32-bit float), and per memory, outermost first, what it moves.
+
+    `stored_at` are the calls whose results, after activation functions and sums, are what its module stores as its
+    output, one for each call of the module; none, if it stores its own result.
 
     `transposed` tells that its weight is stored as a transposed convolution's, input channels first. What lies between
     `groups` and it, and `weight_is_parameter`, is as in `bitq.Layer`; plans of earlier versions lack that.
@@ -177,6 +189,7 @@ class PlanLayer(_Entry):
     input: PlanFormat | None
     weight: PlanFormat | None
     output: PlanFormat | None
+    stored_at: Annotated[tuple[PlanCall, ...], FailFast()] = ()
     levels: Annotated[tuple[PlanLevel, ...], FailFast()]
 
     @model_validator(mode="after")
@@ -333,6 +346,14 @@ class Plan(_Entry):
             layer.module: Ranges(*(None if each is None else each.span for each in (layer.input, layer.output)))
             for layer in self.layers
             if layer.formats != TensorFormats()
+        }
+
+    def points(self) -> Points:
+        """By module path, where what it stores comes out of the network."""
+        return {
+            layer.module: tuple(Call(each.module, each.function, each.number) for each in layer.stored_at)
+            for layer in self.layers
+            if layer.stored_at and layer.formats != TensorFormats()
         }
 
     def save(self, path: Path) -> None:

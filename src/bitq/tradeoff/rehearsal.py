@@ -22,6 +22,7 @@ from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import apply
 from bitq.accuracy.watching import watching
 from bitq.batches import Batch, count_inputs, forward, no_batch, pairs, to_device
+from bitq.calls import Points
 from bitq.errors import BitqError
 from bitq.formats import TENSORS, Format, TensorFormats, TensorName, format_for
 from bitq.memory import memory_told
@@ -35,7 +36,12 @@ _DOING = "trying one batch"
 
 
 def rehearse(
-    subject: Subject, modules: Sequence[str], offered: FormatSet, training: Training | None, batch: Batch
+    subject: Subject,
+    modules: Sequence[str],
+    offered: FormatSet,
+    training: Training | None,
+    batch: Batch,
+    points: Points | None = None,
 ) -> None:
     """Evaluate one batch, and fine-tune on one, in formats and for nothing.
 
@@ -48,6 +54,7 @@ def rehearse(
         offered: that their formats are chosen from; tried are the finest.
         training: how plans are fine-tuned; None if they are not.
         batch: the first of the validation data.
+        points: where what modules store comes out, as for `bitq.apply`.
 
     Raises:
         BitqError: what could not be evaluated, differentiated, quantized, fine-tuned or saved, and why; `UserCodeError`
@@ -67,7 +74,7 @@ def rehearse(
         _check_labels(tried, batch, data.train, task)
         once = None if training is None else replace(training, steps=1)
         try:
-            _learn(tried, wanted, first, task, once)
+            _learn(tried, wanted, first, task, once, points)
         except UserCodeError as error:
             raise _blamed(model, wanted, first, task, once, error) from error.__cause__
 
@@ -101,10 +108,15 @@ def _cut(batch: Batch, count: int) -> Batch:
 
 
 def _learn(
-    model: nn.Module, formats: Mapping[str, TensorFormats], batch: Batch, task: Task, training: Training | None
+    model: nn.Module,
+    formats: Mapping[str, TensorFormats],
+    batch: Batch,
+    task: Task,
+    training: Training | None,
+    points: Points | None = None,
 ) -> None:
     """What scoring does with a batch, and a step of fine-tuning, in formats."""
-    apply(model, formats)
+    apply(model, formats, points=points)
     model.eval()
     inputs, target = to_device(batch, device_of(model))
     with torch.enable_grad(), watching(model, formats, "scored", whole=False):

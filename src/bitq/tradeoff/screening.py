@@ -52,13 +52,13 @@ def screened(
     for done, plan in enumerate(plans):
         ledger.listener.step(STAGE, before + done, total)
         formats = study.tensor_formats(plan.choices)
-        config = {"formats": formats_text(formats), "inputs": part.count}
+        config = {"formats": formats_text(formats), "inputs": part.count, **study.stored}
         known = ledger.known(Screened, config)
         if known is None:
             start = time.perf_counter()
             if model is None:
                 model = copy.deepcopy(subject.model).eval()
-                apply(model, formats, study.ranges)
+                apply(model, formats, study.ranges, points=study.space.points)
             set_formats(model, formats)
             known = Screened(
                 label=plan.label,

@@ -10,6 +10,7 @@ from bitq.accuracy.finetune import Training
 from bitq.errors import BitqError
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.records import MOST_ALPHA
+from bitq.tradeoff.stored import Stored
 
 Without = Literal["qat", "movement", "tradeoff"]
 """What an ablation leaves out (paper, Table 4): fine-tuning; movement, so that accuracy alone decides; or the weighing
@@ -44,7 +45,7 @@ class Settings:
         plans: plans in every round.
         uniforms: uniform formats that are fine-tuned and measured beside the plans: one in the first round, the others
             in the last.
-        tied: a tensor that one layer writes and others read has one format.
+        stored: what is stored, "after-activation" or as in the "paper"; see `bitq.tradeoff.stored.Stored`.
         without: what is left out, for an ablation; None leaves out nothing.
 
     Raises:
@@ -60,7 +61,7 @@ class Settings:
     rounds: int = 2
     plans: int = 1
     uniforms: int = 2
-    tied: bool = False
+    stored: Stored = "after-activation"
     without: Without | None = None
 
     def __post_init__(self) -> None:
@@ -71,6 +72,8 @@ class Settings:
                 raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more, up to {most}")
         if self.fewest_bits and self.budgets.accuracy_loss is None:
             raise BitqError("fewest_bits needs a budget of accuracy beside it, such as Budgets(accuracy_loss=0.005)")
+        if self.stored not in get_args(Stored):
+            raise BitqError(f"stored is {self.stored!r}; it must be {' or '.join(get_args(Stored))}")
         if self.without is not None and self.without not in get_args(Without):
             raise BitqError(f"without is {self.without!r}; it must be one of {', '.join(get_args(Without))}, or None")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bitq.accuracy.kinds import float_reasons
+from bitq.calls import Points
 from bitq.devices import Device
 from bitq.errors import BitqError
 from bitq.formats import TENSORS, Choosable, Ranges, TensorFormats, format_for
@@ -45,6 +46,8 @@ class Space:
         other_bytes: parameters and buffers that no plan changes, in bytes.
         ties: groups of tensors that have one format, each as (index of its module, 0 for input, 1 for weight, 2 for
             output).
+        points: where what modules store comes out of the network, as `bitq.tracing.Traced.points` has it; a module that
+            is not named stores its own result.
     """
 
     device: Device
@@ -57,6 +60,7 @@ class Space:
     float_cost: Cost
     other_bytes: int
     ties: tuple[tuple[tuple[int, int], ...], ...] = ()
+    points: Points = field(default_factory=dict)
 
     @property
     def formats(self) -> tuple[Choosable, ...]:

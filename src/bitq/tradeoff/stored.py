@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
+from typing import Literal
 
 from bitq.movement.widths import widths
+from bitq.tracing import Traced
 from bitq.tradeoff.space import Choice, Space, formats_in
 
 Ends = Sequence[Sequence[tuple[str, str]]]
@@ -14,6 +16,19 @@ Ends = Sequence[Sequence[tuple[str, str]]]
 
 Ties = tuple[tuple[tuple[int, int], ...], ...]
 """The same by index: (module, 0 for input, 2 for output)."""
+
+
+Stored = Literal["after-activation", "paper"]
+"""What is stored: the output of a layer after the elementwise functions and sums that alone read it, in one format that
+its readers read; or, as in the paper, the layer's own result, each tensor of each layer in a format of its own."""
+
+
+def stored_as(space: Space, traced: Traced, stored: Stored) -> Space:
+    """A space of plans that store tensors so, of a network as it was traced."""
+    if stored == "paper":
+        return space
+    points = {module: calls for module, calls in traced.points.items() if module in space.modules}
+    return replace(tied(space, ties(space, traced.stored)), points=points)
 
 
 def ties(space: Space, stored: Ends) -> Ties:

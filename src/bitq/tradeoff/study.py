@@ -96,6 +96,12 @@ class Study:
         return self.settings.training.seed
 
     @property
+    def stored(self) -> Json:
+        """Beside formats, what decides over what a plan computes: where outputs are quantized, if not where they come
+        out."""
+        return {"stored": digest(sorted(self.space.points.items()))} if self.space.points else {}
+
+    @property
     def key(self) -> str:
         """Digest of all settings: what else but the run decides over an outcome."""
         return digest(asdict(self.settings))
@@ -115,7 +121,7 @@ class Study:
                 memory_told("calibrating"),
                 torch.inference_mode(),
                 seeded(self.seed),
-                observing(model, self.space.modules) as seen,
+                observing(model, self.space.modules, self.space.points) as seen,
             ):
                 for inputs, _ in islice(pairs(model, self.subject.data.train), CALIBRATION_BATCHES):
                     forward(model, to_device(inputs, device))
@@ -123,7 +129,7 @@ class Study:
                 raise no_batch("the training data")
             return Calibration(ranges={name: (seen[name].input, seen[name].output) for name in self.space.modules})
 
-        config = {"batches": CALIBRATION_BATCHES, "seed": self.seed}
+        config = {"batches": CALIBRATION_BATCHES, "seed": self.seed, **self.stored}
         found = self.ledger.once(Calibration, config, calibrate).ranges
         with self.complete(Calibration):
             return {name: Ranges(*found[name]) for name in self.space.modules}
@@ -169,7 +175,7 @@ class Study:
 
     @property
     def _scored_by(self) -> Json:
-        return {"inputs": self.settings.scored_inputs, "seed": self.seed}
+        return {"inputs": self.settings.scored_inputs, "seed": self.seed, **self.stored}
 
     @cached_property
     def scores(self) -> Scores:
@@ -190,6 +196,7 @@ class Study:
                     first_inputs(self.subject.model, self.subject.data.train, settings.scored_inputs, self.seed),
                     self.subject.task.loss,
                     lambda done, total: self.ledger.listener.step("scoring formats", done, total),
+                    space.points,
                 )
             if idle := unperturbed(found):
                 self.ledger.listener.note(
@@ -247,7 +254,7 @@ class Study:
             BitqError: a plan that was not measured, or weights that cannot be made again as they were.
         """
         model, path = copy.deepcopy(self.subject.model), self.checkpoint(plan)
-        apply(model, self.tensor_formats(plan.choices), self.ranges)
+        apply(model, self.tensor_formats(plan.choices), self.ranges, points=self.space.points)
         known = self._known(plan)
         if known is None:
             raise BitqError(f"the plan of {path} was not measured in this run; search again")
@@ -262,7 +269,7 @@ class Study:
     def checkpoint(self, plan: Proposed) -> Path:
         """Where the weights of a measured plan are kept."""
         formats = formats_text(self.tensor_formats(plan.choices))
-        return self.ledger.folder.checkpoint(digest((formats, self.training_of(plan))))
+        return self.ledger.folder.checkpoint(digest((formats, self.training_of(plan), *self.stored.values())))
 
     def config(self, plan: Proposed) -> Json:
         """What the measuring of a plan depends on, beside the run."""
@@ -270,6 +277,7 @@ class Study:
         return {
             "formats": formats_text(self.tensor_formats(plan.choices)),
             "training": None if training is None else asdict(training),
+            **self.stored,
         }
 
     def _known(self, plan: Proposed) -> Measurement | None:
@@ -292,7 +300,7 @@ class Study:
         """What the workers measure of plans by their labels, with the seconds it takes."""
         subject, threads = self.subject, torch.get_num_threads()
         (training,) = {self.training_of(plan) for plan in plans.values()}
-        bench = Bench(subject.model, subject.data, subject.task, training, self.ranges, threads)
+        bench = Bench(subject.model, subject.data, subject.task, training, self.ranges, threads, self.space.points)
         jobs = {label: self.tensor_formats(plan.choices) for label, plan in plans.items()}
         return self.ledger.workers.measure(bench, jobs, self.ledger.listener)
 

@@ -19,7 +19,7 @@ class Untuned:
         self._task = study.subject.task
         self._float = {name: TensorFormats() for name in study.space.modules}
         self._model = copy.deepcopy(study.subject.model).eval()
-        apply(self._model, self._float, study.ranges)
+        apply(self._model, self._float, study.ranges, points=study.space.points)
 
     def accuracy(self, formats: Mapping[str, TensorFormats], batches: Iterable[Batch]) -> float:
         """The metric in these formats, by module path; modules that are not named stay float."""
