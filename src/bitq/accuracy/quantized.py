@@ -404,9 +404,7 @@ class _Root(nn.Module):
 
     _bitq_points: dict[Call, str]
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        return _made_root, (type(self).__bases__[1],), self.__getstate__()  # type: ignore[no-untyped-call]
-
+    @torch.compiler.disable  # it does not know of modes that replace results; torch.export does
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network computes, from what its layers store."""
         outer, due = _pass.due, Counter[str]()
@@ -430,6 +428,9 @@ class _Root(nn.Module):
         if lost := next((name for name, results in due.items() if results > 0), None):
             raise _strayed(lost)
         return y
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        return _made_root, (type(self).__bases__[1],), self.__getstate__()  # type: ignore[no-untyped-call]
 
 
 def _root(network: nn.Module, points: dict[Call, str]) -> None:
