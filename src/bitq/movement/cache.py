@@ -32,6 +32,9 @@ MOST_BYTES = 1 << 30
 MOST_ENTRIES = 4096
 """What the cache may grow to; the entries that were not used for longest go first."""
 
+_SLACK = 16
+"""By one part in so many it may lie above or below that: looking at all entries costs more than writing one."""
+
 _SUFFIX = ".traffic"
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 
@@ -111,18 +114,27 @@ def _write(path: Path, key: bytes, table: NDArray[np.float64]) -> None:
     with suppress(OSError, BitqError):
         with replacing(path, durable=False) as file:
             file.write(_checksum(key, content) + content)
-        _evict(path.parent)
+        _unseen[path.parent] = _unseen.get(path.parent, MOST_BYTES) + len(content)
+        with os.scandir(path.parent) as names:
+            count = sum(1 for _ in names)
+        if count > MOST_ENTRIES or _unseen[path.parent] > MOST_BYTES // _SLACK:
+            _evict(path.parent)
+            _unseen[path.parent] = 0
+
+
+_unseen: dict[Path, int] = {}
+"""By folder, the bytes that this process wrote since it looked at all entries."""
 
 
 def _evict(folder: Path) -> None:
-    """Remove what lies beyond the bounds, newest entries first kept."""
+    """Remove what lies beyond the bounds, newest entries first kept; and some more, if there are too many."""
     entries = []
     for entry in folder.glob(f"*{_SUFFIX}"):
         with suppress(FileNotFoundError):  # another process evicts as well
             status = entry.stat()
             entries.append((status.st_mtime_ns, status.st_size, entry))
-    size = 0
+    size, most = 0, MOST_ENTRIES - (MOST_ENTRIES // _SLACK if len(entries) > MOST_ENTRIES else 0)
     for place, (_, entry_size, entry) in enumerate(sorted(entries, reverse=True)):
         size += entry_size
-        if place >= MOST_ENTRIES or size > MOST_BYTES:
+        if place >= most or size > MOST_BYTES:
             entry.unlink(missing_ok=True)
