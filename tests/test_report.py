@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import altair
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ from bitq.formats import grid
 from bitq.report import text, write_report
 from bitq.report.alphas import answers
 from bitq.report.evidence import load_evidence
-from bitq.report.figures import front
+from bitq.report.figures import figures, front
 from bitq.report.sweep import verdicts
 from bitq.store import Store
 from bitq.tradeoff.plan import Plan
@@ -136,6 +138,19 @@ def test_every_mark_is_drawn_without_a_network(browser: webdriver.Chrome, run: t
         if f
     ]
     assert shown == [f"m{f.bits - f.exponent_bits} e{f.exponent_bits} b{f.block_size}" for f in formats]
+
+
+def test_every_chart_is_one_of_vega_lite(run: tuple[Path, Plan]) -> None:
+    """The page writes charts without checking them: that takes longer than all else of it."""
+    specs = figures(load_evidence(run[0]))
+    assert len(specs) > 5
+    for each in specs.values():
+        bare = {key: value for key, value in each.items() if key != "datasets"}
+        kind = next((k for k in ("hconcat", "vconcat", "layer") if k in bare), None)
+        known = {None: altair.Chart, "hconcat": altair.HConcatChart, "vconcat": altair.VConcatChart}
+        known.get(kind, altair.LayerChart).from_dict(bare).to_dict()
+        with pytest.raises(jsonschema.ValidationError):
+            altair.Chart.from_dict({**bare, "height": "tall"}).to_dict()
 
 
 def test_the_numbers_stand_in_the_page(browser: webdriver.Chrome, run: tuple[Path, Plan]) -> None:

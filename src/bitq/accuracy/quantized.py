@@ -404,7 +404,7 @@ class _Root(nn.Module):
 
     _bitq_points: dict[Call, str]
 
-    @torch.compiler.disable  # it does not know of modes that replace results; torch.export does
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it knows no modes that replace results
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network computes, from what its layers store."""
         outer, due = _pass.due, Counter[str]()
