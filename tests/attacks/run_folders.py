@@ -174,6 +174,40 @@ def half_a_character(folder: Path) -> None:
     run(folder, json.dumps(planned("network", value="NAME")).replace("NAME", "\\ud800"))
 
 
+@attack("report run", r"layers\.0\.input: s8:e8m0:v99999999999: geometry 'v99999999999' at character 9; it must be")
+@attack("evaluate run", r"geometry 'v99999999999' at character 9; it must be")
+def endless_block(folder: Path) -> None:
+    """A format in the plan whose blocks no tensor fills."""
+    run(folder, planned("layers", 0, "input", value={"format": "s8:e8m0:v99999999999"}))
+
+
+@attack("report run", r"layers\.0\.weight\.format must be a text of at most 8192 characters")
+def endless_table(folder: Path) -> None:
+    """A format with a table of as many levels as a text can name."""
+    levels = ";".join(map(str, range(5000)))
+    run(folder, planned("layers", 0, "weight", value={"format": f"l({levels}):f32:b4"}))
+
+
+@attack("report run", r"layers\.0\.input\.tensor_range\.0 must be a number of at most 0, not 1")
+def range_without_zero(folder: Path) -> None:
+    """A range of an activation that 0 does not lie in."""
+    entry = {"format": "u8:f32:tensor", "tensor_range": [1, 2]}
+    run(folder, planned("layers", 0, "input", value=entry))
+
+
+@attack("report run", r"layers\.0\.stored_at\.0\.number must be a number of at least 0, not -1")
+def call_before_the_first(folder: Path) -> None:
+    """An output that is stored before anything was computed."""
+    run(folder, planned("layers", 0, "stored_at", value=[{"module": "a", "function": "relu", "number": -1}]))
+
+
+@attack("report run", r"it has about \d+ values, more than the 250000 that it may have")
+def endless_calls(folder: Path) -> None:
+    """An output that is stored a hundred thousand times."""
+    call = {"module": "a", "function": "relu", "number": 0}
+    run(folder, planned("layers", 0, "stored_at", value=[call] * 100_000))
+
+
 @attack("report run", r"plan\.json is no regular file")
 @attack("evaluate run", r"plan\.json is no regular file")
 @attack("movement demo --device eyeriss --formats run/plan.json", r"plan\.json is no regular file")

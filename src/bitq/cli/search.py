@@ -268,6 +268,7 @@ def search(
         without=without[0] if without else None,  # type: ignore[arg-type]
         **given,
     )
+    offered = FormatSet.of(formats, weights, activations, output_as_input, bits)
     source = load_source(network, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
     folder = run or Path("runs") / network.replace(":", ".").replace("/", ".")
     if workers is not None and ray is not None:
@@ -280,7 +281,7 @@ def search(
             source.test,
             device=device,
             run=folder,
-            formats=FormatSet.of(formats, weights, activations, output_as_input, bits),
+            formats=offered,
             settings=settings,
             ablations=ablations,
             workers=measuring,
