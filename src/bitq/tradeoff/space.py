@@ -45,6 +45,7 @@ class Space:
         other_bytes: parameters and buffers that no plan changes, in bytes.
         ties: groups of tensors that have one format, each as (index of its module, 0 for input, 1 for weight, 2 for
             output).
+        counted: for each format that in whose bits it is counted, where that is not itself; else none.
     """
 
     device: Device
@@ -57,6 +58,7 @@ class Space:
     float_cost: Cost
     other_bytes: int
     ties: tuple[tuple[tuple[int, int], ...], ...] = ()
+    counted: tuple[Choosable, ...] = ()
 
     @property
     def formats(self) -> tuple[Choosable, ...]:
@@ -81,8 +83,8 @@ class Space:
 
     def weight_bytes(self, module: int) -> NDArray[np.float64]:
         """Array (formats,): size of a module's weight packed in each format, in bytes."""
-        layer = self.layers[module][0]
-        return np.array([float(weight_size(layer, format_for(each, "weight"))) for each in self.formats])
+        layer, counted = self.layers[module][0], self.counted or self.formats
+        return np.array([float(weight_size(layer, format_for(each, "weight"))) for each in counted])
 
     def model_bytes(self, module: int) -> NDArray[np.float64]:
         """Array (formats, formats, formats): what every choice stores of a module's weight, in bytes."""
@@ -101,8 +103,9 @@ class Space:
     def cost(self, choices: Sequence[Choice]) -> Cost:
         """Cost of a plan: one choice for each module."""
         level_bits = self.level_bits(choices)
+        counted = self.counted or self.formats
         weights = sum(
-            weight_size(layers[0], format_for(self.formats[choice[1]], "weight"))
+            weight_size(layers[0], format_for(counted[choice[1]], "weight"))
             for layers, choice in zip(self.layers, choices, strict=True)
         )
         return Cost.of_levels(level_bits.tolist(), energy_pj(self.device, level_bits), weights + self.other_bytes)

@@ -1,6 +1,7 @@
 """Trace of the Hessian of each layer times the squared error of its weight, and the plan of least sum within a limit.
 
-One format for each layer, as HAWQ-V2 and V3, which solve an integer linear program.
+One format for each layer, as HAWQ-V2 and V3, which solve an integer linear program. Where a tensor that one layer
+writes and others read has one format, too, a layer's output has that of its readers.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from torch import Tensor
 from bitq.accuracy.evaluate import device_of
 from bitq.accuracy.quantized import quantized_weight
 from bitq.batches import forward, pairs, to_device
+from bitq.formats import TENSORS
 from bitq.tradeoff.allocate import allocate
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.measure import seeded
 from bitq.tradeoff.records import Proposal
 from bitq.tradeoff.rules.gradient import BATCHES
 from bitq.tradeoff.rules.limits import limits
+from bitq.tradeoff.rules.units import admissible, joined
 from bitq.tradeoff.study import Study
 
 PROBES = 4
@@ -31,16 +34,23 @@ PROBES = 4
 def hessian(study: Study, count: int) -> Proposal:
     """A plan for each of some limits of movement."""
     modules = range(len(study.space.modules))
-    tied = replace(study.space, ties=tuple(((m, 0), (m, 1), (m, 2)) for m in modules))
+    shared = {end for group in study.space.ties for end in group}
+    layers = (tuple((m, tensor) for tensor in ((0, 1) if (m, 2) in shared else (0, 1, 2))) for m in modules)
+    tied = replace(study.space, ties=joined((*layers, *study.space.ties)))
+    for unit in tied.ties:
+        admissible(study, unit)
     scores = []
-    for name, trace in zip(study.space.modules, traces(study), strict=True):
+    for module, (name, trace) in enumerate(zip(study.space.modules, traces(study), strict=True)):
         layer = study.subject.model.get_submodule(name)
         weight: Tensor = layer.weight.detach()  # type: ignore[operator]
         mean = trace / weight.numel()
         formats = study.formats(name, "weight")
-        errors = [(quantized_weight(layer, weight, fmt) - weight).square().sum() for fmt in formats]
-        nothing = np.zeros(len(errors))
-        scores.append(np.stack([nothing, np.array([mean * float(error) for error in errors]), nothing]))
+        table = np.full((len(TENSORS), len(formats)), np.inf)
+        for tensor, row in enumerate(table):
+            row[list(admissible(study, ((module, tensor),)))] = 0.0
+        for index in np.flatnonzero(np.isfinite(table[1])):
+            table[1, index] = mean * float((quantized_weight(layer, weight, formats[index]) - weight).square().sum())
+        scores.append(table)
     plans = tuple(allocate(tied, scores, 0.0, Budgets(movement_bits=limit)) for limit in limits(study, count))
     return Proposal(plans=plans, passes=2 * BATCHES * PROBES)
 
