@@ -9,17 +9,17 @@ from bitq.formats import TENSORS, Format, format_for
 from bitq.tradeoff.space import Choices, Space
 from bitq.tradeoff.study import Study
 
-End = tuple[int, int]
+Place = tuple[int, int]
 """A tensor: (index of its module, 0 for input, 1 for weight, 2 for output)."""
 
-Unit = tuple[End, ...]
+Unit = tuple[Place, ...]
 """Tensors that have one format."""
 
 
-def joined(groups: Iterable[Iterable[End]]) -> tuple[Unit, ...]:
+def joined(groups: Iterable[Iterable[Place]]) -> tuple[Unit, ...]:
     """The groups of tensors, those that meet in one as one, in the order of their first tensors."""
 
-    found: list[set[End]] = []
+    found: list[set[Place]] = []
     for group in map(set, groups):
         meeting = [each for each in found if each & group]
         found = [each for each in found if each not in meeting] + [group.union(*meeting)]
@@ -52,7 +52,7 @@ def admissible(study: Study, unit: Unit) -> tuple[int, ...]:
     return common
 
 
-def _of_tensor(study: Study, end: End) -> tuple[int, ...]:
+def _of_tensor(study: Study, end: Place) -> tuple[int, ...]:
     space, name, tensor = study.space, study.space.modules[end[0]], TENSORS[end[1]]
     offered = space.offered.indices(tensor)
     unsigned = {i for i in offered if isinstance(fmt := space.formats[i], Format) and fmt.never_negative}
@@ -72,13 +72,13 @@ def rungs(study: Study, unit: Unit) -> dict[int, int]:
     return {width: _middle(study, by_width[width], unit[0]) for width in sorted(by_width, reverse=True)}
 
 
-def _middle(study: Study, indices: Sequence[int], end: End) -> int:
+def _middle(study: Study, indices: Sequence[int], end: Place) -> int:
     unsigned = [index for index in indices if _format(study, index, end).never_negative]
     ordered = sorted(unsigned or indices, key=lambda index: _format(study, index, end))
     return ordered[len(ordered) // 2]
 
 
-def _format(study: Study, index: int, end: End) -> Format:
+def _format(study: Study, index: int, end: Place) -> Format:
     name, tensor = study.space.modules[end[0]], TENSORS[end[1]]
     return format_for(study.space.formats[index], tensor, study.ranges[name].non_negative(tensor))
 
