@@ -124,10 +124,10 @@ def table(found: Comparison) -> None:
             continue
         told = "not with every seed"
         if each.fewest_bits and each.fewest_accuracy:
-            told = f"{each.fewest_bits.text(2, 1e-6)}, {each.fewest_accuracy.text(2, 100)}"
+            told = f"{each.fewest_bits.text(2, 1e6)}, {each.fewest_accuracy.text(2, 0.01)}"
         print(
             f"{each.label:14} {each.objective.text(4):>16}"
-            f" {each.accuracy.text(2, 100):>14} {each.share.text(1, 100):>14}"
+            f" {each.accuracy.text(2, 0.01):>14} {each.share.text(1, 0.01):>14}"
             f" {each.energy_pj.mean / 1e6:8.2f} {each.tuned:6.0f} {each.passes:7.0f}"
             f" {each.seconds / 60:8.1f}"
             f" {told:>30}",

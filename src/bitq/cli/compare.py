@@ -26,7 +26,7 @@ from bitq.cli.inputs import (
     load_source,
 )
 from bitq.cli.output import Json, print_json, show
-from bitq.cli.search import FORMATS, TUNING
+from bitq.cli.search import FORMATS, TUNING, check_uses, given_of
 from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.errors import BitqError, shortened
 from bitq.progress import time_text
@@ -118,8 +118,9 @@ def compare(
         int, typer.Option(min=2, max=100, help="Plans of every rule to fine-tune at most.", rich_help_panel=TUNING)
     ] = 3,
     steps: Annotated[
-        int, typer.Option(help="Optimizer steps of every fine-tuning.", rich_help_panel=TUNING)
-    ] = 1000,
+        int | None,
+        typer.Option(help="Optimizer steps of every fine-tuning.", show_default="1000", rich_help_panel=TUNING),
+    ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(
@@ -173,16 +174,18 @@ def compare(
     from bitq.tradeoff.rules import rules_of
     from bitq.tradeoff.settings import Settings
 
-    tuning: dict[str, Any] = {} if learning_rate is None else {"learning_rate": learning_rate}
-    if without_qat and (steps != 1000 or tuning or amp):
-        given = {"--steps": steps != 1000, "--learning-rate": tuning, "--amp": amp}
-        raise BitqError(f"nothing is fine-tuned with --without-qat; leave {', '.join(filter(given.get, given))} out")
+    tuning = given_of(steps=steps, learning_rate=learning_rate)
+    check_uses(
+        "nothing is fine-tuned with --without-qat",
+        without_qat,
+        {"--steps": steps, "--learning-rate": learning_rate, "--amp": amp or None},
+    )
     if not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     wanted = seeds_of(seeds)
     settings = Settings(
         alpha=alpha,
-        training=Training(steps, amp=amp, **tuning),
+        training=Training(amp=amp, **tuning),
         tied=tied,
         without="qat" if without_qat else None,
     )
@@ -260,32 +263,35 @@ def tables(found: Comparison) -> list[RenderableType]:
     shown: list[RenderableType] = [
         f"{found.network} on {found.device}, alpha {found.settings.alpha:g}; {found.tuning}; each rule's best of "
         f"{found.contest.plans} plans at most by validation data, on test data{several}",
-        _table(ran),
+        _table(found, ran),
         *(f"{each.label} cannot run: {each.reason}" for each in found.rules if each.reason),
         "float32, and formats that people know for all tensors, not fine-tuned:",
-        _table(found.untuned),
+        _table(found, found.untuned),
         f"fewest: what the plan of the fewest bits at most {100 * found.contest.within:g} points below float32 on "
-        "validation data moves, and its accuracy; moved: in Mbit and of the largest movement; passes: over a batch, to "
-        "find the plans",
+        "validation data moves, and its accuracy; passes: over a batch, to find the plans",
     ]
     return shown
 
 
-def _table(lines: Sequence[Summary]) -> FirstThatFits:
+def _table(found: Comparison, lines: Sequence[Summary]) -> FirstThatFits:
+    bits, energy_unit, size = (found.unit(name) for name in ("movement_bits", "energy_pj", "model_bytes"))
+
     def column(heading: str, cell: Callable[[Summary], str]) -> TextColumn:
         return TextColumn(heading, [cell(each) for each in lines])
 
-    def spread(heading: str, name: str, digits: int, scale: float = 1.0) -> TextColumn:
-        return column(heading, lambda line: _told(getattr(line, name), digits, scale))
+    def spread(heading: str, name: str, digits: int, unit: float = 1.0) -> TextColumn:
+        return column(heading, lambda line: _told(getattr(line, name), digits, unit))
 
     rule = TextColumn("", [each.label for each in lines], left=True)
-    objective, accuracy = spread("O", "objective", 4), spread("accuracy %", "accuracy", 2, 100)
-    share, moved = spread("% moved", "share", 1, 100), spread("Mbit", "movement_bits", 2, 1e-6)
-    energy, model = spread("energy µJ", "energy_pj", 2, 1e-6), spread("model KiB", "model_bytes", 1, 1 / 1024)
+    objective, accuracy = spread("O", "objective", 4), spread("accuracy %", "accuracy", 2, 0.01)
+    share, moved = spread("moved %", "share", 1, 0.01), spread(bits.name, "movement_bits", 2, bits.size)
+    energy = spread(f"energy {energy_unit.name}", "energy_pj", 2, energy_unit.size)
+    model = spread(f"model {size.name}", "model_bytes", 1, size.size)
     known = [[each] for each in (rule, objective, accuracy, share, moved, energy, model)]
     if not any(each.seconds is not None for each in lines):
         return FirstThatFits((known, [[rule], [objective, accuracy], [share, moved], [energy, model]]))
-    near, reached = spread("fewest Mbit", "fewest_bits", 2, 1e-6), spread("accuracy %", "fewest_accuracy", 2, 100)
+    near = spread(f"fewest {bits.name}", "fewest_bits", 2, bits.size)
+    reached = spread("accuracy %", "fewest_accuracy", 2, 0.01)
     tuned = column("plans", lambda line: f"{line.tuned or 0:.0f}")
     passes = column("passes", lambda line: f"{line.passes or 0:.0f}")
     time = column("time", lambda line: time_text(line.seconds or 0.0))
@@ -297,5 +303,5 @@ def _table(lines: Sequence[Summary]) -> FirstThatFits:
     )
 
 
-def _told(value: Spread | None, digits: int, scale: float) -> str:
-    return "-" if value is None else value.text(digits, scale)
+def _told(value: Spread | None, digits: int, unit: float) -> str:
+    return "-" if value is None else value.text(digits, unit)

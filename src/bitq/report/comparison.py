@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 
@@ -49,7 +50,7 @@ def render_comparison(found: Comparison) -> str:
 
 def _landscape(found: Comparison, points: Sequence[tuple[Reached, OfSeed]]) -> Spec:
     """Accuracy against movement, a point for every rule and seed, a name beside the mean of every rule."""
-    rules = [each.label for each in found.rules if not each.reason]
+    rules = list(dict.fromkeys(each.label for each, _ in points))
     rows = [_datum(each.label, seed, each.row.accuracy, each.row.movement_bits) for each, seed in points]
     tips = [{"plan": each.row.name, "objective": each.row.objective, "seed": seed.seed} for each, seed in points]
     names = [
@@ -58,8 +59,8 @@ def _landscape(found: Comparison, points: Sequence[tuple[Reached, OfSeed]]) -> S
         if each.accuracy and each.share
     ]
     float32 = 100 * found.untuned[0].accuracy.mean if found.untuned[0].accuracy else 0.0
-    lost = max(float32 - row["accuracy"] for row in rows)
-    widest = max(row["movement"] for row in rows)
+    lost = max((float32 - row["accuracy"] for row in rows), default=0.0)
+    widest = max((row["movement"] for row in rows), default=100.0)
     usual = [
         {"rule": _shown(each.label), "accuracy": 100 * each.accuracy.mean, "movement": 100 * each.share.mean}
         for each in found.untuned[1:]
@@ -87,7 +88,7 @@ def _shown(name: str) -> str:
     return f"{name}\u200b"
 
 
-def _chart(rules: Sequence[str]) -> alt.LayerChart:
+def _chart(rules: Sequence[str]) -> Any:
     others = [label for label in rules if label != OWN]
     colours = {label: SERIES[place % len(SERIES)] for place, label in enumerate(others)} | {OWN: ORANGE}
     shapes = {label: SHAPES[place // len(SERIES) % len(SHAPES)] for place, label in enumerate(others)}
@@ -121,10 +122,10 @@ def _chart(rules: Sequence[str]) -> alt.LayerChart:
             ],
         )
     )
-    labels = (
-        alt.Chart(alt.NamedData("names"))
-        .mark_text(align="left", dx=8, dy=-8, color=INK, opacity=0.8, fontSize=11, aria=False)
-        .encode(x=x, y=y, text="rule:N")
+    means = alt.Chart(alt.NamedData("names")).encode(x=x, y=y)
+    rings = means.mark_point(shape="circle", size=70, color=INK, strokeWidth=1, opacity=0.6, aria=False)
+    labels = means.mark_text(align="left", dx=8, dy=-8, color=INK, opacity=0.8, fontSize=11, aria=False).encode(
+        text="rule:N"
     )
     usual = alt.Chart(alt.NamedData("usual")).encode(x=x, y=y)
     crosses = usual.mark_point(shape="cross", filled=True, color=GREY, size=60, opacity=0.9).encode(
@@ -136,5 +137,4 @@ def _chart(rules: Sequence[str]) -> alt.LayerChart:
         .mark_rule(color=INK, strokeDash=[5, 4], opacity=0.6)
         .encode(y=y, tooltip=alt.Tooltip("accuracy:Q", title="float32, test accuracy (%)", format=".2f"))
     )
-    chart: alt.LayerChart = alt.layer(reference, crosses, known, dots, labels).properties(width="container", height=420)  # type: ignore[assignment]
-    return chart
+    return alt.layer(reference, crosses, known, dots, rings, labels).properties(width="container", height=420)

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from bitq.accuracy.kinds import staying_float
 from bitq.batches import check_lasting, first_example, no_batch, pairs
@@ -78,6 +78,21 @@ class Reached:
     seconds: float
 
 
+class Unit(NamedTuple):
+    """What amounts are told in: its name, and how much of the smallest one it is."""
+
+    name: str
+    size: float
+
+
+UNITS = {
+    "movement_bits": (Unit("Gbit", 1e9), Unit("Mbit", 1e6), Unit("kbit", 1e3)),
+    "energy_pj": (Unit("mJ", 1e9), Unit("µJ", 1e6), Unit("nJ", 1e3)),
+    "model_bytes": (Unit("MiB", 1024.0**2), Unit("KiB", 1024.0), Unit("B", 1.0)),
+}
+"""By quantity of a `Summary`, the largest first."""
+
+
 @dataclass(frozen=True)
 class Refused:
     """A rule that could not run on this network, by its label, and why."""
@@ -117,10 +132,10 @@ class Spread:
         """That of some values."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
-    def text(self, digits: int, scale: float = 1.0) -> str:
-        """Such as "0.1656 ± 0.0007"."""
-        told = f"{scale * self.mean:.{digits}f}"
-        return told if self.deviation is None else f"{told} ± {scale * self.deviation:.{digits}f}"
+    def text(self, digits: int, unit: float = 1.0) -> str:
+        """Such as "0.1656 ± 0.0007", in multiples of a unit."""
+        told = f"{self.mean / unit:.{digits}f}"
+        return told if self.deviation is None else f"{told} ± {self.deviation / unit:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -190,6 +205,12 @@ class Comparison:
             self._rule([(seed, seed.results[place]) for seed in self.seeds])
             for place in range(len(self.contest.rules))
         )
+
+    def unit(self, quantity: str) -> Unit:
+        """The largest of its `UNITS` of which every line of the table has one, or else the smallest."""
+        known = [getattr(each, quantity).mean for each in (*self.rules, *self.untuned) if not each.reason]
+        units = UNITS[quantity]
+        return next((unit for unit in units if min(known) >= unit.size), units[-1])
 
     @property
     def best(self) -> Summary | None:

@@ -13,10 +13,12 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bitq.accuracy.evaluate import device_of
 from bitq.accuracy.quantized import quantized_weight
 from bitq.batches import forward, pairs, to_device
+from bitq.errors import BitqError
 from bitq.formats import TENSORS
 from bitq.tradeoff.allocate import allocate
 from bitq.tradeoff.budgets import Budgets
@@ -64,13 +66,21 @@ def traces(study: Study) -> list[float]:
         for name in study.space.modules
     ]
     found = np.zeros(len(weights))
-    with seeded(study.seed):
+    with seeded(study.seed), sdpa_kernel(SDPBackend.MATH):  # other ways of attention have no second derivative
         for done, (inputs, target) in enumerate(list(islice(pairs(model, subject.data.train), BATCHES))):
             study.ledger.listener.step("taking traces", done, BATCHES)
             loss = subject.task.loss(forward(model, to_device(inputs, device)), to_device(target, device))
-            gradients = torch.autograd.grad(loss, weights, create_graph=True)
-            for probe in range(PROBES):
-                signs = [torch.randint_like(weight, 2) * 2 - 1 for weight in weights]
-                products = torch.autograd.grad(gradients, weights, signs, retain_graph=probe + 1 < PROBES)
-                found += [float((v * hv).sum()) for v, hv in zip(signs, products, strict=True)]
+            try: 
+                gradients = torch.autograd.grad(loss, weights, create_graph=True)
+                for probe in range(PROBES):
+                    signs = [torch.randint_like(weight, 2) * 2 - 1 for weight in weights]
+                    products = torch.autograd.grad(gradients, weights, signs, retain_graph=probe + 1 < PROBES)
+                    found += [float((v * hv).sum()) for v, hv in zip(signs, products, strict=True)]
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise BitqError(
+                    "the network computes something that has no second derivative by a weight, which traces of the "
+                    "Hessian are made of; leave this rule out"
+                ) from error
     return [max(float(value), 0.0) / (BATCHES * PROBES) for value in found]
