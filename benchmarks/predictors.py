@@ -204,7 +204,7 @@ def supernet(study: Study, plans: Plans) -> NDArray[np.float64]:
 
 PREDICTORS: dict[str, Callable[[Study, Plans], NDArray[np.float64]]] = {
     "(gradient^2 * error^2)^0.6 (bitq)": lambda study, plans: added(study.scores, plans),
-    "gradient^2 * error^2": lambda study, plans: added(gradient_scores(study), plans),
+    "gradient^2 * error^2": lambda study, plans: added(gradient_scores(study, {}), plans),
     "KL": lambda study, plans: divergence(study, plans, 1.0),
     "root of KL": lambda study, plans: divergence(study, plans, 0.5),
     "loss": loss_alone,

@@ -74,6 +74,11 @@ IDLE = (
     Idle("search demo --without-qat", "--without-movement --without-tradeoff --ablations", "at a time"),
     Idle("search demo --within 1", "--max-accuracy-loss", "not both"),
     Idle("search demo --workers 2", "--ray", "not both"),
+    Idle("compare {nets}:flat --data images.npz", "--image-size --channels", "leave {} out"),
+    Idle("compare {nets}:table --data table.csv", "--image-size --channels --mean --std", "no images; leave {} out"),
+    Idle("compare demo", "--image-size --channels --mean --std --limit", "as its network needs them; leave {} out"),
+    Idle("compare demo", "--data --checkpoint", "the demo has its own data and checkpoint; leave --data and"),
+    Idle("compare demo --without-qat", "--steps --learning-rate --amp", "with --without-qat; leave {} out"),
     Idle("evaluate demo --formats float32", "--image-size --channels --mean --std --limit", "leave {} out"),
     Idle("evaluate demo --formats float32", "--data --checkpoint", "leave --data and --checkpoint out"),
     Idle("evaluate demo --formats float32", "--seed", "nothing is drawn from the demo's data; leave {} out"),
@@ -93,6 +98,8 @@ IDLE = (
 EVERYWHERE = {
     "search": "--device --run --bits --formats --weights --activations --output-as-input --alpha --stored --effort "
     "--seed --max-movement --max-energy --max-model-bytes --batch-size --json --traceback",
+    "compare": "--device --run --rules --bits --formats --weights --activations --output-as-input --alpha --stored "
+    "--within --seeds --plans --batch-size --json --traceback",
     "evaluate": "--formats --json --traceback",
     "movement": "--device --formats --joint --json --traceback",
     "buffer": "--device --memory --formats --from --to --out --json --traceback",

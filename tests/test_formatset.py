@@ -28,8 +28,6 @@ from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.measure import Data, Subject, Task
 from bitq.tradeoff.plan import PlanFormat
 from bitq.tradeoff.rules.drawn import drawn
-from bitq.tradeoff.rules.greedy import greedy
-from bitq.tradeoff.rules.limits import limits
 from bitq.tradeoff.space import formats_in, space_of
 from bitq.tradeoff.stored import tied
 from bitq.tradeoff.study import Study
@@ -338,16 +336,6 @@ def test_a_folder_is_for_one_set_of_formats_and_goes_on_with_it(searched):
         run(formats="8:e2..e4:b4..b16,mxint8")
     with pytest.raises(BitqError, match=r"was made with (formats|bits) = "):
         run()
-
-
-def test_rules_that_need_the_grid_say_so():
-    model = tiny.trained()
-    space = space_of(model, bitq.trace(model, torch.zeros(1, 1, 8, 8)), tiny.DEVICE, FormatSet.of("int3..int8"))
-    study = Study(Subject("", model, Data(*tiny.loaders()), Task()), space, tiny.settings(), None)
-    with pytest.raises(BitqError, match="the grid of Table 2 alone"):
-        limits(study, 1)
-    with pytest.raises(BitqError, match="the grid of Table 2 alone"):
-        greedy(study, 1)
 
 
 def test_plans_drawn_at_random_are_of_what_may_be_chosen():

@@ -12,7 +12,9 @@ import tiny
 from bitq.accuracy.quantized import quantized_weight
 from bitq.files import RunFolder
 from bitq.store import Store
+from bitq.tracing import record
 from bitq.tradeoff.allocate import predicted_loss
+from bitq.tradeoff.compare import study_of
 from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Data, Subject, Task, evaluate, seeded
 from bitq.tradeoff.records import Proposal
@@ -28,10 +30,15 @@ COUNT = 3
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def traced():
+    return record(tiny.network(), torch.empty(1, 1, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def study(traced, tmp_path_factory):
     folder = RunFolder(tmp_path_factory.mktemp("runs"))
     model = tiny.trained()
-    space = space_of(model, bitq.trace(model, torch.empty(1, 1, 8, 8)), tiny.DEVICE, 8)
+    space = space_of(model, traced.layers, tiny.DEVICE, 8)
     subject = Subject("tiny", model, Data(*tiny.loaders()), Task())
     settings = tiny.settings(budgets=bitq.Budgets(accuracy_loss=0.05), training=bitq.Training(steps=2))
     with Store(folder.results) as store:
@@ -39,34 +46,37 @@ def study(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_rule_proposes_plans_of_the_space_and_repeats(study, name):
-    proposal = RULES[name](study, COUNT)
+def test_a_rule_proposes_plans_of_its_space_and_repeats(study, traced, name):
+    own = study_of(study, traced, RULES[name])
+    proposal = RULES[name].propose(own, COUNT)
     assert 1 <= len(proposal.plans) <= COUNT
     for plan in proposal.plans:
-        assert len(plan) == len(study.space.modules)
-        assert {index for choice in plan for index in choice} <= set(range(len(study.space.formats)))
-    assert RULES[name](study, COUNT) == proposal
+        assert len(plan) == len(own.space.modules)
+        assert all(own.space.offered.possible[choice] for choice in plan)
+        for group in own.space.ties:
+            assert len({plan[module][tensor] for module, tensor in group}) == 1
+    assert RULES[name].propose(own, COUNT) == proposal
     kept = study.ledger.once(Proposal, {"rule": name}, lambda: proposal)
     assert kept == study.ledger.known(Proposal, {"rule": name}) == proposal
 
 
 @pytest.mark.parametrize("name", ["gradient", "greedy", "hessian"])
 def test_plans_keep_their_limits_of_movement(study, name):
-    moved = [study.space.cost(plan).movement_bits for plan in RULES[name](study, COUNT).plans]
+    moved = [study.space.cost(plan).movement_bits for plan in RULES[name].propose(study, COUNT).plans]
     for bits, limit in zip(moved, limits(study, COUNT), strict=True):
         assert bits <= limit * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", ["uniform", "uniform-within", "hessian"])
 def test_some_give_every_tensor_of_a_layer_one_format(study, name):
-    plans = RULES[name](study, COUNT).plans
+    plans = RULES[name].propose(study, COUNT).plans
     assert all(len(set(choice)) == 1 for plan in plans for choice in plan)
     assert name == "hessian" or all(len(set(plan)) == 1 for plan in plans)
 
 
 def test_gradient_scores_are_squared_gradients_times_squared_errors(study):
     """Held against a pass of its own over the weights, batch by batch."""
-    model, found = study.subject.model, gradient_scores(study)
+    model, found = study.subject.model, gradient_scores(study, {})
     name, number = study.space.modules[0], 0
     layer, few = model.get_submodule(name), range(0, len(study.space.formats), 13)
     total, inputs = dict.fromkeys(few, 0.0), 0
@@ -106,7 +116,7 @@ def test_untuned_plans_are_measured_as_a_study_without_fine_tuning_measures_them
 def test_a_measured_plan_is_kept_with_its_costs_and_where_it_came_from(study):
     plans = [
         Proposed("by another name", study.space.uniform(3), "other"),
-        Proposed("drawn", RULES["random"](study, 1).plans[0], "other"),
+        Proposed("drawn", RULES["random"].propose(study, 1).plans[0], "other"),
     ]
     found = dict(study.measured(plans))
     assert [found[plan].proposer for plan in plans] == ["uniform", "other"]

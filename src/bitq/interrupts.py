@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code of an interrupt, as shells have it: 128 and the number of SIGINT."""
 
-CONTINUED = {"search": "; the same command continues where it stopped"}
+CONTINUED = dict.fromkeys(("search", "compare"), "; the same command continues where it stopped")
 """What an interrupt of a command is told with, beside that it happened."""
 
 _IMPORTING = "<frozen importlib."

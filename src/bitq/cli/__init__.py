@@ -15,6 +15,7 @@ from typing import NoReturn
 import typer
 
 from bitq.cli.buffer import buffer
+from bitq.cli.compare import compare
 from bitq.cli.devices import devices
 from bitq.cli.evaluate import evaluate
 from bitq.cli.formats import formats
@@ -39,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (search, movement, buffer, evaluate, quantize, report, formats, devices):
+for command in (search, compare, movement, buffer, evaluate, quantize, report, formats, devices):
     app.command()(traceable(command))
 
 

@@ -234,8 +234,8 @@ def search(
     from bitq.tradeoff.settings import Settings
 
     base: Settings = getattr(Settings, effort)()
-    given = _given(rounds=rounds, plans=plans, uniforms=uniforms)
-    tuning = _given(steps=steps, learning_rate=learning_rate)
+    given = given_of(rounds=rounds, plans=plans, uniforms=uniforms)
+    tuning = given_of(steps=steps, learning_rate=learning_rate)
     without = [
         name
         for name, wanted in (("qat", without_qat), ("movement", without_movement), ("tradeoff", without_tradeoff))
@@ -243,13 +243,13 @@ def search(
     ]
     if len(without) + ablations > 1:
         raise BitqError("give one of --without-qat, --without-movement, --without-tradeoff and --ablations at a time")
-    _check_uses(
+    check_uses(
         "nothing is fine-tuned with --without-qat",
         without_qat,
         {"--steps": steps, "--learning-rate": learning_rate, "--amp": amp or None},
     )
     alone = "--without-movement" if without_movement else "--without-tradeoff"
-    _check_uses(
+    check_uses(
         f"one plan is all there is to find with {alone}",
         without_movement or without_tradeoff,
         {"--rounds": rounds, "--plans": plans, "--uniforms": uniforms, "--within": within},
@@ -315,12 +315,12 @@ def search(
         )
 
 
-def _given(**options: Any) -> dict[str, Any]:
+def given_of(**options: Any) -> dict[str, Any]:
     """The options that are given."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _check_uses(why: str, idle: bool, options: Mapping[str, object]) -> None:
+def check_uses(why: str, idle: bool, options: Mapping[str, object]) -> None:
     """Refuse the options that are given if they would do nothing."""
     if idle and (given := [option for option, value in options.items() if value is not None]):
         raise BitqError(f"{why}; leave {', '.join(given)} out")

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import altair
 import jinja2
@@ -50,12 +51,6 @@ def write_report(run: Path, alphas: Sequence[float] = ALPHAS) -> Path:
 
 def render(run: Evidence, alphas: Sequence[float] = ALPHAS) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.globals |= {"text": text, "tile_text": _tile_text, "names_text": names_text}
-    script = _script()
     rows = tables.comparison(run)
     float32, planned = run.plan.totals.rows()
     compared = {
@@ -63,7 +58,10 @@ def render(run: Evidence, alphas: Sequence[float] = ALPHAS) -> str:
         for kind, others in (("ablations", run.ablations), ("baselines", run.baselines))
         for table in [(rows[-1], *others) if others else ()]
     }
-    return environment.from_string(_resource("template.html")).render(
+    return filled(
+        "template.html",
+        tile_text=_tile_text,
+        names_text=names_text,
         run=run,
         plan=run.plan,
         float32=float32,
@@ -79,10 +77,23 @@ def render(run: Evidence, alphas: Sequence[float] = ALPHAS) -> str:
         verdicts=verdicts(run.sweep) if run.sweep else [],
         device=run.outcome.device if run.outcome else None,
         finished=_date(run.finished),
-        style=Markup(_resource("style.css")),
-        script=script,
-        policy=_policy(script),
     )
+
+
+def filled(template: str, **shown: Any) -> str:
+    """A page as HTML: a template of this package with what it shows, its style, and the script that draws its charts.
+
+    Args:
+        template: name of its file.
+        shown: by the names that it has there; `specs` are the charts by the id of the page's element for them.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    script = _script()
+    own = {"text": text, "style": Markup(_resource("style.css")), "script": script, "policy": _policy(script)}
+    return environment.from_string(_resource(template)).render(**own, **shown)
 
 
 def _tile_text(layer: PlanLayer, level: PlanLevel) -> str:

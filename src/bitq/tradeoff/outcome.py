@@ -86,7 +86,7 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
     """
     best, uniform, ledger, layers = found.best, found.best_uniform, study.ledger, traced.layers
     formats = study.tensor_formats(best.plan.choices)
-    rows, swept = [_float_row(study)], {}
+    rows, swept = [float_row(study)], {}
     if uniform is not None:
         fmt = study.space.formats[uniform.plan.choices[0][0]]
         rows.append(row_of(study, f"best uniform {fmt}", "uniform", uniform.measured))
@@ -163,7 +163,8 @@ def row_of(study: Study, name: str, role: Role, measured: Measurement) -> Row:
     return Row(name=name, role=role, accuracy=measured.test, objective=reached, **measured.figures())
 
 
-def _float_row(study: Study) -> Row:
+def float_row(study: Study) -> Row:
+    """The network as it came, as a row of a table."""
     cost, accuracy = study.space.float_cost, study.float_accuracy.test
     reached = study.objective(accuracy, cost.movement_bits)
     return Row(name="float32", role="float32", accuracy=accuracy, objective=reached, **cost.figures())

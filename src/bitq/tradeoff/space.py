@@ -48,6 +48,7 @@ class Space:
             output).
         points: where what modules store comes out of the network, as `bitq.tracing.Traced.points` has it; a module that
             is not named stores its own result.
+        counted: for each format that in whose bits it is counted, where that is not itself; else none.
     """
 
     device: Device
@@ -61,6 +62,7 @@ class Space:
     other_bytes: int
     ties: tuple[tuple[tuple[int, int], ...], ...] = ()
     points: Points = field(default_factory=dict)
+    counted: tuple[Choosable, ...] = ()
 
     @property
     def formats(self) -> tuple[Choosable, ...]:
@@ -85,8 +87,8 @@ class Space:
 
     def weight_bytes(self, module: int) -> NDArray[np.float64]:
         """Array (formats,): size of a module's weight packed in each format, in bytes."""
-        layer = self.layers[module][0]
-        return np.array([float(weight_size(layer, format_for(each, "weight"))) for each in self.formats])
+        layer, counted = self.layers[module][0], self.counted or self.formats
+        return np.array([float(weight_size(layer, format_for(each, "weight"))) for each in counted])
 
     def model_bytes(self, module: int) -> NDArray[np.float64]:
         """Array (formats, formats, formats): what every choice stores of a module's weight, in bytes."""
@@ -105,8 +107,9 @@ class Space:
     def cost(self, choices: Sequence[Choice]) -> Cost:
         """Cost of a plan: one choice for each module."""
         level_bits = self.level_bits(choices)
+        counted = self.counted or self.formats
         weights = sum(
-            weight_size(layers[0], format_for(self.formats[choice[1]], "weight"))
+            weight_size(layers[0], format_for(counted[choice[1]], "weight"))
             for layers, choice in zip(self.layers, choices, strict=True)
         )
         return Cost.of_levels(level_bits.tolist(), energy_pj(self.device, level_bits), weights + self.other_bytes)

@@ -273,11 +273,12 @@ class Study:
 
     def config(self, plan: Proposed) -> Json:
         """What the measuring of a plan depends on, beside the run."""
-        training = self.training_of(plan)
+        training, counted = self.training_of(plan), self.space.counted
         return {
             "formats": formats_text(self.tensor_formats(plan.choices)),
             "training": None if training is None else asdict(training),
             **self.stored,
+            **({"counted": list(map(str, counted))} if counted else {}),
         }
 
     def _known(self, plan: Proposed) -> Measurement | None:

@@ -1,31 +1,104 @@
-"""The rules by which others choose plans, as we read them: each a function from a study to the plans it proposes.
+"""The rules by which others choose plans, as we read them: each from a study to the plans it proposes.
 
 A rule proposes several plans, because none of these weighs accuracy against movement itself; whoever asks measures all
-and takes the one of least O. All are our own implementations, on our space and with our movement as their cost. To add
-one, add a module and name it here.
+and takes the one of least O. All are our own implementations, with our movement as their cost. Some choose from what is
+offered to all, others bring formats of their own; each says where it is from, and what of it is ours. To add one, add a
+module and name it here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
 
-from bitq.tradeoff.records import Proposal
+from bitq.errors import BitqError, shortened
+from bitq.tradeoff.rules.bsfp import Bsfp
+from bitq.tradeoff.rules.dbps_like import DbpsLike
 from bitq.tradeoff.rules.drawn import drawn
+from bitq.tradeoff.rules.fast import Fast
+from bitq.tradeoff.rules.flexblock import FlexBlock
 from bitq.tradeoff.rules.gradient import gradient
 from bitq.tradeoff.rules.greedy import greedy
+from bitq.tradeoff.rules.hbfp import Hbfp
 from bitq.tradeoff.rules.hessian import hessian
+from bitq.tradeoff.rules.int_mixed import IntMixed
+from bitq.tradeoff.rules.named import Named
+from bitq.tradeoff.rules.rule import Brought, Plain, Proposals, Rule
+from bitq.tradeoff.rules.searched import Searched
 from bitq.tradeoff.rules.uniform import uniform, uniform_within
-from bitq.tradeoff.study import Study
-
-Rule = Callable[[Study, int], Proposal]
-"""(what is studied, how many plans at most) to plans, and what finding them took."""
 
 RULES: Mapping[str, Rule] = {
-    "uniform": uniform,
-    "uniform-within": uniform_within,
-    "random": drawn,
-    "gradient": gradient,
-    "greedy": greedy,
-    "hessian": hessian,
+    "bitq": Searched(),
+    "gradient": Plain(gradient),
+    "hessian": Plain(hessian),
+    "greedy": Plain(greedy),
+    "uniform": Plain(uniform),
+    "random": Plain(drawn),
+    "named": Named(),
+    "flexblock": FlexBlock(),
+    "fast": Fast(),
+    "hbfp": Hbfp(),
+    "bsfp": Bsfp(),
+    "dbps-like": DbpsLike(),
+    "int-mixed": IntMixed(),
+    "uniform-within": Plain(uniform_within),
+    "bitq-within": Searched(loss=0.003),
 }
 """All of them, by name."""
+
+
+class Called(NamedTuple):
+    """A rule, and what it is called: as it was asked for."""
+
+    label: str
+    rule: Rule
+
+
+def rules_of(text: str) -> tuple[Called, ...]:
+    """Rules by a list of names, such as "bitq,flexblock:upper=0.2+0.4,fast:rounding=toward_zero", each once.
+
+    Raises:
+        BitqError: no rule or none of this name, an option that it has not, or another value than it takes.
+    """
+    found = {part: Called(part, _rule(part)) for part in filter(None, (each.strip() for each in text.split(",")))}
+    if not found:
+        raise BitqError(f"no rule is named; name some of {', '.join(RULES)}")
+    return tuple(found.values())
+
+
+def _rule(text: str) -> Rule:
+    name, *given = text.split(":")
+    if name not in RULES:
+        raise BitqError(f"rule {shortened(name, 60)!r} is unknown; rules are {', '.join(RULES)}")
+    rule = RULES[name]
+    options = {} if isinstance(rule, Plain) else {field.name: getattr(rule, field.name) for field in fields(rule)}
+    changed: dict[str, Any] = {}
+    for each in given:
+        option, _, value = each.partition("=")
+        if option not in options:
+            known = f"its options are {', '.join(options)}" if options else "it has none"
+            raise BitqError(f"rule {name} has no option {shortened(option, 60)!r}; {known}")
+        changed[option] = _value(name, option, value, options[option])
+    return replace(rule, **changed)
+
+
+def _value(name: str, option: str, text: str, default: Any) -> Any:
+    """What a text says where another value of its type stands by default."""
+    try:
+        if isinstance(default, tuple):
+            return tuple(_number(part) for part in text.split("+"))
+        return text if isinstance(default, str) else int(text) if isinstance(default, int) else _number(text)
+    except ValueError:
+        told = "+".join(map(str, default)) if isinstance(default, tuple) else default
+        raise BitqError(f"{option} of rule {name} is {shortened(text, 60)!r}; it must be such as {told}") from None
+
+
+def _number(text: str) -> float:
+    found = float(text)
+    if not 0 <= found <= 1000:
+        raise ValueError(text)
+    return found
+
+
+__all__ = ["RULES", "Brought", "Called", "Plain", "Proposals", "Rule", "rules_of"]

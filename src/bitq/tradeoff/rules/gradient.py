@@ -5,17 +5,19 @@ As NVIDIA ModelOpt's `auto_quantize`, which solves a linear program.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 
 import numpy as np
 
 from bitq.accuracy.sensitivity import perturbations
-from bitq.formats import TENSORS
+from bitq.formats import TENSORS, Ranges
 from bitq.tradeoff.allocate import Scores, allocate
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.measure import seeded
 from bitq.tradeoff.records import Proposal
 from bitq.tradeoff.rules.limits import limits
+from bitq.tradeoff.rules.units import admissible
 from bitq.tradeoff.study import Study
 
 BATCHES = 8
@@ -24,26 +26,43 @@ BATCHES = 8
 
 def gradient(study: Study, count: int) -> Proposal:
     """A plan for each of some limits of movement."""
-    scores = gradient_scores(study)
+    scores = gradient_scores(study, {})
     plans = tuple(allocate(study.space, scores, 0.0, Budgets(movement_bits=limit)) for limit in limits(study, count))
     return Proposal(plans=plans, passes=2 * BATCHES)
 
 
-def gradient_scores(study: Study) -> Scores:
-    """For each module an array (3, formats): squared gradient times squared error, every format measured."""
+def gradient_scores(study: Study, ranges: Mapping[str, Ranges]) -> Scores:
+    """For each module an array (3, formats): squared gradient times squared error, every format measured.
+
+    Infinite in what a tensor may not take.
+
+    Args:
+        study: network, data and formats.
+        ranges: from which activations get what a whole tensor shares; of a module that is not named, each has its own.
+    """
     space, subject = study.space, study.subject
+    own = {
+        (name, tensor): admissible(study, ((module, number),))
+        for module, name in enumerate(space.modules)
+        for number, tensor in enumerate(TENSORS)
+    }
+    formats = {key: study.formats(*key) for key in own}
     with seeded(study.seed):
         batches = list(islice(subject.data.train, BATCHES))
     found = perturbations(
         subject.model,
         space.modules,
-        study.formats,
-        {},
+        lambda name, tensor: [formats[name, tensor][index] for index in own[name, tensor]],
+        ranges,
         batches,
         subject.task.loss,
         lambda done, total: study.ledger.listener.step("taking gradients", done, total),
     )
-    return [
-        np.array([[found[name][tensor][fmt] for fmt in study.formats(name, tensor)] for tensor in TENSORS])
-        for name in space.modules
-    ]
+    scores = []
+    for name in space.modules:
+        table = np.full((len(TENSORS), len(space.formats)), np.inf)
+        for row, tensor in zip(table, TENSORS, strict=True):
+            for index in own[name, tensor]:
+                row[index] = found[name][tensor][formats[name, tensor][index]]
+        scores.append(table)
+    return scores

@@ -1,6 +1,7 @@
 """Trace of the Hessian of each layer times the squared error of its weight, and the plan of least sum within a limit.
 
-One format for each layer, as HAWQ-V2 and V3, which solve an integer linear program.
+One format for each layer, as HAWQ-V2 and V3, which solve an integer linear program. Where a tensor that one layer
+writes and others read has one format, too, a layer's output has that of its readers.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bitq.accuracy.evaluate import device_of
 from bitq.accuracy.quantized import quantized_weight
 from bitq.batches import forward, pairs, to_device
+from bitq.errors import BitqError
+from bitq.formats import TENSORS
 from bitq.tradeoff.allocate import allocate
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.measure import seeded
 from bitq.tradeoff.records import Proposal
 from bitq.tradeoff.rules.gradient import BATCHES
 from bitq.tradeoff.rules.limits import limits
+from bitq.tradeoff.rules.units import admissible, joined
 from bitq.tradeoff.study import Study
 
 PROBES = 4
@@ -31,16 +36,23 @@ PROBES = 4
 def hessian(study: Study, count: int) -> Proposal:
     """A plan for each of some limits of movement."""
     modules = range(len(study.space.modules))
-    tied = replace(study.space, ties=tuple(((m, 0), (m, 1), (m, 2)) for m in modules))
+    shared = {end for group in study.space.ties for end in group}
+    layers = (tuple((m, tensor) for tensor in ((0, 1) if (m, 2) in shared else (0, 1, 2))) for m in modules)
+    tied = replace(study.space, ties=joined((*layers, *study.space.ties)))
+    for unit in tied.ties:
+        admissible(study, unit)
     scores = []
-    for name, trace in zip(study.space.modules, traces(study), strict=True):
+    for module, (name, trace) in enumerate(zip(study.space.modules, traces(study), strict=True)):
         layer = study.subject.model.get_submodule(name)
         weight: Tensor = layer.weight.detach()  # type: ignore[operator]
         mean = trace / weight.numel()
         formats = study.formats(name, "weight")
-        errors = [(quantized_weight(layer, weight, fmt) - weight).square().sum() for fmt in formats]
-        nothing = np.zeros(len(errors))
-        scores.append(np.stack([nothing, np.array([mean * float(error) for error in errors]), nothing]))
+        table = np.full((len(TENSORS), len(formats)), np.inf)
+        for tensor, row in enumerate(table):
+            row[list(admissible(study, ((module, tensor),)))] = 0.0
+        for index in np.flatnonzero(np.isfinite(table[1])):
+            table[1, index] = mean * float((quantized_weight(layer, weight, formats[index]) - weight).square().sum())
+        scores.append(table)
     plans = tuple(allocate(tied, scores, 0.0, Budgets(movement_bits=limit)) for limit in limits(study, count))
     return Proposal(plans=plans, passes=2 * BATCHES * PROBES)
 
@@ -54,13 +66,21 @@ def traces(study: Study) -> list[float]:
         for name in study.space.modules
     ]
     found = np.zeros(len(weights))
-    with seeded(study.seed):
+    with seeded(study.seed), sdpa_kernel(SDPBackend.MATH):  # other ways of attention have no second derivative
         for done, (inputs, target) in enumerate(list(islice(pairs(model, subject.data.train), BATCHES))):
             study.ledger.listener.step("taking traces", done, BATCHES)
             loss = subject.task.loss(forward(model, to_device(inputs, device)), to_device(target, device))
-            gradients = torch.autograd.grad(loss, weights, create_graph=True)
-            for probe in range(PROBES):
-                signs = [torch.randint_like(weight, 2) * 2 - 1 for weight in weights]
-                products = torch.autograd.grad(gradients, weights, signs, retain_graph=probe + 1 < PROBES)
-                found += [float((v * hv).sum()) for v, hv in zip(signs, products, strict=True)]
+            try: 
+                gradients = torch.autograd.grad(loss, weights, create_graph=True)
+                for probe in range(PROBES):
+                    signs = [torch.randint_like(weight, 2) * 2 - 1 for weight in weights]
+                    products = torch.autograd.grad(gradients, weights, signs, retain_graph=probe + 1 < PROBES)
+                    found += [float((v * hv).sum()) for v, hv in zip(signs, products, strict=True)]
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise BitqError(
+                    "the network computes something that has no second derivative by a weight, which traces of the "
+                    "Hessian are made of; leave this rule out"
+                ) from error
     return [max(float(value), 0.0) / (BATCHES * PROBES) for value in found]

@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from bitq.errors import BitqError
 from bitq.tradeoff.allocate import predicted_loss
 from bitq.tradeoff.knapsack import non_dominated
 from bitq.tradeoff.predict import Curve
@@ -47,5 +48,7 @@ def uniform_within(study: Study, count: int) -> Proposal:
 def _worth(study: Study) -> list[tuple[Choices, float, float]]:
     """Uniform plans that no other beats in both, with their sum of scores and what they move, in bits."""
     plans = study.space.uniforms
+    if not plans:
+        raise BitqError("no format is offered to weights and activations alike; offer one, or leave this rule out")
     costs = np.array([[predicted_loss(study.scores, plan), study.space.cost(plan).movement_bits] for plan in plans])
     return [(plans[i], *costs[i]) for i in non_dominated(costs)]

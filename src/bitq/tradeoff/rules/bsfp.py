@@ -1,0 +1,55 @@
+"""BSFP: weights as sums of two narrow integers, each with a small float as its scale; activations in MSFP.
+
+Lo, Lee and Liu: "Block and Subword-Scaling Floating-Point (BSFP)", ICLR 2023.
+
+From there: vectors of 16 weights, two integers of 2 bits, scales of 7 bits; activations in MSFP.
+
+Ours: which width of MSFP is not told, msfp16 by default and narrower ones after it; vectors run along the input
+channels of one kernel tap; scales are those of the least squared error; fine-tuned alike, where the source converts a
+trained network as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bitq.errors import BitqError
+from bitq.formats import PRESETS
+from bitq.tradeoff.formatset import FormatSet
+from bitq.tradeoff.records import Proposal
+from bitq.tradeoff.rules.assigned import assigned, distinct
+from bitq.tradeoff.rules.rule import Brought, Rule
+from bitq.tradeoff.study import Study
+
+WIDEST, NARROWEST = 16, 12
+
+
+@dataclass(frozen=True)
+class Bsfp(Rule):
+    """The rule.
+
+    Attributes:
+        msfp: of activations in its first plan, 12..16.
+
+    Raises:
+        BitqError: no such MSFP.
+    """
+
+    msfp: int = 16
+
+    def __post_init__(self) -> None:
+        if not NARROWEST <= self.msfp <= WIDEST:
+            raise BitqError(f"the msfp of bsfp is {self.msfp}; it must be {NARROWEST}..{WIDEST}")
+
+    def brings(self, offered: FormatSet) -> Brought:
+        """MSFP for activations, BSFP for weights."""
+        activations = tuple(PRESETS[f"msfp{bits}"] for bits in range(self.msfp, NARROWEST - 1, -1))
+        weights = (PRESETS["bsfp"],)
+        return Brought(FormatSet((*activations, *weights), weights, activations))
+
+    def propose(self, study: Study, count: int) -> Proposal:
+        """One width of activations for all, the widest first."""
+        (weight,) = study.space.offered.indices("weight")
+        modules = len(study.space.modules)
+        plans = [assigned(study, [i] * modules, [weight] * modules) for i in study.space.offered.indices("input")]
+        return Proposal(plans=distinct(plans, count), passes=0)
