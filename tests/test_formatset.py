@@ -158,9 +158,9 @@ def test_what_a_user_asks_for():
     assert list(map(str, some.formats)) == ["int4", "int8", "f32"]
     assert [some.indices(tensor) for tensor in TENSORS] == [(1, 2), (0,), (1, 2)]
     assert some.of_all == ()
-    assert some.possible.sum() == 4
+    assert sum(some.allows(choice) for choice in product(range(3), repeat=3)) == 4
     same = FormatSet.of("int8,int4", output_as_input=True)
-    assert {choice for choice in product(range(2), repeat=3) if same.possible[choice]} == {
+    assert {choice for choice in product(range(2), repeat=3) if same.allows(choice)} == {
         (i, w, i) for i in range(2) for w in range(2)
     }
 
@@ -196,7 +196,7 @@ def test_no_plan_of_what_may_be_chosen_is_better(space, tables, alpha, given, ti
     allowed = [
         plan
         for plan in PLANS
-        if all(offered.possible[choice] for choice in plan)
+        if all(offered.allows(choice) for choice in plan)
         and all(len({plan[m][t] for m, t in group}) == 1 for group in ties)
     ]
     moved = [own.cost(plan).movement_bits for plan in allowed]
@@ -356,5 +356,5 @@ def test_plans_drawn_at_random_are_of_what_may_be_chosen():
     space = space_of(model, bitq.trace(model, torch.zeros(1, 1, 8, 8)), tiny.DEVICE, offered)
     study = Study(Subject("", model, Data(*tiny.loaders()), Task()), space, tiny.settings(), None)
     plans = drawn(study, 20).plans
-    assert all(offered.possible[choice] for plan in plans for choice in plan)
+    assert all(offered.allows(choice) for plan in plans for choice in plan)
     assert len(set(plans)) > 15
