@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitq.tradeoff.budgets import Budgets
-from bitq.tradeoff.elimination import least, steps
-from bitq.tradeoff.knapsack import Knapsack, non_dominated
+from bitq.tradeoff.elimination import solved
+from bitq.tradeoff.knapsack import Knapsack
 from bitq.tradeoff.problem import Problem
 from bitq.tradeoff.problem import Scores as Scores
 from bitq.tradeoff.problem import predicted_loss as predicted_loss
 from bitq.tradeoff.space import Choice, Choices, Space
 
-MOST_POINTS = 100
+MOST_SOLVES = 100
 """Plans that are solved for along a front whose modules are not independent."""
 
 SAME = 1e-12
@@ -76,11 +76,10 @@ def allocations(
 ) -> tuple[Choices, ...]:
     """What `allocate` finds, for several weights of movement; `progress` is called with (solved, all) before each."""
     problem, knapsack = Problem.of(space, scores), None
-    order = steps(problem)
     plans = []
     for done, alpha in enumerate(alphas):
         progress(done, len(alphas))
-        plan = problem.choices(least(problem, order, alpha)) if order else None
+        plan = solved(problem, alpha)
         if plan is None or not budgets.kept(space.cost(plan), predicted_loss(scores, plan)):
             knapsack = knapsack or Knapsack(space, scores, budgets)
             plan = knapsack.solved(alpha)
@@ -136,15 +135,17 @@ def _bisected(
     space: Space, problem: Problem, scores: Scores, progress: Callable[[int, int], None]
 ) -> tuple[FrontPoint, ...]:
     """The front by solves: at the weight for which two neighbouring plans are equal, until there is none between."""
-    order, knapsack = steps(problem), None
-    if order is None:
-        knapsack = Knapsack(space, scores, Budgets())
+    knapsack: Knapsack | None = None
     plans: list[Choices] = []
     points: list[tuple[float, float]] = []  # movement, lost
 
-    def solved(alpha: float, loss: float = 1.0) -> int:
-        progress(len(plans), MOST_POINTS)
-        plan = knapsack.solved(alpha, loss) if order is None else problem.choices(least(problem, order, alpha, loss))
+    def plan_for(alpha: float, loss: float = 1.0) -> int:
+        nonlocal knapsack
+        progress(len(plans), MOST_SOLVES)
+        plan = solved(problem, alpha, loss)
+        if plan is None:
+            knapsack = knapsack or Knapsack(space, scores, Budgets())
+            plan = knapsack.solved(alpha, loss)
         plans.append(plan)
         points.append((float(space.level_bits(plan).sum()), predicted_loss(scores, plan)))
         return len(plans) - 1
@@ -156,12 +157,12 @@ def _bisected(
         if gap > 0 and points[less][1] > points[more][1]:
             heappush(gaps, (-gap, more, less))
 
-    between(solved(0.0), solved(1.0, 0.0))
-    while gaps and len(plans) < MOST_POINTS:
+    between(plan_for(0.0), plan_for(1.0, 0.0))
+    while gaps and len(plans) < MOST_SOLVES:
         _, more, less = heappop(gaps)
         (most, low), (few, high) = points[more], points[less]
         alpha = (high - low) * space.movement_max / (most - few)
-        new = solved(alpha)
+        new = plan_for(alpha)
         gain = low + alpha * most / space.movement_max - points[new][1] - alpha * points[new][0] / space.movement_max
         if gain > SAME * (abs(low) + alpha) and few < points[new][0] < most:
             between(more, new)
@@ -179,9 +180,11 @@ def _bisected(
 
 def _hull(movement: NDArray[np.float64], lost: NDArray[np.float64]) -> list[int]:
     """Lower left hull of points, from the least loss to the least movement; of equal points the first."""
+    order = np.lexsort((lost, movement))
+    best = np.minimum.accumulate(lost[order])
+    falling = order[np.concatenate([[True], best[1:] < best[:-1]])]
     hull: list[int] = []
-    for index in non_dominated(np.stack([movement, lost], axis=1))[::-1]:
-        point = int(index)
+    for point in falling[::-1].tolist():
         while len(hull) > 1 and _above(movement, lost, hull[-2], hull[-1], point):
             hull.pop()
         hull.append(point)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 NAME = "any"
@@ -13,10 +14,11 @@ has `any` in it, and with the grid."""
 
 Kind = Literal["weights", "activations"]
 
-_EXPONENTS = "e2..e4"
-_WEIGHT_BLOCKS = (1, 2, 4, 8, 16, 32)
-"""The kernel window is inside a block, so small ones cost weights little."""
-_ACTIVATION_BLOCKS = (4, 8, 16, 32, 64)
+_WEIGHT_BLOCKS = {2: (1, 2, 4, 8, 16, 32), 4: (2, 4, 8, 16, 32)}
+"""Block sizes by bits of the exponent. The kernel window is inside a block, so small ones cost weights little. Where
+they lie in a narrow range, and most do, 2 bits are enough; 4 are for outliers, and of the same widths."""
+
+_ACTIVATION_BLOCKS = {2: (4, 8, 16, 32), 3: (8, 16), 4: (8, 16, 32)}
 
 _COMMON = (
     "int2..int8",
@@ -31,10 +33,16 @@ _COMMON = (
 )
 """Integers, without a sign where activations have none, and the formats that others have named."""
 
+
+
+def _blocks(elements: str, sizes: Mapping[int, Sequence[int]]) -> list[str]:
+    return [f"{elements}:e{bits}:b{size}" for bits, those in sizes.items() for size in those]
+
+
 ANY: dict[Kind, str] = {
-    "weights": ",".join([*(f"s2..s9:{_EXPONENTS}:b{size}" for size in _WEIGHT_BLOCKS), *_COMMON]),
+    "weights": ",".join([*_blocks("s2..s9", _WEIGHT_BLOCKS), *_COMMON]),
     "activations": ",".join(
-        [*(f"{sign}:{_EXPONENTS}:b{size}" for size in _ACTIVATION_BLOCKS for sign in ("s2..s9", "n1..n8")), *_COMMON]
+        [*_blocks("s2..s9", _ACTIVATION_BLOCKS), *_blocks("n1..n8", _ACTIVATION_BLOCKS), *_COMMON]
     ),
 }
 """Lists as `bitq.formats.formats_of` reads them. Mantissas have 2 to 9 bits with their sign, and 1 to 8 without where an

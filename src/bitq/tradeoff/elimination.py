@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitq.tradeoff.problem import Problem
+from bitq.tradeoff.space import Choices
 
 MOST_CELLS = 1 << 24
 """Of a table: 128 MiB."""
@@ -44,6 +45,13 @@ class Step:
 
     group: int
     scope: tuple[int, ...]
+
+
+def solved(problem: Problem, alpha: float, loss: float = 1.0) -> Choices | None:
+    """The plan of least loss · sum of scores + alpha · DM_sum / DM_max; None if that takes too large a table."""
+    own = problem.narrowed(alpha, loss)
+    order = steps(own)
+    return None if order is None else own.choices(least(own, order, alpha, loss))
 
 
 def steps(problem: Problem) -> tuple[Step, ...] | None:

@@ -1,14 +1,15 @@
 """What there is to decide: for every group of tensors that have one format, which of those that are worth it.
 
-A tensor that is tied to none is a group of its own. Formats go that some other format of the group is never behind: in
+A tensor that is tied to none is a group of its own. Formats go that another format of the group is nowhere behind: in
 the sum of scores, and in all that is weighed, whatever the other tensors take. Nothing is lost by that, and of hundreds
-of formats a few dozen stay.
+of formats a few dozen stay. For one weight of movement few are worth it: the others cost more score than all movement
+that they could save.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,9 +27,6 @@ where it may not."""
 End = tuple[int, int]
 """A tensor: index of its module; 0 for input, 1 for weight, 2 for output."""
 
-_SAMPLED = 16
-"""Amounts that are compared before all of them."""
-
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -41,6 +39,8 @@ class Problem:
         members: for each module the groups of its input, weight and output.
         amounts: for each module an array (quantities, *formats left of the groups in its scope): what it adds to each
             quantity, the first of which is movement.
+        excess: for each group an array (formats left, formats left): by how much more movement the one format has than
+            the other at most, whatever the other tensors take, in bits.
         movement_max: DM_max of the space, in bits.
     """
 
@@ -49,6 +49,7 @@ class Problem:
     scores: tuple[NDArray[np.float64], ...]
     members: tuple[tuple[int, int, int], ...]
     amounts: tuple[NDArray[np.float64], ...]
+    excess: tuple[NDArray[np.float64], ...]
     movement_max: float
 
     @classmethod
@@ -63,41 +64,52 @@ class Problem:
         Raises:
             BitqError: a group that none of the formats is for.
         """
-        groups = _groups(space)
+        groups = groups_of(space)
         of_end = {end: number for number, group in enumerate(groups) for end in group}
         modules = range(len(space.modules))
         members = tuple((of_end[module, 0], of_end[module, 1], of_end[module, 2]) for module in modules)
-        scopes = list(map(_scope, members))
-        tables = _tables(space, names)
-        kept, lost = zip(*(_distinct(space, scores, group) for group in groups), strict=True)
-        formats, sums = list(kept), list(lost)
+        tables = {id(moved): _tables(space, module, names) for module, moved in enumerate(space.bits)}
+        excess = {key: tuple(_excess(each, tensor) for tensor in range(3)) for key, each in tables.items()}
+        kept = [_worthwhile(space, scores, group, excess) for group in groups]
+        formats = tuple(each[0] for each in kept)
 
         def amounts(module: int) -> NDArray[np.float64]:
-            scope = scopes[module]
+            scope = _scope(members[module])
             places = [
                 space.bits[module].places[tensor][formats[group]].reshape(
                     [-1 if group == each else 1 for each in scope]
                 )
                 for tensor, group in enumerate(members[module])
             ]
-            found: NDArray[np.float64] = tables[module][:, *places]
+            found: NDArray[np.float64] = tables[id(space.bits[module])][:, *places]
             return found
 
-        weights_first = sorted(range(len(groups)), key=lambda number: groups[number][0][1] != 1)
-        for number in weights_first:
-            rows = [
-                np.moveaxis(amounts(module), 1 + scopes[module].index(number), 0).reshape(len(formats[number]), -1)
-                for module in dict.fromkeys(module for module, _ in groups[number])
-            ]
-            worth = _never_behind(sums[number], np.concatenate(rows, axis=1))
-            formats[number], sums[number] = formats[number][worth], sums[number][worth]
         return cls(
             groups,
-            tuple(formats),
-            tuple(sums),
+            formats,
+            tuple(each[1] for each in kept),
             members,
             tuple(map(amounts, modules)),
+            tuple(each[2] for each in kept),
             space.movement_max,
+        )
+
+    def narrowed(self, alpha: float, loss: float = 1.0) -> Problem:
+        """The same without formats that a plan of least loss · sum of scores + alpha · DM_sum / DM_max can do without."""
+        weight = alpha / self.movement_max if alpha else 0.0
+        places = [
+            _undominated(loss * (scores[:, None] - scores[None, :]) + weight * excess)
+            for scores, excess in zip(self.scores, self.excess, strict=True)
+        ]
+        return replace(
+            self,
+            formats=tuple(each[own] for each, own in zip(self.formats, places, strict=True)),
+            scores=tuple(each[own] for each, own in zip(self.scores, places, strict=True)),
+            amounts=tuple(
+                amounts[:, *np.ix_(*(places[group] for group in scope))]
+                for amounts, scope in zip(self.amounts, self.scopes, strict=True)
+            ),
+            excess=tuple(each[np.ix_(own, own)] for each, own in zip(self.excess, places, strict=True)),
         )
 
     @cached_property
@@ -143,7 +155,7 @@ def predicted_loss(scores: Scores, choices: Sequence[Choice]) -> float:
     return float(sum(table[0, i] + table[1, w] + table[2, o] for table, (i, w, o) in zip(scores, choices, strict=True)))
 
 
-def _groups(space: Space) -> tuple[tuple[End, ...], ...]:
+def groups_of(space: Space) -> tuple[tuple[End, ...], ...]:
     """All tensors, those of one format together: as they are tied, and outputs with inputs where these decide."""
     bound = list(space.ties)
     if space.offered.output_as_input:
@@ -157,19 +169,25 @@ def _groups(space: Space) -> tuple[tuple[End, ...], ...]:
     return tuple(dict.fromkeys(found.values()))
 
 
-def _tables(space: Space, names: Sequence[str]) -> list[NDArray[np.float64]]:
-    """For each module an array (quantities, widths of input, of weight, of output); made once for those of one shape."""
-    made: dict[int, NDArray[np.float64]] = {}
-    for module, moved in enumerate(space.bits):
-        if id(moved) not in made:
-            made[id(moved)] = np.stack([QUANTITIES[name].table(space, module) for name in names])
-    return [made[id(moved)] for moved in space.bits]
+def _tables(space: Space, module: int, names: Sequence[str]) -> NDArray[np.float64]:
+    """Array (quantities, widths of input, of weight, of output): what a module adds to each."""
+    return np.stack([QUANTITIES[name].table(space, module) for name in names])
 
 
-def _distinct(
-    space: Space, scores: Scores, group: Sequence[End]
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Formats of a group and their scores: of those of equal widths at all its tensors, the first of the least score."""
+def _excess(table: NDArray[np.float64], tensor: int) -> NDArray[np.float64]:
+    """Array (quantities, widths, widths): how much more one width of a tensor may add than another, at most."""
+    rows = np.moveaxis(table, 1 + tensor, 1).reshape(*table.shape[:1], table.shape[1 + tensor], -1)
+    return np.stack([np.stack([(own[None] - each).max(axis=1) for own in each]) for each in rows])
+
+
+def _worthwhile(
+    space: Space, scores: Scores, group: Sequence[End], excess: Mapping[int, Sequence[NDArray[np.float64]]]
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    """Formats of a group that are worth it, their scores, and their excess of movement.
+
+    Of those of equal widths at all its tensors, the first of the least score; of the others those that no other one
+    equals or beats in score and all quantities.
+    """
     lost = np.sum([scores[module][tensor] for module, tensor in group], axis=0)
     offered = [np.isin(np.arange(len(lost)), space.offered.indices(TENSORS[tensor])) for _, tensor in group]
     usable = np.flatnonzero(np.isfinite(lost) & np.all(offered, axis=0))
@@ -182,17 +200,24 @@ def _distinct(
     usable = usable[np.argsort(lost[usable], kind="stable")]
     widths = np.stack([space.bits[module].places[tensor][usable] for module, tensor in group], axis=1)
     _, first = np.unique(widths, axis=0, return_index=True)
-    kept = np.sort(usable[first])
-    return kept, lost[kept]
+    order = np.argsort(usable[first])
+    usable, widths = usable[first][order], widths[first][order]
+    more = sum(
+        excess[id(space.bits[module])][tensor][:, own[:, None], own[None, :]]
+        for (module, tensor), own in zip(group, widths.T, strict=True)
+    )
+    behind = np.maximum(lost[usable][:, None] - lost[usable][None, :], more.max(axis=0))
+    kept = _undominated(behind)
+    return usable[kept], lost[usable][kept], more[0][np.ix_(kept, kept)]
 
 
-def _never_behind(lost: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Which of some formats no other one equals or beats in all: score and amounts (formats, all else)."""
-    order = np.lexsort((rows.sum(axis=1), lost))  # what is beaten comes after what beats it
-    sample = rows[:, :: max(rows.shape[1] // _SAMPLED, 1)].copy()
-    kept: list[int] = []
-    for each in order.tolist():
-        likely = [kept[at] for at in np.flatnonzero((sample[kept] <= sample[each]).all(axis=1))]
-        if not any((rows[other] <= rows[each]).all() for other in likely):
-            kept.append(each)
-    return np.sort(np.array(kept, dtype=np.intp))
+def _undominated(behind: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Places that no other is at least as good as, of those that are alike the first.
+
+    Args:
+        behind: array (n, n): by how much one lies behind another at most; at least as good is one that never does.
+    """
+    good = behind <= 0
+    alike = good & good.T
+    beats = (good & ~alike) | np.triu(alike, 1)
+    return np.flatnonzero(~beats.any(axis=0))

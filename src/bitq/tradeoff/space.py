@@ -153,11 +153,6 @@ class Space:
         """The plan that gives every tensor the same format."""
         return ((index, index, index),) * len(self.modules)
 
-    @property
-    def uniforms(self) -> tuple[Choices, ...]:
-        """The plans of one format for every tensor, in the order of the formats; none if every tensor may take none."""
-        return tuple(self.uniform(index) for index in self.offered.of_all)
-
 
 def formats_in(chosen: Sequence[Choosable], ranges: Ranges | None = None) -> TensorFormats:
     """The formats that candidates for input, weight and output of a module mean.
