@@ -82,7 +82,7 @@ _MORE = {
     "buffer": ("--out", "--formats"),
     "quantize": ("--plan", "--format"),
     "search": (
-        *("--checkpoint", "--bits", "--alpha", "--tied", "--max-accuracy-loss", "--max-movement", "--max-energy"),
+        *("--checkpoint", "--grid", "--alpha", "--tied", "--max-accuracy-loss", "--max-movement", "--max-energy"),
         *("--max-model-bytes", "--learning-rate", "--amp", "--seed", "--without-qat", "--without-movement"),
         *("--without-tradeoff", "--ablations", "--batch-size", "--image-size", "--channels", "--mean"),
         *("--std", "--limit"),
