@@ -68,6 +68,7 @@ VALUES = {
     **dict.fromkeys(("--formats", "--format"), FORMATS),
     **dict.fromkeys(("--device", "--data", "--checkpoint", "--plan"), (*PATHS, *TEXTS[:-1], "d.toml", "run")),
     **dict.fromkeys(("--from", "--to", "--max-movement", "--max-energy", "--max-model-bytes"), AMOUNTS),
+    "--grid": ("paper8", "paper16", *TEXTS[:-1]),
     "--input-shape": SHAPES,
     "--memory": TEXTS[:-1],
     "--network": NETWORKS,
