@@ -18,12 +18,18 @@ from bitq.tradeoff.allocate import allocate, front, predicted_loss
 from bitq.tradeoff.budgets import ACCURACY_LOSS, Budgets
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.knapsack import Knapsack, non_dominated
+from bitq.tradeoff.moved import Moved
 from bitq.tradeoff.quantities import QUANTITIES
 from bitq.tradeoff.records import Cost
 from bitq.tradeoff.space import Space
 
 FEW = tuple(BlockFormat(8, bits, 8) for bits in (2, 3))
 PLANS = list(product(list(product(range(2), repeat=3)), repeat=2))
+
+
+def moved(table):
+    """What a module moves whose formats all have widths of their own."""
+    return Moved(tuple(np.arange(extent) for extent in table.shape[:3]), table)
 
 
 @st.composite
@@ -34,7 +40,7 @@ def spaces(draw, modules=2):
     names = tuple(f"module {i}" for i in range(modules))
     layers = tuple((Layer(name, K=draw(st.integers(1, 9)), C=3, module=name),) for name in names)
     fixed = np.array(draw(st.tuples(st.floats(1, 1e6), st.floats(0, 1e6))))
-    return Space(tiny.DEVICE, names, layers, (), FormatSet(FEW), tables, fixed, Cost.of_levels((0.0, 0.0), 0.0, 0), 100)
+    return Space(tiny.DEVICE, names, layers, (), FormatSet(FEW), tuple(map(moved, tables)), fixed, Cost.of_levels((0.0, 0.0), 0.0, 0), 100)
 
 
 def score_tables(modules=2):
@@ -65,7 +71,7 @@ def test_no_plan_is_better_than_the_allocated(space, scores, alpha):
 
 @given(space=spaces(), scores=score_tables())
 def test_what_weighs_nothing_does_not_count(space, scores):
-    flat = replace(space, bits=tuple(np.ones_like(table) for table in space.bits))
+    flat = replace(space, bits=tuple(moved(np.ones_like(each.bits)) for each in space.bits))
     assert allocate(flat, [np.zeros((3, 2))] * 2, 0.2) == ((0, 0, 0), (0, 0, 0))  # the first among equals
     most_accurate = [tuple(int(index) for index in table.argmin(axis=1)) for table in scores]
     assert allocate(flat, scores, 0.2) == tuple(most_accurate) or predicted(
@@ -166,7 +172,7 @@ def example():
     bits = np.arange(1.0, 9).reshape(2, 2, 2, 1) * np.array([1.0, 2.0])
     layers = ((Layer("a", K=4, C=3, module="a"),),)
     none = Cost.of_levels((0.0, 0.0), 0.0, 0)
-    space = Space(tiny.DEVICE, ("a",), layers, (), FormatSet(FEW), (bits,), np.zeros(2), none, 100)
+    space = Space(tiny.DEVICE, ("a",), layers, (), FormatSet(FEW), (moved(bits),), np.zeros(2), none, 100)
     return space, [np.array([[0.3, 0.0], [0.2, 0.0], [0.1, 0.0]])]
 
 
@@ -192,7 +198,7 @@ def test_a_solver_that_fails_is_not_told_as_budgets_that_no_plan_keeps(monkeypat
     failed = SimpleNamespace(x=None, status=status, message="time is up")
     monkeypatch.setattr(knapsack, "milp", lambda *_, **__: failed)
     with pytest.raises(RuntimeError, match="time is up"):
-        Knapsack(space, [np.zeros((2, 2, 2))], budgets).solved(0.2)
+        Knapsack(space, scores, budgets).solved(0.2)
 
 
 def test_an_unknown_quantity_has_no_limit():

@@ -46,6 +46,9 @@ VALUES = {
     "--format": "8:e4:b8",
     "--stored": "paper",
     "--plan": "run",
+    "--formats": "int8",
+    "--weights": "int8",
+    "--activations": "int8",
 }
 FLAGS = ("--amp", "--without-qat", "--without-movement", "--without-tradeoff", "--ablations", "--csv", "--json")
 
@@ -72,6 +75,9 @@ IDLE = (
     Idle("search demo --without-movement", "--rounds --plans --uniforms --within", "--without-movement; leave {} out"),
     Idle("search demo --without-tradeoff", "--rounds --plans --uniforms --within", "--without-tradeoff; leave {} out"),
     Idle("search demo --without-qat", "--without-movement --without-tradeoff --ablations", "at a time"),
+    Idle("search demo --grid paper8", "--formats --weights --activations", "--grid paper8 is all that tensors choose "
+         "from; leave {} out"),
+    Idle("compare demo --grid paper8", "--formats --weights --activations", "tensors choose from; leave {} out"),
     Idle("search demo --within 1", "--max-accuracy-loss", "not both"),
     Idle("search demo --workers 2", "--ray", "not both"),
     Idle("compare {nets}:flat --data images.npz", "--image-size --channels", "leave {} out"),
@@ -96,9 +102,9 @@ IDLE = (
     Idle("quantize in.safetensors out.safetensors --plan run", "--format", "give either --plan"),
 )
 EVERYWHERE = {
-    "search": "--device --run --bits --formats --weights --activations --output-as-input --alpha --stored --effort "
+    "search": "--device --run --grid --formats --weights --activations --output-as-input --alpha --stored --effort "
     "--seed --max-movement --max-energy --max-model-bytes --batch-size --json --traceback",
-    "compare": "--device --run --rules --bits --formats --weights --activations --output-as-input --alpha --stored "
+    "compare": "--device --run --rules --grid --formats --weights --activations --output-as-input --alpha --stored "
     "--within --seeds --plans --batch-size --json --traceback",
     "evaluate": "--formats --json --traceback",
     "movement": "--device --formats --joint --json --traceback",

@@ -65,7 +65,8 @@ source = "made up"
 
 NETWORK = "tiny_networks:network"
 OPTIONS = ["--device", "tiny.toml", "--steps", 15, "--learning-rate", 3e-3]
-ALONE = ["search", NETWORK, "--data", "data.npz", "--checkpoint", "net.safetensors", *OPTIONS]
+PAPER = ["--grid", "paper8"]
+ALONE = ["search", NETWORK, "--data", "data.npz", "--checkpoint", "net.safetensors", *OPTIONS, *PAPER]
 COMPLETE = [*ALONE, "--plans", 1]
 
 
@@ -208,7 +209,7 @@ def test_images_in_folders(bitq, folder):
             levels = (pixels[0] * 50 + 100).clamp(0, 255).to(torch.uint8)
             Image.fromarray(levels.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy()).save(path)
     images = ["--data", "images", "--channels", 1, "--image-size", 8, "--mean", "0.4", "--std", "0.2", "--limit", 200]
-    code, out, _ = bitq("search", NETWORK, *images, *OPTIONS, "--steps", 3, "--bits", 16, "--amp", "--json")
+    code, out, _ = bitq("search", NETWORK, *images, *OPTIONS, "--steps", 3, "--grid", "paper16", "--amp", "--json")
     assert code == 0
     document = json.loads(out)
     assert document["run"] == "runs/tiny_networks.network"  # where none was named
@@ -429,8 +430,8 @@ def changed(**options):
         ({"network": "tiny_networks:nothing"}, "has no 'nothing'"),
         ({"network": "nowhere:network"}, "no module 'nowhere'"),
         ({"network": "tiny_networks:nothing_to_quantize", "checkpoint": None}, "no convolution or linear module"),
-        ({"bits": 4}, "8 or 16 bits per element, not 4"),
-        ({"bits": "many"}, "--bits"),
+        ({"grid": "paper4"}, "--grid"),
+        ({"grid": None, "weights": "n4:e3:b16"}, "n4:e3:b16 has no negative numbers, but weights do"),
         ({"alpha": -0.1}, "alpha is"),
         ({"max_accuracy_loss": -0.1}, "the limit of accuracy_loss is -0.1"),
         ({"max_movement": "many"}, "--max-movement is 'many'; it must be a number, with or without one of the units"),
@@ -499,7 +500,7 @@ def test_run_folders_that_are_none(mistake, folder):
     plan = plan_of(folder / "run")
     assert "was made with network" in mistake(*changed(network="tiny_networks:other", checkpoint=None, run="run"))
     assert "was made with fingerprint" in mistake(*changed(checkpoint=None, run="run"))
-    assert "was made with bits" in mistake(*changed(bits=16, run="run"))
+    assert "was made with bits" in mistake(*changed(grid="paper16", run="run"))
     assert "was made with training batch" in mistake(*changed(batch_size=32, run="run"))
     assert plan_of(folder / "run") == plan
 

@@ -150,15 +150,16 @@ def test_widths_are_the_packed_sizes_of_the_tensors(text):
 
 def test_what_a_user_asks_for():
     assert FormatSet.of(bits=16) == FormatSet(grid(16))
+    assert FormatSet.of(bits=8, output_as_input=True) == FormatSet(grid(8), output_as_input=True)
     assert FormatSet.of("8:e2..e6:b1..b48").grid_bits == 8
     assert FormatSet.of("8:e2..e6:b1..b48", output_as_input=True).grid_bits is None
     some = FormatSet.of("int8,float32", weights="int4")
     assert list(map(str, some.formats)) == ["int4", "int8", "f32"]
     assert [some.indices(tensor) for tensor in TENSORS] == [(1, 2), (0,), (1, 2)]
     assert some.of_all == ()
-    assert some.possible.sum() == 4
+    assert sum(some.allows(choice) for choice in product(range(3), repeat=3)) == 4
     same = FormatSet.of("int8,int4", output_as_input=True)
-    assert {choice for choice in product(range(2), repeat=3) if same.possible[choice]} == {
+    assert {choice for choice in product(range(2), repeat=3) if same.allows(choice)} == {
         (i, w, i) for i in range(2) for w in range(2)
     }
 
@@ -168,7 +169,12 @@ def test_what_a_user_asks_for():
     [
         ({"formats": " "}, "no format is named"),
         ({"formats": "8:e1..e7:b1..b16"}, "leave|mantissa"),
-        ({"formats": "16:e1..e6:b1..b48,16:e2..e7:b1..17,int2..int16,16:e1..e6:v1..v48"}, "at most 100 formats"),
+        ({"formats": "16:e1..e7:b1..b48,s2..s20:e8m0:v1..v48,s2..s20:e5m0:v1..v48,int2..int16,16:e1..e6:v1..v48"},
+         "at most 400 formats, not 423"),
+        ({"formats": "n4:e3:b16"}, "weights have negative numbers|formats|weights of a search"),
+        ({"weights": "n4:e3:b16"}, "n4:e3:b16 has no negative numbers, but weights do"),
+        ({"formats": "int8", "bits": 8}, "leave other formats out"),
+        ({"bits": 9}, "8 or 16 bits"),
         ({"formats": "int8", "weights": "int4", "activations": "int8"}, "leave one out"),
         ({"formats": (integers(8),), "weights": ()}, "weights of a search must be formats"),
     ],
@@ -176,6 +182,54 @@ def test_what_a_user_asks_for():
 def test_what_no_search_can_choose_from_is_told(given, message):
     with pytest.raises(BitqError, match=message):
         FormatSet.of(**given)
+
+
+def named(offered, tensor):
+    return [str(offered.formats[index]) for index in offered.indices(tensor)]
+
+
+def test_any_is_the_default_and_goes_with_others():
+    offered = FormatSet.of()
+    assert offered == FormatSet.of("any") == FormatSet.of(weights=" any", activations="ANY")
+    assert (offered.measured_by, offered.grid_bits) == (8, None)
+    own = {tensor: named(offered, tensor) for tensor in TENSORS}
+    assert own["input"] == own["output"]
+    for text in ("int2", "int8", "e2m1:e8m0:v32", "e2m1:e4m3*f32:v16", "4:e2:b8", "13:e4:b8", "s8:e8m0:v32"):
+        assert text in own["input"]
+        assert text in own["weight"]
+    assert {"n1:e2:b4", "n8:e4:b32"} < set(own["input"])
+    assert "4:e2:b1" in own["weight"]
+    assert not any(text.startswith("n") for text in own["weight"])
+    more = FormatSet.of("any,8:e6:b48")
+    assert (len(more.formats), more.measured_by) == (len(offered.formats) + 1, 8)
+    mixed = FormatSet.of("int4,n3:e3:b16", weights="any,4:e1:b2")
+    assert named(mixed, "input") == ["int4", "n3:e3:b16"]
+    assert mixed.measured_by == 8
+    assert FormatSet.of("int4..int8").measured_by is None
+    assert FormatSet.of(weights="int4", activations="int8").measured_by is None
+
+
+def test_partners_without_a_sign_hold_the_same_numbers():
+    offered = FormatSet.of("s4:e3:b16,n3:e3:b16,int4,mxint8,n7:e8m0:v32,i4:f32:tensor,n3:f32:tensor,s2:e3:b16,mxfp4")
+    pairs = {str(offered.formats[a]): str(offered.formats[b]) for a, b in enumerate(offered.unsigned) if a != b}
+    assert pairs == {
+        "7:e3:b16": "n3:e3:b16", "s8:e8m0:v32": "n7:e8m0:v32", "i4:f32:tensor": "n3:f32:tensor",
+    }  # fmt: skip
+    x = torch.rand(4, 32, 3) * torch.logspace(-3, 2, 32)[:, None]
+    for signed, unsigned in pairs.items():
+        assert torch.equal(quantize(x, parse_format(signed), 1), quantize(x, parse_format(unsigned), 1))
+    every = FormatSet.of()
+    assert sum(a != b for a, b in enumerate(every.unsigned)) == sum(str(each).startswith("n") for each in every.formats)
+
+
+def test_any_is_measured_by_the_grid():
+    model = tiny.network()
+    layers = bitq.trace(model, torch.zeros(1, 1, 8, 8))
+    by_grid = space_of(model, layers, tiny.DEVICE, 8)
+    for text in ("any", "any,16:e2:b1"):
+        space = space_of(model, layers, tiny.DEVICE, FormatSet.of(text))
+        assert space.movement_max == by_grid.movement_max
+    assert space_of(model, layers, tiny.DEVICE, FormatSet.of("16:e2:b1")).movement_max > by_grid.movement_max
 
 
 SETS = ({"weights": 1}, {"activations": 1}, {"output_as_input": True}, {"weights": 1, "output_as_input": True})
@@ -194,7 +248,7 @@ def test_no_plan_of_what_may_be_chosen_is_better(space, tables, alpha, given, ti
     allowed = [
         plan
         for plan in PLANS
-        if all(offered.possible[choice] for choice in plan)
+        if all(offered.allows(choice) for choice in plan)
         and all(len({plan[m][t] for m, t in group}) == 1 for group in ties)
     ]
     moved = [own.cost(plan).movement_bits for plan in allowed]
@@ -229,6 +283,27 @@ def test_only_formats_that_differ_in_their_blocks_alone_are_interpolated():
     for name in ("mxint8", "nvfp4", "s5:e8m0:v8"):
         fmt = parse_format(name)
         assert found[fmt] == pytest.approx((values[fmt] / 2) ** POWER)
+
+
+def test_of_many_mantissas_some_are_measured_and_the_others_lie_between():
+    own = tuple(parse_format(f"s{bits}:e{se}:b{size}") for bits in range(2, 10) for se in (2, 4) for size in (8, 16, 32))
+    unsigned = tuple(parse_format(f"n{bits}:e2:b8") for bits in range(1, 9))
+    few = listed("int3..int7")
+    formats = (*own, *unsigned, *(format_for(each, "output") for each in few))
+    measured = probed(formats, 1000)
+    assert set(measured) == {
+        *(parse_format(f"s{m}:e{se}:b{size}") for m in (2, 3, 4, 6, 9) for se in (2, 4) for size in (8, 32)),
+        *(format_for(each, "output") for each in few),
+    }
+    errors = {fmt: 4.0 ** -fmt.elements[0].bits * (2.0 if "b32" in fmt.text else 1.0) for fmt in measured}
+    found = dict(zip(formats, scores(formats, errors, 1000), strict=True))
+    for bits in range(2, 10):
+        exact = (4.0**-bits / 2) ** POWER
+        assert found[parse_format(f"s{bits}:e2:b8")] == pytest.approx(exact)
+        assert found[parse_format(f"n{bits - 1}:e2:b8")] == pytest.approx(exact)
+        assert found[parse_format(f"s{bits}:e4:b16")] == pytest.approx(exact * (1 + 2**POWER) / 2)
+    zero = dict(zip(formats, scores(formats, dict.fromkeys(measured, 0.0), 1000), strict=True))
+    assert set(zero.values()) == {0.0}
 
 
 @given(st.permutations(range(3, 9)), st.lists(st.floats(0, 1), min_size=6, max_size=6))
@@ -344,5 +419,5 @@ def test_plans_drawn_at_random_are_of_what_may_be_chosen():
     space = space_of(model, bitq.trace(model, torch.zeros(1, 1, 8, 8)), tiny.DEVICE, offered)
     study = Study(Subject("", model, Data(*tiny.loaders()), Task()), space, tiny.settings(), None)
     plans = drawn(study, 20).plans
-    assert all(offered.possible[choice] for plan in plans for choice in plan)
+    assert all(offered.allows(choice) for plan in plans for choice in plan)
     assert len(set(plans)) > 15

@@ -26,25 +26,33 @@ from bitq.accuracy.finetune import Training
 from bitq.accuracy.kinds import quantizable
 from bitq.accuracy.quantized import is_quantized
 from bitq.errors import BitqError
-from bitq.formats import grid
+from bitq.files import RunFolder
+from bitq.formats import format_for, grid
 from bitq.layers import GEOMETRY, LOOPS
 from bitq.movement import Widths, simulate
 from bitq.progress import Silent
 from bitq.report.evidence import load_evidence
+from bitq.store import Store
 from bitq.tracing import trace
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.contenders import Contender
+from bitq.tradeoff.formatset import FormatSet
+from bitq.tradeoff.ledger import Ledger
+from bitq.tradeoff.measure import Data, Subject, Task
 from bitq.tradeoff.search import _bracket
 from bitq.tradeoff.settings import MOST
-from bitq.tradeoff.space import build_space
-from bitq.tradeoff.study import Proposed
+from bitq.tradeoff.space import build_space, space_of
+from bitq.tradeoff.stored import tied
+from bitq.tradeoff.study import Proposed, Study
+from bitq.tradeoff.trials import ALONG, LIKELY
+from bitq.tradeoff.uniforms import uniforms
 
 FILES = {"plan.json", "weights.safetensors", "report.html", "results.sqlite"}
 
 
 def search(folder, model=None, data=None, settings=None, **options):
     """A search of the tiny network in silence."""
-    options = {"device": tiny.DEVICE, "listener": Silent(), **options}
+    options = {"device": tiny.DEVICE, "listener": Silent(), "bits": 8, **options}
     model = tiny.trained() if model is None else model
     return bitq.search(model, *(data or tiny.loaders()), run=folder, settings=settings or tiny.settings(), **options)
 
@@ -623,7 +631,7 @@ class Loud(Silent):
 
 model = tiny.network()
 model.load_state_dict(torch.load(sys.argv[2], weights_only=True))
-bitq.search(model, *tiny.loaders(), device=tiny.DEVICE, run=sys.argv[1], settings=tiny.settings(), listener=Loud())
+bitq.search(model, *tiny.loaders(), device=tiny.DEVICE, bits=8, run=sys.argv[1], settings=tiny.settings(), listener=Loud())
 """
 
 
@@ -669,3 +677,38 @@ def test_no_kill_changes_the_outcome(finished, tmp_path):
     for name in ("plan.json", "weights.safetensors"):
         assert (folder / name).read_bytes() == (finished[0] / name).read_bytes()
     assert (folder / "report.html").is_file()
+
+
+def test_a_search_of_any_formats_takes_what_the_grid_has_not(finished, tmp_path):
+    """Few uniform formats are tried, and O is measured by the grid's largest movement."""
+    result = search(tmp_path, finished[2], bits=None, settings=tiny.settings(rounds=1, plans=1, alpha=2.0))
+    assert result.plan.bits is None
+    most = result.plan.totals.movement_bits_max
+    assert most == finished[1].plan.totals.movement_bits_max
+    offered = FormatSet.of()
+    for module, own in result.plan.formats().items():
+        for tensor, fmt in vars(own).items():
+            rectified = module != "0" and tensor == "input"
+            candidates = (offered.formats[index] for index in offered.indices(tensor))
+            assert fmt in {format_for(each, tensor, rectified) for each in candidates}
+            assert rectified or not fmt.never_negative
+    tried = [json.loads(each) for kind, _, each, *_ in rows(tmp_path).values() if kind == "screened"]
+    uniform = [each for each in tried if each["proposer"] == "uniform"]
+    assert 3 <= len(uniform) <= LIKELY + ALONG < len(offered.of_all)
+    assert len({each["label"] for each in uniform}) == len(uniform)
+    best = min(finished[1].rows[1:], key=lambda row: row.movement_bits)
+    assert result.rows[-1].movement_bits < best.movement_bits
+
+
+def test_a_uniform_plan_takes_partners_without_a_sign_where_nothing_is_negative(finished, tmp_path):
+    model, data = finished[2], tiny.loaders()
+    layers = trace(model, torch.empty(1, 1, 8, 8))
+    for bound, shared in ((False, ()), (True, (((0, 2), (1, 0)),))):
+        space = tied(space_of(model, layers, tiny.DEVICE, FormatSet.of("s4:e3:b4,n3:e3:b4,s5:e3:b4")), shared)
+        with Store(tmp_path / f"{bound}.sqlite") as store:
+            ledger = Ledger(RunFolder(tmp_path), store)
+            study = Study(Subject("tiny", model, Data(*data), Task()), space, tiny.settings(), ledger)
+            found = uniforms(study)
+        # the images are negative here and there, what comes after a ReLU never is, outputs come before it
+        inner = 0 if bound else 2
+        assert found == (((0, 0, 0), (inner, 0, 0), (2, 0, 0)), ((1, 1, 1),) * 3)

@@ -20,7 +20,7 @@ from bitq.tradeoff.records import Cost
 from bitq.tradeoff.search import search
 from bitq.tradeoff.space import space_of
 from bitq.tradeoff.study import Proposed, Study
-from bitq.tradeoff.trials import better, most_trials, nearer, tried
+from bitq.tradeoff.trials import ALONG, LIKELY, better, most_trials, nearer, tried, worth_trying
 
 ROOM = 0.05
 
@@ -54,7 +54,8 @@ def test_what_a_trial_loses_is_told_beside_float32_on_the_same_data(study, easy)
     model, validation = easy
     uniforms = [Candidate.of(study, study.space.uniform(index)) for index in range(len(study.space.formats))]
     trials = tried(study, uniforms, uniforms[:1])
-    assert len(trials) == len(uniforms) + 1 <= most_trials(study)
+    worth = worth_trying(study, uniforms)
+    assert len(trials) == len(worth) + 1 <= most_trials(study)
     float32, part = score(model, validation).accuracy, validation[:1]
     assert score(model, part).accuracy == 1.0 > float32
     for each in (trials[0], trials[-1]):

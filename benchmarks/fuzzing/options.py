@@ -68,6 +68,7 @@ VALUES = {
     **dict.fromkeys(("--formats", "--format"), FORMATS),
     **dict.fromkeys(("--device", "--data", "--checkpoint", "--plan"), (*PATHS, *TEXTS[:-1], "d.toml", "run")),
     **dict.fromkeys(("--from", "--to", "--max-movement", "--max-energy", "--max-model-bytes"), AMOUNTS),
+    "--grid": ("paper8", "paper16", *TEXTS[:-1]),
     "--input-shape": SHAPES,
     "--memory": TEXTS[:-1],
     "--network": NETWORKS,
@@ -82,7 +83,7 @@ _MORE = {
     "buffer": ("--out", "--formats"),
     "quantize": ("--plan", "--format"),
     "search": (
-        *("--checkpoint", "--bits", "--alpha", "--tied", "--max-accuracy-loss", "--max-movement", "--max-energy"),
+        *("--checkpoint", "--grid", "--alpha", "--tied", "--max-accuracy-loss", "--max-movement", "--max-energy"),
         *("--max-model-bytes", "--learning-rate", "--amp", "--seed", "--without-qat", "--without-movement"),
         *("--without-tradeoff", "--ablations", "--batch-size", "--image-size", "--channels", "--mean"),
         *("--std", "--limit"),

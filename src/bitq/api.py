@@ -14,6 +14,7 @@ from bitq.accuracy.evaluate import Loss, Metric, cross_entropy, top1
 from bitq.accuracy.kinds import staying_float
 from bitq.batches import Batch, check_lasting, first_example, no_batch, pairs
 from bitq.devices import Device, load_device
+from bitq.errors import BitqError
 from bitq.files import RunFolder, check_own_folder, remove_leftovers
 from bitq.floating import sentence
 from bitq.progress import Listener, Terminal
@@ -75,7 +76,7 @@ def search(
     *,
     device: str | Path | Device,
     run: str | Path,
-    bits: int = 8,
+    bits: int | None = None,
     formats: str | FormatSet | None = None,
     settings: Settings | None = None,
     loss: Loss = cross_entropy,
@@ -100,9 +101,11 @@ def search(
         device: name or file of a device, or a `Device`.
         run: folder for everything the search makes. Given again, it must be of the same network, data, loss and metric.
             Data are known by their first batch (training data by its shapes) and their length, lists of batches wholly.
-        bits: 8 or 16, width of an element if nothing were shared (paper: q_b), where no formats are given.
-        formats: what tensors choose from: a list such as "8:e2..e6:b1..b48,mxint8,nvfp4,int3..int8", or `FormatSet`,
-            which tell weights from activations; by default the grid of Table 2. A run folder is for one such set.
+        bits: 8 or 16: tensors choose from the grid of the paper's Table 2, whose elements have so many bits if nothing
+            is shared (paper: q_b).
+        formats: what tensors choose from in its place: a list such as "any,8:e6:b48" or "8:e2..e6:b1..b48,mxint8,int3..int8",
+            or `FormatSet`, which tell weights from activations; by default "any", which is what
+            `bitq.tradeoff.anyformats` says. A run folder is for one such set.
         settings: alpha, steps, seeds and effort.
         loss: of (output, target), to train with; cross entropy by default.
         metric: (network, batches) to a number in [0, 1], larger is better; top-1 accuracy by default.
@@ -129,6 +132,8 @@ def search(
     traced = record(model, first_example(batch[0]) if example_input is None else example_input)
     folder = RunFolder(Path(run))
     wanted = settings or Settings()
+    if isinstance(formats, FormatSet) and bits is not None:
+        raise BitqError("formats are given, and bits of a grid of them; leave one out")
     offered = formats if isinstance(formats, FormatSet) else FormatSet.of(formats, bits=bits)
     subject = Subject(network or type(model).__name__, model, data, Task(loss, metric))
     with Terminal() if listener is None else nullcontext(listener) as heard:

@@ -8,10 +8,10 @@ after fine-tuning grows slower: `POWER` is our finding, and the scores of tensor
 from __future__ import annotations
 
 import copy
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from math import isfinite, log2
+from math import exp, isfinite, log2
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,19 @@ from bitq.numerics import quantize
 from bitq.private_torch import version
 
 Kin = tuple[Any, ...]
-"""What formats that differ in their block size alone have in common."""
+"""What formats that differ in their block size, or in the bits of their integers, alone have in common."""
 
 PROBED_BLOCKS = (1, 4, 16, 48)
-"""Block sizes measured of formats that differ in nothing else; others are read off lines through them over log2 BS."""
+"""Block sizes measured of formats that differ in nothing else, if all of them are offered, or else the smallest and the
+largest; others are read off lines through them over log2 BS."""
+
+PROBED_BITS = (2, 3, 4, 6)
+"""Bits of integers, sign included, measured of formats that differ in nothing else, beside the least and the most, where
+so many are offered: a bit more divides squared errors by 4, so others are read off lines through log scores.
+`benchmarks/probing.py` holds both against measuring all."""
+
+MANY_BITS = 7
+"""Widths of integers from which on some of them are measured."""
 
 _STORED = "_bitq_stored_for_scoring"
 """Attribute of a tensor that is what a layer stores: its version then."""
@@ -51,24 +60,54 @@ POWER = 0.6
 def probed(formats: Sequence[Format], extent: int) -> tuple[Format, ...]:
     """The formats that are measured for a tensor of `extent` elements along its blocks.
 
-    Of formats whose blocks are cut to the same size by the extent, the first; all of those that differ in their block
-    size alone, if the usual sizes are missing among them.
+    Of formats whose blocks are cut to the same size by the extent, or that hold the same numbers in it, the first.
     """
-    sizes = {min(size, extent) for size in PROBED_BLOCKS}
-    found: dict[tuple[Kin, int], Format] = {}
+    found: dict[tuple[Kin, int, int], Format] = {}
     for fmt in formats:
         found.setdefault(_place(fmt, extent), fmt)
-    usual = Counter(kin for kin, size in found if size in sizes)
-    return tuple(fmt for (kin, size), fmt in found.items() if size in sizes or usual[kin] < len(sizes))
+    sizes, bits = _offered(found)
+    blocks = {kin: _probed_sizes(own, extent) for kin, own in sizes.items()}
+    widths = {kin: _probed_bits(own) for kin, own in bits.items()}
+    return tuple(
+        fmt for (kin, bit, size), fmt in found.items() if size in blocks[kin, bit] and bit in widths[kin, size]
+    )
 
 
-def _place(fmt: Format, extent: int) -> tuple[Kin, int]:
-    """All that a format's values depend on: what it shares with others of other block sizes, and its own."""
-    geometry = fmt.geometry
+def _offered(
+    places: Iterable[tuple[Kin, int, int]],
+) -> tuple[dict[tuple[Kin, int], set[int]], dict[tuple[Kin, int], set[int]]]:
+    """Block sizes by kin and bits, and bits by kin and block size."""
+    sizes: dict[tuple[Kin, int], set[int]] = defaultdict(set)
+    bits: dict[tuple[Kin, int], set[int]] = defaultdict(set)
+    for kin, bit, size in places:
+        sizes[kin, bit].add(size)
+        bits[kin, size].add(bit)
+    return sizes, bits
+
+
+def _probed_sizes(offered: set[int], extent: int) -> set[int]:
+    usual = {min(size, extent) for size in PROBED_BLOCKS}
+    return usual if usual <= offered else {min(offered), max(offered)}
+
+
+def _probed_bits(offered: set[int]) -> set[int]:
+    return offered if len(offered) < MANY_BITS else {min(offered), *PROBED_BITS, max(offered)} & offered
+
+
+def _place(fmt: Format, extent: int) -> tuple[Kin, int, int]:
+    """All that a format's values depend on: what it shares with others, the bits of its integers and its block size.
+
+    Integers without a sign count as those with one and the same numbers, for they are of tensors without negative ones.
+    """
+    geometry, element = fmt.geometry, fmt.elements[0]
+    elements: Any = fmt.elements
+    bits = 0
+    if isinstance(element, Integer) and len(fmt.elements) == 1 and element.kind != "u":
+        elements, bits = "integer", element.bits + (element.kind == "n")
     if not isinstance(geometry, Along):
-        return (fmt.elements, fmt.scale, fmt.rounding, geometry), 0
-    kin = fmt.elements, fmt.scale, fmt.rounding, geometry.window, geometry.patch
-    return kin, min(geometry.size, extent)
+        return (elements, fmt.scale, fmt.rounding, geometry), bits, 1
+    kin = elements, fmt.scale, fmt.rounding, geometry.window, geometry.patch
+    return kin, bits, min(geometry.size, extent)
 
 
 def perturbations(
@@ -241,15 +280,15 @@ def scores(formats: Sequence[Format], measured: Mapping[Format, float], extent: 
         extent: elements of the tensor along its blocks; larger blocks are cut to it.
 
     Returns:
-        Array (formats,), (perturbation / 2)^POWER; interpolated for block sizes that were not measured, and never less
-        for a coarser format than for a finer one: for one of the same kind that has nothing more (no wider elements, no
+        Array (formats,), (perturbation / 2)^POWER; interpolated for block sizes and bits that were not measured, and
+        never less for a coarser format than for a finer one: for one of the same kind that has nothing more (no wider elements, no
         more of their bits for the mantissa, no smaller blocks).
     """
-    powers: dict[Kin, dict[int, float]] = defaultdict(dict)
+    powers: dict[tuple[Kin, int, int], float] = {}
     for fmt, value in measured.items():
-        kin, size = _place(fmt, extent)
-        powers[kin][size] = (value / 2) ** POWER
-    return _ordered(formats, [_interpolated(fmt, powers, extent) for fmt in formats])
+        powers[_place(fmt, extent)] = (value / 2) ** POWER
+    places = [_place(fmt, extent) for fmt in formats]
+    return _ordered(formats, _interpolated(places, powers))
 
 
 def _grain(fmt: Format) -> tuple[Kin, tuple[int, ...]]:
@@ -291,10 +330,25 @@ def _ordered_kind(grain: Sequence[tuple[int, ...]], values: NDArray[np.float64])
     return np.array([(above[place] + below[place]) / 2 for place in places])
 
 
-def _interpolated(fmt: Format, powers: Mapping[Kin, Mapping[int, float]], extent: int) -> float:
-    kin, size = _place(fmt, extent)
-    own = powers[kin]
-    if size in own:
-        return own[size]
-    sizes = sorted(own)
-    return float(np.interp(log2(size), [log2(each) for each in sizes], [own[each] for each in sizes]))
+def _interpolated(
+    places: Sequence[tuple[Kin, int, int]], measured: Mapping[tuple[Kin, int, int], float]
+) -> list[float]:
+    """Values at places: of bits that were measured on lines over log2 BS, of others between these, on lines through
+    logarithms over bits where no value is 0."""
+    found = dict(measured)
+    sizes, _ = _offered(measured)
+    for kin, bit, size in places:
+        if own := sorted(sizes.get((kin, bit), ())):
+            values = [measured[kin, bit, each] for each in own]
+            found.setdefault((kin, bit, size), float(np.interp(log2(size), list(map(log2, own)), values)))
+    _, bits = _offered(found)
+    for kin, bit, size in places:
+        if (kin, bit, size) not in found:
+            own = sorted(bits[kin, size])
+            values = [found[kin, each, size] for each in own]
+            if min(values) > 0:
+                value = exp(np.interp(bit, own, np.log(values)))
+            else:
+                value = float(np.interp(bit, own, values))
+            found[kin, bit, size] = value
+    return [found[place] for place in places]

@@ -26,7 +26,7 @@ from bitq.cli.inputs import (
     load_source,
 )
 from bitq.cli.output import Json, print_json, show
-from bitq.cli.search import FORMATS, TUNING, check_uses, given_of
+from bitq.cli.search import FORMATS, TUNING, PaperGrid, check_uses, given_of
 from bitq.cli.stored import HELP as HELP_OF_STORED
 from bitq.cli.stored import StoredChoice
 from bitq.cli.tables import FirstThatFits, TextColumn
@@ -64,15 +64,11 @@ def compare(
             "float32. Options follow a colon: flexblock:upper=0.2+0.4, fast:rounding=toward_zero.",
         ),
     ] = USUAL_RULES,
-    bits: Annotated[
-        int, typer.Option(help="Without --formats: bits of an element if nothing were shared, 8 or 16.")
-    ] = 8,
     formats: Annotated[
         str | None,
         typer.Option(
             metavar="LIST",
-            help="What rules choose from that bring no formats of their own, as in `bitq search`; the grid of the "
-            "paper by default.",
+            help="What rules choose from that bring no formats of their own, as in `bitq search`; `any` by default.",
             rich_help_panel=FORMATS,
         ),
     ] = None,
@@ -82,6 +78,10 @@ def compare(
     activations: Annotated[
         str | None,
         typer.Option(metavar="LIST", help="What inputs and outputs choose from instead.", rich_help_panel=FORMATS),
+    ] = None,
+    grid: Annotated[
+        PaperGrid | None,
+        typer.Option(help="The formats of the paper's Table 2 with 8 or 16 bits instead.", rich_help_panel=FORMATS),
     ] = None,
     output_as_input: Annotated[
         bool,
@@ -175,6 +175,11 @@ def compare(
         without_qat,
         {"--steps": steps, "--learning-rate": learning_rate, "--amp": amp or None},
     )
+    check_uses(
+        f"--grid {grid} is all that tensors choose from",
+        grid is not None,
+        {"--formats": formats, "--weights": weights, "--activations": activations},
+    )
     if not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     wanted = seeds_of(seeds)
@@ -193,7 +198,7 @@ def compare(
         return Subject(network, own.model, Data(own.train, own.validation, own.test), Task())
 
     contest = Contest(rules_of(rules), plans, within / 100)
-    offered = FormatSet.of(formats, weights, activations, output_as_input, bits)
+    offered = FormatSet.of(formats, weights, activations, output_as_input, grid.bits if grid else None)
     command = shlex.join(["bitq", *sys.argv[1:]])
     with Terminal() as listener:
         found = compared(subject, load_device(device), offered, settings, contest, wanted, folder, listener, command)

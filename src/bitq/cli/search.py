@@ -52,6 +52,18 @@ class SearchEffort(StrEnum):
     thorough = "thorough"
 
 
+class PaperGrid(StrEnum):
+    """The formats of Table 2, by bits of an element if nothing were shared (paper: q_b)."""
+
+    paper8 = "paper8"
+    paper16 = "paper16"
+
+    @property
+    def bits(self) -> int:
+        """Of an element."""
+        return int(self.value.removeprefix("paper"))
+
+
 @with_limits(BUDGETS)
 def search(
     network: Network,
@@ -64,15 +76,14 @@ def search(
         Path | None,
         typer.Option(help="Folder for plan.json, weights.safetensors, report.html and results.sqlite; `runs/NETWORK`."),
     ] = None,
-    bits: Annotated[
-        int, typer.Option(help="Without --formats: bits of an element if nothing were shared, 8 or 16.")
-    ] = 8,
     formats: Annotated[
         str | None,
         typer.Option(
             metavar="LIST",
-            help="What tensors choose from: formats that `bitq formats` lists, int8, float16, and ranges, such as "
-            '"8:e2..e6:b1..b48,mxint8,mxfp4,nvfp4,int3..int8"; the grid of the paper by default.',
+            help="What tensors choose from: any, which is mantissas and integers of 2 to 8 bits and what others have "
+            "named; formats that `bitq formats` lists, float16, and ranges, such as "
+            '"8:e2..e6:b1..b48,mxint8,mxfp4,nvfp4,int3..int8".',
+            show_default="any",
             rich_help_panel=FORMATS,
         ),
     ] = None,
@@ -82,6 +93,10 @@ def search(
     activations: Annotated[
         str | None,
         typer.Option(metavar="LIST", help="What inputs and outputs choose from instead.", rich_help_panel=FORMATS),
+    ] = None,
+    grid: Annotated[
+        PaperGrid | None,
+        typer.Option(help="The formats of the paper's Table 2 with 8 or 16 bits instead.", rich_help_panel=FORMATS),
     ] = None,
     output_as_input: Annotated[
         bool,
@@ -209,7 +224,7 @@ def search(
     """Find the number format of every tensor with the least O, fine-tune, and write plan and report.
 
     The search scores every tensor in every format by how much it perturbs the loss, knows exactly what every choice
-    moves through the device's memories, and solves for the best plans. It measures all uniform formats and some of
+    moves through the device's memories, and solves for the best plans. It measures uniform formats and some of
     these plans as they are, fine-tunes the best of both alike, corrects its prediction and solves again. Whatever has
     the least O on validation data is handed over; what is reported is accuracy measured on test data.
     Interrupted, it continues where it was: run the same command again.
@@ -225,6 +240,8 @@ def search(
     `bitq search demo --max-movement 50%int8`
 
     `bitq search demo --formats "8:e2..e6:b16,mxint8,mxfp4,nvfp4,int3..int8"`
+
+    `bitq search demo --grid paper8` chooses from the formats of the paper
 
     `bitq search my_package.nets:make --checkpoint net.safetensors --data images/ --image-size 64 --device stm32h743`
     """
@@ -254,6 +271,11 @@ def search(
         without_movement or without_tradeoff,
         {"--rounds": rounds, "--plans": plans, "--uniforms": uniforms, "--within": within},
     )
+    check_uses(
+        f"--grid {grid} is all that tensors choose from",
+        grid is not None,
+        {"--formats": formats, "--weights": weights, "--activations": activations},
+    )
     if within is not None and not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     if within is not None and max_accuracy_loss is not None:
@@ -268,7 +290,7 @@ def search(
         without=without[0] if without else None,  # type: ignore[arg-type]
         **given,
     )
-    offered = FormatSet.of(formats, weights, activations, output_as_input, bits)
+    offered = FormatSet.of(formats, weights, activations, output_as_input, grid.bits if grid else None)
     source = load_source(network, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
     folder = run or Path("runs") / network.replace(":", ".").replace("/", ".")
     if workers is not None and ray is not None:

@@ -1,25 +1,34 @@
 """The best plans for additive accuracy scores, exactly: for one weight of movement, for all, and under budgets.
 
-With additive scores O falls apart into modules: the best plan for one weight of movement takes in every module the
-best of its choices, and all weights together are one walk along the lower hulls of the modules' choices. Budgets,
-and tensors that share their format, bind the modules together: see `bitq.tradeoff.knapsack`.
+Where tensors are independent the best plan for one weight of movement takes in every module the best of its choices,
+and all weights together are one walk along the lower hulls of the modules' choices. Tensors that share their format
+bind modules together: `bitq.tradeoff.elimination` solves for one weight, and all weights are found one between two that
+are known. Budgets bind all modules: see `bitq.tradeoff.knapsack`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitq.tradeoff.budgets import Budgets
-from bitq.tradeoff.knapsack import Knapsack, as_choice, non_dominated
+from bitq.tradeoff.elimination import solved
+from bitq.tradeoff.knapsack import Knapsack
+from bitq.tradeoff.problem import Problem
+from bitq.tradeoff.problem import Scores as Scores
+from bitq.tradeoff.problem import predicted_loss as predicted_loss
 from bitq.tradeoff.space import Choice, Choices, Space
 
-Scores = Sequence[NDArray[np.float64]]
-"""For each module an array (3, formats): accuracy lost if its input, weight or output takes that format alone."""
+MOST_SOLVES = 100
+"""Plans that are solved for along a front whose modules are not independent."""
+
+SAME = 1e-12
+"""Share of an objective within which two plans are equal: sums are rounded."""
 
 @dataclass(frozen=True)
 class FrontPoint:
@@ -66,50 +75,48 @@ def allocations(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Choices, ...]:
     """What `allocate` finds, for several weights of movement; `progress` is called with (solved, all) before each."""
-    lost = [_lost(table) for table in scores]
-    movement = [space.movement(module) / space.movement_max for module in range(len(scores))]
-    knapsack = None
+    problem, knapsack = Problem.of(space, scores), None
     plans = []
     for done, alpha in enumerate(alphas):
         progress(done, len(alphas))
-        tables = (
-            np.where(space.offered.possible, one + alpha * moved, np.inf)
-            for one, moved in zip(lost, movement, strict=True)
-        )
-        plan = tuple(as_choice(int(np.argmin(table)), len(space.formats)) for table in tables)
-        if space.ties or not _kept(space, lost, budgets, plan):
-            knapsack = knapsack or Knapsack(space, lost, budgets)
+        plan = solved(problem, alpha)
+        if plan is None or not budgets.kept(space.cost(plan), predicted_loss(scores, plan)):
+            knapsack = knapsack or Knapsack(space, scores, budgets)
             plan = knapsack.solved(alpha)
         plans.append(plan)
     return tuple(plans)
 
 
-def predicted_loss(scores: Scores, choices: Sequence[Choice]) -> float:
-    """Sum of the scores of a plan."""
-    return float(sum(table[0, i] + table[1, w] + table[2, o] for table, (i, w, o) in zip(scores, choices, strict=True)))
-
-
-def front(space: Space, scores: Scores) -> tuple[FrontPoint, ...]:
+def front(
+    space: Space, scores: Scores, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[FrontPoint, ...]:
     """Every plan that is best for some weight of movement: the lower hull of all plans, from the most movement on.
 
-    For additive scores and independent tensors it takes one walk: along every module's own hull, always the step next
-    that saves the most movement for the accuracy it costs.
+    Where tied tensors bind modules together, these are up to 100 of them, where movement leaves the widest gaps first;
+    `progress` is then called with (solved, at most) before each solve.
     """
-    steps = []
+    problem = Problem.of(space, scores)
+    return _walked(space, problem) if problem.is_independent else _bisected(space, problem, scores, progress)
+
+
+def _walked(space: Space, problem: Problem) -> tuple[FrontPoint, ...]:
+    """The front of independent modules: along every module's own hull, always the step next that saves the most
+    movement for the accuracy it costs."""
+    found_steps = []
     plan: list[Choice] = []
     lost = moved = 0.0
-    for module, table in enumerate(scores):
-        ones, movement = _lost(table).ravel(), space.movement(module).ravel()
-        allowed = np.flatnonzero(space.offered.possible)
-        hull = [int(allowed[place]) for place in _hull(movement[allowed], ones[allowed])]
-        plan.append(as_choice(hull[0], len(space.formats)))
+    for module in range(len(problem.members)):
+        ones, movement = problem.lost(module).ravel(), problem.amounts[module][0].ravel()
+        hull = _hull(movement, ones)
+        choices = [_chosen(problem, module, place) for place in hull]
+        plan.append(choices[0])
         lost, moved = lost + ones[hull[0]], moved + movement[hull[0]]
-        for before, after in pairwise(hull):
+        for (before, _), (after, choice) in pairwise(zip(hull, choices, strict=True)):
             cost, saved = ones[after] - ones[before], movement[before] - movement[after]
-            steps.append((cost / (saved / space.movement_max), module, after, cost, saved))
+            found_steps.append((cost / (saved / space.movement_max), module, choice, cost, saved))
     found = [FrontPoint(tuple(plan), lost, float(space.fixed_bits.sum()) + moved, 0.0)]
-    for alpha, module, index, cost, saved in sorted(steps):
-        plan[module] = as_choice(index, len(space.formats))
+    for alpha, module, choice, cost, saved in sorted(found_steps, key=lambda each: each[:2]):
+        plan[module] = choice
         last = found[-1]
         point = FrontPoint(tuple(plan), last.lost + cost, last.movement_bits - saved, float(alpha))
         if point.least_alpha == last.least_alpha:
@@ -119,21 +126,65 @@ def front(space: Space, scores: Scores) -> tuple[FrontPoint, ...]:
     return tuple(found)
 
 
-def _kept(space: Space, lost: Sequence[NDArray[np.float64]], budgets: Budgets, plan: Sequence[Choice]) -> bool:
-    return budgets.kept(space.cost(plan), sum(float(one[choice]) for one, choice in zip(lost, plan, strict=True)))
+def _chosen(problem: Problem, module: int, place: int) -> Choice:
+    """The choice of a module behind a flat index into the formats left to it."""
+    return problem.choice(module, [int(each) for each in np.unravel_index(place, problem.amounts[module].shape[1:])])
 
 
-def _lost(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    inputs, weights, outputs = table
-    lost: NDArray[np.float64] = inputs[:, None, None] + weights[None, :, None] + outputs[None, None, :]
-    return lost
+def _bisected(
+    space: Space, problem: Problem, scores: Scores, progress: Callable[[int, int], None]
+) -> tuple[FrontPoint, ...]:
+    """The front by solves: at the weight for which two neighbouring plans are equal, until there is none between."""
+    knapsack: Knapsack | None = None
+    plans: list[Choices] = []
+    points: list[tuple[float, float]] = []  # movement, lost
+
+    def plan_for(alpha: float, loss: float = 1.0) -> int:
+        nonlocal knapsack
+        progress(len(plans), MOST_SOLVES)
+        plan = solved(problem, alpha, loss)
+        if plan is None:
+            knapsack = knapsack or Knapsack(space, scores, Budgets())
+            plan = knapsack.solved(alpha, loss)
+        plans.append(plan)
+        points.append((float(space.level_bits(plan).sum()), predicted_loss(scores, plan)))
+        return len(plans) - 1
+
+    gaps: list[tuple[float, int, int]] = []
+
+    def between(more: int, less: int) -> None:
+        gap = points[more][0] - points[less][0]
+        if gap > 0 and points[less][1] > points[more][1]:
+            heappush(gaps, (-gap, more, less))
+
+    between(plan_for(0.0), plan_for(1.0, 0.0))
+    while gaps and len(plans) < MOST_SOLVES:
+        _, more, less = heappop(gaps)
+        (most, low), (few, high) = points[more], points[less]
+        alpha = (high - low) * space.movement_max / (most - few)
+        new = plan_for(alpha)
+        gain = low + alpha * most / space.movement_max - points[new][1] - alpha * points[new][0] / space.movement_max
+        if gain > SAME * (abs(low) + alpha) and few < points[new][0] < most:
+            between(more, new)
+            between(new, less)
+    movement, lost = np.array(points).T
+    hull = _hull(movement, lost)
+    weights = [0.0] + [
+        float((lost[b] - lost[a]) * space.movement_max / (movement[a] - movement[b])) for a, b in pairwise(hull)
+    ]
+    return tuple(
+        FrontPoint(plans[place], float(lost[place]), float(movement[place]), weight)
+        for place, weight in zip(hull, weights, strict=True)
+    )
 
 
 def _hull(movement: NDArray[np.float64], lost: NDArray[np.float64]) -> list[int]:
     """Lower left hull of points, from the least loss to the least movement; of equal points the first."""
+    order = np.lexsort((lost, movement))
+    best = np.minimum.accumulate(lost[order])
+    falling = order[np.concatenate([[True], best[1:] < best[:-1]])]
     hull: list[int] = []
-    for index in non_dominated(np.stack([movement, lost], axis=1))[::-1]:
-        point = int(index)
+    for point in falling[::-1].tolist():
         while len(hull) > 1 and _above(movement, lost, hull[-2], hull[-1], point):
             hull.pop()
         hull.append(point)

@@ -40,9 +40,10 @@ def _choices(study: Study, formats: Any) -> Choices | None:
             places.get(fmt, -1) if isinstance(fmt, str) else -1
             for fmt, places in zip(of_module, (_places(study, module, tensor) for tensor in TENSORS), strict=True)
         ]
-        if min(indices) < 0 or not space.offered.possible[tuple(indices)]:
+        choice = indices[0], indices[1], indices[2]
+        if not space.offered.allows(choice):
             return None
-        found.append((indices[0], indices[1], indices[2]))
+        found.append(choice)
     tied = all(len({found[module][tensor] for module, tensor in group}) == 1 for group in space.ties)
     return tuple(found) if tied else None
 

@@ -142,7 +142,8 @@ def timed(study: Study) -> Paces:
     subject, training = study.subject, study.training
     batches = first_inputs(subject.model, subject.data.train, 1, study.seed)
     measured = first_inputs(subject.model, subject.data.validation, 1, study.seed)
-    formats = study.space.tensor_formats(study.space.uniform(len(study.space.formats) // 2))
+    middle = tuple(own[len(own) // 2] for own in map(study.space.offered.indices, TENSORS))
+    formats = study.space.tensor_formats([(middle[0], middle[1], middle[2])] * len(study.space.modules))
     model = copy.deepcopy(subject.model).eval()
     with keeping_freed_memory(), seeded():
         float_batch = _least(lambda: _pass(model, measured))

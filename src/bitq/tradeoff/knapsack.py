@@ -18,7 +18,8 @@ from bitq.errors import Infeasible
 from bitq.formats import TENSORS
 from bitq.tradeoff.budgets import ACCURACY_LOSS, Budgets, check_possible
 from bitq.tradeoff.quantities import QUANTITIES
-from bitq.tradeoff.space import Choice, Space
+from bitq.tradeoff.problem import Problem, Scores, predicted_loss
+from bitq.tradeoff.space import Choices, Space
 
 GAP = 1e-9
 """By how much, as a share of itself, the objective that was found may miss the least."""
@@ -26,54 +27,47 @@ GAP = 1e-9
 INFEASIBLE = 2
 """What SciPy calls a problem that is proved to have no solution."""
 
-Tables = Sequence[NDArray[np.float64]]
-"""For each module an array (formats, formats, formats)."""
-
-
 class Knapsack:
     """One choice for each module, each quantity that has a budget within it, tied tensors in one format.
 
-    Only formats that no other format of the same tensors beats in everything, and only choices that no other choice of
-    their module with the same tied formats beats in everything, are considered.
+    Only formats that are worth it (`bitq.tradeoff.problem`), and only choices that no other choice of their module with
+    the same formats of tensors that others share beats in everything, are considered.
 
     Raises:
+        BitqError: a tensor that none of the formats is for.
         Infeasible: a budget that no plan keeps.
     """
 
-    def __init__(self, space: Space, lost: Tables, budgets: Budgets) -> None:
+    def __init__(self, space: Space, scores: Scores, budgets: Budgets) -> None:
         check(space, budgets)
-        self._space, self._budgets = space, budgets
         weighed, *others = QUANTITIES
-        names = [ACCURACY_LOSS, weighed, *(name for name in others if budgets.limit(name) is not None)]
-        tables = [_quantity(space, lost, name) for name in names]
-        useful = _useful(space, tables) if space.ties else None
-        rows, costs = [], []
-        for module, each in enumerate(zip(*tables, strict=True)):
-            criteria = np.stack([table.ravel() for table in each], axis=1)
-            rows.append(_choices(space, module, criteria, useful))
-            costs.append(criteria[rows[-1]])
+        names = [weighed, *(name for name in others if budgets.limit(name) is not None)]
+        problem = Problem.of(space, scores, names)
+        self._space, self._scores, self._budgets, self._problem = space, scores, budgets, problem
+        rows, costs = zip(*(_choices(problem, module) for module in range(len(space.modules))), strict=True)
         self._rows, self._costs = np.concatenate(rows), np.concatenate(costs)
         self._owner = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
-        self._lost = lost
-        limits = [budgets.limit(name) for name in names]
-        fixed = [_fixed(space, name) for name in names]
+        limits = [budgets.limit(name) for name in (ACCURACY_LOSS, *names)]
+        fixed = [0.0, *(QUANTITIES[name].fixed(space) for name in names)]
         self._room = np.array([np.inf if limit is None else limit - f for limit, f in zip(limits, fixed, strict=True)])
         self._equal = self._equalities()
 
-    def solved(self, alpha: float) -> tuple[Choice, ...]:
-        """The plan of least sum of scores + alpha · DM_sum / DM_max.
+    def solved(self, alpha: float, loss: float = 1.0) -> Choices:
+        """The plan of least loss · sum of scores + alpha · DM_sum / DM_max.
 
         Raises:
             Infeasible: no plan keeps all budgets at once.
             RuntimeError: the solver failed.
         """
-        objective = self._costs[:, 0] + alpha * self._costs[:, 1] / self._space.movement_max
+        objective = loss * self._costs[:, 0] + alpha * self._costs[:, 1] / self._space.movement_max
         room = self._room.copy()
         while (taken := self._taken(objective, room)) is not None:
-            plan = tuple(as_choice(int(row), len(self._space.formats)) for row in self._rows[taken])
+            plan = tuple(
+                self._problem.choice(module, [place for place in self._rows[row].tolist() if place >= 0])
+                for module, row in enumerate(taken)
+            )
             over = np.maximum(self._costs[taken].sum(axis=0) - room, 0.0)
-            lost = sum(float(one[choice]) for one, choice in zip(self._lost, plan, strict=True))
-            if self._budgets.kept(self._space.cost(plan), lost) or not over.any():
+            if self._budgets.kept(self._space.cost(plan), predicted_loss(self._scores, plan)) or not over.any():
                 return plan
             room -= 2 * over  # which HiGHS takes for rounding
         raise Infeasible(f"no plan keeps {self._budgets} all at once; loosen one of them")
@@ -102,24 +96,24 @@ class Knapsack:
         return np.flatnonzero(solved.x > 0.5)
 
     def _equalities(self) -> csr_array | None:
-        """For every format and two tied tensors: whether it is taken by the one less whether by the other."""
-        formats = len(self._space.formats)
-        choices = np.stack(np.unravel_index(self._rows, (formats,) * 3))
-        values: list[float] = []
-        places: list[tuple[int, int]] = []
+        """For every format of a group and two modules it has tensors of: whether the one takes it less whether the
+        other does."""
+        parts: list[NDArray[np.int64]] = []
+        values: list[NDArray[np.float64]] = []
         count = 0
-        for group in self._space.ties:
-            for pair in pairwise(group):
-                if pair[0][0] == pair[1][0]:  # tensors of one module, of which only choices that agree are rows
-                    continue
-                for sign, (module, tensor) in zip((1.0, -1.0), pair, strict=True):
-                    for column in np.flatnonzero(self._owner == module):
-                        places.append((count + int(choices[tensor, column]), int(column)))
-                        values.append(sign)
-                count += formats
-        if not places:
+        for group, formats in enumerate(self._problem.formats):
+            owners = [module for module, scope in enumerate(self._problem.scopes) if group in scope]
+            for pair in pairwise(owners):
+                for sign, module in zip((1.0, -1.0), pair, strict=True):
+                    columns = np.flatnonzero(self._owner == module)
+                    taken = self._rows[columns, self._problem.scopes[module].index(group)]
+                    parts.append(np.stack([count + taken, columns]))
+                    values.append(np.full(len(columns), sign))
+                count += len(formats)
+        if not parts:
             return None
-        return csr_array(coo_array((values, tuple(zip(*places, strict=True))), shape=(count, len(self._owner))))
+        places = np.concatenate(parts, axis=1)
+        return csr_array(coo_array((np.concatenate(values), tuple(places)), shape=(count, len(self._owner))))
 
 
 def non_dominated(costs: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -141,76 +135,30 @@ def check(space: Space, budgets: Budgets) -> None:
     """
     for name, _ in budgets.limits:
         quantity = QUANTITIES[name]
-        tables = (quantity.table(space, module) for module in range(len(space.modules)))
-        least = sum(float(table[space.offered.possible].min()) for table in tables)
+        tables = (space.possible(module, quantity.table(space, module)) for module in range(len(space.modules)))
+        least = sum(float(table.min()) for table in tables)
         check_possible(budgets, {name: quantity.fixed(space) + least})
 
 
-def as_choice(index: int, formats: int) -> Choice:
-    """The formats of input, weight and output behind a flat index into an array (formats, formats, formats)."""
-    i, w, o = np.unravel_index(index, (formats,) * 3)
-    return int(i), int(w), int(o)
+def _choices(problem: Problem, module: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The choices of a module that are worth considering.
 
-
-def _useful(space: Space, tables: Sequence[Tables]) -> dict[tuple[int, int], NDArray[np.bool_]]:
-    """By tensor (module, 0 to 2), which formats no other that it may take beats in every quantity whatever the others
-    take.
-
-    Of a tied group's tensors together, since they have one format; of equal formats the first stays.
+    Returns:
+        Arrays (choices, 3): places of the formats of the groups in its scope, filled up with -1; and (choices, 1 +
+        quantities): its groups' scores, of each group at the first of its modules alone, and what it adds to each.
     """
-    tied = {end for group in space.ties for end in group}
-    alone = [((module, tensor),) for module in range(len(space.modules)) for tensor in range(3)]
-    groups = [*space.ties, *(group for group in alone if group[0] not in tied)]
-    found: dict[tuple[int, int], NDArray[np.bool_]] = {}
-    taken = [np.isin(np.arange(len(space.formats)), space.offered.indices(tensor)) for tensor in TENSORS]
-    for group in groups:
-        formats = len(space.formats)
-        beats = np.ones((formats, formats), dtype=bool)
-        for module, tensor in group:
-            beats &= taken[tensor][:, None]
-            for quantity in tables:
-                rows = np.moveaxis(quantity[module], tensor, 0).reshape(formats, -1)
-                beats &= np.array([(row <= rows).all(axis=1) for row in rows])
-        first = np.tril(beats & beats.T, -1).T  # of two equals the earlier beats the later
-        beaten = ((beats & ~beats.T) | first).any(axis=0)
-        found.update((end, np.logical_not(beaten)) for end in group)
-    return found
-
-
-def _choices(
-    space: Space, module: int, criteria: NDArray[np.float64], useful: dict[tuple[int, int], NDArray[np.bool_]] | None
-) -> NDArray[np.intp]:
-    """The choices of a module, as flat indices, that are worth considering."""
-    possible = space.offered.possible
-    if useful is None:
-        allowed = np.flatnonzero(possible)
-        return allowed[non_dominated(criteria[allowed])]
-    formats = len(space.formats)
-    allowed = np.flatnonzero(
-        possible
-        & useful[module, 0][:, None, None]
-        & useful[module, 1][None, :, None]
-        & useful[module, 2][None, None, :]
-    )
-    taken = np.stack(np.unravel_index(allowed, (formats,) * 3))
-    for group in space.ties:
-        own = [tensor for owner, tensor in group if owner == module]
-        agree = (taken[own[1:]] == taken[own[:1]]).all(axis=0)
-        allowed, taken = allowed[agree], taken[:, agree]
-    bound = sorted(tensor for group in space.ties for owner, tensor in group if owner == module)
-    fixed = taken[bound]
-    _, kinds = np.unique(fixed, axis=1, return_inverse=True) if bound else (None, np.zeros(len(allowed), dtype=int))
-    parts = [allowed[kinds == kind] for kind in range(int(kinds.max()) + 1)]
-    return np.concatenate([part[non_dominated(criteria[part])] for part in parts])
-
-
-def _quantity(space: Space, lost: Tables, name: str) -> list[NDArray[np.float64]]:
-    """What every choice of every module adds to a quantity that may have a budget."""
-    if name == ACCURACY_LOSS:
-        return list(lost)
-    return [QUANTITIES[name].table(space, module) for module in range(len(space.modules))]
-
-
-def _fixed(space: Space, name: str) -> float:
-    """What no choice changes."""
-    return 0.0 if name == ACCURACY_LOSS else QUANTITIES[name].fixed(space)
+    scope, amounts = problem.scopes[module], problem.amounts[module]
+    lost = problem.lost(module)
+    costs = np.concatenate([lost[None], amounts]).reshape(1 + len(amounts), -1).T
+    places = np.stack(np.unravel_index(np.arange(len(costs)), lost.shape), axis=1)
+    shared = [axis for axis, group in enumerate(scope) if problem.is_shared(group)]
+    kinds = np.ravel_multi_index(tuple(places[:, shared].T), [lost.shape[axis] for axis in shared]) if shared else None
+    if kinds is None:
+        kept = non_dominated(costs)
+    else:
+        order = np.argsort(kinds, kind="stable")
+        ends = np.flatnonzero(np.diff(kinds[order])) + 1
+        kept = np.concatenate([part[non_dominated(costs[part])] for part in np.split(order, ends)])
+    rows = np.full((len(kept), len(TENSORS)), -1)
+    rows[:, : len(scope)] = places[kept]
+    return rows, costs[kept]

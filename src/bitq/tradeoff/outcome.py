@@ -48,6 +48,7 @@ from bitq.tradeoff.search import MIN_SLOPE, Found
 from bitq.tradeoff.space import Choice
 from bitq.tradeoff.stored import Ties, reencoding, tied, ties
 from bitq.tradeoff.study import Study
+from bitq.tradeoff.uniforms import format_of
 from bitq.tradeoff.weights import checksum, save_weights
 
 WITHOUT = {"qat": "without fine-tuning", "movement": "without movement", "tradeoff": "without the trade-off"}
@@ -88,8 +89,8 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
     formats = study.tensor_formats(best.plan.choices)
     rows, swept = [float_row(study)], {}
     if uniform is not None:
-        fmt = study.space.formats[uniform.plan.choices[0][0]]
-        rows.append(row_of(study, f"best uniform {fmt}", "uniform", uniform.measured))
+        name = f"best uniform {format_of(study, uniform.plan.choices)}"
+        rows.append(row_of(study, name, "uniform", uniform.measured))
         swept[rows[-1].name] = by_module(layers, study.tensor_formats(uniform.plan.choices))
     name = "plan" if best is not uniform else f"plan ({best.plan.label})"
     rows.append(row_of(study, name, "plan", best.measured))

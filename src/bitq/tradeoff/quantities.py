@@ -23,8 +23,7 @@ class Quantity:
         option: of the command line, which gives its limit.
         units: by name, what one is worth in the smallest.
         help: of that option.
-        table: of a space and a module: array (formats, formats, formats), what a choice for input, weight and output
-            adds.
+        table: of a space and a module: array (widths of input, of weight, of output), what a choice of these adds.
         fixed: of a space: what no choice changes.
     """
 

@@ -2,7 +2,7 @@
 
 1. Every tensor gets a score in every format: how much it perturbs the loss, by the squared gradient and the squared
    error (`bitq.accuracy.sensitivity`). Scores add up, so the best plans for all weights of movement are known exactly.
-2. All uniform formats and plans along that front are measured as they are (`bitq.tradeoff.trials`), which is cheap.
+2. Uniform formats and plans along that front are measured as they are (`bitq.tradeoff.trials`), which is cheap.
    The best of either stand in the list of contenders from then on.
 3. A curve says which accuracy a sum of scores loses after fine-tuning (`bitq.tradeoff.predict`), first by what plans
    lose without it. By it the plans of least O are proposed, fine-tuned and measured. They lie some way apart: plans
@@ -31,6 +31,8 @@ from bitq.tradeoff.foretold import foretold
 from bitq.tradeoff.predict import LEFT, Curve
 from bitq.tradeoff.study import Proposed, Study
 from bitq.tradeoff.trials import better, nearer, tried
+from bitq.tradeoff.uniforms import format_of
+from bitq.tradeoff.uniforms import uniforms as uniforms_of
 
 WEIGHTS = (0.0, *(2.0 ** (power / 2) for power in range(-8, 9)))
 """Weights of movement that plans are solved for under budgets, as multiples of the likely one."""
@@ -89,7 +91,7 @@ def search(study: Study) -> Found:
     _outlook(study, [])
     if not study.is_scored:
         note(time_needed(study))
-    uniforms = [Candidate.of(study, plan) for plan in study.space.uniforms]
+    uniforms = [Candidate.of(study, plan) for plan in uniforms_of(study)]
     candidates = _candidates(study)
     trials = tried(study, uniforms, candidates)
     untuned = [(each.candidate.score, each.lost) for each in trials]
@@ -152,15 +154,15 @@ def _outlook(study: Study, contenders: Sequence[Contender]) -> None:
 def _candidates(study: Study) -> tuple[Candidate, ...]:
     """The best plans for all weights of movement, from the most movement on.
 
-    If budgets or tied tensors bind the modules together, those for some weights around the likely one.
+    If budgets bind the modules together, those for some weights around the likely one.
     """
     settings, space, scores = study.settings, study.space, study.scores
     costs = settings.budgets.with_loss(None)
-    if costs == Budgets() and not space.ties:
-        plans = tuple(point.choices for point in front(space, scores))
+    progress = partial(study.ledger.listener.step, "solving for the best plans")
+    if costs == Budgets():
+        plans = tuple(point.choices for point in front(space, scores, progress))
     else:
         weights = [_likely(study, Curve()) * factor for factor in WEIGHTS]
-        progress = partial(study.ledger.listener.step, "solving for the best plans")
         plans = allocations(space, scores, weights, costs, progress)
     found = (Candidate.of(study, plan) for plan in dict.fromkeys(plans))
     ordered = sorted(found, key=lambda each: -each.cost.movement_bits)
@@ -209,10 +211,9 @@ def _proposals(
     wanted = 0 if settings.alone else settings.uniforms if number == settings.rounds else 1
     count = wanted - sum(contender.is_uniform for contender in tuned)
     best_first = sorted((each for each in uniforms if each.choices not in measured), key=promise)
-    formats = (study.space.formats[each.choices[0][0]] for each in best_first)
     chosen = [
-        Proposed(f"uniform {fmt}", each.choices, "uniform")
-        for fmt, each in zip(formats, best_first[: max(count, 0)], strict=False)
+        Proposed(f"uniform {format_of(study, each.choices)}", each.choices, "uniform")
+        for each in best_first[: max(count, 0)]
     ]
     hopeful = _within_bracket(study, sorted(_could_win(study, candidates, contenders), key=promise), tuned)
     apart = APART[min(number, len(APART)) - 1]

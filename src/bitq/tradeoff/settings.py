@@ -25,7 +25,7 @@ MOST = {"scored_inputs": 10**6, "screened_inputs": 10**6, "rounds": 1000, "plans
 class Settings:
     """How a search spends its time, and what it looks for.
 
-    Before any fine-tuning all uniform formats and a part of the best plans are measured as they are. Then a search goes
+    Before any fine-tuning uniform formats and a part of the best plans are measured as they are. Then a search goes
     in rounds. In each it proposes some plans, fine-tunes and measures them, and corrects by them its prediction of what
     other plans will reach.
 

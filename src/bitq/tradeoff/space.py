@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 
@@ -20,6 +20,7 @@ from bitq.layers import Layer
 from bitq.movement.levels import movement_many
 from bitq.movement.widths import FLOAT_BITS, weight_size, widths
 from bitq.tradeoff.formatset import FormatSet
+from bitq.tradeoff.moved import Moved
 from bitq.tradeoff.records import Cost
 
 Choice = tuple[int, int, int]
@@ -27,6 +28,9 @@ Choice = tuple[int, int, int]
 
 Choices = tuple[Choice, ...]
 """A plan: one choice for each module of a space."""
+
+STAGE = "movement of every format"
+"""What a listener hears of."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,7 @@ class Space:
         layers: for each of them, the layers it computes (several, if it is called several times).
         fixed: layers that keep 32-bit floats (products of two activations).
         offered: what tensors choose from, and which of them which.
-        bits: for each module an array (formats, formats, formats, boundaries): traffic in bits by the formats of input,
-            weight and output, outermost boundary first. Modules of equal shape share one array.
+        bits: for each module what it moves in every choice of formats. Modules of equal shape share one table.
         fixed_bits: array (boundaries,): traffic of the fixed layers.
         float_cost: cost of the network in 32-bit floats ("Original" in the paper).
         other_bytes: parameters and buffers that no plan changes, in bytes.
@@ -49,6 +52,8 @@ class Space:
         points: where what modules store comes out of the network, as `bitq.tracing.Traced.points` has it; a module that
             is not named stores its own result.
         counted: for each format that in whose bits it is counted, where that is not itself; else none.
+        largest_bits: DM_max where it is not of the formats offered but of those that `offered.measured_by` names, in
+            bits.
     """
 
     device: Device
@@ -56,13 +61,14 @@ class Space:
     layers: tuple[tuple[Layer, ...], ...]
     fixed: tuple[Layer, ...]
     offered: FormatSet
-    bits: tuple[NDArray[np.float64], ...]
+    bits: tuple[Moved, ...]
     fixed_bits: NDArray[np.float64]
     float_cost: Cost
     other_bytes: int
     ties: tuple[tuple[tuple[int, int], ...], ...] = ()
     points: Points = field(default_factory=dict)
     counted: tuple[Choosable, ...] = ()
+    largest_bits: float | None = None
 
     @property
     def formats(self) -> tuple[Choosable, ...]:
@@ -71,28 +77,43 @@ class Space:
 
     @cached_property
     def movement_max(self) -> float:
-        """DM_max: the largest movement of any plan in the space, in bits (paper, Eq. 2)."""
-        possible = self.offered.possible
-        return float(self.fixed_bits.sum() + sum(table.sum(axis=-1)[possible].max() for table in self.bits))
+        """DM_max: the largest movement of any plan in the space, in bits (paper, Eq. 2).
+
+        If formats of any kind are offered, that of any plan of Table 2's grid of 8 bits, so that O is one measure
+        whatever is offered beside.
+        """
+        if self.largest_bits is not None:
+            return self.largest_bits
+        modules = range(len(self.modules))
+        return float(self.fixed_bits.sum() + sum(self.possible(each, self.movement(each)).max() for each in modules))
 
     def movement(self, module: int) -> NDArray[np.float64]:
-        """Array (formats, formats, formats): what a module moves over all boundaries, in bits."""
-        bits: NDArray[np.float64] = self.bits[module].sum(axis=-1)
+        """Array (widths of input, of weight, of output): what a module moves over all boundaries, in bits."""
+        bits: NDArray[np.float64] = self.bits[module].bits.sum(axis=-1)
         return bits
 
     def energy(self, module: int) -> NDArray[np.float64]:
-        """Array (formats, formats, formats): energy of what a module moves, in pJ (paper, Eq. 8)."""
-        energy: NDArray[np.float64] = self.bits[module] @ _prices(self.device)
+        """Array (widths of input, of weight, of output): energy of what a module moves, in pJ (paper, Eq. 8)."""
+        energy: NDArray[np.float64] = self.bits[module].bits @ _prices(self.device)
         return energy
 
-    def weight_bytes(self, module: int) -> NDArray[np.float64]:
-        """Array (formats,): size of a module's weight packed in each format, in bytes."""
-        layer, counted = self.layers[module][0], self.counted or self.formats
-        return np.array([float(weight_size(layer, format_for(each, "weight"))) for each in counted])
-
     def model_bytes(self, module: int) -> NDArray[np.float64]:
-        """Array (formats, formats, formats): what every choice stores of a module's weight, in bytes."""
-        return np.broadcast_to(self.weight_bytes(module)[None, :, None], (len(self.formats),) * 3)
+        """Array (widths of input, of weight, of output): what is stored of a module's weight, in bytes."""
+        own, layer, counted = self.bits[module], self.layers[module][0], self.counted or self.formats
+        sizes = np.empty(own.bits.shape[1])
+        for index in self.offered.indices("weight"):
+            sizes[own.places[1][index]] = weight_size(layer, format_for(counted[index], "weight"))
+        return np.broadcast_to(sizes[None, :, None], own.bits.shape[:-1])
+
+    def possible(self, module: int, table: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What an array by a module's widths holds for the choices that the module has."""
+        own = [np.array(self.offered.indices(tensor)) for tensor in TENSORS]
+        inputs, weights, outputs = (place[each] for place, each in zip(self.bits[module].places, own, strict=True))
+        if self.offered.output_as_input:
+            found: NDArray[np.float64] = table[inputs[:, None], np.unique(weights)[None, :], outputs[:, None]]
+        else:
+            found = table[np.ix_(np.unique(inputs), np.unique(weights), np.unique(outputs))]
+        return found
 
     def extents(self, module: int) -> dict[str, int]:
         """Elements of a module's "input", "weight" and "output" along their blocks, to which larger blocks are cut."""
@@ -117,7 +138,7 @@ class Space:
     def level_bits(self, choices: Sequence[Choice]) -> NDArray[np.float64]:
         """Array (boundaries,): what a plan moves over every boundary, outermost (DRAM) first, in bits."""
         bits: NDArray[np.float64] = self.fixed_bits + sum(
-            table[choice] for table, choice in zip(self.bits, choices, strict=True)
+            moved.at(choice) for moved, choice in zip(self.bits, choices, strict=True)
         )
         return bits
 
@@ -138,11 +159,6 @@ class Space:
     def uniform(self, index: int) -> Choices:
         """The plan that gives every tensor the same format."""
         return ((index, index, index),) * len(self.modules)
-
-    @property
-    def uniforms(self) -> tuple[Choices, ...]:
-        """The plans of one format for every tensor, in the order of the formats; none if every tensor may take none."""
-        return tuple(self.uniform(index) for index in self.offered.of_all)
 
 
 def formats_in(chosen: Sequence[Choosable], ranges: Ranges | None = None) -> TensorFormats:
@@ -244,33 +260,26 @@ def build_space(
     if not chosen:
         raise BitqError("the network has no convolution or linear module whose formats could be chosen")
     offered = formats if isinstance(formats, FormatSet) else FormatSet(tuple(formats))
-    shapes = {layer.unnamed: layer for group in chosen.values() for layer in group}
-    tables = {}
-    for done, (shape, layer) in enumerate(shapes.items()):
-        progress("movement of every format", done, len(shapes))
-        tables[shape] = _table(layer, device, offered.formats)
-    progress("movement of every format", len(shapes), len(shapes))
-
-    combined: dict[tuple[Layer, ...], NDArray[np.float64]] = {}
-    for group in chosen.values():
-        key = tuple(layer.unnamed for layer in group)
-        if key not in combined:
-            combined[key] = tables[key[0]] if len(key) == 1 else np.sum([tables[shape] for shape in key], axis=0)
-
+    moved = _moved(chosen.values(), device, offered, progress)
     boundaries = len(device.boundaries)
     fixed_bits = sum((_float_bits(layer, device) for layer in fixed), np.zeros(boundaries))
     float_bits = fixed_bits + sum(_float_bits(layer, device) for group in chosen.values() for layer in group)
-    return Space(
+    found = Space(
         device=device,
         modules=tuple(chosen),
         layers=tuple(tuple(group) for group in chosen.values()),
         fixed=tuple(fixed),
         offered=offered,
-        bits=tuple(combined[tuple(layer.unnamed for layer in group)] for group in chosen.values()),
+        bits=moved,
         fixed_bits=fixed_bits,
         float_cost=Cost.of_levels(float_bits.tolist(), energy_pj(device, float_bits), stored_bytes),
         other_bytes=stored_bytes - sum(weight_bytes[module] for module in chosen),
     )
+    if offered.measured_by is None:
+        return found
+    measure = FormatSet.grid(offered.measured_by)
+    by_grid = _moved(chosen.values(), device, measure, progress)
+    return replace(found, largest_bits=replace(found, offered=measure, bits=by_grid).movement_max)
 
 
 def _float_bits(layer: Layer, device: Device) -> NDArray[np.float64]:
@@ -278,13 +287,19 @@ def _float_bits(layer: Layer, device: Device) -> NDArray[np.float64]:
     return bits
 
 
-def _table(layer: Layer, device: Device, formats: Sequence[Choosable]) -> NDArray[np.float64]:
-    """Bits (formats, formats, formats, boundaries); formats of equal width are solved once."""
-    per_tensor = np.array(
-        [[w.input, w.weight, w.output] for w in (widths(layer, formats_in((f, f, f))) for f in formats)]
-    )
-    unique, inverse = zip(*(np.unique(per_tensor[:, i], return_inverse=True) for i in range(3)), strict=True)
-    triples = np.stack(np.meshgrid(*unique, indexing="ij"), axis=-1).reshape(-1, 3)
-    bits = movement_many(layer, triples, device).reshape(*(len(u) for u in unique), -1)
-    table: NDArray[np.float64] = np.ascontiguousarray(bits[np.ix_(*inverse)])
-    return table
+def _moved(
+    modules: Collection[Sequence[Layer]],
+    device: Device,
+    offered: FormatSet,
+    progress: Callable[[str, int, int], None],
+) -> tuple[Moved, ...]:
+    """For each module what its layers move; modules of equal shapes share one table."""
+    keys = [tuple(layer.unnamed for layer in group) for group in modules]
+    found: dict[tuple[Layer, ...], Moved] = {}
+    distinct = dict(zip(keys, modules, strict=True))
+    for done, (key, group) in enumerate(distinct.items()):
+        progress(STAGE, done, len(distinct))
+        of_formats = [[widths(layer, formats_in((fmt,) * 3)) for layer in group] for fmt in offered.formats]
+        found[key] = Moved.of(group, device, of_formats, [offered.indices(tensor) for tensor in TENSORS])
+    progress(STAGE, len(distinct), len(distinct))
+    return tuple(found[key] for key in keys)

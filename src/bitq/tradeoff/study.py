@@ -134,6 +134,20 @@ class Study:
         with self.complete(Calibration):
             return {name: Ranges(*found[name]) for name in self.space.modules}
 
+    def never_negative(self, module: int, tensor: int) -> bool:
+        """Whether calibration met no negative number in a tensor, by index of its module and in `TENSORS`."""
+        return self.ranges[self.space.modules[module]].non_negative(TENSORS[tensor])
+
+    def offered(self, module: str, tensor: TensorName) -> tuple[int, ...]:
+        """Of the space's formats, those that a tensor of the module of this path may take: none without negative numbers
+        where calibration met one."""
+        non_negative, formats = self.ranges[module].non_negative(tensor), self.space.formats
+        return tuple(
+            index
+            for index in self.space.offered.indices(tensor)
+            if non_negative or not (isinstance(each := formats[index], Format) and each.never_negative)
+        )
+
     def formats(self, module: str, tensor: TensorName) -> tuple[Format, ...]:
         """What the space's candidates mean for a tensor of the module of this path, in their order."""
         non_negative = self.ranges[module].non_negative(tensor)
@@ -146,7 +160,7 @@ class Study:
 
     def _own(self, module: str, tensor: TensorName) -> tuple[Format, ...]:
         formats = self.formats(module, tensor)
-        return tuple(formats[index] for index in self.space.offered.indices(tensor))
+        return tuple(formats[index] for index in self.offered(module, tensor))
 
     def tensor_formats(self, plan: Choices) -> dict[str, TensorFormats]:
         """A plan's formats by module path."""
@@ -222,7 +236,7 @@ class Study:
             table = np.full((len(TENSORS), len(space.formats)), inf)
             for row, tensor in zip(table, TENSORS, strict=True):
                 own = scores_of(self._own(name, tensor), values[name, tensor], extents[name][tensor])
-                row[list(space.offered.indices(tensor))] = share[tensor] * own
+                row[list(self.offered(name, tensor))] = share[tensor] * own
             found_scores.append(table)
         return found_scores
 
@@ -320,10 +334,9 @@ class Study:
         return found.weights
 
     def _measurement(self, plan: Proposed, found: Measured) -> Measurement:
-        uniform = len({index for choice in plan.choices for index in choice}) == 1
         return Measurement(
             label=plan.label,
-            proposer="uniform" if uniform else plan.proposer,
+            proposer=plan.proposer,
             loss=found.loss,
             before=found.before,
             validation=found.validation,

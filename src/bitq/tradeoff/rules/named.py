@@ -9,6 +9,7 @@ from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.records import Proposal
 from bitq.tradeoff.rules.rule import Brought, Rule
 from bitq.tradeoff.study import Study
+from bitq.tradeoff.uniforms import uniforms
 
 NAMED = "int4,mxfp4,int8,mxint8"
 """The coarse ones first: fine-tuning is for them."""
@@ -24,4 +25,4 @@ class Named(Rule):
 
     def propose(self, study: Study, count: int) -> Proposal:
         """A plan for each."""
-        return Proposal(plans=study.space.uniforms[:count], passes=0)
+        return Proposal(plans=uniforms(study)[:count], passes=0)

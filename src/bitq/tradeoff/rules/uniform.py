@@ -15,6 +15,7 @@ from bitq.tradeoff.records import Proposal
 from bitq.tradeoff.rules.untuned import Untuned
 from bitq.tradeoff.space import Choices
 from bitq.tradeoff.study import Study
+from bitq.tradeoff.uniforms import uniforms
 
 STEP = 0.03
 """Share of movement by which the uniform formats within a loss of accuracy differ at least."""
@@ -47,7 +48,7 @@ def uniform_within(study: Study, count: int) -> Proposal:
 
 def _worth(study: Study) -> list[tuple[Choices, float, float]]:
     """Uniform plans that no other beats in both, with their sum of scores and what they move, in bits."""
-    plans = study.space.uniforms
+    plans = uniforms(study)
     if not plans:
         raise BitqError("no format is offered to weights and activations alike; offer one, or leave this rule out")
     costs = np.array([[predicted_loss(study.scores, plan), study.space.cost(plan).movement_bits] for plan in plans])

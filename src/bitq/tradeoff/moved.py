@@ -1,0 +1,92 @@
+"""What a module moves in every choice of formats, kept by the widths of its tensors: equal widths move the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitq.devices import Device
+from bitq.errors import BitqError
+from bitq.layers import Layer
+from bitq.movement.levels import movement_many
+from bitq.movement.model import Widths
+
+Places = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
+"""For input, weight and output an array (formats,): which of the widths of that tensor a format has; -1 if it may not
+have the format."""
+
+MOST_CHOICES = 1 << 21
+"""Choices of three widths that are tabulated for a layer: 16 MiB for each boundary of a device."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """The traffic of a module.
+
+    A narrower tensor seldom moves more, but it may: the outermost memory is planned first, and what is best there may
+    leave more to move for the inner ones. So nothing is assumed of how traffic grows with widths.
+
+    Attributes:
+        places: which widths formats have.
+        bits: array (widths of input, of weight, of output, boundaries): traffic in bits, outermost boundary first.
+    """
+
+    places: Places
+    bits: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        layers: Sequence[Layer],
+        device: Device,
+        widths: Sequence[Sequence[Widths]],
+        offered: Sequence[Sequence[int]],
+    ) -> Moved:
+        """What the layers that a module computes move together.
+
+        Args:
+            layers: one for each call.
+            device: whose memories the bits move through.
+            widths: by format, those of each layer whose tensors all have it.
+            offered: for input, weight and output, the places of the formats that they may take.
+
+        Raises:
+            BitqError: more choices of widths than can be tabulated.
+            Infeasible: a memory too small for one element of each tensor.
+        """
+        unique, places = [], []
+        for name, own in zip(("input", "weight", "output"), offered, strict=True):
+            rows = [[getattr(each, name) for each in widths[index]] for index in own]
+            found, at = np.unique(rows, axis=0, return_inverse=True)
+            unique.append(found)
+            places.append(np.full(len(widths), -1))
+            places[-1][list(own)] = at.reshape(-1)
+        extent = tuple(map(len, unique))
+        if prod(extent) > MOST_CHOICES:
+            raise BitqError(
+                f"the formats to choose from are of {' x '.join(map(str, extent))} widths for input, weight and output "
+                f"of {layers[0].name!r}, but {MOST_CHOICES} choices are tabulated at most; name fewer"
+            )
+        chosen = [each.reshape(-1) for each in np.indices(extent)]
+        tables = []
+        for place, layer in enumerate(layers):
+            rows = np.stack([of[at, place] for of, at in zip(unique, chosen, strict=True)], axis=1)
+            tables.append(movement_many(layer, rows, device).reshape(*extent, -1))
+        bits = tables[0] if len(tables) == 1 else np.sum(tables, axis=0)
+        return cls((places[0], places[1], places[2]), bits)
+
+    def at(self, choice: tuple[int, int, int]) -> NDArray[np.float64]:
+        """Array (boundaries,): traffic in bits with these formats of input, weight and output.
+
+        Raises:
+            ValueError: a tensor may not have its format.
+        """
+        own = tuple(int(places[index]) for places, index in zip(self.places, choice, strict=True))
+        if min(own) < 0:
+            raise ValueError(f"formats {choice} are not all offered to these tensors")
+        bits: NDArray[np.float64] = self.bits[own]
+        return bits
