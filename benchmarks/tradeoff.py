@@ -27,6 +27,7 @@ from bitq.accuracy.finetune import Training
 from bitq.devices import load_device
 from bitq.errors import BitqError
 from bitq.files import RunFolder
+from bitq.formats import EXPONENT_BITS
 from bitq.progress import Terminal
 from bitq.report import write_report
 from bitq.store import versions
@@ -59,6 +60,8 @@ def main() -> int:
     parser.add_argument("--alpha", type=float, default=0.2, help="weight of movement in O (default: 0.2)")
     parser.add_argument("--within", type=float, default=0.003, help="share of accuracy lost (default: 0.003)")
     parser.add_argument("--device", default="stm32f103c8", help="name or file (default: stm32f103c8)")
+    parser.add_argument("--formats", default="any", help="that tensors choose from; any, or a list (default: any)")
+    parser.add_argument("--grid", type=int, choices=EXPONENT_BITS, help="or Table 2 with so many bits")
     parser.add_argument("--stored", choices=get_args(Stored), default="after-activation", help="what is stored")
     parser.add_argument("--run", type=Path, default=Path("runs/benchmark-tradeoff"), help="folder for the runs")
     options = parser.parse_args()
@@ -92,12 +95,13 @@ def of_network(
     """All contenders with one seed, and a report of bitq's plan beside the others."""
     subject = SUBJECTS[network](seed)
     steps = 0 if options.without_qat else options.steps
+    offered = FormatSet.of(bits=options.grid) if options.grid else FormatSet.of(options.formats)
     folder = of_seed(RunFolder(options.run / f"{network}-{Path(options.device).stem}-{steps}"), seed)
     own = contest.settings(replace(settings, training=replace(settings.training, seed=seed)))
     studied = Subject(network, subject.model, subject.data, Task())
     with (
         Terminal() as listener,
-        opened(studied, load_device(options.device), FormatSet.grid(8), own, folder, listener) as (study, traced),
+        opened(studied, load_device(options.device), offered, own, folder, listener) as (study, traced),
     ):
         found = compared(study, traced, contest)
         for each in found.results:
