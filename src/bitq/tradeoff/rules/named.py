@@ -24,4 +24,5 @@ class Named(Rule):
 
     def propose(self, study: Study, count: int) -> Proposal:
         """A plan for each."""
-        return Proposal(plans=study.space.uniforms[:count], passes=0)
+        space = study.space
+        return Proposal(plans=tuple(map(space.uniform, space.offered.of_all))[:count], passes=0)
