@@ -53,8 +53,9 @@ def test_a_rule_proposes_plans_of_its_space_and_repeats(study, traced, name):
     assert 1 <= len(proposal.plans) <= COUNT
     for plan in proposal.plans:
         assert len(plan) == len(own.space.modules)
-        for index, tensor in ((index, tensor) for choice in plan for index, tensor in zip(choice, TENSORS, strict=True)):
-            assert index in own.space.offered.indices(tensor)
+        for choice in plan:
+            for index, tensor in zip(choice, TENSORS, strict=True):
+                assert index in own.space.offered.indices(tensor)
         for group in own.space.ties:
             assert len({plan[module][tensor] for module, tensor in group}) == 1
     assert RULES[name].propose(own, COUNT) == proposal
