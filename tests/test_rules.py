@@ -118,7 +118,7 @@ def test_untuned_plans_are_measured_as_a_study_without_fine_tuning_measures_them
 
 def test_a_measured_plan_is_kept_with_its_costs_and_where_it_came_from(study):
     plans = [
-        Proposed("by another name", study.space.uniform(3), "other"),
+        Proposed("of one format", study.space.uniform(3), "uniform"),
         Proposed("drawn", RULES["random"].propose(study, 1).plans[0], "other"),
     ]
     found = dict(study.measured(plans))

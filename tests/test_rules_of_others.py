@@ -208,7 +208,8 @@ def test_fast_is_counted_as_it_stores_chunks(study, traced):
     space = space_of(own.subject.model, traced.layers, tiny.DEVICE, FormatSet(own.space.counted))
     for plan in (own.space.uniform(0), own.space.uniform(1)):
         assert own.space.cost(plan) == space.cost(plan)
-    assert own.space.weight_bytes(1)[0] == weight_size(own.space.layers[1][0], own.space.counted[0])
+    packed = sum(weight_size(layers[0], own.space.counted[0]) for layers in own.space.layers)
+    assert own.space.cost(own.space.uniform(0)).model_bytes == packed + own.space.other_bytes
     plan = SimpleNamespace(choices=own.space.uniform(0), tune=True)
     assert own.config(plan) != replace(own, space=replace(own.space, counted=())).config(plan)
 
