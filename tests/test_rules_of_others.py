@@ -241,6 +241,13 @@ def test_bsfp_has_sums_for_weights_and_msfp_for_activations(study, traced):
     ]
 
 
+@pytest.mark.parametrize(("tuned", "without", "tune"), [("no", None, False), ("yes", None, True), ("no", "qat", True)])
+def test_bsfp_is_fine_tuned_if_that_is_asked_for(study, traced, tuned, without, tune):
+    own = study_of(study, traced, Bsfp(tuned=tuned))
+    own = replace(own, settings=replace(own.settings, without=without))
+    assert [plan.tune for plan in Bsfp(tuned=tuned).proposals(own, "bsfp", 2).plans] == [tune, tune]
+
+
 def test_dbps_like_takes_the_least_width_that_loses_little(study, traced):
     rule = DbpsLike(upper=(0.5,))
     own = study_of(study, traced, rule)
@@ -402,6 +409,7 @@ def test_rules_are_read_with_their_options():
         ("flexblock:upper=0.1+x", "upper of rule flexblock is '0.1\\+x'; it must be such as 0.2\\+0.8"),
         ("fast:rounding=up", "the rounding of fast is 'up'; it must be one of nearest, toward_zero"),
         ("hbfp:activations=x", "must be one of sample, blocks"),
+        ("bsfp:tuned=maybe", "tuned of bsfp is 'maybe'; it must be yes or no"),
         ("bsfp:msfp=9", "msfp of bsfp is 9; it must be 12..16"),
         ("int-mixed:least=9", "integers of 9 to 8 bits"),
     ],
