@@ -11,6 +11,7 @@ import bitq
 import tiny
 from bitq.accuracy.quantized import quantized_weight
 from bitq.files import RunFolder
+from bitq.formats import TENSORS
 from bitq.store import Store
 from bitq.tracing import record
 from bitq.tradeoff.allocate import predicted_loss
@@ -52,7 +53,9 @@ def test_a_rule_proposes_plans_of_its_space_and_repeats(study, traced, name):
     assert 1 <= len(proposal.plans) <= COUNT
     for plan in proposal.plans:
         assert len(plan) == len(own.space.modules)
-        assert all(own.space.offered.possible[choice] for choice in plan)
+        for choice in plan:
+            for index, tensor in zip(choice, TENSORS, strict=True):
+                assert index in own.space.offered.indices(tensor)
         for group in own.space.ties:
             assert len({plan[module][tensor] for module, tensor in group}) == 1
     assert RULES[name].propose(own, COUNT) == proposal

@@ -208,7 +208,8 @@ def test_fast_is_counted_as_it_stores_chunks(study, traced):
     space = space_of(own.subject.model, traced.layers, tiny.DEVICE, FormatSet(own.space.counted))
     for plan in (own.space.uniform(0), own.space.uniform(1)):
         assert own.space.cost(plan) == space.cost(plan)
-    assert own.space.weight_bytes(1)[0] == weight_size(own.space.layers[1][0], own.space.counted[0])
+    packed = sum(weight_size(layers[0], own.space.counted[0]) for layers in own.space.layers)
+    assert own.space.cost(own.space.uniform(0)).model_bytes == packed + own.space.other_bytes
     plan = SimpleNamespace(choices=own.space.uniform(0), tune=True)
     assert own.config(plan) != replace(own, space=replace(own.space, counted=())).config(plan)
 
@@ -238,6 +239,13 @@ def test_bsfp_has_sums_for_weights_and_msfp_for_activations(study, traced):
     assert [texts(own, plan)[1] for plan in plans] == [
         [str(parse_format(name)) for name in (msfp, "bsfp", msfp)] for msfp in ("msfp14", "msfp13")
     ]
+
+
+@pytest.mark.parametrize(("tuned", "without", "tune"), [("no", None, False), ("yes", None, True), ("no", "qat", True)])
+def test_bsfp_is_fine_tuned_if_that_is_asked_for(study, traced, tuned, without, tune):
+    own = study_of(study, traced, Bsfp(tuned=tuned))
+    own = replace(own, settings=replace(own.settings, without=without))
+    assert [plan.tune for plan in Bsfp(tuned=tuned).proposals(own, "bsfp", 2).plans] == [tune, tune]
 
 
 def test_dbps_like_takes_the_least_width_that_loses_little(study, traced):
@@ -328,7 +336,7 @@ def test_rules_of_tools_take_any_formats(traced, tmp_path, name, formats, togeth
         own = replace(own, space=tied(own.space, ties(own.space, traced.stored))) if together else own
         plans = RULES[name].propose(own, 2).plans
         for plan, limit in zip(plans, limits(own, 2), strict=True):
-            assert all(own.space.offered.possible[choice] for choice in plan)
+            assert all(set(choice) <= set(own.space.offered.of_all) for choice in plan)
             assert name == "random" or own.space.cost(plan).movement_bits <= limit * (1 + 1e-9)
             assert not together or plan[0][2] == plan[1][0]
             assert name != "hessian" or all(choice[0] == choice[1] for choice in plan)
@@ -401,6 +409,7 @@ def test_rules_are_read_with_their_options():
         ("flexblock:upper=0.1+x", "upper of rule flexblock is '0.1\\+x'; it must be such as 0.2\\+0.8"),
         ("fast:rounding=up", "the rounding of fast is 'up'; it must be one of nearest, toward_zero"),
         ("hbfp:activations=x", "must be one of sample, blocks"),
+        ("bsfp:tuned=maybe", "tuned of bsfp is 'maybe'; it must be yes or no"),
         ("bsfp:msfp=9", "msfp of bsfp is 9; it must be 12..16"),
         ("int-mixed:least=9", "integers of 9 to 8 bits"),
     ],

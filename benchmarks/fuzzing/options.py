@@ -52,6 +52,7 @@ NETWORKS = (
 """Of these nothing is run but what is a user's own, or harmless."""
 
 _LAYERS = ("--input-shape", f"1,1,{SIDE},{SIDE}")
+BRIEF = ("--rules", "uniform,random", "--seeds", "0", "--steps", "1", "--plans", "2")
 COMMANDS = (
     ("devices", "d.toml"),
     ("movement", "net:make", "--device", "d.toml", "--formats", "8:e3:b16", *_LAYERS),
@@ -60,6 +61,7 @@ COMMANDS = (
     ("quantize", "net.safetensors", "out.safetensors", "--format", "8:e4:b16"),
     ("search", "net:make", "--data", "data.npz", "--device", "d.toml", "--run", "new", *FEW),
     ("search", "net:make", "--data", "pictures", "--device", "d.toml", "--run", "new", *FEW, "--channels", "1"),
+    ("compare", "net:make", "--data", "data.npz", "--device", "d.toml", "--run", "new", *BRIEF),
     ("evaluate", "run", "--data", "data.npz", *NAMED),
     ("evaluate", "run", "--data", "pictures", *NAMED, "--channels", "1"),
     ("report", "run", "--alpha", "0.3"),
@@ -71,6 +73,8 @@ VALUES = {
     "--grid": ("paper8", "paper16", *TEXTS[:-1]),
     "--input-shape": SHAPES,
     "--memory": TEXTS[:-1],
+    "--rules": (*TEXTS[:-1], "", ",", "fast:alpha", "fast:alpha=nan", "flexblock:upper=", "uniform:x=1", "named,named"),
+    "--seeds": (*NUMBERS, "0,0", "0,1,"),
     "--network": NETWORKS,
     "--out": OUTS,
     "--run": ("new", "run", "folder", "pipe", "loop", "d.toml", "d.toml/run", "x" * 300, "n\x1b[31m", "net.py", "\n"),
@@ -88,6 +92,7 @@ _MORE = {
         *("--without-tradeoff", "--ablations", "--batch-size", "--image-size", "--channels", "--mean"),
         *("--std", "--limit"),
     ),
+    "compare": ("--checkpoint", "--bits", "--alpha", "--tied", "--within", "--learning-rate", "--amp", "--without-qat"),
     "evaluate": ("--seed", "--batch-size", "--image-size", "--channels", "--mean", "--std", "--limit"),
     "report": ("--alpha",),
 }
@@ -137,8 +142,9 @@ def _more(rng: Random, given: Input) -> str:
 def _argument(rng: Random, given: Input) -> str:
     """What the command is about."""
     command = given.words[0]
-    if command in ("movement", "buffer", "search"):
-        values: tuple[str, ...] = tuple(name for name in NETWORKS if name != "demo" or command != "search")
+    if command in ("movement", "buffer", "search", "compare"):
+        trained = command in ("search", "compare")
+        values: tuple[str, ...] = tuple(name for name in NETWORKS if name != "demo" or not trained)
     elif command == "quantize" and rng.random() < 0.5:
         given.words[2] = rng.choice(PACKED)
         return f"to {given.words[2]!r:.40}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,28 @@ RANGE = r"must be a number from"
 @attack(f"search nets:make {DATA} --max-movement inf", "--max-movement is 'inf'; it must be a number")
 @attack(f"search nets:make {DATA} --max-model-bytes=-1", "--max-model-bytes is '-1'; it must be a number")
 @attack(f"search nets:make {DATA} --max-energy 1e999", "--max-energy is '1e999'; it must be a number")
+@attack(f"compare nets:make {DATA} --seeds {'9' * 5000}", "--seeds is '9*.*; it must be whole numbers from 0")
+@attack(f"compare nets:make {DATA} --seeds {','.join(map(str, range(200)))}", "give each seed once, and at most 100")
+@attack(f"compare nets:make {DATA} --seeds=-1", "--seeds is '-1'; it must be whole numbers")
+@attack(f"compare nets:make {DATA} --plans {2**62}", "--plans must be a number")
+@attack(f"compare nets:make {DATA} --rules {'x' * 5000}", "rule 'x*.*' is unknown; rules are bitq")
+@attack(f"compare nets:make {DATA} --rules bsfp:msfp={'9' * 5000}", "msfp of rule bsfp is '9*.*'; must be such as 16")
+@attack(f"compare nets:make {DATA} --rules fast:alpha=inf", "alpha of rule fast is 'inf'; it must be such as 0.6")
+@attack(f"compare nets:make {DATA} --rules flexblock:upper=nan+1e999", "upper of rule flexblock is .* such as 0.2")
+@attack(f"compare nets:make {DATA} --within nan", "--within is nan; it must be a number of points")
+@attack(f"compare nets:make {DATA} --steps {2**62}", "steps is .* up to 10000000")
 def a_number_that_is_none(folder: Path) -> None:
     """Compute with numbers that are not finite, overflow, or ask for endless work."""
     (folder / "nets.py").write_text("raise RuntimeError('options are looked at before any network is')")
     np.savez(folder / "data.npz", x_train=np.ones((20, 6, 6), np.uint8))
+
+
+@attack(f"compare nets:make {DATA}", "run/compare.html is no regular file")
+def a_pipe_for_the_page(folder: Path) -> None:
+    """Let all be compared, then wait for ever for a reader of the page."""
+    (folder / "run").mkdir()
+    os.mkfifo(folder / "run" / "compare.html")
+    a_number_that_is_none(folder)
 
 
 BIG = "search nets:make --data data.npz --run run --steps 1 --rounds 1 --uniforms 1"

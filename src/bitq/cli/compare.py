@@ -160,9 +160,9 @@ def compare(
     """
     from bitq.accuracy.finetune import Training
     from bitq.devices import load_device
-    from bitq.files import RunFolder
+    from bitq.files import RunFolder, check_replaceable
     from bitq.progress import Terminal
-    from bitq.report.comparison import write_comparison
+    from bitq.report.comparison import PAGE, write_comparison
     from bitq.tradeoff.compare import Contest
     from bitq.tradeoff.compare import compare as compared
     from bitq.tradeoff.formatset import FormatSet
@@ -200,6 +200,7 @@ def compare(
     contest = Contest(rules_of(rules), plans, within / 100)
     offered = FormatSet.of(formats, weights, activations, output_as_input, grid.bits if grid else None)
     command = shlex.join(["bitq", *sys.argv[1:]])
+    check_replaceable(folder.path / PAGE)
     with Terminal() as listener:
         found = compared(subject, load_device(device), offered, settings, contest, wanted, folder, listener, command)
     page = write_comparison(folder, found)

@@ -48,6 +48,10 @@ RULES: Mapping[str, Rule] = {
 """All of them, by name."""
 
 
+LONGEST = 60
+"""Characters of an option's value."""
+
+
 class Called(NamedTuple):
     """A rule, and what it is called: as it was asked for."""
 
@@ -86,6 +90,8 @@ def _rule(text: str) -> Rule:
 def _value(name: str, option: str, text: str, default: Any) -> Any:
     """What a text says where another value of its type stands by default."""
     try:
+        if len(text) > LONGEST:
+            raise ValueError(text)
         if isinstance(default, tuple):
             return tuple(_number(part) for part in text.split("+"))
         return text if isinstance(default, str) else int(text) if isinstance(default, int) else _number(text)

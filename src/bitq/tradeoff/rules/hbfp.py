@@ -25,7 +25,8 @@ from bitq.tradeoff.rules.rule import Brought, Rule
 from bitq.tradeoff.study import Study
 
 ACTIVATIONS = {"sample": f"b{LARGEST_BLOCK}p{LARGEST_BLOCK}", "blocks": "v64"}
-"""One exponent for all channels and positions of an input, or one for 64 channels, as the preset hbfp8 has."""
+"""One exponent for all channels and positions of an input (of linear layers, for each row), or one for 64 channels, as
+the preset hbfp8 has."""
 
 
 @dataclass(frozen=True)
