@@ -74,8 +74,7 @@ IDLE = (
     Idle("search demo --without-movement", "--rounds --plans --uniforms --within", "--without-movement; leave {} out"),
     Idle("search demo --without-tradeoff", "--rounds --plans --uniforms --within", "--without-tradeoff; leave {} out"),
     Idle("search demo --without-qat", "--without-movement --without-tradeoff --ablations", "at a time"),
-    Idle("search demo --grid paper8", "--formats --weights --activations", "--grid paper8 is all that tensors choose "
-         "from; leave {} out"),
+    Idle("search demo --grid paper8", "--formats --weights --activations", "tensors choose from; leave {} out"),
     Idle("search demo --within 1", "--max-accuracy-loss", "not both"),
     Idle("search demo --workers 2", "--ray", "not both"),
     Idle("evaluate demo --formats float32", "--image-size --channels --mean --std --limit", "leave {} out"),
@@ -95,8 +94,8 @@ IDLE = (
     Idle("quantize in.safetensors out.safetensors --plan run", "--format", "give either --plan"),
 )
 EVERYWHERE = {
-    "search": "--device --run --grid --formats --weights --activations --output-as-input --alpha --tied --effort --seed "
-    "--max-movement --max-energy --max-model-bytes --batch-size --json --traceback",
+    "search": "--device --run --grid --formats --weights --activations --output-as-input --alpha --tied --effort "
+    "--seed --max-movement --max-energy --max-model-bytes --batch-size --json --traceback",
     "evaluate": "--formats --json --traceback",
     "movement": "--device --formats --joint --json --traceback",
     "buffer": "--device --memory --formats --from --to --out --json --traceback",

@@ -305,7 +305,7 @@ def search(
             source.test,
             device=device,
             run=folder,
-            formats=FormatSet.of(formats, weights, activations, output_as_input, grid and grid.bits),
+            formats=FormatSet.of(formats, weights, activations, output_as_input, None if grid is None else grid.bits),
             settings=settings,
             ablations=ablations,
             workers=measuring,
