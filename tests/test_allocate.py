@@ -35,12 +35,13 @@ def moved(table):
 @st.composite
 def spaces(draw, modules=2):
     """Two modules of two formats, with ties, zeros and large differences: where the bits come from does not matter."""
-    bits = st.lists(st.integers(0, 3) | st.integers(0, 10**9), min_size=16, max_size=16)
-    tables = tuple(np.array(draw(bits), dtype=float).reshape(2, 2, 2, 2) for _ in range(modules))
+    values = st.lists(st.integers(0, 3) | st.integers(0, 10**9), min_size=16, max_size=16)
+    tables = tuple(np.array(draw(values), dtype=float).reshape(2, 2, 2, 2) for _ in range(modules))
     names = tuple(f"module {i}" for i in range(modules))
     layers = tuple((Layer(name, K=draw(st.integers(1, 9)), C=3, module=name),) for name in names)
     fixed = np.array(draw(st.tuples(st.floats(1, 1e6), st.floats(0, 1e6))))
-    return Space(tiny.DEVICE, names, layers, (), FormatSet(FEW), tuple(map(moved, tables)), fixed, Cost.of_levels((0.0, 0.0), 0.0, 0), 100)
+    bits, none = tuple(map(moved, tables)), Cost.of_levels((0.0, 0.0), 0.0, 0)
+    return Space(tiny.DEVICE, names, layers, (), FormatSet(FEW), bits, fixed, none, 100)
 
 
 def score_tables(modules=2):

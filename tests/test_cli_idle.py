@@ -75,8 +75,7 @@ IDLE = (
     Idle("search demo --without-movement", "--rounds --plans --uniforms --within", "--without-movement; leave {} out"),
     Idle("search demo --without-tradeoff", "--rounds --plans --uniforms --within", "--without-tradeoff; leave {} out"),
     Idle("search demo --without-qat", "--without-movement --without-tradeoff --ablations", "at a time"),
-    Idle("search demo --grid paper8", "--formats --weights --activations", "--grid paper8 is all that tensors choose "
-         "from; leave {} out"),
+    Idle("search demo --grid paper8", "--formats --weights --activations", "tensors choose from; leave {} out"),
     Idle("compare demo --grid paper8", "--formats --weights --activations", "tensors choose from; leave {} out"),
     Idle("search demo --within 1", "--max-accuracy-loss", "not both"),
     Idle("search demo --workers 2", "--ray", "not both"),

@@ -1,4 +1,4 @@
-"""Tied tensors are solved exactly: formats that are left out are worth nothing, and no plan is better than what stays."""
+"""Tied tensors are solved exactly: formats that are left out are worth nothing, no plan is better than what stays."""
 
 from dataclasses import replace
 from itertools import pairwise, product

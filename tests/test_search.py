@@ -631,7 +631,9 @@ class Loud(Silent):
 
 model = tiny.network()
 model.load_state_dict(torch.load(sys.argv[2], weights_only=True))
-bitq.search(model, *tiny.loaders(), device=tiny.DEVICE, bits=8, run=sys.argv[1], settings=tiny.settings(), listener=Loud())
+bitq.search(
+    model, *tiny.loaders(), device=tiny.DEVICE, bits=8, run=sys.argv[1], settings=tiny.settings(), listener=Loud()
+)
 """
 
 

@@ -133,3 +133,28 @@ def test_trials_of_the_fewest_bits_near_float32_deserve_all_data():
     assert chosen(measured("e", 45.0, 0.9)) == "b"
     assert chosen(measured("e", 39.0, 0.9)) is None
     assert chosen(measured("e", 39.0, 0.889)) == "a"
+
+
+def uniform(index, score, bits):
+    return Candidate(((index,) * 3,), score, Cost.of_levels((bits,), 0.0, 0))
+
+
+def test_uniform_formats_that_no_other_beats_are_tried_the_likely_ones_first_of_all():
+    study = SimpleNamespace(objective=lambda accuracy, bits: 1 - accuracy + 0.2 * bits / 100)
+    chain = [uniform(place, 0.05 * place**2, 100.0 - place) for place in range(60)]
+    beaten = [uniform(100 + place, each.score + 1e-6, each.cost.movement_bits) for place, each in enumerate(chain)]
+    mixed = [each for pair in zip(beaten, chain, strict=True) for each in pair]
+    chosen = worth_trying(study, mixed)
+    places = [each.choices[0][0] for each in chosen]
+    assert set(places) < set(range(60))
+    assert len(places) == LIKELY + ALONG
+    assert places == sorted(places)
+    curve = Curve()
+
+    def promise(place):
+        return study.objective(1 - curve.lost(chain[place].score), chain[place].cost.movement_bits)
+
+    assert set(sorted(range(60), key=promise)[:LIKELY]) < set(places)
+    assert 59 in places  # of the least movement
+    assert worth_trying(study, []) == []
+    assert worth_trying(study, chain[:3]) == chain[:3]

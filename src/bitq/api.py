@@ -103,9 +103,9 @@ def search(
             Data are known by their first batch (training data by its shapes) and their length, lists of batches wholly.
         bits: 8 or 16: tensors choose from the grid of the paper's Table 2, whose elements have so many bits if nothing
             is shared (paper: q_b).
-        formats: what tensors choose from in its place: a list such as "any,8:e6:b48" or "8:e2..e6:b1..b48,mxint8,int3..int8",
-            or `FormatSet`, which tell weights from activations; by default "any", which is what
-            `bitq.tradeoff.anyformats` says. A run folder is for one such set.
+        formats: what tensors choose from in its place: a list such as "any,8:e6:b48" or
+            "8:e2..e6:b1..b48,mxint8,int3..int8", or `FormatSet`, which tell weights from activations; by default "any",
+            which is what `bitq.tradeoff.anyformats` says. A run folder is for one such set.
         settings: alpha, steps, seeds and effort.
         loss: of (output, target), to train with; cross entropy by default.
         metric: (network, batches) to a number in [0, 1], larger is better; top-1 accuracy by default.

@@ -43,8 +43,8 @@ PROBED_BLOCKS = (1, 4, 16, 48)
 largest; others are read off lines through them over log2 BS."""
 
 PROBED_BITS = (2, 3, 4, 6)
-"""Bits of integers, sign included, measured of formats that differ in nothing else, beside the least and the most, where
-so many are offered: a bit more divides squared errors by 4, so others are read off lines through log scores.
+"""Bits of integers, sign included, measured of formats that differ in nothing else, beside the least and the most, if
+many are offered: a bit more divides squared errors by 4, so others are read off lines through log scores.
 `benchmarks/probing.py` holds both against measuring all."""
 
 MANY_BITS = 7
@@ -281,8 +281,8 @@ def scores(formats: Sequence[Format], measured: Mapping[Format, float], extent: 
 
     Returns:
         Array (formats,), (perturbation / 2)^POWER; interpolated for block sizes and bits that were not measured, and
-        never less for a coarser format than for a finer one: for one of the same kind that has nothing more (no wider elements, no
-        more of their bits for the mantissa, no smaller blocks).
+        never less for a coarser format than for a finer one: for one of the same kind that has nothing more (no wider
+        elements, no more of their bits for the mantissa, no smaller blocks).
     """
     powers: dict[tuple[Kin, int, int], float] = {}
     for fmt, value in measured.items():
@@ -346,9 +346,7 @@ def _interpolated(
         if (kin, bit, size) not in found:
             own = sorted(bits[kin, size])
             values = [found[kin, each, size] for each in own]
-            if min(values) > 0:
-                value = exp(np.interp(bit, own, np.log(values)))
-            else:
-                value = float(np.interp(bit, own, values))
-            found[kin, bit, size] = value
+            on_logs = min(values) > 0
+            value = float(np.interp(bit, own, np.log(values) if on_logs else values))
+            found[kin, bit, size] = exp(value) if on_logs else value
     return [found[place] for place in places]

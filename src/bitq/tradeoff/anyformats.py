@@ -45,8 +45,8 @@ ANY: dict[Kind, str] = {
         [*_blocks("s2..s9", _ACTIVATION_BLOCKS), *_blocks("n1..n8", _ACTIVATION_BLOCKS), *_COMMON]
     ),
 }
-"""Lists as `bitq.formats.formats_of` reads them. Mantissas have 2 to 9 bits with their sign, and 1 to 8 without where an
-activation is never negative."""
+"""Lists as `bitq.formats.formats_of` reads them. Mantissas have 2 to 9 bits with their sign, and 1 to 8 without, where
+an activation is never negative."""
 
 
 def spelled(text: str, kind: Kind) -> str:

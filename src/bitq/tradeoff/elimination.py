@@ -64,12 +64,12 @@ def steps(problem: Problem) -> tuple[Step, ...] | None:
     found = []
     while near:
         group = min(near, key=lambda each: (prod(sizes[other] for other in near[each]), each))
-        scope = near.pop(group)
-        if prod(sizes[each] for each in scope) > MOST_CELLS:
+        met = near.pop(group)
+        if prod(sizes[each] for each in met) > MOST_CELLS:
             return None
-        found.append(Step(group, (group, *sorted(scope - {group}))))
-        for other in scope - {group}:
-            near[other] = (near[other] | scope) - {group}
+        found.append(Step(group, (group, *sorted(met - {group}))))
+        for other in met - {group}:
+            near[other] = (near[other] | met) - {group}
     return tuple(found)
 
 

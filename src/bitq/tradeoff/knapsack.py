@@ -6,7 +6,6 @@ stdout, where the command line prints JSON, alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -17,8 +16,8 @@ from scipy.sparse import coo_array, csr_array
 from bitq.errors import Infeasible
 from bitq.formats import TENSORS
 from bitq.tradeoff.budgets import ACCURACY_LOSS, Budgets, check_possible
-from bitq.tradeoff.quantities import QUANTITIES
 from bitq.tradeoff.problem import Problem, Scores, predicted_loss
+from bitq.tradeoff.quantities import QUANTITIES
 from bitq.tradeoff.space import Choices, Space
 
 GAP = 1e-9

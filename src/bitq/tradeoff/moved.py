@@ -58,11 +58,12 @@ class Moved:
             BitqError: more choices of widths than can be tabulated.
             Infeasible: a memory too small for one element of each tensor.
         """
-        unique, places = [], []
+        unique: list[NDArray[np.float64]] = []
+        places: list[NDArray[np.intp]] = []
         for name, own in zip(("input", "weight", "output"), offered, strict=True):
             rows = [[getattr(each, name) for each in widths[index]] for index in own]
-            found, at = np.unique(rows, axis=0, return_inverse=True)
-            unique.append(found)
+            distinct, at = np.unique(np.array(rows), axis=0, return_inverse=True)
+            unique.append(distinct)
             places.append(np.full(len(widths), -1))
             places[-1][list(own)] = at.reshape(-1)
         extent = tuple(map(len, unique))
@@ -72,12 +73,11 @@ class Moved:
                 f"of {layers[0].name!r}, but {MOST_CHOICES} choices are tabulated at most; name fewer"
             )
         chosen = [each.reshape(-1) for each in np.indices(extent)]
-        tables = []
+        tables: list[NDArray[np.float64]] = []
         for place, layer in enumerate(layers):
-            rows = np.stack([of[at, place] for of, at in zip(unique, chosen, strict=True)], axis=1)
-            tables.append(movement_many(layer, rows, device).reshape(*extent, -1))
-        bits = tables[0] if len(tables) == 1 else np.sum(tables, axis=0)
-        return cls((places[0], places[1], places[2]), bits)
+            triples = np.stack([of[at, place] for of, at in zip(unique, chosen, strict=True)], axis=1)
+            tables.append(movement_many(layer, triples, device).reshape(*extent, -1))
+        return cls((places[0], places[1], places[2]), sum(tables[1:], tables[0]))
 
     def at(self, choice: tuple[int, int, int]) -> NDArray[np.float64]:
         """Array (boundaries,): traffic in bits with these formats of input, weight and output.

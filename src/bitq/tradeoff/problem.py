@@ -81,7 +81,8 @@ class Problem:
                 )
                 for tensor, group in enumerate(members[module])
             ]
-            found: NDArray[np.float64] = tables[id(space.bits[module])][:, *places]
+            table = tables[id(space.bits[module])]
+            found: NDArray[np.float64] = np.moveaxis(np.moveaxis(table, 0, -1)[tuple(places)], -1, 0)
             return found
 
         return cls(
@@ -95,7 +96,8 @@ class Problem:
         )
 
     def narrowed(self, alpha: float, loss: float = 1.0) -> Problem:
-        """The same without formats that a plan of least loss · sum of scores + alpha · DM_sum / DM_max can do without."""
+        """The same without formats that a plan of least loss · sum of scores + alpha · DM_sum / DM_max can go
+        without."""
         weight = alpha / self.movement_max if alpha else 0.0
         places = [
             _undominated(loss * (scores[:, None] - scores[None, :]) + weight * excess)
@@ -106,7 +108,7 @@ class Problem:
             formats=tuple(each[own] for each, own in zip(self.formats, places, strict=True)),
             scores=tuple(each[own] for each, own in zip(self.scores, places, strict=True)),
             amounts=tuple(
-                amounts[:, *np.ix_(*(places[group] for group in scope))]
+                amounts[np.ix_(np.arange(len(amounts)), *(places[group] for group in scope))]
                 for amounts, scope in zip(self.amounts, self.scopes, strict=True)
             ),
             excess=tuple(each[np.ix_(own, own)] for each, own in zip(self.excess, places, strict=True)),
@@ -130,7 +132,9 @@ class Problem:
         """Array (formats left of the groups in a module's scope): sum of the scores of groups that begin with it, so
         that all modules together have every group's once."""
         own = (self.scores[group] * (self.groups[group][0][0] == module) for group in self.scopes[module])
-        lost: NDArray[np.float64] = sum(np.meshgrid(*own, indexing="ij", sparse=True), np.float64(0.0))
+        lost, *others = np.meshgrid(*own, indexing="ij", sparse=True)
+        for each in others:
+            lost = lost + each
         return lost
 
     def choices(self, taken: Sequence[int]) -> Choices:
@@ -202,9 +206,12 @@ def _worthwhile(
     _, first = np.unique(widths, axis=0, return_index=True)
     order = np.argsort(usable[first])
     usable, widths = usable[first][order], widths[first][order]
-    more = sum(
-        excess[id(space.bits[module])][tensor][:, own[:, None], own[None, :]]
-        for (module, tensor), own in zip(group, widths.T, strict=True)
+    more = np.sum(
+        [
+            excess[id(space.bits[module])][tensor][:, own[:, None], own[None, :]]
+            for (module, tensor), own in zip(group, widths.T, strict=True)
+        ],
+        axis=0,
     )
     behind = np.maximum(lost[usable][:, None] - lost[usable][None, :], more.max(axis=0))
     kept = _undominated(behind)

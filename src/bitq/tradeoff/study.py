@@ -139,8 +139,8 @@ class Study:
         return self.ranges[self.space.modules[module]].non_negative(TENSORS[tensor])
 
     def offered(self, module: str, tensor: TensorName) -> tuple[int, ...]:
-        """Of the space's formats, those that a tensor of the module of this path may take: none without negative numbers
-        where calibration met one."""
+        """Of the space's formats, those that a tensor of the module of this path may take: none without negative
+        numbers where calibration met one."""
         non_negative, formats = self.ranges[module].non_negative(tensor), self.space.formats
         return tuple(
             index

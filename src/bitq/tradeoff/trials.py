@@ -25,8 +25,8 @@ COARSE, FINE = 16, 12
 """Plans along the front that are tried: so many at first, and then so many around the best."""
 
 LIKELY, ALONG = 12, 12
-"""Uniform formats that are tried: so many of the least predicted O, and so many evenly along the movement, of those that
-no other beats in both the sum of scores and movement."""
+"""Uniform formats that are tried: so many of the least predicted O, and so many evenly along the movement, of those
+that no other beats in both the sum of scores and movement."""
 
 
 def most_trials(study: Study) -> int:
