@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from math import frexp
 from threading import get_ident
-from typing import Any, NamedTuple, Protocol, SupportsIndex
+from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
 from bitq.accuracy import straight
 from bitq.accuracy.kinds import Kind, kind_of, reason_against
+from bitq.accuracy.learned import quantized_within, weight_clipped, weight_within
+from bitq.accuracy.ranges import Samples
 from bitq.accuracy.watching import watching
 from bitq.errors import BitqError
-from bitq.formats import Format, MaxAbs, Ranges, Span, TensorFormats
+from bitq.formats import Format, MaxAbs, Ranges, Span, TensorFormats, TensorName
 from bitq.formats.scales import SharedExponent
 from bitq.numerics import exponent_bias_for, quantize
 from bitq.numerics.ops import direct
@@ -111,6 +113,16 @@ def is_quantized(module: nn.Module) -> bool:
     return isinstance(module, _Quantized)
 
 
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Paths and modules to which `apply` gave formats, each module once."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, _Quantized))
+
+
+def calibration(model: nn.Module) -> dict[str, Ranges]:
+    """By path of each module with formats the ranges that its activations' formats are made for."""
+    return {name: module._bitq.ranges for name, module in quantized_layers(model)}
+
+
 def weight_in_use(module: nn.Module) -> Tensor:
     """The weight as a module computes with it: quantized, if `apply` gave it a format, and then a tensor of its own.
 
@@ -118,7 +130,12 @@ def weight_in_use(module: nn.Module) -> Tensor:
     """
     weight: Tensor = module.weight  # type: ignore[assignment]
     fmt = module._bitq.formats.weight if isinstance(module, _Quantized) else None
-    return weight if fmt is None else quantized_weight(module, weight, fmt)
+    if fmt is None:
+        return weight
+    state: _State = module._bitq  # type: ignore[assignment]
+    if "weight" in state.reaches:
+        return weight_within(module, weight, state.reaches["weight"], fmt)
+    return quantized_weight(module, weight_clipped(module, weight, fmt) if state.clipping else weight, fmt)
 
 
 def in_formats(model: nn.Module) -> AbstractContextManager[None]:
@@ -136,9 +153,16 @@ def in_formats(model: nn.Module) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def observing(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Ranges]]:
+def observing(
+    model: nn.Module, names: Iterable[str], samples: Samples | None = None
+) -> Iterator[dict[str, Ranges]]:
     """Records between which finite numbers, 0 among them, inputs and outputs of the named modules lie in all forward
     passes inside.
+
+    Args:
+        model: the network.
+        names: paths of the modules.
+        samples: take in some of the inputs and outputs.
 
     Yields:
         By name; a module that has not run yet is missing. NaN and infinities are passed over.
@@ -152,6 +176,10 @@ def observing(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Rang
     def record(name: str, x: Tensor, y: Tensor) -> None:
         known = seen.get(name, UNKNOWN)
         seen[name] = Ranges(*(_widened(own, _dense(t)) for own, t in zip(known, (x, y), strict=True)))
+        if samples is not None:
+            axis = kind_of(modules[name]).channel_axis(modules[name])
+            samples.add(name, "input", _dense(x), axis)
+            samples.add(name, "output", _dense(y), axis)
 
     modules = {name: _layer(model, name) for name in names}
     handles = [
@@ -212,17 +240,32 @@ class _State:
     def __init__(self) -> None:
         self.formats = TensorFormats()
         self.input = self.output = Shared()
+        self.reaches: dict[TensorName, Tensor] = {}
+        """While they are learned, the logarithms of ranges; see `bitq.accuracy.learned`."""
+        self.clipping = False
+        """Whether the weight is clipped afresh in every pass."""
         self.lent: dict[int, Tensor] = {}
         """The quantized weight while a forward of the layer's own runs, by thread."""
-        self._ranges = UNKNOWN
+        self.ranges = UNKNOWN
 
     def change(self, formats: TensorFormats, ranges: Ranges | None = None) -> None:
         """Sets formats and, if given, the calibration of activations."""
         if ranges is not None:
-            self._ranges = ranges
+            self.ranges = ranges
+        self.reaches, self.clipping = {}, False
         self.formats = formats
-        self.input = Shared.of(formats.input, self._ranges.input)
-        self.output = Shared.of(formats.output, self._ranges.output)
+        self.input = Shared.of(formats.input, self.ranges.input)
+        self.output = Shared.of(formats.output, self.ranges.output)
+
+    def quantizer(self, tensor: Literal["input", "output"], axis: int) -> Callable[[Tensor], Tensor]:
+        """What quantizes the input or the output, which has a format."""
+        fmt, shared = (self.formats.input, self.input) if tensor == "input" else (self.formats.output, self.output)
+        assert fmt is not None
+        if tensor in self.reaches:
+            return partial(quantized_within, log_reach=self.reaches[tensor], fmt=fmt, axis=axis)
+        return partial(
+            quantize, fmt=fmt, dim=axis, exponent_bias=shared.exponent_bias, tensor_range=shared.tensor_range
+        )
 
 
 class _Quantized(nn.Module):
@@ -243,22 +286,20 @@ class _Quantized(nn.Module):
             rows = torch.split(y, [len(part) for part in parts])
             return torch.nested.as_nested_tensor(list(rows), layout=input.layout)
         state, axis = self._bitq, self._kind.channel_axis(self)
-        fmt, shared = state.formats.input, state.input
+        fmt = state.formats.input
         if fmt is None:
             y = self._compute(input, *args, **kwargs)
         else:
-            again = partial(
-                quantize, fmt=fmt, dim=axis, exponent_bias=shared.exponent_bias, tensor_range=shared.tensor_range
-            )
+            again = state.quantizer("input", axis)
             x = again(input)
             with straight.saving_raw(input, x, fmt, again):
                 y = self._compute(x, *args, **kwargs)
         fmt, shared = state.formats.output, state.output
         if fmt is None:
             return y
-        if self._fresh:
+        if self._fresh and "output" not in state.reaches:
             return straight.quantized_fresh(y, fmt, axis, shared.exponent_bias, shared.tensor_range)
-        return quantize(y, fmt, axis, exponent_bias=shared.exponent_bias, tensor_range=shared.tensor_range)
+        return state.quantizer("output", axis)(y)
 
     def _compute(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self._kind.compute(self, x, weight_in_use(self), *args, **kwargs)
