@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import Loss, cross_entropy, device_of, differentiate, loss_of
+from bitq.accuracy.distilling import lesson
+from bitq.accuracy.evaluate import Loss, cross_entropy, device_of, differentiate
 from bitq.accuracy.learning import learning_ranges
 from bitq.batches import Batch, forward, no_batch, pairs, to_device
 from bitq.errors import BitqError
@@ -59,6 +60,7 @@ def finetune(
     loss: Loss = cross_entropy,
     before_step: Callable[[int], None] = lambda step: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    teacher: nn.Module | None = None,
 ) -> None:
     """Train a network in place; quantized modules pass gradients straight through. It is left in evaluation mode.
 
@@ -69,6 +71,7 @@ def finetune(
         loss: of (output, target).
         before_step: called with the number of the step before it, to change the formats, for instance.
         progress: called with (steps done, steps) after each.
+        teacher: the float network, whose answers are learned from; see `bitq.accuracy.distilling`.
 
     Raises:
         BitqError: no batches or one that is none (see `bitq.batches`), no parameter to train, a loss that fails, is not
@@ -84,6 +87,7 @@ def finetune(
         learning_ranges(model) as ranges,
     ):
         torch.manual_seed(training.seed)
+        lost = lesson(teacher, loss)
         own = {"params": parameters, "lr": training.learning_rate, "weight_decay": training.weight_decay}
         learned = {"params": ranges, "lr": training.range_rate, "weight_decay": 0.0}
         optimizer = torch.optim.AdamW([own, learned])
@@ -93,7 +97,7 @@ def finetune(
             before_step(step)
             inputs, target = to_device(batch, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
-                value = loss_of(forward(model, inputs), target, loss)
+                value = lost(inputs, forward(model, inputs), target)
             if not step and not torch.isfinite(value):
                 raise BitqError(
                     f"the loss is {value.item()} on training data before the first step of fine-tuning; give data "

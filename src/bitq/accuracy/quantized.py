@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from math import frexp
 from threading import get_ident
-from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex
+from typing import Any, NamedTuple, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -257,16 +257,6 @@ class _State:
         self.input = Shared.of(formats.input, self.ranges.input)
         self.output = Shared.of(formats.output, self.ranges.output)
 
-    def quantizer(self, tensor: Literal["input", "output"], axis: int) -> Callable[[Tensor], Tensor]:
-        """What quantizes the input or the output, which has a format."""
-        fmt, shared = (self.formats.input, self.input) if tensor == "input" else (self.formats.output, self.output)
-        assert fmt is not None
-        if tensor in self.reaches:
-            return partial(quantized_within, log_reach=self.reaches[tensor], fmt=fmt, axis=axis)
-        return partial(
-            quantize, fmt=fmt, dim=axis, exponent_bias=shared.exponent_bias, tensor_range=shared.tensor_range
-        )
-
 
 class _Quantized(nn.Module):
     """What all quantized layers share; the second base of its subclasses is the layer's own class."""
@@ -290,7 +280,7 @@ class _Quantized(nn.Module):
         if fmt is None:
             y = self._compute(input, *args, **kwargs)
         else:
-            again = state.quantizer("input", axis)
+            again = self._quantizing("input")
             x = again(input)
             with straight.saving_raw(input, x, fmt, again):
                 y = self._compute(x, *args, **kwargs)
@@ -299,7 +289,17 @@ class _Quantized(nn.Module):
             return y
         if self._fresh and "output" not in state.reaches:
             return straight.quantized_fresh(y, fmt, axis, shared.exponent_bias, shared.tensor_range)
-        return state.quantizer("output", axis)(y)
+        return self._quantizing("output")(y)
+
+    def _quantizing(self, tensor: TensorName) -> Callable[[Tensor], Tensor]:
+        """What quantizes the input or output."""
+        state, axis = self._bitq, self._kind.channel_axis(self)
+        fmt, shared = getattr(state.formats, tensor), getattr(state, tensor)
+        if tensor in state.reaches:
+            return partial(quantized_within, log_reach=state.reaches[tensor], fmt=fmt, axis=axis)
+        return partial(
+            quantize, fmt=fmt, dim=axis, exponent_bias=shared.exponent_bias, tensor_range=shared.tensor_range
+        )
 
     def _compute(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self._kind.compute(self, x, weight_in_use(self), *args, **kwargs)

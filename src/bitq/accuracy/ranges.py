@@ -61,11 +61,21 @@ class Samples:
     """A sample of the inputs and outputs of modules, of at most `MOST_SAMPLED` numbers each.
 
     Equal seeds and calls give equal samples. They are kept where the tensors are.
+
+    Args:
+        seed: of what is drawn.
+        method: by which ranges are chosen from them, of `METHODS`.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, method: Method = "least-squares") -> None:
+        self.method = method
         self._kept: dict[tuple[str, str], Sample] = {}
-        self._draws = torch.Generator().manual_seed(seed)
+        self._fits: dict[tuple[str, str, Format, Span], Span] = {}
+        self._draws: torch.Generator | None = torch.Generator().manual_seed(seed)
+
+    def __getstate__(self) -> dict[str, object]:
+        """What other processes need: they take nothing in."""
+        return vars(self) | {"_draws": None}
 
     def add(self, module: str, tensor: str, x: Tensor, axis: int) -> None:
         """Take in what a module's "input" or "output" was, with its channels along an axis."""
@@ -73,6 +83,7 @@ class Samples:
             return
         found = x.detach().movedim(axis, -1)
         rows = found.reshape(-1, found.shape[-1])[:, :MOST_SAMPLED]
+        assert self._draws is not None
         keys = torch.rand(len(rows), generator=self._draws)
         most = max(MOST_SAMPLED // rows.shape[1], 1)
         least = keys.argsort()[:most]
@@ -89,12 +100,19 @@ class Samples:
         known = self._kept.get((module, tensor))
         return None if known is None else known.rows
 
+    def span(self, module: str, tensor: str, fmt: Format | None, known: Span | None) -> Span | None:
+        """The range that suits a format of a module's "input" or "output", of which calibration knows this one."""
+        rows = self.rows(module, tensor)
+        if fmt is None or known is None or rows is None:
+            return known
+        key = module, tensor, fmt, known
+        if key not in self._fits:
+            self._fits[key] = fitted_span(rows, fmt, known, self.method)
+        return self._fits[key]
+
 
 def fitted(
-    samples: Samples,
-    formats: Mapping[str, TensorFormats],
-    ranges: Mapping[str, Ranges],
-    method: Method = "least-squares",
+    samples: Samples, formats: Mapping[str, TensorFormats], ranges: Mapping[str, Ranges]
 ) -> dict[str, Ranges]:
     """The ranges of activations that suit the formats they have.
 
@@ -102,16 +120,14 @@ def fitted(
         samples: of calibration.
         formats: by module path.
         ranges: what calibration met, by module path: at most these are the result.
-        method: of `METHODS`.
     """
     found = {}
     for module, known in ranges.items():
         own = formats.get(module, TensorFormats())
-        ends = []
-        for tensor, fmt, span in (("input", own.input, known.input), ("output", own.output, known.output)):
-            rows = samples.rows(module, tensor)
-            ends.append(span if fmt is None or span is None or rows is None else fitted_span(rows, fmt, span, method))
-        found[module] = Ranges(*ends)
+        found[module] = Ranges(
+            samples.span(module, "input", own.input, known.input),
+            samples.span(module, "output", own.output, known.output),
+        )
     return found
 
 
@@ -210,7 +226,7 @@ class WeightRows(NamedTuple):
         peaks = rows.abs().amax(1, keepdim=True)
         bias = exponent_bias_for(rows, self.format) if isinstance(self.format.scale, SharedExponent) else None
         if self.format.power_of_two:
-            binade = torch.ldexp(torch.ones_like(peaks), torch.frexp(peaks).exponent - 1)
+            binade = peaks / (2 * torch.frexp(peaks).mantissa + (peaks == 0))  # the power of two below, exactly
             tried = [peaks, binade * _BELOW]
         else:
             tried = [peaks * share for share in _SHRINKS]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from bitq.accuracy.finetune import Training
+from bitq.accuracy.ranges import METHODS, Method
 from bitq.errors import BitqError
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.records import MOST_ALPHA
@@ -44,6 +45,8 @@ class Settings:
         plans: plans in every round.
         uniforms: uniform formats that are fine-tuned and measured beside the plans: one in the first round, the others
             in the last.
+        ranges: how the ranges of activations are found before any fine-tuning: by the least squared error, the
+            maximum, or a percentile (`bitq.accuracy.ranges`).
         tied: a tensor that one layer writes and others read has one format.
         without: what is left out, for an ablation; None leaves out nothing.
 
@@ -60,6 +63,7 @@ class Settings:
     rounds: int = 2
     plans: int = 1
     uniforms: int = 2
+    ranges: Method = "least-squares"
     tied: bool = False
     without: Without | None = None
 
@@ -71,6 +75,8 @@ class Settings:
                 raise BitqError(f"{name} is {getattr(self, name)!r}; it must be 1 or more, up to {most}")
         if self.fewest_bits and self.budgets.accuracy_loss is None:
             raise BitqError("fewest_bits needs a budget of accuracy beside it, such as Budgets(accuracy_loss=0.005)")
+        if self.ranges not in METHODS:
+            raise BitqError(f"ranges is {self.ranges!r}; it must be one of {', '.join(METHODS)}")
         if self.without is not None and self.without not in get_args(Without):
             raise BitqError(f"without is {self.without!r}; it must be one of {', '.join(get_args(Without))}, or None")
 
