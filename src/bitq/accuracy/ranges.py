@@ -148,10 +148,14 @@ def fitted_span(rows: Tensor, fmt: Format, span: Span, method: Method) -> Span:
     if not fmt.has_zero_point:
         return min(_candidates(fmt, span), key=lambda each: squared_error(rows, fmt, each))
     low, high = span  # either end moves the other's steps: one after the other
-    for _ in range(2):
-        high = min((high * share for share in _SHRINKS), key=lambda end: squared_error(rows, fmt, (low, end)))
-        low = min((low * share for share in _SHRINKS), key=lambda end: squared_error(rows, fmt, (end, high)))
-    return _single(low), _single(high)
+    for _ in range(2 if low and high else 1):
+        high = min(_shrunk(high), key=lambda end: squared_error(rows, fmt, (low, end)))
+        low = min(_shrunk(low), key=lambda end: squared_error(rows, fmt, (end, high)))
+    return low, high
+
+
+def _shrunk(end: float) -> list[float]:
+    return [_single(end * share) for share in _SHRINKS] if end else [end]
 
 
 def squared_error(rows: Tensor, fmt: Format, span: Span) -> float:

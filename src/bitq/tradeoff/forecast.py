@@ -190,6 +190,7 @@ def _scoring(study: Study, batches: list[Batch]) -> float:
             study.ranges,
             batches,
             subject.task.loss,
+            samples=study.samples,
         )
 
     scored(_FEW)

@@ -184,7 +184,7 @@ class Study:
 
     @property
     def _scored_by(self) -> Json:
-        return {"inputs": self.settings.scored_inputs, "seed": self.seed}
+        return {"inputs": self.settings.scored_inputs, "seed": self.seed, "ranges": self.settings.ranges}
 
     @cached_property
     def scores(self) -> Scores:
@@ -205,6 +205,7 @@ class Study:
                     first_inputs(self.subject.model, self.subject.data.train, settings.scored_inputs, self.seed),
                     self.subject.task.loss,
                     lambda done, total: self.ledger.listener.step("scoring formats", done, total),
+                    self.samples,
                 )
             if idle := unperturbed(found):
                 self.ledger.listener.note(
