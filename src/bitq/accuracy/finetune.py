@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,8 @@ class Training:
         steps: optimizer steps (the paper fine-tunes for 1,000).
         learning_rate: of the first step; it falls to zero along a half cosine.
         weight_decay: of AdamW.
-        range_rate: learning rate of the logarithms of ranges; see `bitq.accuracy.learning`.
+        range_rate: learning rate of the logarithms of ranges (`bitq.accuracy.learning`); 0 leaves ranges and what is
+            clipped of weights as they are.
         amp: whether layers compute on bfloat16 while training (automatic mixed precision). Numbers in a format of at
             most 8 bits are bfloat16 numbers, so a layer's operands lose nothing; its sums and gradients are rounded.
             Measuring computes in the network's own precision.
@@ -45,7 +47,7 @@ class Training:
         for name, right, expected in (
             ("steps", 1 <= self.steps <= 10**7, "1 or more, up to 10000000"),
             ("learning_rate", 0 < self.learning_rate <= 1e30, "a number above 0, up to 1e30"),
-            ("range_rate", 0 < self.range_rate <= 1e6, "a number above 0, up to 1e6"),
+            ("range_rate", 0 <= self.range_rate <= 1e6, "0 or more, up to 1e6"),
             ("weight_decay", 0 <= self.weight_decay <= 1e6, "0 or more, up to 1e6"),
             ("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
         ):
@@ -84,7 +86,7 @@ def finetune(
     with (
         memory_told("fine-tuning"),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        learning_ranges(model) as ranges,
+        learning_ranges(model) if training.range_rate else nullcontext([]) as ranges,
     ):
         torch.manual_seed(training.seed)
         lost = lesson(teacher, loss)
