@@ -24,10 +24,11 @@ Lesson = Callable[[Any, Any, Any], Tensor]
 def lesson(teacher: nn.Module | None, loss: Loss) -> Lesson:
     """What a network is fine-tuned by.
 
-    Without a teacher it is the loss. Where that is cross entropy, the default, the teacher's answers take the place of
-    the labels: what is least is the divergence of their softened probabilities, KL(teacher, network) at `TEMPERATURE`,
-    times its square, so that its gradient does not hang on it. Other losses stay, and how far outputs lie from the
-    teacher's is added: the mean squared difference of floats by the variance of the teacher's.
+    Without a teacher it is the loss; with one, how far its output lies from the teacher's is added. Where the loss is
+    cross entropy, the default, that is the divergence of their softened probabilities, KL(teacher, network) at
+    `TEMPERATURE` times its square, so that its gradient does not hang on it; else the mean squared difference of floats
+    by the variance of the teacher's. A teacher alone gained on CIFAR-10 and lost on the
+    demo (`benchmarks/recipe.py`): both are asked.
 
     Args:
         teacher: a float network for the same inputs; is not changed.
@@ -41,9 +42,7 @@ def lesson(teacher: nn.Module | None, loss: Loss) -> Lesson:
         own = loss_of(output, target, loss)
         with torch.no_grad():
             right = forward(knowing, inputs)
-        if loss is cross_entropy:
-            return divergence(output, right)
-        return own + distance(output, right)
+        return own + (divergence if loss is cross_entropy else distance)(output, right)
 
     return taught
 
