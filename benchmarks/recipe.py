@@ -143,7 +143,7 @@ def planned(subject: Subject, inputs: Inputs, method: str, seed: int) -> nn.Modu
     """The network in a plan's formats, calibrated on training data."""
     model, names = copy.deepcopy(subject.model).eval(), list(quantizable(subject.model))
     samples = Samples(seed, method)  # type: ignore[arg-type]
-    with torch.no_grad(), observing(model, names, samples) as seen:
+    with torch.no_grad(), observing(model, names, samples=samples) as seen:
         for batch, _ in first_inputs(model, subject.data.train, CALIBRATED, seed):
             forward(model, batch)
     formats = {name: _formats(inputs, seen[name]) for name in names}

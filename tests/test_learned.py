@@ -154,7 +154,7 @@ def planned(name, model=None):
     model = tiny.trained(steps=20) if model is None else model
     weight, inner, output = (each and parse_format(each) for each in PLANS[name])
     names, samples = ["0", "3", "8"], Samples()
-    with torch.no_grad(), observing(model, names, samples) as seen:
+    with torch.no_grad(), observing(model, names, samples=samples) as seen:
         model(tiny.images(64, 5)[0])
     formats = {"0": TensorFormats(None, weight, output)} | {
         each: TensorFormats(inner, weight, output) for each in names[1:]

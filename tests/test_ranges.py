@@ -136,7 +136,7 @@ def test_what_is_not_finite_counts_as_zero():
 def test_a_network_is_sampled_while_it_is_observed():
     model, samples = tiny.trained(), Samples()
     x, _ = tiny.images(32, 1)
-    with torch.no_grad(), observing(model, ["0", "3"], samples) as seen:
+    with torch.no_grad(), observing(model, ["0", "3"], samples=samples) as seen:
         model(x)
         inner = model[:3](x)
     formats = {"0": TensorFormats(parse_format("i3:f32:tensor")), "3": TensorFormats(parse_format("n3:f32:tensor"))}

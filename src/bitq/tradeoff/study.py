@@ -131,7 +131,7 @@ class Study:
             memory_told("calibrating"),
             torch.inference_mode(),
             seeded(self.seed),
-            observing(model, self.space.modules, samples) as seen,
+            observing(model, self.space.modules, samples=samples) as seen,
         ):
             for inputs, _ in islice(pairs(model, self.subject.data.train), CALIBRATION_BATCHES):
                 forward(model, to_device(inputs, device))
@@ -205,7 +205,7 @@ class Study:
                     first_inputs(self.subject.model, self.subject.data.train, settings.scored_inputs, self.seed),
                     self.subject.task.loss,
                     lambda done, total: self.ledger.listener.step("scoring formats", done, total),
-                    self.samples,
+                    samples=self.samples,
                 )
             if idle := unperturbed(found):
                 self.ledger.listener.note(
