@@ -59,10 +59,9 @@ PLANS = {
 
 
 class Recipe(NamedTuple):
-    """How a network is fine-tuned: with these settings, by a teacher or not, and what else is done before each step."""
+    """How a network is fine-tuned: with these settings, what is done before each step, and the share of an average."""
 
     training: Training = Training()
-    taught: bool = True
     before: Callable[[nn.Module], None] = lambda model: None
     averaged: float = 0.0
 
@@ -78,9 +77,9 @@ _OWN = Training()
 RECIPES: dict[str, Recipe | None] = {
     "untuned": None,
     "default": Recipe(),
-    "alone": Recipe(taught=False),
+    "alone": Recipe(replace(_OWN, taught=False)),
     "fixed-ranges": Recipe(replace(_OWN, range_rate=0.0)),
-    "alone-fixed-ranges": Recipe(replace(_OWN, range_rate=0.0), taught=False),
+    "alone-fixed-ranges": Recipe(replace(_OWN, range_rate=0.0, taught=False)),
     "rate-3e-4": Recipe(replace(_OWN, learning_rate=3e-4)),
     "rate-3e-3": Recipe(replace(_OWN, learning_rate=3e-3)),
     "range-rate-1e-3": Recipe(replace(_OWN, range_rate=1e-3)),
@@ -131,7 +130,7 @@ def reached(name: str, plan: str, method: str, recipe: str, steps: int, seed: in
                 subject.data.train,
                 replace(how.training, steps=steps, seed=seed),
                 before_step=partial(_before, how, model, average),
-                teacher=subject.model if how.taught else None,
+                teacher=subject.model,
             )
             average.end()
         data = (subject.data.validation, subject.data.test)

@@ -78,10 +78,10 @@ def test_the_teacher_is_come_nearer_to():
     teacher, x = tiny.trained(), tiny.images(500, 2)[0]
     batches = [(x, torch.zeros_like(y)) for x, y in tiny.loader(1500, 1)]
     found = []
-    for known in (teacher, None):
+    for taught in (True, False):
         model = copy.deepcopy(teacher)
         apply(model, dict.fromkeys(["3", "8"], TensorFormats(None, parse_format("i3:f32:tensor"))))
-        finetune(model, batches, Training(steps=60, learning_rate=1e-2), teacher=known)
+        finetune(model, batches, Training(steps=60, learning_rate=1e-2, taught=taught), teacher=teacher)
         found.append(divergence(model(x), teacher(x)).item())
     assert found[0] < found[1] / 2
 

@@ -27,6 +27,7 @@ class Training:
         weight_decay: of AdamW.
         range_rate: learning rate of the logarithms of ranges (`bitq.accuracy.learning`); 0 leaves ranges and what is
             clipped of weights as they are.
+        taught: whether the float network's answers are learned from, too (`bitq.accuracy.distilling`).
         amp: whether layers compute on bfloat16 while training (automatic mixed precision). Numbers in a format of at
             most 8 bits are bfloat16 numbers, so a layer's operands lose nothing; its sums and gradients are rounded.
             Measuring computes in the network's own precision.
@@ -40,6 +41,7 @@ class Training:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     range_rate: float = 1e-2
+    taught: bool = True
     amp: bool = False
     seed: int = 0
 
@@ -73,7 +75,7 @@ def finetune(
         loss: of (output, target).
         before_step: called with the number of the step before it, to change the formats, for instance.
         progress: called with (steps done, steps) after each.
-        teacher: the float network, whose answers are learned from; see `bitq.accuracy.distilling`.
+        teacher: the float network, if there is one to learn from.
 
     Raises:
         BitqError: no batches or one that is none (see `bitq.batches`), no parameter to train, a loss that fails, is not
@@ -89,7 +91,7 @@ def finetune(
         learning_ranges(model) if training.range_rate else nullcontext([]) as ranges,
     ):
         torch.manual_seed(training.seed)
-        lost = lesson(teacher, loss)
+        lost = lesson(teacher if training.taught else None, loss)
         own = {"params": parameters, "lr": training.learning_rate, "weight_decay": training.weight_decay}
         learned = {"params": ranges, "lr": training.range_rate, "weight_decay": 0.0}
         optimizer = torch.optim.AdamW([own, learned])
