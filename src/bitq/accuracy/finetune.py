@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -85,10 +85,13 @@ def finetune(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise BitqError("no parameter of the network requires a gradient; call model.requires_grad_() before")
+    learning: AbstractContextManager[list[nn.Parameter]] = (
+        learning_ranges(model) if training.range_rate else nullcontext([])
+    )
     with (
         memory_told("fine-tuning"),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        learning_ranges(model) if training.range_rate else nullcontext([]) as ranges,
+        learning as ranges,
     ):
         torch.manual_seed(training.seed)
         lost = lesson(teacher if training.taught else None, loss)
