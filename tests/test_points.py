@@ -119,7 +119,7 @@ def planned(between, formats, seed=0, size=(4, 8, 5, 5)):
     model.norm.running_mean.normal_()
     twin, traced = copy.deepcopy(model), record(model, x)
     names = list(dict.fromkeys(layer.module for layer in traced.layers))
-    with torch.no_grad(), observing(model, names, traced.points) as seen:
+    with torch.no_grad(), observing(model, names, points=traced.points) as seen:
         model(x)
     apply(model, dict.fromkeys(names, formats), seen, points=traced.points)
     return model, twin, x
@@ -253,7 +253,7 @@ def test_a_network_that_goes_another_way_is_told():
         other.astray = True
         with (
             pytest.raises(BitqError, match="goes on from module 'a' in another way"),
-            observing(other, ["a", "b"], record(Net(between), x).points),
+            observing(other, ["a", "b"], points=record(Net(between), x).points),
         ):
             other(x)
     finally:

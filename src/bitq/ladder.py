@@ -13,6 +13,7 @@ from torch import nn
 from bitq.accuracy.evaluate import Loss, Metric, cross_entropy, device_of, doubt, top1
 from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.quantized import apply, observing
+from bitq.accuracy.ranges import Samples, fitted
 from bitq.batches import Batch, first_example, forward, to_device
 from bitq.calls import Points
 from bitq.devices import Device, load_device
@@ -87,7 +88,7 @@ def evaluate(
     with Terminal() if listener is None else nullcontext(listener) as heard:
         for part in staying_float(model, layers):
             heard.note(sentence(part))
-        ranges = _calibrated(own, tuple(weights), points, data if calibration is None else calibration)
+        ranges, samples = _calibrated(own, tuple(weights), points, data if calibration is None else calibration)
         heard.step("measuring formats", 0, len(wanted))
         float32 = measure(model, data, task)
         if question := doubt(float32):
@@ -99,7 +100,8 @@ def evaluate(
             if fmt is None:
                 accuracy, cost = float32.accuracy, space.float_cost
             else:
-                apply(own, space.tensor_formats(space.uniform(0), ranges), ranges, points=points)
+                formats_of_all = space.tensor_formats(space.uniform(0), ranges)
+                apply(own, formats_of_all, fitted(samples, formats_of_all, ranges), points=points)
                 accuracy, cost = measure(own, data, task).accuracy, space.cost(space.uniform(0))
             role: Role = "uniform" if fmt else "float32"
             rows.append(Row(name=str(fmt or FLOAT), role=role, accuracy=accuracy, **cost.figures()))
@@ -109,9 +111,10 @@ def evaluate(
 
 def _calibrated(
     model: nn.Module, names: Sequence[str], points: Points, batches: Iterable[Batch]
-) -> dict[str, Ranges]:
-    """Between which numbers every module's input and output lie for the first inputs."""
-    with torch.inference_mode(), seeded(), observing(model, names, points) as seen:
+) -> tuple[dict[str, Ranges], Samples]:
+    """Between which numbers every module's input and output lie for the first inputs, and some of them."""
+    samples = Samples()
+    with torch.inference_mode(), seeded(), observing(model, names, samples, points) as seen:
         for inputs, _ in first_inputs(model, batches, _CALIBRATED):
             forward(model, to_device(inputs, device_of(model)))
-    return dict(seen)
+    return dict(seen), samples

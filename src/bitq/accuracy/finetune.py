@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from bitq.accuracy.evaluate import Loss, cross_entropy, device_of, differentiate, loss_of
+from bitq.accuracy.distilling import lesson
+from bitq.accuracy.evaluate import Loss, cross_entropy, device_of, differentiate
+from bitq.accuracy.learning import learning_ranges
 from bitq.batches import Batch, forward, no_batch, pairs, to_device
 from bitq.errors import BitqError
 from bitq.memory import memory_told
@@ -22,6 +25,9 @@ class Training:
         steps: optimizer steps (the paper fine-tunes for 1,000).
         learning_rate: of the first step; it falls to zero along a half cosine.
         weight_decay: of AdamW.
+        range_rate: learning rate of the logarithms of ranges (`bitq.accuracy.learning`); 0 leaves ranges and what is
+            clipped of weights as they are.
+        taught: whether the float network's answers are learned from, too (`bitq.accuracy.distilling`).
         amp: whether layers compute on bfloat16 while training (automatic mixed precision). Numbers in a format of at
             most 8 bits are bfloat16 numbers, so a layer's operands lose nothing; its sums and gradients are rounded.
             Measuring computes in the network's own precision.
@@ -34,6 +40,8 @@ class Training:
     steps: int = 1000
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
+    range_rate: float = 1e-2
+    taught: bool = True
     amp: bool = False
     seed: int = 0
 
@@ -41,6 +49,7 @@ class Training:
         for name, right, expected in (
             ("steps", 1 <= self.steps <= 10**7, "1 or more, up to 10000000"),
             ("learning_rate", 0 < self.learning_rate <= 1e30, "a number above 0, up to 1e30"),
+            ("range_rate", 0 <= self.range_rate <= 1e6, "0 or more, up to 1e6"),
             ("weight_decay", 0 <= self.weight_decay <= 1e6, "0 or more, up to 1e6"),
             ("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
         ):
@@ -55,6 +64,7 @@ def finetune(
     loss: Loss = cross_entropy,
     before_step: Callable[[int], None] = lambda step: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    teacher: nn.Module | None = None,
 ) -> None:
     """Train a network in place; quantized modules pass gradients straight through. It is left in evaluation mode.
 
@@ -65,6 +75,7 @@ def finetune(
         loss: of (output, target).
         before_step: called with the number of the step before it, to change the formats, for instance.
         progress: called with (steps done, steps) after each.
+        teacher: the float network, if there is one to learn from.
 
     Raises:
         BitqError: no batches or one that is none (see `bitq.batches`), no parameter to train, a loss that fails, is not
@@ -74,16 +85,26 @@ def finetune(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise BitqError("no parameter of the network requires a gradient; call model.requires_grad_() before")
-    with memory_told("fine-tuning"), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    learning: AbstractContextManager[list[nn.Parameter]] = (
+        learning_ranges(model) if training.range_rate else nullcontext([])
+    )
+    with (
+        memory_told("fine-tuning"),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        learning as ranges,
+    ):
         torch.manual_seed(training.seed)
-        optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+        lost = lesson(teacher if training.taught else None, loss)
+        own = {"params": parameters, "lr": training.learning_rate, "weight_decay": training.weight_decay}
+        learned = {"params": ranges, "lr": training.range_rate, "weight_decay": 0.0}
+        optimizer = torch.optim.AdamW([own, learned])
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(training.steps, 1))
         model.train()
         for step, batch in zip(range(training.steps), _forever(model, batches), strict=False):
             before_step(step)
             inputs, target = to_device(batch, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
-                value = loss_of(forward(model, inputs), target, loss)
+                value = lost(inputs, forward(model, inputs), target)
             if not step and not torch.isfinite(value):
                 raise BitqError(
                     f"the loss is {value.item()} on training data before the first step of fine-tuning; give data "

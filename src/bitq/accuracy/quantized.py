@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from bitq.accuracy import straight
 from bitq.accuracy.kinds import Kind, kind_of, reason_against
+from bitq.accuracy.learned import quantized_within, weight_clipped, weight_within
+from bitq.accuracy.ranges import Samples
 from bitq.accuracy.watching import watching
 from bitq.calls import Call, Points, calls_of
 from bitq.errors import BitqError
@@ -127,6 +129,16 @@ def is_quantized(module: nn.Module) -> bool:
     return isinstance(module, _Quantized)
 
 
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Paths and modules to which `apply` gave formats, each module once."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, _Quantized))
+
+
+def calibration(model: nn.Module) -> dict[str, Ranges]:
+    """By path of each module with formats the ranges that its activations' formats are made for."""
+    return {name: module._bitq.ranges for name, module in quantized_layers(model)}
+
+
 def weight_in_use(module: nn.Module) -> Tensor:
     """The weight as a module computes with it: quantized, if `apply` gave it a format, and then a tensor of its own.
 
@@ -134,7 +146,12 @@ def weight_in_use(module: nn.Module) -> Tensor:
     """
     weight: Tensor = module.weight  # type: ignore[assignment]
     fmt = module._bitq.formats.weight if isinstance(module, _Quantized) else None
-    return weight if fmt is None else quantized_weight(module, weight, fmt)
+    if fmt is None:
+        return weight
+    state: _State = module._bitq  # type: ignore[assignment]
+    if "weight" in state.reaches:
+        return weight_within(module, weight, state.reaches["weight"], fmt)
+    return quantized_weight(module, weight_clipped(module, weight, fmt) if state.clipping else weight, fmt)
 
 
 def in_formats(model: nn.Module) -> AbstractContextManager[None]:
@@ -152,13 +169,16 @@ def in_formats(model: nn.Module) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def observing(model: nn.Module, names: Iterable[str], points: Points | None = None) -> Iterator[dict[str, Ranges]]:
+def observing(
+    model: nn.Module, names: Iterable[str], samples: Samples | None = None, points: Points | None = None
+) -> Iterator[dict[str, Ranges]]:
     """Records between which finite numbers, 0 among them, inputs and outputs of the named modules lie in all forward
     passes inside.
 
     Args:
         model: the float network.
         names: paths of the modules.
+        samples: take in some of the inputs and outputs.
         points: where what they store comes out, as for `apply`; else each module's own output is recorded.
 
     Yields:
@@ -174,6 +194,8 @@ def observing(model: nn.Module, names: Iterable[str], points: Points | None = No
     def record(name: str, end: TensorName, x: Tensor) -> None:
         known = seen.get(name, UNKNOWN)
         seen[name] = known._replace(**{end: _widened(getattr(known, end), _dense(x))})
+        if samples is not None:
+            samples.add(name, end, _dense(x), kind_of(modules[name]).channel_axis(modules[name]))
 
     def store(call: Call, result: Any) -> Any:
         if (name := at.get(call)) in modules:
@@ -258,17 +280,22 @@ class _State:
         self.stored_elsewhere = False
         """Whether its output is quantized where it is stored, not where it comes out."""
         self._warned = False
+        self.reaches: dict[TensorName, Tensor] = {}
+        """While they are learned, the logarithms of ranges; see `bitq.accuracy.learned`."""
+        self.clipping = False
+        """Whether the weight is clipped afresh in every pass."""
         self.lent: dict[int, Tensor] = {}
         """The quantized weight while a forward of the layer's own runs, by thread."""
-        self._ranges = UNKNOWN
+        self.ranges = UNKNOWN
 
     def change(self, formats: TensorFormats, ranges: Ranges | None = None) -> None:
         """Sets formats and, if given, the calibration of activations."""
         if ranges is not None:
-            self._ranges = ranges
+            self.ranges = ranges
+        self.reaches, self.clipping = {}, False
         self.formats = formats
-        self.input = Shared.of(formats.input, self._ranges.input)
-        self.output = Shared.of(formats.output, self._ranges.output)
+        self.input = Shared.of(formats.input, self.ranges.input)
+        self.output = Shared.of(formats.output, self.ranges.output)
 
     def check_sign(self, x: Tensor, tensor: TensorName) -> None:
         """Tell once of a negative number in what is stored without a sign."""
@@ -317,7 +344,7 @@ class _Quantized(nn.Module):
             _pass.due[state.name] += 1
             return y
         again = self._quantizing(y, "output")
-        if self._fresh:
+        if self._fresh and "output" not in state.reaches:
             return straight.quantized_fresh(y, fmt, axis, shared.exponent_bias, shared.tensor_range)
         return again(y)
 
@@ -335,16 +362,14 @@ class _Quantized(nn.Module):
 
     def _quantizing(self, x: Tensor, tensor: TensorName) -> Callable[[Tensor], Tensor]:
         """What quantizes the input or output, of which x is one."""
-        state = self._bitq
+        state, axis = self._bitq, self._kind.channel_axis(self)
         fmt, shared = getattr(state.formats, tensor), getattr(state, tensor)
         if fmt.never_negative and not (self.training or torch.compiler.is_compiling()):
             state.check_sign(x, tensor)
+        if tensor in state.reaches:
+            return partial(quantized_within, log_reach=state.reaches[tensor], fmt=fmt, axis=axis)
         return partial(
-            quantize,
-            fmt=fmt,
-            dim=self._kind.channel_axis(self),
-            exponent_bias=shared.exponent_bias,
-            tensor_range=shared.tensor_range,
+            quantize, fmt=fmt, dim=axis, exponent_bias=shared.exponent_bias, tensor_range=shared.tensor_range
         )
 
     def _compute(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -23,11 +23,12 @@ from torch.nn.utils import parametrize
 from bitq.accuracy.evaluate import Loss, device_of, differentiate, loss_of
 from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import UNKNOWN, Shared, quantized_weight
+from bitq.accuracy.ranges import Samples
 from bitq.accuracy.watching import watching
 from bitq.batches import Batch, count_inputs, forward, no_batch, pairs, to_device
 from bitq.calls import Call, Points, calls_of
 from bitq.errors import BitqError
-from bitq.formats import TENSORS, Format, Ranges, TensorName
+from bitq.formats import TENSORS, Format, Ranges, Span, TensorName
 from bitq.formats.blocking import Along
 from bitq.formats.elements import Integer
 from bitq.formats.scales import SharedExponent
@@ -119,6 +120,7 @@ def perturbations(
     loss: Loss,
     progress: Callable[[int, int], None] = lambda done, total: None,
     points: Points | None = None,
+    samples: Samples | None = None,
 ) -> dict[str, dict[TensorName, dict[Format, float]]]:
     """Mean over the inputs of g² e², summed over a tensor's elements, for every module, tensor and format.
 
@@ -131,6 +133,7 @@ def perturbations(
         loss: a mean over a batch's inputs.
         progress: called with (batches done, batches) before each.
         points: where what modules store comes out, as for `bitq.apply`.
+        samples: of calibration, from which activations get the range that suits a format.
 
     Returns:
         By path, tensor and format. A tensor that the loss does not depend on has 0, and so has an input that is what
@@ -142,7 +145,7 @@ def perturbations(
     """
     own = copy.deepcopy(model).eval().requires_grad_()
     with watching(own, modules, "scored"), memory_told("scoring formats"):
-        return _perturbations(own, modules, formats, ranges, batches, loss, progress, points or {})
+        return _perturbations(own, modules, formats, ranges, batches, loss, progress, points or {}, samples)
 
 
 def _perturbations(
@@ -154,6 +157,7 @@ def _perturbations(
     loss: Loss,
     progress: Callable[[int, int], None],
     points: Points,
+    samples: Samples | None,
 ) -> dict[str, dict[TensorName, dict[Format, float]]]:
     found: dict[str, dict[TensorName, dict[Format, float]]] = {
         name: {tensor: dict.fromkeys(formats(name, tensor), 0.0) for tensor in TENSORS} for name in modules
@@ -173,9 +177,10 @@ def _perturbations(
                 differentiate(value * count)
             for name, tensor, x in kept:
                 for fmt in found[name][tensor]:
-                    found[name][tensor][fmt] += _perturbation(
-                        own.get_submodule(name), name, tensor, x, fmt, ranges
-                    )
+                    span = getattr(ranges.get(name, UNKNOWN), tensor, None)
+                    if samples is not None:
+                        span = samples.span(name, tensor, fmt, span)
+                    found[name][tensor][fmt] += _perturbation(own.get_submodule(name), tensor, x, fmt, span)
     progress(len(batches), len(batches))
     if not batches:
         raise no_batch("the training data")
@@ -256,16 +261,14 @@ def _kept(
             handle.remove()
 
 
-def _perturbation(
-    layer: nn.Module, name: str, tensor: str, x: Tensor, fmt: Format, ranges: Mapping[str, Ranges]
-) -> float:
+def _perturbation(layer: nn.Module, tensor: str, x: Tensor, fmt: Format, span: Span | None) -> float:
     if x.grad is None:
         return 0.0
     value = x.detach()
     if tensor == "weight":
         rounded = quantized_weight(layer, value, fmt)
     else:
-        bias, *_ = shared = Shared.of(fmt, getattr(ranges.get(name, UNKNOWN), tensor))
+        bias, *_ = shared = Shared.of(fmt, span)
         axis = kind_of(layer).channel_axis(layer)
         rounded = quantize(value, fmt, axis, exponent_bias=bias, tensor_range=shared.tensor_range)
     return float(((rounded - value) * x.grad).square().sum())

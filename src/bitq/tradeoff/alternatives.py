@@ -50,11 +50,12 @@ def _row(study: Study, name: str, candidate: Choosable, cost: Cost) -> Row:
 
     def measure() -> Alternative:
         model = copy.deepcopy(study.subject.model).eval()
-        apply(model, formats, ranges, points=study.space.points)
+        apply(model, formats, study.ranges_for(formats), points=study.space.points)
         reached = evaluate(model, study.subject.data.test, study.subject.task).accuracy
         return Alternative(accuracy=reached, **cost.figures())
 
-    found = study.ledger.once(Alternative, {"formats": formats_text(formats), **study.stored}, measure)
+    config = {"formats": formats_text(formats), "ranges": study.settings.ranges, **study.stored}
+    found = study.ledger.once(Alternative, config, measure)
     reached = study.objective(found.accuracy, found.movement_bits)
     return Row(name=name, role="alternative", accuracy=found.accuracy, objective=reached, **found.figures())
 

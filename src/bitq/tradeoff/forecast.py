@@ -154,7 +154,14 @@ def timed(study: Study) -> Paces:
         if training is not None:
             times = [time.perf_counter()]
             few = replace(training, steps=_STEPS + 1)
-            finetune(model, batches, few, subject.task.loss, progress=lambda *_: times.append(time.perf_counter()))
+            finetune(
+                model,
+                batches,
+                few,
+                subject.task.loss,
+                progress=lambda *_: times.append(time.perf_counter()),
+                teacher=subject.model,
+            )
             step = (times[-1] - times[1]) / _STEPS
     return Paces(scored, float_batch, batch, step, _least(lambda: _moved(study.space), 1))
 
@@ -184,6 +191,7 @@ def _scoring(study: Study, batches: list[Batch]) -> float:
             study.ranges,
             batches,
             subject.task.loss,
+            samples=study.samples,
         )
 
     scored(_FEW)

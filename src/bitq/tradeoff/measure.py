@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,12 +15,18 @@ from torch import nn
 
 from bitq.accuracy.evaluate import Loss, Metric, Score, cross_entropy, score, top1
 from bitq.accuracy.finetune import Training, finetune
-from bitq.accuracy.quantized import apply
+from bitq.accuracy.quantized import apply, calibration
+from bitq.accuracy.ranges import Samples, fitted
 from bitq.allocator import keeping_freed_memory
 from bitq.batches import Batch, count_inputs, pairs
 from bitq.calls import Points
+from bitq.errors import BitqError
 from bitq.formats import Ranges, TensorFormats
 from bitq.tradeoff.functions import Identity, identity_of
+from bitq.tradeoff.records import Calibration
+
+_RANGES = "bitq_ranges"
+"""The entry of the metadata of fine-tuned weights with the ranges that activations have, as `Calibration`."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ class Bench:
         data, task: see their classes.
         training: None measures plans as they are, without fine-tuning.
         ranges: calibration of the activations.
+        samples: of them; None takes ranges as they are, else those that suit a plan's formats.
         threads: of PyTorch, None to leave them: sums, and so results, depend on their number.
         points: where what modules store comes out, as for `bitq.apply`.
     """
@@ -81,6 +89,7 @@ class Bench:
     training: Training | None
     ranges: Mapping[str, Ranges]
     threads: int | None = None
+    samples: Samples | None = None
     points: Points = field(default_factory=dict)
 
 
@@ -93,7 +102,7 @@ class Measured:
         before: the metric on validation data before fine-tuning.
         validation, test: the metric there.
         tuned: whether its weights are the fine-tuned ones.
-        weights: as a safetensors file.
+        weights: as a safetensors file, which `ranges_in` reads the network's ranges from.
     """
 
     loss: float
@@ -126,13 +135,16 @@ def measure(
         before = validation = evaluate(untuned, bench.data.validation, bench.task)
         if bench.training is not None:
             tuned = _in_formats(bench, formats)
-            finetune(tuned, bench.data.train, bench.training, bench.task.loss, progress=progress)
+            finetune(
+                tuned, bench.data.train, bench.training, bench.task.loss, progress=progress, teacher=bench.model
+            )
             after = evaluate(tuned, bench.data.validation, bench.task)
             if after.accuracy >= validation.accuracy:
                 kept, validation = tuned, after
         test = evaluate(kept, bench.data.test, bench.task)
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in kept.state_dict().items()}
-    weights = safetensors.torch.save(tensors)
+    ranges = Calibration(ranges={name: (own.input, own.output) for name, own in calibration(kept).items()})
+    weights = safetensors.torch.save(tensors, {_RANGES: ranges.model_dump_json()})
     return Measured(
         validation.loss, before.accuracy, validation.accuracy, test.accuracy, kept is not untuned, weights
     )
@@ -140,8 +152,27 @@ def measure(
 
 def _in_formats(bench: Bench, formats: Mapping[str, TensorFormats]) -> nn.Module:
     model = copy.deepcopy(bench.model).eval()
-    apply(model, formats, bench.ranges, points=bench.points)
+    ranges = bench.ranges if bench.samples is None else fitted(bench.samples, formats, bench.ranges)
+    apply(model, formats, ranges, points=bench.points)
     return model
+
+
+def ranges_in(weights: bytes) -> dict[str, Ranges]:
+    """The ranges of the activations of a measured network, by module path.
+
+    Args:
+        weights: as `Measured` has them.
+
+    Raises:
+        BitqError: a file without any, or with some that are none.
+    """
+    size = int.from_bytes(weights[:8], "little")
+    try:
+        told = json.loads(weights[8 : 8 + size])["__metadata__"][_RANGES]
+        found = Calibration.model_validate_json(told).ranges
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BitqError("a file of fine-tuned weights does not tell the ranges of its activations") from error
+    return {name: Ranges(*own) for name, own in found.items()}
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], task: Task) -> Score:

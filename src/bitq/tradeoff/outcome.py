@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 
 from bitq.accuracy.kinds import kind_of, staying_float
-from bitq.accuracy.quantized import UNKNOWN, Shared
+from bitq.accuracy.quantized import UNKNOWN, Shared, calibration
 from bitq.devices import Device
-from bitq.formats import TENSORS, Format, Span, TensorFormats
+from bitq.formats import TENSORS, Format, Ranges, Span, TensorFormats
 from bitq.formats.scales import SharedExponent
 from bitq.layers import GEOMETRY, LOOPS, Layer
 from bitq.movement import Widths
@@ -120,8 +120,11 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
         ),
     )
 
-    biases = save_weights(ledger.folder.weights, study.load_finetuned(best.plan), formats, key)
-    planned = tuple(_layer(study, layer, formats.get(layer.module, TensorFormats()), biases) for layer in layers)
+    model = study.load_finetuned(best.plan)
+    biases, ranges = save_weights(ledger.folder.weights, model, formats, key), calibration(model)
+    planned = tuple(
+        _layer(study, layer, formats.get(layer.module, TensorFormats()), biases, ranges) for layer in layers
+    )
     moved = {layer.name: (layer.movement_bits, layer.energy_pj) for layer in planned}
     plan = Plan(
         network=study.subject.name,
@@ -235,11 +238,13 @@ def _sensitivity(study: Study, found: Found) -> Sensitivity:
     )
 
 
-def _layer(study: Study, layer: Layer, formats: TensorFormats, biases: Mapping[str, int]) -> PlanLayer:
+def _layer(
+    study: Study, layer: Layer, formats: TensorFormats, biases: Mapping[str, int], ranges: Mapping[str, Ranges]
+) -> PlanLayer:
     formats = taken(layer, formats)
     kind = kind_of(study.subject.model.get_submodule(layer.module)) if formats.weight else None
     q = widths(layer, formats, study.space.device.partial_sum_bits)
-    seen = study.ranges.get(layer.module, UNKNOWN)
+    seen = ranges.get(layer.module, UNKNOWN)
     return PlanLayer(
         name=layer.name,
         module=layer.module,

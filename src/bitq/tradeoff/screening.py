@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from bitq.accuracy.quantized import apply, set_formats
+from bitq.accuracy.quantized import apply
 from bitq.batches import Batch, count_inputs, pairs
 from bitq.tradeoff.identity import formats_text
 from bitq.tradeoff.measure import evaluate
@@ -52,14 +52,15 @@ def screened(
     for done, plan in enumerate(plans):
         ledger.listener.step(STAGE, before + done, total)
         formats = study.tensor_formats(plan.choices)
-        config = {"formats": formats_text(formats), "inputs": part.count, **study.stored}
+        config = {
+            "formats": formats_text(formats), "inputs": part.count, "ranges": study.settings.ranges, **study.stored
+        }
         known = ledger.known(Screened, config)
         if known is None:
             start = time.perf_counter()
             if model is None:
                 model = copy.deepcopy(subject.model).eval()
-                apply(model, formats, study.ranges, points=study.space.points)
-            set_formats(model, formats)
+            apply(model, formats, study.ranges_for(formats), points=study.space.points)
             known = Screened(
                 label=plan.label,
                 proposer=plan.proposer,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from bitq.accuracy.finetune import Training
+from bitq.accuracy.ranges import METHODS, Method
 from bitq.errors import BitqError
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.records import MOST_ALPHA
@@ -46,6 +47,8 @@ class Settings:
         uniforms: uniform formats that are fine-tuned and measured beside the plans: one in the first round, the others
             in the last.
         stored: what is stored, "after-activation" or as in the "paper"; see `bitq.tradeoff.stored.Stored`.
+        ranges: how the ranges of activations are found before any fine-tuning: by the least squared error, the
+            maximum, or a percentile (`bitq.accuracy.ranges`).
         without: what is left out, for an ablation; None leaves out nothing.
 
     Raises:
@@ -62,6 +65,7 @@ class Settings:
     plans: int = 1
     uniforms: int = 2
     stored: Stored = "after-activation"
+    ranges: Method = "least-squares"
     without: Without | None = None
 
     def __post_init__(self) -> None:
@@ -74,6 +78,8 @@ class Settings:
             raise BitqError("fewest_bits needs a budget of accuracy beside it, such as Budgets(accuracy_loss=0.005)")
         if self.stored not in get_args(Stored):
             raise BitqError(f"stored is {self.stored!r}; it must be {' or '.join(get_args(Stored))}")
+        if self.ranges not in METHODS:
+            raise BitqError(f"ranges is {self.ranges!r}; it must be one of {', '.join(METHODS)}")
         if self.without is not None and self.without not in get_args(Without):
             raise BitqError(f"without is {self.without!r}; it must be one of {', '.join(get_args(Without))}, or None")
 

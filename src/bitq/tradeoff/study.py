@@ -20,6 +20,7 @@ from torch import nn
 from bitq.accuracy.evaluate import device_of, doubt
 from bitq.accuracy.finetune import Training
 from bitq.accuracy.quantized import apply, observing
+from bitq.accuracy.ranges import Samples, fitted
 from bitq.accuracy.sensitivity import perturbations, probed, unperturbed
 from bitq.accuracy.sensitivity import scores as scores_of
 from bitq.allocator import keeping_freed_memory
@@ -34,7 +35,7 @@ from bitq.store import Json
 from bitq.tradeoff.allocate import Scores
 from bitq.tradeoff.identity import bind, digest, formats_text
 from bitq.tradeoff.ledger import Ledger
-from bitq.tradeoff.measure import Bench, Measured, Subject, evaluate, first_inputs, seeded
+from bitq.tradeoff.measure import Bench, Measured, Subject, evaluate, first_inputs, ranges_in, seeded
 from bitq.tradeoff.predict import RECOVERED
 from bitq.tradeoff.records import Calibration, FloatAccuracy, Measurement, Perturbations, Proposer, Record, objective
 from bitq.tradeoff.settings import Settings
@@ -115,18 +116,7 @@ class Study:
         """Calibration: between which numbers every module's input and output lie in some training batches."""
 
         def calibrate() -> Calibration:
-            model = copy.deepcopy(self.subject.model).eval()
-            device = device_of(model)
-            with (
-                memory_told("calibrating"),
-                torch.inference_mode(),
-                seeded(self.seed),
-                observing(model, self.space.modules, self.space.points) as seen,
-            ):
-                for inputs, _ in islice(pairs(model, self.subject.data.train), CALIBRATION_BATCHES):
-                    forward(model, to_device(inputs, device))
-            if not seen:
-                raise no_batch("the training data")
+            seen, _ = self._observed
             return Calibration(ranges={name: (seen[name].input, seen[name].output) for name in self.space.modules})
 
         config = {"batches": CALIBRATION_BATCHES, "seed": self.seed, **self.stored}
@@ -147,6 +137,31 @@ class Study:
             for index in self.space.offered.indices(tensor)
             if non_negative or not (isinstance(each := formats[index], Format) and each.never_negative)
         )
+
+    @property
+    def samples(self) -> Samples:
+        """Of every module's input and output in these batches, by which ranges suit formats."""
+        return self._observed[1]
+
+    @cached_property
+    def _observed(self) -> tuple[dict[str, Ranges], Samples]:
+        model, samples = copy.deepcopy(self.subject.model).eval(), Samples(self.seed, self.settings.ranges)
+        device = device_of(model)
+        with (
+            memory_told("calibrating"),
+            torch.inference_mode(),
+            seeded(self.seed),
+            observing(model, self.space.modules, samples, self.space.points) as seen,
+        ):
+            for inputs, _ in islice(pairs(model, self.subject.data.train), CALIBRATION_BATCHES):
+                forward(model, to_device(inputs, device))
+        if not seen:
+            raise no_batch("the training data")
+        return seen, samples
+
+    def ranges_for(self, formats: Mapping[str, TensorFormats]) -> dict[str, Ranges]:
+        """The ranges that suit a plan's formats."""
+        return fitted(self.samples, formats, self.ranges)
 
     def formats(self, module: str, tensor: TensorName) -> tuple[Format, ...]:
         """What the space's candidates mean for a tensor of the module of this path, in their order."""
@@ -189,7 +204,9 @@ class Study:
 
     @property
     def _scored_by(self) -> Json:
-        return {"inputs": self.settings.scored_inputs, "seed": self.seed, **self.stored}
+        return {
+            "inputs": self.settings.scored_inputs, "seed": self.seed, "ranges": self.settings.ranges, **self.stored
+        }
 
     @cached_property
     def scores(self) -> Scores:
@@ -210,7 +227,8 @@ class Study:
                     first_inputs(self.subject.model, self.subject.data.train, settings.scored_inputs, self.seed),
                     self.subject.task.loss,
                     lambda done, total: self.ledger.listener.step("scoring formats", done, total),
-                    space.points,
+                    points=space.points,
+                    samples=self.samples,
                 )
             if idle := unperturbed(found):
                 self.ledger.listener.note(
@@ -268,7 +286,6 @@ class Study:
             BitqError: a plan that was not measured, or weights that cannot be made again as they were.
         """
         model, path = copy.deepcopy(self.subject.model), self.checkpoint(plan)
-        apply(model, self.tensor_formats(plan.choices), self.ranges, points=self.space.points)
         known = self._known(plan)
         if known is None:
             raise BitqError(f"the plan of {path} was not measured in this run; search again")
@@ -278,12 +295,14 @@ class Study:
             self.ledger.listener.note(f"{error}: making these weights again")
             content = self._made_again(plan, known)
         model.load_state_dict(safetensors.torch.load(content))
+        apply(model, self.tensor_formats(plan.choices), ranges_in(content), points=self.space.points)
         return model.eval()
 
     def checkpoint(self, plan: Proposed) -> Path:
         """Where the weights of a measured plan are kept."""
         formats = formats_text(self.tensor_formats(plan.choices))
-        return self.ledger.folder.checkpoint(digest((formats, self.training_of(plan), *self.stored.values())))
+        key = formats, self.training_of(plan), self.settings.ranges, *self.stored.values()
+        return self.ledger.folder.checkpoint(digest(key))
 
     def config(self, plan: Proposed) -> Json:
         """What the measuring of a plan depends on, beside the run."""
@@ -291,6 +310,7 @@ class Study:
         return {
             "formats": formats_text(self.tensor_formats(plan.choices)),
             "training": None if training is None else asdict(training),
+            "ranges": self.settings.ranges,
             **self.stored,
             **({"counted": list(map(str, counted))} if counted else {}),
         }
@@ -315,7 +335,16 @@ class Study:
         """What the workers measure of plans by their labels, with the seconds it takes."""
         subject, threads = self.subject, torch.get_num_threads()
         (training,) = {self.training_of(plan) for plan in plans.values()}
-        bench = Bench(subject.model, subject.data, subject.task, training, self.ranges, threads, self.space.points)
+        bench = Bench(
+            subject.model,
+            subject.data,
+            subject.task,
+            training,
+            self.ranges,
+            threads,
+            samples=self.samples,
+            points=self.space.points,
+        )
         jobs = {label: self.tensor_formats(plan.choices) for label, plan in plans.items()}
         return self.ledger.workers.measure(bench, jobs, self.ledger.listener)
 

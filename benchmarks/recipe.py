@@ -1,0 +1,187 @@
+"""What each ingredient of fine-tuning gives: ranges, what is learned, who teaches, and the rates.
+
+    python benchmarks/recipe.py --subject demo --seeds 0 1 2
+    python benchmarks/recipe.py --subject resnet20 --plans blocks integers --recipes default alone --seeds 0
+
+Every recipe is the default one (`Training()`, with the float network as teacher) but for what its name says. A plan
+gives all layers but the first and the last the same formats, for weights and inputs; inputs that are never negative
+have no sign. First and last layers have 8 bits. Nothing else is quantized. Accuracy is top-1, of all images of the
+validation and test data, since nothing is chosen by the former here. `--recipes untuned` measures ranges alone, and
+`average-0.98` is to be held against `fixed-ranges`: an average of weights has no learned ranges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bitq.accuracy.evaluate import score
+from bitq.accuracy.finetune import Training, finetune
+from bitq.accuracy.kinds import quantizable
+from bitq.accuracy.quantized import apply, observing
+from bitq.accuracy.ranges import METHODS, Samples, fitted
+from bitq.allocator import keeping_freed_memory
+from bitq.batches import forward
+from bitq.formats import Format, Ranges, TensorFormats, parse_format
+from bitq.tradeoff.measure import first_inputs
+from subjects import SUBJECTS, MissingError, Subject
+
+ENDS = "8:e3:b16"
+CALIBRATED = 512
+"""Training images that ranges are calibrated on."""
+
+
+class Inputs(NamedTuple):
+    """Formats of weights and inputs."""
+
+    weight: str
+    signed: str
+    unsigned: str
+
+
+PLANS = {
+    "blocks": Inputs("8:e4:b4", "7:e3:b16", "n3:e3:b16"),
+    "small-blocks": Inputs("7:e4:b4", "6:e3:b16", "n2:e3:b16"),
+    "integers": Inputs("i4:f32:channel", "i4:f32:tensor", "n4:f32:tensor"),
+    "small-integers": Inputs("i3:f32:channel", "i3:f32:tensor", "n3:f32:tensor"),
+}
+
+
+class Recipe(NamedTuple):
+    """How a network is fine-tuned: with these settings, what is done before each step, and the share of an average."""
+
+    training: Training = Training()
+    before: Callable[[nn.Module], None] = lambda model: None
+    averaged: float = 0.0
+
+
+def _frozen(model: nn.Module) -> None:
+    """Keep batch norms at the statistics that they have."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
+_OWN = Training()
+RECIPES: dict[str, Recipe | None] = {
+    "untuned": None,
+    "default": Recipe(),
+    "alone": Recipe(replace(_OWN, taught=False)),
+    "fixed-ranges": Recipe(replace(_OWN, range_rate=0.0)),
+    "alone-fixed-ranges": Recipe(replace(_OWN, range_rate=0.0, taught=False)),
+    "rate-3e-4": Recipe(replace(_OWN, learning_rate=3e-4)),
+    "rate-3e-3": Recipe(replace(_OWN, learning_rate=3e-3)),
+    "range-rate-1e-3": Recipe(replace(_OWN, range_rate=1e-3)),
+    "no-decay": Recipe(replace(_OWN, weight_decay=0.0)),
+    "frozen-norms": Recipe(before=_frozen),
+    "average-0.98": Recipe(replace(_OWN, range_rate=0.0), averaged=0.98),
+}
+
+
+def main() -> int:
+    """Print a row for every plan and recipe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subject", choices=SUBJECTS, default="demo")
+    parser.add_argument("--plans", nargs="+", choices=PLANS, default=["blocks", "integers"])
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--ranges", nargs="+", choices=METHODS, default=["least-squares"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=1000)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| plan | ranges | recipe | top-1 | seeds | s |\n| --- | --- | --- | --- | --- | --- |")
+    for plan in options.plans:
+        for method in options.ranges:
+            for recipe in options.recipes:
+                start = time.perf_counter()
+                try:
+                    found = [reached(options.subject, plan, method, recipe, options.steps, s) for s in options.seeds]
+                except MissingError as error:
+                    print(f"{options.subject}: skipped: {error}")
+                    return 0
+                spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+                spent = (time.perf_counter() - start) / len(found)
+                each = " ".join(f"{value:.2f}" for value in found)
+                row = f"| {plan} | {method} | {recipe} | {statistics.mean(found):.2f}{spread} | {each} | {spent:.0f} |"
+                print(row, flush=True)
+    return 0
+
+
+def reached(name: str, plan: str, method: str, recipe: str, steps: int, seed: int) -> float:
+    """Top-1 accuracy after fine-tuning, in percent."""
+    subject = SUBJECTS[name](seed)
+    model, how = planned(subject, PLANS[plan], method, seed), RECIPES[recipe]
+    with keeping_freed_memory():
+        if how is not None:
+            average = _Average(model, how.averaged)
+            finetune(
+                model,
+                subject.data.train,
+                replace(how.training, steps=steps, seed=seed),
+                before_step=partial(_before, how, model, average),
+                teacher=subject.model,
+            )
+            average.end()
+        data = (subject.data.validation, subject.data.test)
+        found = [(score(model, part), sum(len(y) for _, y in part)) for part in data]
+    return 100 * sum(each.accuracy * count for each, count in found) / sum(count for _, count in found)
+
+
+def planned(subject: Subject, inputs: Inputs, method: str, seed: int) -> nn.Module:
+    """The network in a plan's formats, calibrated on training data."""
+    model, names = copy.deepcopy(subject.model).eval(), list(quantizable(subject.model))
+    samples = Samples(seed, method)  # type: ignore[arg-type]
+    with torch.no_grad(), observing(model, names, samples=samples) as seen:
+        for batch, _ in first_inputs(model, subject.data.train, CALIBRATED, seed):
+            forward(model, batch)
+    formats = {name: _formats(inputs, seen[name]) for name in names}
+    ends: Format = parse_format(ENDS)
+    formats |= {name: TensorFormats(ends, ends) for name in (names[0], names[-1])}
+    apply(model, formats, fitted(samples, formats, seen))
+    return model
+
+
+def _formats(inputs: Inputs, seen: Ranges) -> TensorFormats:
+    fmt = inputs.unsigned if seen.non_negative("input") else inputs.signed
+    return TensorFormats(parse_format(fmt), parse_format(inputs.weight))
+
+
+def _before(how: Recipe, model: nn.Module, average: _Average, step: int) -> None:
+    how.before(model)
+    average.take(step)
+
+
+class _Average:
+    """The exponential moving average of a network's parameters; of none with a share of 0."""
+
+    def __init__(self, model: nn.Module, share: float) -> None:
+        self._model, self._share = model, share
+        self._kept = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def take(self, step: int) -> None:
+        """Take in what the parameters are before a step."""
+        if self._share:
+            for kept, parameter in zip(self._kept, self._model.parameters(), strict=True):
+                kept.lerp_(parameter.detach(), 1 - min(self._share, step / (step + 10)))
+
+    def end(self) -> None:
+        """Give the network its average."""
+        if self._share:
+            with torch.no_grad():
+                for kept, parameter in zip(self._kept, self._model.parameters(), strict=True):
+                    parameter.copy_(kept)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The float network as a teacher of the quantized one: what it answers is a second target (Hinton et al., 2015)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitq.accuracy.evaluate import Loss, cross_entropy, loss_of
+from bitq.batches import forward
+from bitq.nested import tensors
+
+TEMPERATURE = 4.0
+"""By which logits are divided before they are compared: the classes that the teacher does not choose tell most."""
+
+Lesson = Callable[[Any, Any, Any], Tensor]
+"""(input, output of the network, target) to a scalar, smaller is better."""
+
+
+def lesson(teacher: nn.Module | None, loss: Loss) -> Lesson:
+    """What a network is fine-tuned by.
+
+    Without a teacher it is the loss; with one, how far its output lies from the teacher's is added. Where the loss is
+    cross entropy, the default, that is the divergence of their softened probabilities, KL(teacher, network) at
+    `TEMPERATURE` times its square, so that its gradient does not hang on it; else the mean squared difference of floats
+    by the variance of the teacher's. A teacher alone gained on CIFAR-10 and lost on the
+    demo (`benchmarks/recipe.py`): both are asked.
+
+    Args:
+        teacher: a float network for the same inputs; is not changed.
+        loss: of (output, target).
+    """
+    if teacher is None:
+        return lambda inputs, output, target: loss_of(output, target, loss)
+    knowing = copy.deepcopy(teacher).eval().requires_grad_(False)
+
+    def taught(inputs: Any, output: Any, target: Any) -> Tensor:
+        own = loss_of(output, target, loss)
+        with torch.no_grad():
+            right = forward(knowing, inputs)
+        return own + (divergence if loss is cross_entropy else distance)(output, right)
+
+    return taught
+
+
+def divergence(output: Tensor, right: Tensor) -> Tensor:
+    """KL divergence of softened class probabilities from right ones, mean over all but the classes.
+
+    Args:
+        output, right: logits [n, classes, ...], or [classes] without a batch, as cross entropy takes them.
+    """
+    axis = min(1, output.dim() - 1)
+    given, wanted = (functional.log_softmax(each.float() / TEMPERATURE, axis) for each in (output, right))
+    return TEMPERATURE**2 * (wanted.exp() * (wanted - given)).sum(axis).mean()
+
+
+def distance(output: Any, right: Any) -> Tensor:
+    """Mean squared difference of all floats in two outputs alike, by the variance of the right ones; 0 without any."""
+    pairs = [
+        (given.float(), wanted.float())
+        for given, wanted in zip(tensors(output), tensors(right), strict=True)
+        if wanted.is_floating_point() and wanted.numel()
+    ]
+    found = [(given - wanted).square().mean() / wanted.var(correction=0).clamp(min=1e-12) for given, wanted in pairs]
+    return torch.stack(found).mean() if found else torch.zeros(())
