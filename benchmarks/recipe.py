@@ -5,9 +5,9 @@
 
 Every recipe is the default one (`Training()`, with the float network as teacher) but for what its name says. A plan
 gives all layers but the first and the last the same formats, for weights and inputs; inputs that are never negative
-have no sign. First and last layers have 8 bits. Nothing else is quantized. Accuracy is top-1, of all images of the
-validation and test data, since nothing is chosen by the former here. `--recipes untuned` measures ranges alone, and
-`average-0.98` is to be held against `fixed-ranges`: an average of weights has no learned ranges.
+have no sign. First and last layers have 8 bits of the same kind. Nothing else is quantized. Accuracy is top-1, of all
+images of the validation and test data, since nothing is chosen by the former here. `--recipes untuned` measures ranges
+alone, and `average-0.98` is to be held against `fixed-ranges`: an average of weights has no learned ranges.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from bitq.accuracy.quantized import apply, observing
 from bitq.accuracy.ranges import METHODS, Samples, fitted
 from bitq.allocator import keeping_freed_memory
 from bitq.batches import forward
-from bitq.formats import Format, Ranges, TensorFormats, parse_format
+from bitq.formats import Ranges, TensorFormats, parse_format
 from bitq.tradeoff.measure import first_inputs
 from subjects import SUBJECTS, MissingError, Subject
 
-ENDS = "8:e3:b16"
 CALIBRATED = 512
 """Training images that ranges are calibrated on."""
 
 
 class Inputs(NamedTuple):
-    """Formats of weights and inputs."""
+    """Formats of weights and inputs, and of both of the first and the last layer."""
 
     weight: str
     signed: str
     unsigned: str
+    ends: str
 
 
 PLANS = {
-    "blocks": Inputs("8:e4:b4", "7:e3:b16", "n3:e3:b16"),
-    "small-blocks": Inputs("7:e4:b4", "6:e3:b16", "n2:e3:b16"),
-    "integers": Inputs("i4:f32:channel", "i4:f32:tensor", "n4:f32:tensor"),
-    "small-integers": Inputs("i3:f32:channel", "i3:f32:tensor", "n3:f32:tensor"),
+    "blocks": Inputs("8:e4:b4", "7:e3:b16", "n3:e3:b16", "8:e3:b16"),
+    "small-blocks": Inputs("7:e4:b4", "6:e3:b16", "n2:e3:b16", "8:e3:b16"),
+    "integers": Inputs("i4:f32:channel", "i4:f32:tensor", "n4:f32:tensor", "int8"),
+    "small-integers": Inputs("i3:f32:channel", "i3:f32:tensor", "n3:f32:tensor", "int8"),
 }
 
 
@@ -146,7 +146,7 @@ def planned(subject: Subject, inputs: Inputs, method: str, seed: int) -> nn.Modu
         for batch, _ in first_inputs(model, subject.data.train, CALIBRATED, seed):
             forward(model, batch)
     formats = {name: _formats(inputs, seen[name]) for name in names}
-    ends: Format = parse_format(ENDS)
+    ends = parse_format(inputs.ends)
     formats |= {name: TensorFormats(ends, ends) for name in (names[0], names[-1])}
     apply(model, formats, fitted(samples, formats, seen))
     return model

@@ -30,6 +30,15 @@ def benchmark(name, *args):
     )
 
 
+def test_recipes_are_compared():
+    words = ["--plans", "integers", "--recipes", "untuned", "default", "frozen-norms", "average-0.98", "--steps", 2]
+    ended = benchmark("recipe.py", *words)
+    assert ended.returncode == 0, ended.stderr
+    rows = [line.split(" | ") for line in ended.stdout.splitlines()[2:]]
+    assert [row[2] for row in rows] == ["untuned", "default", "frozen-norms", "average-0.98"]
+    assert all(80 < float(row[3]) < 94 for row in rows)
+
+
 def test_contenders_are_compared_and_nothing_is_measured_twice(tmp_path):
     words = ["tradeoff.py", "--contenders", "uniform", "hessian", "bitq", "--plans", 1, "--seeds", 0, "--steps", 1]
     first = benchmark(*words, "--run", tmp_path)
