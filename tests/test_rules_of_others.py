@@ -1,5 +1,6 @@
 """What rivals choose, held against their definitions: on numbers that can be told by hand, and on a tiny network."""
 
+import sys
 from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from bitq.tradeoff.rules.bsfp import Bsfp
 from bitq.tradeoff.rules.dbps_like import DbpsLike
 from bitq.tradeoff.rules.fast import Fast, difference
 from bitq.tradeoff.rules.flexblock import FlexBlock
+from bitq.tradeoff.rules.gradient import gradient_scores
 from bitq.tradeoff.rules.hbfp import Hbfp
 from bitq.tradeoff.rules.int_mixed import IntMixed
 from bitq.tradeoff.rules.limits import limits
@@ -340,6 +342,17 @@ def test_rules_of_tools_take_any_formats(traced, tmp_path, name, formats, togeth
             assert name == "random" or own.space.cost(plan).movement_bits <= limit * (1 + 1e-9)
             assert not together or plan[0][2] == plan[1][0]
             assert name != "hessian" or all(choice[0] == choice[1] for choice in plan)
+
+
+def test_many_formats_are_scored_nearly_as_if_all_were_measured(traced, tmp_path, monkeypatch):
+    with Store(RunFolder(tmp_path).results) as store:
+        own = studied(traced, store, FormatSet.of("8:e2..e6:b1..b48,16:e5..e7:b1..b48,int8"))
+        few = gradient_scores(own, {})
+        monkeypatch.setattr(sys.modules["bitq.tradeoff.rules.gradient"], "MANY", 1000)
+        for some, every in zip(few, gradient_scores(own, {}), strict=True):
+            assert np.isfinite(some).all()
+            assert (some != every).any()
+            assert np.abs(np.log2(some[every > 1e-12] / every[every > 1e-12])).mean() < 0.3
 
 
 def test_units_put_together_are_the_plan():

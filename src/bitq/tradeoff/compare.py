@@ -78,7 +78,7 @@ class Reached:
     seconds: float
 
 
-class Unit(NamedTuple):
+class AmountUnit(NamedTuple):
     """What amounts are told in: its name, and how much of the smallest one it is."""
 
     name: str
@@ -86,9 +86,9 @@ class Unit(NamedTuple):
 
 
 UNITS = {
-    "movement_bits": (Unit("Gbit", 1e9), Unit("Mbit", 1e6), Unit("kbit", 1e3)),
-    "energy_pj": (Unit("mJ", 1e9), Unit("µJ", 1e6), Unit("nJ", 1e3)),
-    "model_bytes": (Unit("MiB", 1024.0**2), Unit("KiB", 1024.0), Unit("B", 1.0)),
+    "movement_bits": (AmountUnit("Gbit", 1e9), AmountUnit("Mbit", 1e6), AmountUnit("kbit", 1e3)),
+    "energy_pj": (AmountUnit("mJ", 1e9), AmountUnit("µJ", 1e6), AmountUnit("nJ", 1e3)),
+    "model_bytes": (AmountUnit("MiB", 1024.0**2), AmountUnit("KiB", 1024.0), AmountUnit("B", 1.0)),
 }
 """By quantity of a `Summary`, the largest first."""
 
@@ -206,7 +206,7 @@ class Comparison:
             for place in range(len(self.contest.rules))
         )
 
-    def unit(self, quantity: str) -> Unit:
+    def unit(self, quantity: str) -> AmountUnit:
         """The largest of its `UNITS` of which every line of the table has one, or else the smallest."""
         known = [getattr(each, quantity).mean for each in (*self.rules, *self.untuned) if not each.reason]
         units = UNITS[quantity]

@@ -10,7 +10,8 @@ from itertools import islice
 
 import numpy as np
 
-from bitq.accuracy.sensitivity import perturbations
+from bitq.accuracy.sensitivity import POWER, perturbations, probed
+from bitq.accuracy.sensitivity import scores as scores_of
 from bitq.formats import TENSORS, Ranges
 from bitq.tradeoff.allocate import Scores, allocate
 from bitq.tradeoff.budgets import Budgets
@@ -19,6 +20,9 @@ from bitq.tradeoff.records import Proposal
 from bitq.tradeoff.rules.limits import limits
 from bitq.tradeoff.rules.units import admissible
 from bitq.tradeoff.study import Study
+
+MANY = 64
+"""Formats of a tensor from which on some of them are measured."""
 
 BATCHES = 8
 """Training batches that gradients are taken from."""
@@ -32,9 +36,10 @@ def gradient(study: Study, count: int) -> Proposal:
 
 
 def gradient_scores(study: Study, ranges: Mapping[str, Ranges]) -> Scores:
-    """For each module an array (3, formats): squared gradient times squared error, every format measured.
+    """For each module an array (3, formats): squared gradient times squared error.
 
-    Infinite in what a tensor may not take.
+    Infinite in what a tensor may not take. Every format is measured, but of many those that bitq measures, too; the
+    others are read off lines through them.
 
     Args:
         study: network, data and formats.
@@ -46,13 +51,21 @@ def gradient_scores(study: Study, ranges: Mapping[str, Ranges]) -> Scores:
         for module, name in enumerate(space.modules)
         for number, tensor in enumerate(TENSORS)
     }
-    formats = {key: study.formats(*key) for key in own}
+    formats = {
+        (name, tensor): [study.formats(name, tensor)[index] for index in indices]
+        for (name, tensor), indices in own.items()
+    }
+    extents = {name: space.extents(module) for module, name in enumerate(space.modules)}
+    measured = {
+        (name, tensor): each if len(each) < MANY else probed(each, extents[name][tensor])
+        for (name, tensor), each in formats.items()
+    }
     with seeded(study.seed):
         batches = list(islice(subject.data.train, BATCHES))
     found = perturbations(
         subject.model,
         space.modules,
-        lambda name, tensor: [formats[name, tensor][index] for index in own[name, tensor]],
+        lambda name, tensor: measured[name, tensor],
         ranges,
         batches,
         subject.task.loss,
@@ -62,7 +75,10 @@ def gradient_scores(study: Study, ranges: Mapping[str, Ranges]) -> Scores:
     for name in space.modules:
         table = np.full((len(TENSORS), len(space.formats)), np.inf)
         for row, tensor in zip(table, TENSORS, strict=True):
-            for index in own[name, tensor]:
-                row[index] = found[name][tensor][formats[name, tensor][index]]
+            every, known = formats[name, tensor], found[name][tensor]
+            values = [known[fmt] for fmt in every if fmt in known]
+            if len(values) < len(every):
+                values = list(2 * scores_of(every, known, extents[name][tensor]) ** (1 / POWER))
+            row[list(own[name, tensor])] = values
         scores.append(table)
     return scores
