@@ -27,12 +27,13 @@ GAP = 1e-9
 INFEASIBLE = 2
 """What SciPy calls a problem that is proved to have no solution."""
 
+
 class Knapsack:
     """One choice for each module, each quantity that has a budget within it, tied tensors in one format.
 
-    Only formats that are worth it (`bitq.tradeoff.problem`) and in question within the budgets (`bitq.tradeoff.relaxed`),
-    and only choices that no other choice of their module with
-    the same formats of tensors that others share beats in everything, are considered.
+    Only formats that are worth it (`bitq.tradeoff.problem`) and in question within the budgets
+    (`bitq.tradeoff.relaxed`), and only choices that no other choice of their module with the same formats of tensors
+    that others share beats in everything, are considered.
 
     Raises:
         BitqError: a tensor that none of the formats is for.
