@@ -16,13 +16,14 @@ from bitq.tradeoff import allocate as allocating
 from bitq.tradeoff import elimination
 from bitq.tradeoff.allocate import allocate, front, predicted_loss
 from bitq.tradeoff.budgets import Budgets
-from bitq.tradeoff.elimination import least, steps
+from bitq.tradeoff.elimination import least, marginals, steps
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.knapsack import Knapsack
 from bitq.tradeoff.moved import Moved
 from bitq.tradeoff.problem import Problem
 from bitq.tradeoff.quantities import QUANTITIES
 from bitq.tradeoff.records import Cost
+from bitq.tradeoff.relaxed import relaxed
 from bitq.tradeoff.space import Space
 
 FORMATS = tuple(BlockFormat(8, bits, 8) for bits in (2, 3, 4))
@@ -194,6 +195,46 @@ def test_weights_of_movement_alone_and_of_scores_alone_are_the_ends(given_space)
     fewest, best = (problem.choices(least(problem, order, *weights)) for weights in ((1.0, 0.0), (0.0,)))
     assert space.cost(fewest).movement_bits == pytest.approx(moved.min())
     assert predicted_loss(scores, best) == pytest.approx(lost.min(), abs=1e-12)
+
+
+@given(bound(), alphas)
+def test_marginals_are_the_best_plans_with_each_format(given_space, alpha):
+    space, scores = given_space
+    problem = Problem.of(space, scores)
+    every, lost, moved = plans(space, scores)
+    values = lost + alpha * (moved - space.fixed_bits.sum()) / space.movement_max
+    left = {end: set(own.tolist()) for group, own in zip(problem.groups, problem.formats, strict=True) for end in group}
+    stays = np.array([all(int(plan[end]) in left[end] for end in ENDS) for plan in every])
+    for group, formats, found in zip(
+        problem.groups, problem.formats, marginals(problem, steps(problem), alpha), strict=True
+    ):
+        own = every[:, group[0][0], group[0][1]]
+        for fmt, value in zip(formats, found, strict=True):
+            assert value == pytest.approx(values[stays & (own == fmt)].min(), abs=1e-9)
+
+
+@settings(max_examples=100)
+@given(bound(), alphas, st.tuples(st.floats(0, 1), st.none() | st.floats(0, 1)))
+def test_formats_that_budgets_leave_out_are_in_no_best_plan(given_space, alpha, shares):
+    space, scores = given_space
+    problem = Problem.of(space, scores)
+    _, lost, moved = plans(space, scores)
+    added = moved - space.fixed_bits.sum()
+    limit = added.min() + shares[0] * (added.max() - added.min())
+    most_lost = np.inf if shares[1] is None else lost.min() + shares[1] * (lost.max() - lost.min())
+    within = (added <= limit) & (lost <= most_lost)
+    weights = np.array([1.0, alpha / space.movement_max])
+    found = relaxed(problem, weights, np.array([most_lost, limit]))
+    assert all(set(own) <= set(all_of) for own, all_of in zip(found.formats, problem.formats, strict=True))
+    assert all(len(own) for own in found.formats) or not within.any()
+    if within.any():
+        left = {end: set(own.tolist()) for group, own in zip(found.groups, found.formats, strict=True) for end in group}
+        every = plans(space, scores)[0]
+        stays = np.array([all(int(plan[end]) in left[end] for end in ENDS) for plan in every])
+        values = lost + weights[1] * added
+        slack = 1e-9 * (1 + np.abs(added[within]).max())
+        nearly = (added <= limit + slack) & (lost <= most_lost + 1e-9)
+        assert values[stays & nearly].min() <= values[within].min() + 1e-7
 
 
 def test_a_front_of_many_plans_is_cut_where_gaps_are_small(monkeypatch):

@@ -19,6 +19,7 @@ from bitq.tradeoff.measure import Data, Subject, Task
 from bitq.tradeoff.search import search
 from bitq.tradeoff.space import space_of
 from bitq.tradeoff.study import Study
+from bitq.tradeoff.trials import ALONG, LIKELY
 from bitq.tradeoff.workers import InProcess
 
 NOTHING = Paces(scored=0.0, float_batch=1.0, batch=0.0, step=0.0, movement=0.0)
@@ -95,7 +96,7 @@ def test_what_a_search_does_is_counted_within_a_factor_of_two(opened, monkeypatc
     search(study)
     measured, trained = (after - each for after, each in zip(taken(study), before, strict=True))
     assert measured / 2 <= told.screening + told.tuning <= 2 * measured
-    assert told.screening >= 2 * len(study.space.formats) or study.settings.alone  # of two batches each
+    assert told.screening >= 2 * (LIKELY + ALONG) or study.settings.alone  # of two batches each
     assert scored == 8  # 250 inputs in batches of 32
     assert trained == scored + steps
     assert steps == (0 if study.training is None else told.tuned * study.training.steps)
@@ -104,7 +105,7 @@ def test_what_a_search_does_is_counted_within_a_factor_of_two(opened, monkeypatc
 def test_plans_measured_on_all_data_and_the_report_are_counted(opened):
     study = opened()
     told = forecast(study, replace(NOTHING, batch=1.0))
-    trials = len(study.space.formats) + 28
+    trials = LIKELY + ALONG + 28
     assert told.screening == 2 * trials + (2 + 3) * (8 + 6)  # the best of two kinds, and one for each loss
     assert forecast(study, replace(NOTHING, movement=1.0)).report == told.report + 20
     assert forecast(opened(without="movement"), replace(NOTHING, batch=1.0)).screening == 0
@@ -117,7 +118,7 @@ def test_the_sentence_has_the_sum_of_its_parts(opened, monkeypatch):
     found = forecast(study, paces)
     assert found.seconds == pytest.approx(found.scoring + found.screening + found.tuning + found.report)
     assert time_needed(study) == (
-        "this will take about 76 s on this machine: 8 s to score formats, 41 s to measure them as they are, 21 s to "
+        "this will take about 70 s on this machine: 8 s to score formats, 35 s to measure them as they are, 21 s to "
         "fine-tune 2 of them, 6 s for the report"
     )
     told = time_needed(opened(workers=Elsewhere()))

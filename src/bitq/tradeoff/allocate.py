@@ -164,7 +164,7 @@ def _bisected(
         alpha = (high - low) * space.movement_max / (most - few)
         new = plan_for(alpha)
         gain = low + alpha * most / space.movement_max - points[new][1] - alpha * points[new][0] / space.movement_max
-        if gain > SAME * (abs(low) + alpha) and few < points[new][0] < most:
+        if gain > SAME * (abs(low) + alpha):
             between(more, new)
             between(new, less)
     movement, lost = np.array(points).T

@@ -81,21 +81,59 @@ def least(problem: Problem, order: tuple[Step, ...], alpha: float, loss: float =
         order: its `steps`.
         alpha, loss: weights of movement and of scores.
     """
-    weight = alpha / problem.movement_max if alpha else 0.0
-    tables = [Table((group,), loss * scores) for group, scores in enumerate(problem.scores)]
-    tables += [Table(scope, weight * own[0]) for scope, own in zip(problem.scopes, problem.amounts, strict=True)]
-    picked = []
-    for step in order:
-        own = [each for each in tables if step.group in each.scope]
-        tables = [each for each in tables if step.group not in each.scope]
-        total = _sum(own, step.scope, [len(problem.formats[each]) for each in step.scope])
-        best = total.argmin(axis=0)
-        picked.append(best)
-        tables.append(Table(step.scope[1:], np.take_along_axis(total, best[None], axis=0)[0]))
+    picked = [total.argmin(axis=0) for total in _buckets(problem, order, alpha, loss)[0]]
     taken = [0] * len(problem.groups)
     for step, best in zip(reversed(order), reversed(picked), strict=True):
         taken[step.group] = int(best[tuple(taken[each] for each in step.scope[1:])])
     return tuple(taken)
+
+
+def marginals(problem: Problem, order: tuple[Step, ...], alpha: float) -> tuple[NDArray[np.float64], ...]:
+    """For each group an array (formats left,): the least sum of scores + alpha · DM_sum / DM_max of plans in which it
+    has that format.
+
+    Args:
+        problem, order, alpha: as for `least`.
+    """
+    totals, takers = _buckets(problem, order, alpha, 1.0)
+    found: list[NDArray[np.float64]] = [np.zeros(0)] * len(order)
+    beliefs: list[NDArray[np.float64]] = [np.zeros(0)] * len(order)
+    roots = [float(total.min()) for total, taker in zip(totals, takers, strict=True) if taker is None]
+    for place in reversed(range(len(order))):
+        step, total, taker = order[place], totals[place], takers[place]
+        beliefs[place] = total
+        if taker is None:
+            rest = sum(roots) - float(total.min())
+            beliefs[place] = total + rest
+        else:
+            message = total.min(axis=0)
+            others = beliefs[taker]
+            axes = tuple(at for at, group in enumerate(order[taker].scope) if group not in step.scope)
+            kept = [group for group in order[taker].scope if group in step.scope]
+            outside = others.min(axis=axes) if axes else others
+            outside = outside.transpose([kept.index(group) for group in step.scope[1:]])
+            beliefs[place] = total + (outside - message)[None]
+        found[place] = beliefs[place].min(axis=tuple(range(1, total.ndim)))
+    by_group = {step.group: own for step, own in zip(order, found, strict=True)}
+    return tuple(by_group[group] for group in range(len(problem.groups)))
+
+
+def _buckets(
+    problem: Problem, order: tuple[Step, ...], alpha: float, loss: float
+) -> tuple[list[NDArray[np.float64]], list[int | None]]:
+    """For each step the sum of all tables with its group, over its scope; and the step that takes in what is left."""
+    weight = alpha / problem.movement_max if alpha else 0.0
+    tables = [Table((group,), loss * scores) for group, scores in enumerate(problem.scores)]
+    tables += [Table(scope, weight * own[0]) for scope, own in zip(problem.scopes, problem.amounts, strict=True)]
+    totals = []
+    for step in order:
+        own = [each for each in tables if step.group in each.scope]
+        tables = [each for each in tables if step.group not in each.scope]
+        totals.append(_sum(own, step.scope, [len(problem.formats[each]) for each in step.scope]))
+        tables.append(Table(step.scope[1:], totals[-1].min(axis=0)))
+    places = {step.group: place for place, step in enumerate(order)}
+    takers = [min((places[each] for each in step.scope[1:]), default=None) for step in order]
+    return totals, takers
 
 
 def _sum(tables: list[Table], scope: tuple[int, ...], sizes: list[int]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from bitq.formats import TENSORS
 from bitq.tradeoff.budgets import ACCURACY_LOSS, Budgets, check_possible
 from bitq.tradeoff.problem import Problem, Scores, predicted_loss
 from bitq.tradeoff.quantities import QUANTITIES
+from bitq.tradeoff.relaxed import relaxed
 from bitq.tradeoff.space import Choices, Space
 
 GAP = 1e-9
@@ -26,11 +27,13 @@ GAP = 1e-9
 INFEASIBLE = 2
 """What SciPy calls a problem that is proved to have no solution."""
 
+
 class Knapsack:
     """One choice for each module, each quantity that has a budget within it, tied tensors in one format.
 
-    Only formats that are worth it (`bitq.tradeoff.problem`), and only choices that no other choice of their module with
-    the same formats of tensors that others share beats in everything, are considered.
+    Only formats that are worth it (`bitq.tradeoff.problem`) and in question within the budgets
+    (`bitq.tradeoff.relaxed`), and only choices that no other choice of their module with the same formats of tensors
+    that others share beats in everything, are considered.
 
     Raises:
         BitqError: a tensor that none of the formats is for.
@@ -42,14 +45,10 @@ class Knapsack:
         weighed, *others = QUANTITIES
         names = [weighed, *(name for name in others if budgets.limit(name) is not None)]
         problem = Problem.of(space, scores, names)
-        self._space, self._scores, self._budgets, self._problem = space, scores, budgets, problem
-        rows, costs = zip(*(_choices(problem, module) for module in range(len(space.modules))), strict=True)
-        self._rows, self._costs = np.concatenate(rows), np.concatenate(costs)
-        self._owner = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+        self._space, self._scores, self._budgets, self._all = space, scores, budgets, problem
         limits = [budgets.limit(name) for name in (ACCURACY_LOSS, *names)]
         fixed = [0.0, *(QUANTITIES[name].fixed(space) for name in names)]
         self._room = np.array([np.inf if limit is None else limit - f for limit, f in zip(limits, fixed, strict=True)])
-        self._equal = self._equalities()
 
     def solved(self, alpha: float, loss: float = 1.0) -> Choices:
         """The plan of least loss · sum of scores + alpha · DM_sum / DM_max.
@@ -58,7 +57,14 @@ class Knapsack:
             Infeasible: no plan keeps all budgets at once.
             RuntimeError: the solver failed.
         """
-        objective = loss * self._costs[:, 0] + alpha * self._costs[:, 1] / self._space.movement_max
+        weights = np.zeros(len(self._room))
+        weights[:2] = loss, alpha / self._space.movement_max if alpha else 0.0
+        self._problem = relaxed(self._all, weights, self._room)
+        rows, costs = zip(*(_choices(self._problem, module) for module in range(len(self._space.modules))), strict=True)
+        self._rows, self._costs = np.concatenate(rows), np.concatenate(costs)
+        self._owner = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+        self._equal = self._equalities()
+        objective = self._costs @ weights
         room = self._room.copy()
         while (taken := self._taken(objective, room)) is not None:
             plan = tuple(

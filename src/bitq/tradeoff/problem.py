@@ -103,6 +103,10 @@ class Problem:
             _undominated(loss * (scores[:, None] - scores[None, :]) + weight * excess)
             for scores, excess in zip(self.scores, self.excess, strict=True)
         ]
+        return self.reduced(places)
+
+    def reduced(self, places: Sequence[NDArray[np.intp]]) -> Problem:
+        """The same with these of the formats left to each group, by their places."""
         return replace(
             self,
             formats=tuple(each[own] for each, own in zip(self.formats, places, strict=True)),
@@ -113,6 +117,16 @@ class Problem:
             ),
             excess=tuple(each[np.ix_(own, own)] for each, own in zip(self.excess, places, strict=True)),
         )
+
+    def spent(self, taken: Sequence[int]) -> NDArray[np.float64]:
+        """Array (1 + quantities,): sum of scores, and what all modules add to each quantity, of the plan in which each
+        group has the one of its formats at this place."""
+        lost = sum(float(own[place]) for own, place in zip(self.scores, taken, strict=True))
+        added = [
+            np.moveaxis(amounts, 0, -1)[tuple(taken[group] for group in scope)]
+            for amounts, scope in zip(self.amounts, self.scopes, strict=True)
+        ]
+        return np.concatenate([[lost], np.sum(added, axis=0)])
 
     @cached_property
     def scopes(self) -> tuple[tuple[int, ...], ...]:
