@@ -22,8 +22,9 @@ PACKAGE = Path(bitq.__file__).parent
 RANKS = (
     {"errors", "interrupts"},
     {"outside"},
-    {"files", "formats", "layers", "memory", "nested", "private_torch", "progress", "randomness", "validation"},
-    {"usercode"},
+    {"calls", "layers", "memory", "nested", "private_torch", "progress", "randomness"},
+    {"files", "formats", "validation"},
+    {"running", "usercode"},
     {"allocator", "arrays", "batches", "database", "floating", "geometry"},
     {"csvfile", "devices", "images", "numerics", "store", "torchfile"},
     {"accuracy", "tracing", "movement", "datasets", "loading", "networks", "demo", "salvage"},

@@ -20,10 +20,10 @@ from bitq.tradeoff.elimination import least, marginals, steps
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.knapsack import Knapsack
 from bitq.tradeoff.moved import Moved
+from bitq.tradeoff.priced import relaxed
 from bitq.tradeoff.problem import Problem
 from bitq.tradeoff.quantities import QUANTITIES
 from bitq.tradeoff.records import Cost
-from bitq.tradeoff.relaxed import relaxed
 from bitq.tradeoff.space import Space
 
 FORMATS = tuple(BlockFormat(8, bits, 8) for bits in (2, 3, 4))

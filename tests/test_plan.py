@@ -39,6 +39,7 @@ LAYER = {
     "input": FORMAT,
     "weight": {**FORMAT, "exponent_bits": 2},
     "output": None,
+    "stored_at": [{"module": "norm", "function": "batch_norm", "number": 0}],
     "levels": [LEVEL, {**LEVEL, "memory": "registers", "source": "SRAM", "energy_pj": 10.0}],
 }
 FLOAT_LAYER = {

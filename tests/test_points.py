@@ -314,6 +314,8 @@ def test_a_plan_says_where_its_tensors_are_stored(tmp_path):
     )
     plan = load_plan(tmp_path / "plan.json")
     assert plan.points() == {"0": (Call("2", "relu", 0),), "3": (Call("5", "relu", 0),)}
+    written, read = (next(layer for layer in plan.layers if layer.module == name) for name in ("0", "3"))
+    assert read.input == written.output
     again = tiny.network()
     load_quantized(again, tmp_path)
     images, _ = tiny.images(50, 9)

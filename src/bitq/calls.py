@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple
-
-from torch import nn
-from torch.overrides import TorchFunctionMode
-
-from bitq.private_torch import uncompiled_path
-
-_ATTRIBUTE = "__get__"
-"""The name under which attributes of tensors, such as their shape, are asked for: most of what is seen."""
+from collections.abc import Mapping
+from typing import NamedTuple
 
 
 class Call(NamedTuple):
@@ -32,73 +22,3 @@ class Call(NamedTuple):
 
 Points = Mapping[str, tuple[Call, ...]]
 """By path of a layer, the calls whose results are what it stores, as `bitq.tracing.Traced.points` has them."""
-
-
-class Running:
-    """Which of a network's modules is running, from now until `removed`."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._stack: list[tuple[str, nn.Module]] = [("", network)]
-        self._handles = []
-        for path, module in network.named_modules():
-            if module is not network:
-                entry = uncompiled_path(path), module
-                self._handles += [
-                    module.register_forward_pre_hook(lambda *_, e=entry: self._stack.append(e), prepend=True),
-                    module.register_forward_hook(self._leave, always_call=True),
-                ]
-
-    @property
-    def innermost(self) -> tuple[str, nn.Module]:
-        """The path and the module."""
-        return self._stack[-1]
-
-    def removed(self) -> None:
-        """Take the hooks away."""
-        for handle in self._handles:
-            handle.remove()
-
-    def _leave(self, *_: object) -> None:
-        self._stack.pop()
-
-
-@contextmanager
-def calls_of(network: nn.Module, act: Callable[[Call, Any], Any]) -> Iterator[None]:
-    """Inside, what every function of torch gives to the network's code is what `act` makes of it.
-
-    Args:
-        network: to run inside, or whose forward is running.
-        act: called with the call and its result; gives the result to go on with.
-    """
-    running = Running(network)
-    seen = _Calls(running, act)
-    again = network.register_forward_pre_hook(lambda *_: seen.start(), prepend=True)
-    try:
-        with seen:
-            yield
-    finally:
-        again.remove()
-        running.removed()
-
-
-class _Calls(TorchFunctionMode):
-    """Sees every function that Python calls, but none that these call."""
-
-    def __init__(self, running: Running, act: Callable[[Call, Any], Any]) -> None:
-        super().__init__()
-        self._running, self._act = running, act
-        self._counts: Counter[tuple[str, str]] = Counter()
-
-    def start(self) -> None:
-        """Another pass begins."""
-        self._counts.clear()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if name == _ATTRIBUTE:
-            return result
-        place = self._running.innermost[0], name
-        number = self._counts[place]
-        self._counts[place] += 1
-        return self._act(Call(*place, number), result)

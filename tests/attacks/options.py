@@ -62,7 +62,7 @@ RANGE = r"must be a number from"
 @attack(f"compare nets:make {DATA} --seeds=-1", "--seeds is '-1'; it must be whole numbers")
 @attack(f"compare nets:make {DATA} --plans {2**62}", "--plans must be a number")
 @attack(f"compare nets:make {DATA} --rules {'x' * 5000}", "rule 'x*.*' is unknown; rules are bitq")
-@attack(f"compare nets:make {DATA} --rules bsfp:msfp={'9' * 5000}", "msfp of rule bsfp is '9*.*'; must be such as 16")
+@attack(f"compare nets:make {DATA} --rules bsfp:msfp={'9' * 5000}", "msfp of rule bsfp is '9*.*; it must be such as")
 @attack(f"compare nets:make {DATA} --rules fast:alpha=inf", "alpha of rule fast is 'inf'; it must be such as 0.6")
 @attack(f"compare nets:make {DATA} --rules flexblock:upper=nan+1e999", "upper of rule flexblock is .* such as 0.2")
 @attack(f"compare nets:make {DATA} --within nan", "--within is nan; it must be a number of points")

@@ -20,7 +20,7 @@ from bitq.accuracy.kinds import Kind, kind_of, reason_against
 from bitq.accuracy.learned import quantized_within, weight_clipped, weight_within
 from bitq.accuracy.ranges import Samples
 from bitq.accuracy.watching import watching
-from bitq.calls import Call, Points, calls_of
+from bitq.calls import Call, Points
 from bitq.errors import BitqError
 from bitq.formats import Format, MaxAbs, Ranges, Span, TensorFormats, TensorName
 from bitq.formats.scales import SharedExponent
@@ -28,6 +28,7 @@ from bitq.numerics import exponent_bias_for, quantize
 from bitq.numerics.ops import direct
 from bitq.numerics.recipe import magnitude
 from bitq.private_torch import forward_pre_hooks, own_parameters, version
+from bitq.running import calls_of
 
 UNKNOWN = Ranges()
 
@@ -329,7 +330,7 @@ class _Quantized(nn.Module):
         fmt = state.formats.input
         if fmt is None:
             y = self._compute(input, *args, **kwargs)
-        elif (stored := Stored.of(input, fmt, axis)) is not None:
+        elif (stored := AsStored.of(input, fmt, axis)) is not None:
             with straight.saving_raw(stored.raw, input, fmt, stored.again):
                 y = self._compute(input, *args, **kwargs)
         else:
@@ -357,7 +358,7 @@ class _Quantized(nn.Module):
             return torch.nested.as_nested_tensor([self._stored(part) for part in y.unbind()], layout=y.layout)
         again = self._quantizing(y, "output")
         x = again(y)
-        Stored.note(x, y, fmt, self._kind.channel_axis(self), again)
+        AsStored.note(x, y, fmt, self._kind.channel_axis(self), again)
         return x
 
     def _quantizing(self, x: Tensor, tensor: TensorName) -> Callable[[Tensor], Tensor]:
@@ -377,7 +378,7 @@ class _Quantized(nn.Module):
 
 
 @dataclass(frozen=True)
-class Stored:
+class AsStored:
     """What a tensor is that a layer stored.
 
     Attributes:
@@ -403,9 +404,9 @@ class Stored:
             setattr(x, cls.MARK, cls(fmt, axis % x.dim(), kept, again, version(x)))
 
     @classmethod
-    def of(cls, x: Tensor, fmt: Format, axis: int) -> Stored | None:
+    def of(cls, x: Tensor, fmt: Format, axis: int) -> AsStored | None:
         """What was noted of x, if it is in this format already."""
-        found: Stored | None = getattr(x, cls.MARK, None)
+        found: AsStored | None = getattr(x, cls.MARK, None)
         if found is None or (found.fmt, found.axis, found.version) != (fmt, axis % x.dim(), version(x)):
             return None
         return found
@@ -437,8 +438,8 @@ class _Root(nn.Module):
         def store(call: Call, result: Any) -> Any:
             name = self._bitq_points.get(call)
             if name is None:
-                if call.function.endswith("_") and hasattr(result, Stored.MARK):  # it was written to in place
-                    delattr(result, Stored.MARK)
+                if call.function.endswith("_") and hasattr(result, AsStored.MARK):  # it was written to in place
+                    delattr(result, AsStored.MARK)
                 return result
             layer: Any = self.get_submodule(name)
             due[name] -= 1

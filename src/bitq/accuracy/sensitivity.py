@@ -26,7 +26,7 @@ from bitq.accuracy.quantized import UNKNOWN, Shared, quantized_weight
 from bitq.accuracy.ranges import Samples
 from bitq.accuracy.watching import watching
 from bitq.batches import Batch, count_inputs, forward, no_batch, pairs, to_device
-from bitq.calls import Call, Points, calls_of
+from bitq.calls import Call, Points
 from bitq.errors import BitqError
 from bitq.formats import TENSORS, Format, Ranges, Span, TensorName
 from bitq.formats.blocking import Along
@@ -35,6 +35,7 @@ from bitq.formats.scales import SharedExponent
 from bitq.memory import memory_told
 from bitq.numerics import quantize
 from bitq.private_torch import version
+from bitq.running import calls_of
 
 Kin = tuple[Any, ...]
 """What formats that differ in their block size, or in the bits of their integers, alone have in common."""

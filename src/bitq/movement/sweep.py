@@ -29,7 +29,7 @@ LEAST_BYTES, MOST_BYTES = 1 << 10, 4 << 20
 """Sizes that a sweep spans if not told otherwise, as far as the neighbouring memories leave room for them, in bytes."""
 
 
-Problem = tuple[Layer, Widths]
+InWidths = tuple[Layer, Widths]
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ def sweep(
 
 
 def _moved(
-    problems: Sequence[Problem], devices: Sequence[Device], progress: Callable[[str, int, int], None]
-) -> dict[Problem, NDArray[np.float64]]:
+    problems: Sequence[InWidths], devices: Sequence[Device], progress: Callable[[str, int, int], None]
+) -> dict[InWidths, NDArray[np.float64]]:
     """For each distinct problem an array (devices, boundaries) of traffic in bits, outermost boundary first."""
     shapes: dict[Layer, dict[Widths, None]] = {}
     for shape, width in problems:

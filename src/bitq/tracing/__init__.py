@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitq.calls import Call, calls_of
+from bitq.calls import Call
 from bitq.errors import BitqError
 from bitq.layers import Layer
+from bitq.running import calls_of
 from bitq.tracing.flow import End, Flow
 from bitq.tracing.hollow import Hollow
 from bitq.tracing.operators import Products

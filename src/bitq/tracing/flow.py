@@ -68,7 +68,7 @@ class Flow:
 
     def __init__(self) -> None:
         self._stored: list[_Stored] = []
-        self._values: dict[int, _Value] = {}
+        self._lying: dict[int, _Value] = {}
         """What lies in a storage now."""
         self._written: dict[str, list[int]] = defaultdict(list)
         """By path of a layer, the stored tensors that its calls write."""
@@ -96,7 +96,7 @@ class Flow:
             self._new(results[0], *((number, sources) if alike else ()))
         elif not (operation.name in _VIEWS and results[0].shape[-1:] == operands[0].shape[-1:]):
             for each in results:
-                if storage_of(each) not in self._values or each.shape != operands[0].shape:
+                if storage_of(each) not in self._lying or each.shape != operands[0].shape:
                     for value in values:
                         value.read = True
                     self._new(each)
@@ -104,7 +104,7 @@ class Flow:
     def returned(self, call: Call, result: Any) -> Any:
         """Note which call gives a tensor to the network's code."""
         if isinstance(result, Tensor) and not transforming():
-            value = self._values.get(storage_of(result))
+            value = self._lying.get(storage_of(result))
             if value is not None and value.call is None:
                 value.call = call
         return result
@@ -140,14 +140,14 @@ class Flow:
         return None
 
     def _value(self, tensor: Tensor) -> _Value:
-        return self._values.get(storage_of(tensor)) or self._new(tensor)
+        return self._lying.get(storage_of(tensor)) or self._new(tensor)
 
     def _new(self, tensor: Tensor, number: int | None = None, sources: list[_Value] | None = None) -> _Value:
         """What was just computed: of a stored tensor of its own, or another value of that number."""
         if number is None:
             number = len(self._stored)
             self._stored.append(_Stored())
-        value = self._values[storage_of(tensor)] = _Value(number, sources or [], tensor)
+        value = self._lying[storage_of(tensor)] = _Value(number, sources or [], tensor)
         self._stored[number].values.append(value)
         return value
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitq.calls import Running
 from bitq.errors import BitqError
 from bitq.private_torch import (
     VALUE_NEEDED,
@@ -20,6 +19,7 @@ from bitq.private_torch import (
     operator_name,
     storage_of,
 )
+from bitq.running import Running
 
 
 @dataclass(frozen=True)

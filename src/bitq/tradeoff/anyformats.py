@@ -12,7 +12,7 @@ MEASURED_BY = 8
 """Bits of the grid of Table 2 whose largest movement stands for 1 in O, so that O is one measure with every list that
 has `any` in it, and with the grid."""
 
-Kind = Literal["weights", "activations"]
+TensorKind = Literal["weights", "activations"]
 
 _WEIGHT_BLOCKS = {2: (1, 2, 4, 8, 16, 32), 4: (2, 4, 8, 16, 32)}
 """Block sizes by bits of the exponent. The kernel window is inside a block, so small ones cost weights little. Where
@@ -39,7 +39,7 @@ def _blocks(elements: str, sizes: Mapping[int, Sequence[int]]) -> list[str]:
     return [f"{elements}:e{bits}:b{size}" for bits, those in sizes.items() for size in those]
 
 
-ANY: dict[Kind, str] = {
+ANY: dict[TensorKind, str] = {
     "weights": ",".join([*_blocks("s2..s9", _WEIGHT_BLOCKS), *_COMMON]),
     "activations": ",".join(
         [*_blocks("s2..s9", _ACTIVATION_BLOCKS), *_blocks("n1..n8", _ACTIVATION_BLOCKS), *_COMMON]
@@ -49,7 +49,7 @@ ANY: dict[Kind, str] = {
 an activation is never negative."""
 
 
-def spelled(text: str, kind: Kind) -> str:
+def spelled(text: str, kind: TensorKind) -> str:
     """A list with `any` spelled out."""
     return ",".join(ANY[kind] if is_any(part) else part for part in text.split(","))
 

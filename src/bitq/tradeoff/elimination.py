@@ -22,7 +22,7 @@ MOST_CELLS = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class Message:
     """Values by the formats of some groups.
 
     Attributes:
@@ -123,20 +123,20 @@ def _buckets(
 ) -> tuple[list[NDArray[np.float64]], list[int | None]]:
     """For each step the sum of all tables with its group, over its scope; and the step that takes in what is left."""
     weight = alpha / problem.movement_max if alpha else 0.0
-    tables = [Table((group,), loss * scores) for group, scores in enumerate(problem.scores)]
-    tables += [Table(scope, weight * own[0]) for scope, own in zip(problem.scopes, problem.amounts, strict=True)]
+    tables = [Message((group,), loss * scores) for group, scores in enumerate(problem.scores)]
+    tables += [Message(scope, weight * own[0]) for scope, own in zip(problem.scopes, problem.amounts, strict=True)]
     totals = []
     for step in order:
         own = [each for each in tables if step.group in each.scope]
         tables = [each for each in tables if step.group not in each.scope]
         totals.append(_sum(own, step.scope, [len(problem.formats[each]) for each in step.scope]))
-        tables.append(Table(step.scope[1:], totals[-1].min(axis=0)))
+        tables.append(Message(step.scope[1:], totals[-1].min(axis=0)))
     places = {step.group: place for place, step in enumerate(order)}
     takers = [min((places[each] for each in step.scope[1:]), default=None) for step in order]
     return totals, takers
 
 
-def _sum(tables: list[Table], scope: tuple[int, ...], sizes: list[int]) -> NDArray[np.float64]:
+def _sum(tables: list[Message], scope: tuple[int, ...], sizes: list[int]) -> NDArray[np.float64]:
     """Sum of tables over all groups of a scope that holds theirs."""
     total = np.zeros(sizes)
     for each in tables:

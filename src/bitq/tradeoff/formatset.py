@@ -11,7 +11,7 @@ from bitq.errors import BitqError
 from bitq.formats import EXPONENT_BITS, TENSORS, Choosable, Format, TensorName, formats_of, grid, parse_format
 from bitq.formats.elements import Integer
 from bitq.formats.format import made
-from bitq.tradeoff.anyformats import MEASURED_BY, NAME, Kind, is_any, spelled
+from bitq.tradeoff.anyformats import MEASURED_BY, NAME, TensorKind, is_any, spelled
 
 MOST = 400
 """Formats that a search chooses from."""
@@ -157,7 +157,7 @@ class FormatSet:
         return {**named, "output as input": self.output_as_input, "bits": None, **measured}
 
 
-def _read(given: Listed, kind: Kind) -> tuple[Choosable, ...]:
+def _read(given: Listed, kind: TensorKind) -> tuple[Choosable, ...]:
     if not isinstance(given, str):
         return tuple(dict.fromkeys(given))
     named = formats_of(spelled(given, kind), EXAMPLE)

@@ -16,9 +16,9 @@ from scipy.sparse import coo_array, csr_array
 from bitq.errors import Infeasible
 from bitq.formats import TENSORS
 from bitq.tradeoff.budgets import ACCURACY_LOSS, Budgets, check_possible
+from bitq.tradeoff.priced import relaxed
 from bitq.tradeoff.problem import Problem, Scores, predicted_loss
 from bitq.tradeoff.quantities import QUANTITIES
-from bitq.tradeoff.relaxed import relaxed
 from bitq.tradeoff.space import Choices, Space
 
 GAP = 1e-9
@@ -32,7 +32,7 @@ class Knapsack:
     """One choice for each module, each quantity that has a budget within it, tied tensors in one format.
 
     Only formats that are worth it (`bitq.tradeoff.problem`) and in question within the budgets
-    (`bitq.tradeoff.relaxed`), and only choices that no other choice of their module with the same formats of tensors
+    (`bitq.tradeoff.priced`), and only choices that no other choice of their module with the same formats of tensors
     that others share beats in everything, are considered.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from math import isfinite
 
 from bitq.accuracy.kinds import kind_of, staying_float
@@ -45,7 +46,7 @@ from bitq.tradeoff.records import (
 )
 from bitq.tradeoff.references import reference_costs
 from bitq.tradeoff.search import MIN_SLOPE, Found
-from bitq.tradeoff.space import Choice
+from bitq.tradeoff.space import Choice, Space
 from bitq.tradeoff.stored import Ties, reencoding, tied, ties
 from bitq.tradeoff.study import Study
 from bitq.tradeoff.uniforms import format_of
@@ -121,7 +122,8 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
     )
 
     model = study.load_finetuned(best.plan)
-    biases, ranges = save_weights(ledger.folder.weights, model, formats, key), calibration(model)
+    biases = save_weights(ledger.folder.weights, model, formats, key)
+    ranges = as_stored(study.space, study.ranges, calibration(model))
     planned = tuple(
         _layer(study, layer, formats.get(layer.module, TensorFormats()), biases, ranges) for layer in layers
     )
@@ -139,6 +141,24 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
     )
     plan.save(ledger.folder.plan)
     return HandedOver(plan, tuple(rows), usual, offered, references.costs)
+
+
+def as_stored(space: Space, met: Mapping[str, Ranges], ranges: Mapping[str, Ranges]) -> dict[str, Ranges]:
+    """The ranges of a plan, in which what reads a stored tensor has the range that it was written with.
+
+    Args:
+        space: with the tensors that are stored once.
+        met: calibration. An input that met what another layer's output met is that tensor.
+        ranges: of each end by itself; only that of the layer that writes is computed with.
+    """
+    found = dict(ranges)
+    for group in space.ties if space.points else ():
+        writers = [space.modules[module] for module, end in group if end == 2]
+        readers = [space.modules[module] for module, end in group if end == 0]
+        for writer, reader in product(writers, readers):
+            if met[reader].input == met[writer].output:
+                found[reader] = found[reader]._replace(input=ranges[writer].output)
+    return found
 
 
 def outcome_key(study: Study, formats: dict[str, TensorFormats]) -> str:

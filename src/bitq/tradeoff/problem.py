@@ -24,7 +24,7 @@ Scores = Sequence[NDArray[np.float64]]
 """For each module an array (3, formats): accuracy lost if its input, weight or output takes that format alone; infinite
 where it may not."""
 
-End = tuple[int, int]
+Slot = tuple[int, int]
 """A tensor: index of its module; 0 for input, 1 for weight, 2 for output."""
 
 
@@ -44,7 +44,7 @@ class Problem:
         movement_max: DM_max of the space, in bits.
     """
 
-    groups: tuple[tuple[End, ...], ...]
+    groups: tuple[tuple[Slot, ...], ...]
     formats: tuple[NDArray[np.intp], ...]
     scores: tuple[NDArray[np.float64], ...]
     members: tuple[tuple[int, int, int], ...]
@@ -173,12 +173,12 @@ def predicted_loss(scores: Scores, choices: Sequence[Choice]) -> float:
     return float(sum(table[0, i] + table[1, w] + table[2, o] for table, (i, w, o) in zip(scores, choices, strict=True)))
 
 
-def groups_of(space: Space) -> tuple[tuple[End, ...], ...]:
+def groups_of(space: Space) -> tuple[tuple[Slot, ...], ...]:
     """All tensors, those of one format together: as they are tied, and outputs with inputs where these decide."""
     bound = list(space.ties)
     if space.offered.output_as_input:
         bound += [((module, 0), (module, 2)) for module in range(len(space.modules))]
-    found: dict[End, tuple[End, ...]] = {
+    found: dict[Slot, tuple[Slot, ...]] = {
         end: (end,) for end in ((module, tensor) for module in range(len(space.modules)) for tensor in range(3))
     }
     for group in bound:
@@ -199,7 +199,7 @@ def _excess(table: NDArray[np.float64], tensor: int) -> NDArray[np.float64]:
 
 
 def _worthwhile(
-    space: Space, scores: Scores, group: Sequence[End], excess: Mapping[int, Sequence[NDArray[np.float64]]]
+    space: Space, scores: Scores, group: Sequence[Slot], excess: Mapping[int, Sequence[NDArray[np.float64]]]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
     """Formats of a group that are worth it, their scores, and their excess of movement.
 

@@ -70,6 +70,7 @@ def gradient_scores(study: Study, ranges: Mapping[str, Ranges]) -> Scores:
         batches,
         subject.task.loss,
         lambda done, total: study.ledger.listener.step("taking gradients", done, total),
+        points=space.points,
     )
     scores = []
     for name in space.modules:
