@@ -26,7 +26,7 @@ test-torch:
 	$(PYTHON) tools/test_torch.py $(or $(TORCH),$(error say which version: make test-torch TORCH=2.10.0))
 
 demo: env
-	$(BIN)/bitq search demo --device stm32f103c8 --run runs/demo
+	$(BIN)/bitq search demo --device stm32f103c8 --max-accuracy-loss 0.005 --run runs/demo
 
 lint: env
 	$(BIN)/ruff check .
