@@ -122,7 +122,7 @@ def test_the_sentence_has_the_sum_of_its_parts(opened, monkeypatch):
         "fine-tune 2 of them, 6 s for the report"
     )
     told = time_needed(opened(workers=Elsewhere()))
-    assert told.startswith("this would take about 76 s in one process of this machine: ")
+    assert told.startswith("this would take about 70 s in one process of this machine: ")
     assert told.endswith("; other workers may need more time or less")
     assert re.search(r"s to measure 2 of them, ", time_needed(opened(without="qat")))
 
