@@ -39,6 +39,12 @@ def result(tmp_path_factory):
     return searched(tmp_path_factory.mktemp("run"))
 
 
+def as_planned(model):
+    """The ranges of a network's activations, in which a reader of a stored tensor has its writer's."""
+    found = calibration(model)
+    return found | {"3": found["3"]._replace(input=found["0"].output)}
+
+
 def test_the_loaded_network_is_the_fine_tuned_one_to_the_bit(result):
     x, _ = tiny.images(200, 9)
     again = tiny.network()
@@ -46,11 +52,11 @@ def test_the_loaded_network_is_the_fine_tuned_one_to_the_bit(result):
     with torch.no_grad():
         assert torch.equal(again(x), result.model(x))
     assert score(again, tiny.loaders()[2]).accuracy == result.plan.totals.accuracy
-    assert calibration(again) == calibration(result.model)
+    assert calibration(again) == as_planned(result.model)
 
 
 def test_learned_ranges_stand_in_the_plan(result):
-    ranges = calibration(result.model)
+    ranges = as_planned(result.model)
     assert ranges == result.plan.ranges()
     told = json.loads(RunFolder(result.folder).plan.read_text())["layers"]
     assert {each["module"]: tuple(each["input"]["tensor_range"]) for each in told} == {
@@ -58,7 +64,7 @@ def test_learned_ranges_stand_in_the_plan(result):
     }
     settings = tiny.settings()
     unlearned = searched(result.folder.parent / "unlearned", training=replace(settings.training, range_rate=0.0))
-    assert calibration(unlearned.model) != ranges
+    assert as_planned(unlearned.model) != ranges
 
 
 def test_a_run_that_is_gone_on_with_gives_the_same_network(result):

@@ -94,7 +94,8 @@ def opened(browser: webdriver.Chrome, page: Path) -> Any:
 
 def requests(browser: webdriver.Chrome) -> set[str]:
     events = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))  # type: ignore[no-untyped-call]
-    return {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    urls = (e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent")
+    return {url for url in urls if not url.startswith("chrome://")}  # the browser's own first page may still be loading
 
 
 def complaints(browser: webdriver.Chrome) -> list[str]:
