@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cache, partial
 from math import frexp
-from threading import get_ident, local
-from typing import Any, ClassVar, NamedTuple, Protocol, SupportsIndex
+from threading import get_ident
+from typing import Any, NamedTuple, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from bitq.accuracy import straight
 from bitq.accuracy.kinds import Kind, kind_of, reason_against
 from bitq.accuracy.learned import quantized_within, weight_clipped, weight_within
 from bitq.accuracy.ranges import Samples
+from bitq.accuracy.storing import AsStored, passing, root, strayed
 from bitq.accuracy.watching import watching
 from bitq.calls import Call, Points
 from bitq.errors import BitqError
@@ -27,7 +26,7 @@ from bitq.formats.scales import SharedExponent
 from bitq.numerics import exponent_bias_for, quantize
 from bitq.numerics.ops import direct
 from bitq.numerics.recipe import magnitude
-from bitq.private_torch import forward_pre_hooks, own_parameters, version
+from bitq.private_torch import forward_pre_hooks, own_parameters
 from bitq.running import calls_of
 
 UNKNOWN = Ranges()
@@ -98,7 +97,7 @@ def apply(
             module.register_forward_pre_hook(_called)
         module._bitq.change(wanted, Ranges.of(known[name]) if name in known else None)
     if points is not None:
-        _root(model, {call: name for name, calls in points.items() if name in formats for call in calls})
+        _store_at(model, {call: name for name, calls in points.items() if name in formats for call in calls})
 
 
 def set_formats(model: nn.Module, formats: Mapping[str, TensorFormats]) -> None:
@@ -115,7 +114,7 @@ def set_formats(model: nn.Module, formats: Mapping[str, TensorFormats]) -> None:
 
 def restore(model: nn.Module) -> None:
     """Makes every quantized module of `model` what it was before `apply`."""
-    _root(model, {})
+    _store_at(model, {})
     for module in model.modules():
         if isinstance(module, _Quantized):
             del module._bitq
@@ -223,15 +222,7 @@ def observing(
             handle.remove()
     lost = next((name for name, own in seen.items() if own.output is None), None)
     if lost is not None:
-        raise _strayed(lost)
-
-
-def _strayed(name: str) -> BitqError:
-    """What to say where the result of a layer never came to the point at which it is stored."""
-    return BitqError(
-        f"the network goes on from module {name!r} in another way than when it was traced, so what that stores is not "
-        "known; let its control flow follow from shapes alone, or store as in the paper"
-    )
+        raise strayed(lost)
 
 
 class Shared(NamedTuple):
@@ -341,21 +332,21 @@ class _Quantized(nn.Module):
         fmt, shared = state.formats.output, state.output
         if fmt is None:
             return y
-        if state.stored_elsewhere and _pass.due is not None:
-            _pass.due[state.name] += 1
+        if state.stored_elsewhere and passing.due is not None:
+            passing.due[state.name] += 1
             return y
         again = self._quantizing(y, "output")
         if self._fresh and "output" not in state.reaches:
             return straight.quantized_fresh(y, fmt, axis, shared.exponent_bias, shared.tensor_range)
         return again(y)
 
-    def _stored(self, y: Tensor) -> Tensor:
+    def _bitq_store(self, y: Tensor) -> Tensor:
         """What elementwise functions made of the layer's output, as it is stored."""
         fmt = self._bitq.formats.output
         if fmt is None:
             return y
         if y.is_nested:
-            return torch.nested.as_nested_tensor([self._stored(part) for part in y.unbind()], layout=y.layout)
+            return torch.nested.as_nested_tensor([self._bitq_store(part) for part in y.unbind()], layout=y.layout)
         again = self._quantizing(y, "output")
         x = again(y)
         AsStored.note(x, y, fmt, self._kind.channel_axis(self), again)
@@ -375,115 +366,6 @@ class _Quantized(nn.Module):
 
     def _compute(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self._kind.compute(self, x, weight_in_use(self), *args, **kwargs)
-
-
-@dataclass(frozen=True)
-class AsStored:
-    """What a tensor is that a layer stored.
-
-    Attributes:
-        fmt, axis: as it was quantized.
-        raw, again: what it was made of, and how, for those that keep it for backward.
-        version: of the tensor, which shows whether it was written to since.
-    """
-
-    MARK: ClassVar = "_bitq_stored"
-    """The attribute of a tensor that says so."""
-
-    fmt: Format
-    axis: int
-    raw: Tensor
-    again: Callable[[Tensor], Tensor]
-    version: int
-
-    @classmethod
-    def note(cls, x: Tensor, raw: Tensor, fmt: Format, axis: int, again: Callable[[Tensor], Tensor]) -> None:
-        """Note of x that it is stored."""
-        if not torch.compiler.is_compiling():
-            kept = raw.detach() if torch.is_grad_enabled() else x.detach()
-            setattr(x, cls.MARK, cls(fmt, axis % x.dim(), kept, again, version(x)))
-
-    @classmethod
-    def of(cls, x: Tensor, fmt: Format, axis: int) -> AsStored | None:
-        """What was noted of x, if it is in this format already."""
-        found: AsStored | None = getattr(x, cls.MARK, None)
-        if found is None or (found.fmt, found.axis, found.version) != (fmt, axis % x.dim(), version(x)):
-            return None
-        return found
-
-
-class _Pass(local):
-    """By thread, the pass through a network with points that is under way.
-
-    Attributes:
-        due: by path of a layer, results that are not stored yet; None between passes.
-    """
-
-    due: Counter[str] | None = None
-
-
-_pass = _Pass()
-
-
-class _Root(nn.Module):
-    """What networks with points share; the second base of its subclasses is the network's own class."""
-
-    _bitq_points: dict[Call, str]
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it knows no modes that replace results
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the network computes, from what its layers store."""
-        outer, due = _pass.due, Counter[str]()
-
-        def store(call: Call, result: Any) -> Any:
-            name = self._bitq_points.get(call)
-            if name is None:
-                if call.function.endswith("_") and hasattr(result, AsStored.MARK):  # it was written to in place
-                    delattr(result, AsStored.MARK)
-                return result
-            layer: Any = self.get_submodule(name)
-            due[name] -= 1
-            return layer._stored(result)
-
-        _pass.due = due
-        try:
-            with calls_of(self, store):
-                y = super().forward(*args, **kwargs)
-        finally:
-            _pass.due = outer
-        if lost := next((name for name, results in due.items() if results > 0), None):
-            raise _strayed(lost)
-        return y
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        return _made_root, (type(self).__bases__[1],), self.__getstate__()  # type: ignore[no-untyped-call]
-
-
-def _root(network: nn.Module, points: dict[Call, str]) -> None:
-    """Let a network's layers store their outputs at these points, or, without any, where they come out."""
-    model: Any = network
-    layers = set(points.values())
-    for name, module in model.named_modules():
-        if isinstance(module, _Quantized):
-            module._bitq.stored_elsewhere = name in layers
-    if points:
-        if not isinstance(model, _Root):
-            model.__class__ = _root_class(type(model))  # type: ignore[arg-type]
-        model._bitq_points = points
-    elif isinstance(model, _Root):
-        del model._bitq_points
-        model.__class__ = type(model).__bases__[1]
-
-
-@cache
-def _root_class(network: type[nn.Module]) -> type[_Root]:
-    return type(f"Stored{network.__name__}", (_Root, network), {})
-
-
-def _made_root(network: type[nn.Module]) -> _Root:
-    """An empty network that pickle or copy fills."""
-    cls = _root_class(network)  # type: ignore[arg-type]
-    return cls.__new__(cls)
 
 
 class _QuantizedItsOwnWay(_Quantized):
@@ -523,6 +405,14 @@ class _QuantizedItsOwnWay(_Quantized):
                 "a format; write to it outside of forward, or leave the weight float"
             )
         return y
+
+
+def _store_at(model: nn.Module, points: dict[Call, str]) -> None:
+    """Let a network's layers store their outputs at these points, or, without any, where they come out."""
+    layers = set(points.values())
+    for name, module in quantized_layers(model):
+        module._bitq.stored_elsewhere = name in layers
+    root(model, points)
 
 
 def _called(module: nn.Module, args: Any) -> None:

@@ -1,0 +1,132 @@
+"""What layers store where a network goes on from it: after activation functions and sums, and quantized there once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from threading import local
+from typing import Any, ClassVar, SupportsIndex
+
+import torch
+from torch import Tensor, nn
+
+from bitq.calls import Call
+from bitq.errors import BitqError
+from bitq.formats import Format
+from bitq.private_torch import version
+from bitq.running import calls_of
+
+
+def strayed(name: str) -> BitqError:
+    """What to say where the result of a layer never came to the point at which it is stored."""
+    return BitqError(
+        f"the network goes on from module {name!r} in another way than when it was traced, so what that stores is not "
+        "known; let its control flow follow from shapes alone, or store as in the paper"
+    )
+
+
+@dataclass(frozen=True)
+class AsStored:
+    """What a tensor is that a layer stored.
+
+    Attributes:
+        fmt, axis: as it was quantized.
+        raw, again: what it was made of, and how, for those that keep it for backward.
+        version: of the tensor, which shows whether it was written to since.
+    """
+
+    MARK: ClassVar = "_bitq_stored"
+    """The attribute of a tensor that says so."""
+
+    fmt: Format
+    axis: int
+    raw: Tensor
+    again: Callable[[Tensor], Tensor]
+    version: int
+
+    @classmethod
+    def note(cls, x: Tensor, raw: Tensor, fmt: Format, axis: int, again: Callable[[Tensor], Tensor]) -> None:
+        """Note of x that it is stored."""
+        if not torch.compiler.is_compiling():
+            kept = raw.detach() if torch.is_grad_enabled() else x.detach()
+            setattr(x, cls.MARK, cls(fmt, axis % x.dim(), kept, again, version(x)))
+
+    @classmethod
+    def of(cls, x: Tensor, fmt: Format, axis: int) -> AsStored | None:
+        """What was noted of x, if it is in this format already."""
+        found: AsStored | None = getattr(x, cls.MARK, None)
+        if found is None or (found.fmt, found.axis, found.version) != (fmt, axis % x.dim(), version(x)):
+            return None
+        return found
+
+
+class Pass(local):
+    """By thread, the pass through a network with points that is under way.
+
+    Attributes:
+        due: by path of a layer, results that are not stored yet; None between passes.
+    """
+
+    due: Counter[str] | None = None
+
+
+passing = Pass()
+
+
+class _Root(nn.Module):
+    """What networks with points share; the second base of its subclasses is the network's own class."""
+
+    _bitq_points: dict[Call, str]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it knows no modes that replace results
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the network computes, from what its layers store."""
+        outer, due = passing.due, Counter[str]()
+
+        def store(call: Call, result: Any) -> Any:
+            name = self._bitq_points.get(call)
+            if name is None:
+                if call.function.endswith("_") and hasattr(result, AsStored.MARK):  # it was written to in place
+                    delattr(result, AsStored.MARK)
+                return result
+            layer: Any = self.get_submodule(name)
+            due[name] -= 1
+            return layer._bitq_store(result)
+
+        passing.due = due
+        try:
+            with calls_of(self, store):
+                y = super().forward(*args, **kwargs)
+        finally:
+            passing.due = outer
+        if lost := next((name for name, results in due.items() if results > 0), None):
+            raise strayed(lost)
+        return y
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        return _made_root, (type(self).__bases__[1],), self.__getstate__()  # type: ignore[no-untyped-call]
+
+
+def root(network: nn.Module, points: dict[Call, str]) -> None:
+    """Let what a network goes on from be what its layers store at these points, or, without any, its own results."""
+    model: Any = network
+    if points:
+        if not isinstance(model, _Root):
+            model.__class__ = _root_class(type(model))  # type: ignore[arg-type]
+        model._bitq_points = points
+    elif isinstance(model, _Root):
+        del model._bitq_points
+        model.__class__ = type(model).__bases__[1]
+
+
+@cache
+def _root_class(network: type[nn.Module]) -> type[_Root]:
+    return type(f"Stored{network.__name__}", (_Root, network), {})
+
+
+def _made_root(network: type[nn.Module]) -> _Root:
+    """An empty network that pickle or copy fills."""
+    cls = _root_class(network)  # type: ignore[arg-type]
+    return cls.__new__(cls)
