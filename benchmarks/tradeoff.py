@@ -31,9 +31,10 @@ from bitq.formats import EXPONENT_BITS
 from bitq.progress import Terminal
 from bitq.report import write_report
 from bitq.store import versions
-from bitq.tradeoff.compare import Comparison, Contest, OfSeed, Reached, compared, of_seed, opened
+from bitq.tradeoff.compare import Comparison, Contest, OfSeed, Reached, compared, of_seed
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.measure import Subject, Task
+from bitq.tradeoff.opening import opened
 from bitq.tradeoff.outcome import hand_over, note_baseline
 from bitq.tradeoff.rules import RULES, Called, rules_of
 from bitq.tradeoff.search import search

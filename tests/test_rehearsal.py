@@ -36,7 +36,7 @@ def unmeasured(tmp_path, monkeypatch):
 
     def search(model=None, data=None, **options):
         monkeypatch.setattr("bitq.tradeoff.study.evaluate", measure)
-        monkeypatch.setattr("bitq.api.space_of", measure)
+        monkeypatch.setattr("bitq.tradeoff.opening.space_of", measure)
         options = {"device": tiny.DEVICE, "settings": tiny.settings(), "listener": tiny.Silent(), **options}
         try:
             bitq.search(model or tiny.trained(), *(data or tiny.loaders()), run=tmp_path / "run", **options)

@@ -22,6 +22,7 @@ from bitq.store import Store
 from bitq.tracing import record
 from bitq.tradeoff.compare import study_of
 from bitq.tradeoff.formatset import FormatSet
+from bitq.tradeoff.groups import groups_of, joined
 from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Data, Subject, Task
 from bitq.tradeoff.rules import RULES, rules_of
@@ -36,7 +37,7 @@ from bitq.tradeoff.rules.hbfp import Hbfp
 from bitq.tradeoff.rules.int_mixed import IntMixed
 from bitq.tradeoff.rules.limits import limits
 from bitq.tradeoff.rules.statistics import input_zeroed, summed_over_inputs, weight_zeroed, zeroed
-from bitq.tradeoff.rules.units import admissible, joined, planned, rungs, units
+from bitq.tradeoff.rules.units import admissible, planned, rungs
 from bitq.tradeoff.space import formats_in, space_of
 from bitq.tradeoff.stored import tied, ties
 from bitq.tradeoff.study import Study
@@ -359,7 +360,7 @@ def test_units_put_together_are_the_plan():
     space = SimpleNamespace(
         modules=("a", "b"), ties=(((0, 2), (1, 0)),), offered=SimpleNamespace(output_as_input=False)
     )
-    of = units(space)
+    of = groups_of(space)
     assert of == (((0, 0),), ((0, 1),), ((0, 2), (1, 0)), ((1, 1),), ((1, 2),))
     assert planned(space, of, [5, 6, 7, 8, 9]) == ((5, 6, 7), (7, 8, 9))
 

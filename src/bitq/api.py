@@ -11,32 +11,22 @@ from typing import Any, get_args
 from torch import nn
 
 from bitq.accuracy.evaluate import Loss, Metric, cross_entropy, top1
-from bitq.accuracy.kinds import staying_float
-from bitq.batches import Batch, check_lasting, first_example, no_batch, pairs
+from bitq.batches import Batch
 from bitq.devices import Device, load_device
 from bitq.errors import BitqError
-from bitq.files import RunFolder, check_own_folder, remove_leftovers
-from bitq.floating import sentence
+from bitq.files import RunFolder
 from bitq.progress import Listener, Terminal
 from bitq.report import write_report
-from bitq.store import Store
-from bitq.tracing import record
 from bitq.tradeoff.answers import advice
 from bitq.tradeoff.formatset import FormatSet
-from bitq.tradeoff.knapsack import check
-from bitq.tradeoff.ledger import Ledger
-from bitq.tradeoff.measure import Data, Subject, Task, seeded
+from bitq.tradeoff.measure import Data, Subject, Task
+from bitq.tradeoff.opening import opened
 from bitq.tradeoff.outcome import WITHOUT, hand_over, note_ablation
 from bitq.tradeoff.plan import Plan
 from bitq.tradeoff.records import Cost, Offers, Row
-from bitq.tradeoff.references import reference_costs
-from bitq.tradeoff.rehearsal import rehearse
 from bitq.tradeoff.search import search as search_study
 from bitq.tradeoff.settings import Settings, Without
-from bitq.tradeoff.space import modules_of, space_of
-from bitq.tradeoff.stored import stored_as
-from bitq.tradeoff.study import Study
-from bitq.tradeoff.workers import InProcess, Workers
+from bitq.tradeoff.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -126,10 +116,6 @@ def search(
     """
     target = device if isinstance(device, Device) else load_device(device)
     data = Data(train, validation, validation if test is None else test)
-    for each, name in ((train, "training"), (validation, "validation"), (data.test, "test")):
-        check_lasting(each, f"the {name} data")
-    batch = _first(model, validation)
-    traced = record(model, first_example(batch[0]) if example_input is None else example_input)
     folder = RunFolder(Path(run))
     wanted = settings or Settings()
     if isinstance(formats, FormatSet) and bits is not None:
@@ -137,29 +123,20 @@ def search(
     offered = formats if isinstance(formats, FormatSet) else FormatSet.of(formats, bits=bits)
     subject = Subject(network or type(model).__name__, model, data, Task(loss, metric))
     with Terminal() if listener is None else nullcontext(listener) as heard:
-        for part in staying_float(model, traced.layers):
-            heard.note(sentence(part))
-        if modules := modules_of(model, traced.layers):
-            points = traced.points if wanted.stored == "after-activation" else None
-            rehearse(subject, modules, offered, None if wanted.without == "qat" else wanted.training, batch, points)
-        space = stored_as(space_of(model, traced.layers, target, offered, heard.step), traced, wanted.stored)
-        if space.fixed:
-            share = float(space.fixed_bits.sum()) / space.float_cost.movement_bits
-            heard.note(f"what stays float moves {100 * share:.1f} % of all bits of float32, which no plan changes")
-        wanted = replace(wanted, budgets=wanted.budgets.beside(lambda: reference_costs(space)))
-        check(space, wanted.budgets)
-        with Store(folder.results, alone=True) as store:
-            check_own_folder(folder.checkpoints)
-            remove_leftovers(folder.path)
-            remove_leftovers(folder.checkpoints)
-            study = Study.opened(subject, space, wanted, Ledger(folder, store, heard, workers or InProcess()))
+        with opened(
+            subject, target, offered, wanted, folder, heard, workers=workers, example_input=example_input
+        ) as (study, traced):
+            space = study.space
+            if space.fixed:
+                share = float(space.fixed_bits.sum()) / space.float_cost.movement_bits
+                heard.note(f"what stays float moves {100 * share:.1f} % of all bits of float32, which no plan changes")
             if ablations:
                 heard.note(f"the search is followed by {len(get_args(Without))} ablations, on top of the time it tells")
             found = search_study(study)
             others = []
             for without in get_args(Without) if ablations else ():
                 heard.note(WITHOUT[without])
-                other = replace(study, settings=replace(wanted, without=without))
+                other = replace(study, settings=replace(study.settings, without=without))
                 others.append(note_ablation(study, other, search_study(other)))
             left = hand_over(study, found, traced, command)
             best = study.load_finetuned(found.best.plan)
@@ -176,10 +153,3 @@ def search(
         advice(left.rows[0], left.rows[-1], left.offers, wanted.alpha, command),
         left.alternatives,
     )
-
-
-def _first(model: nn.Module, batches: Iterable[Batch]) -> Batch:
-    with seeded():
-        for batch in pairs(model, batches):
-            return batch
-    raise no_batch("the validation data")

@@ -27,7 +27,7 @@ from bitq.tradeoff.measure import Task, first_inputs, seeded
 from bitq.tradeoff.measure import evaluate as measure
 from bitq.tradeoff.records import Role, Row
 from bitq.tradeoff.space import build_space, stored_bytes, weight_bytes
-from bitq.tradeoff.stored import Stored
+from bitq.tradeoff.stored import Stored, points_of
 
 USUAL = f"{FLOAT},8:e2..e6:b16,mxint8"
 """Formats that are measured if none are named."""
@@ -83,7 +83,7 @@ def evaluate(
     traced = record(model, example_input)
     layers = traced.layers
     weights, task = weight_bytes(model, layers), Task(loss, metric)
-    points = {name: calls for name, calls in traced.points.items() if name in weights and stored == "after-activation"}
+    points = points_of(traced, stored, weights)
     own = copy.deepcopy(model).eval()
     with Terminal() if listener is None else nullcontext(listener) as heard:
         for part in staying_float(model, layers):

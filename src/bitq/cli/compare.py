@@ -12,6 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import RenderableType
 
+from bitq.cli.choosing import (
+    FORMATS,
+    TUNING,
+    Activations,
+    Alpha,
+    Amp,
+    Grid,
+    LearningRate,
+    OutputAsInput,
+    Weights,
+    check_grid,
+    offered_of,
+)
 from bitq.cli.inputs import (
     DEMO_DEVICE,
     BatchSize,
@@ -26,10 +39,10 @@ from bitq.cli.inputs import (
     load_source,
 )
 from bitq.cli.output import Json, print_json, show
-from bitq.cli.search import FORMATS, TUNING, PaperGrid, check_uses, given_of
 from bitq.cli.stored import HELP as HELP_OF_STORED
 from bitq.cli.stored import StoredChoice
 from bitq.cli.tables import FirstThatFits, TextColumn
+from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError, shortened
 from bitq.progress import time_text
 
@@ -72,29 +85,12 @@ def compare(
             rich_help_panel=FORMATS,
         ),
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="LIST", help="What weights choose from instead.", rich_help_panel=FORMATS)
-    ] = None,
-    activations: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="What inputs and outputs choose from instead.", rich_help_panel=FORMATS),
-    ] = None,
-    grid: Annotated[
-        PaperGrid | None,
-        typer.Option(help="The formats of the paper's Table 2 with 8 or 16 bits instead.", rich_help_panel=FORMATS),
-    ] = None,
-    output_as_input: Annotated[
-        bool,
-        typer.Option(
-            "--output-as-input",
-            help="A layer's output takes the format of the same layer's input.",
-            rich_help_panel=FORMATS,
-        ),
-    ] = False,
+    weights: Weights = None,
+    activations: Activations = None,
+    grid: Grid = None,
+    output_as_input: OutputAsInput = False,
     stored: Annotated[StoredChoice, typer.Option(help=HELP_OF_STORED)] = StoredChoice.after_activation,
-    alpha: Annotated[
-        float, typer.Option(help="Weight of data movement in O = (1 - accuracy) + alpha * movement / largest movement.")
-    ] = 0.2,
+    alpha: Alpha = 0.2,
     within: Annotated[
         float,
         typer.Option(
@@ -116,20 +112,8 @@ def compare(
         int | None,
         typer.Option(help="Optimizer steps of every fine-tuning.", show_default="1000", rich_help_panel=TUNING),
     ] = None,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Of the first step; falls to zero along a half cosine.", show_default="0.001", rich_help_panel=TUNING
-        ),
-    ] = None,
-    amp: Annotated[
-        bool,
-        typer.Option(
-            "--amp",
-            help="Train in bfloat16 (automatic mixed precision), about twice as fast where the processor has it.",
-            rich_help_panel=TUNING,
-        ),
-    ] = False,
+    learning_rate: LearningRate = None,
+    amp: Amp = False,
     without_qat: Annotated[
         bool, typer.Option("--without-qat", help="Fine-tune nothing.", rich_help_panel=TUNING)
     ] = False,
@@ -165,7 +149,6 @@ def compare(
     from bitq.report.comparison import PAGE, write_comparison
     from bitq.tradeoff.compare import Contest
     from bitq.tradeoff.compare import compare as compared
-    from bitq.tradeoff.formatset import FormatSet
     from bitq.tradeoff.rules import rules_of
     from bitq.tradeoff.settings import Settings
 
@@ -175,11 +158,7 @@ def compare(
         without_qat,
         {"--steps": steps, "--learning-rate": learning_rate, "--amp": amp or None},
     )
-    check_uses(
-        f"--grid {grid} is all that tensors choose from",
-        grid is not None,
-        {"--formats": formats, "--weights": weights, "--activations": activations},
-    )
+    check_grid(grid, formats, weights, activations)
     if not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     wanted = seeds_of(seeds)
@@ -198,7 +177,7 @@ def compare(
         return Subject(network, own.model, Data(own.train, own.validation, own.test), Task())
 
     contest = Contest(rules_of(rules), plans, within / 100)
-    offered = FormatSet.of(formats, weights, activations, output_as_input, grid.bits if grid else None)
+    offered = offered_of(formats, weights, activations, output_as_input, grid)
     command = shlex.join(["bitq", *sys.argv[1:]])
     check_replaceable(folder.path / PAGE)
     with Terminal() as listener:

@@ -9,11 +9,24 @@ from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitq.cli.answers import int8_text, offers_document, offers_table
+from bitq.cli.choosing import (
+    FORMATS,
+    TUNING,
+    Activations,
+    Alpha,
+    Amp,
+    Grid,
+    LearningRate,
+    OutputAsInput,
+    Weights,
+    check_grid,
+    offered_of,
+)
 from bitq.cli.inputs import (
     DEMO_DEVICE,
     BatchSize,
@@ -33,6 +46,7 @@ from bitq.cli.quantities import with_limits
 from bitq.cli.stored import HELP as HELP_OF_STORED
 from bitq.cli.stored import StoredChoice
 from bitq.cli.tables import FirstThatFits, TextColumn
+from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError
 from bitq.tradeoff.shares import ShareOf
 
@@ -40,7 +54,7 @@ if TYPE_CHECKING:
     from bitq.tradeoff.ray_workers import RayWorkers
     from bitq.tradeoff.records import Cost, Row
 
-FORMATS, BUDGETS, TUNING, ABLATIONS = "Formats", "Budgets", "Fine-tuning", "Ablations"
+BUDGETS, ABLATIONS = "Budgets", "Ablations"
 WORKERS = "Several processes or machines"
 
 
@@ -50,18 +64,6 @@ class SearchEffort(StrEnum):
     quick = "quick"
     normal = "normal"
     thorough = "thorough"
-
-
-class PaperGrid(StrEnum):
-    """The formats of Table 2, by bits of an element if nothing were shared (paper: q_b)."""
-
-    paper8 = "paper8"
-    paper16 = "paper16"
-
-    @property
-    def bits(self) -> int:
-        """Of an element."""
-        return int(self.value.removeprefix("paper"))
 
 
 @with_limits(BUDGETS)
@@ -87,28 +89,11 @@ def search(
             rich_help_panel=FORMATS,
         ),
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="LIST", help="What weights choose from instead.", rich_help_panel=FORMATS)
-    ] = None,
-    activations: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="What inputs and outputs choose from instead.", rich_help_panel=FORMATS),
-    ] = None,
-    grid: Annotated[
-        PaperGrid | None,
-        typer.Option(help="The formats of the paper's Table 2 with 8 or 16 bits instead.", rich_help_panel=FORMATS),
-    ] = None,
-    output_as_input: Annotated[
-        bool,
-        typer.Option(
-            "--output-as-input",
-            help="A layer's output takes the format of the same layer's input.",
-            rich_help_panel=FORMATS,
-        ),
-    ] = False,
-    alpha: Annotated[
-        float, typer.Option(help="Weight of data movement in O = (1 - accuracy) + alpha * movement / largest movement.")
-    ] = 0.2,
+    weights: Weights = None,
+    activations: Activations = None,
+    grid: Grid = None,
+    output_as_input: OutputAsInput = False,
+    alpha: Alpha = 0.2,
     within: Annotated[
         float | None,
         typer.Option(
@@ -141,20 +126,8 @@ def search(
             show_default=False,
         ),
     ] = None,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Of the first step; falls to zero along a half cosine.", show_default="0.001", rich_help_panel=TUNING
-        ),
-    ] = None,
-    amp: Annotated[
-        bool,
-        typer.Option(
-            "--amp",
-            help="Train in bfloat16 (automatic mixed precision), about twice as fast where the processor has it.",
-            rich_help_panel=TUNING,
-        ),
-    ] = False,
+    learning_rate: LearningRate = None,
+    amp: Amp = False,
     seed: Annotated[
         int, typer.Option(help="Of everything random; the same seed finds the same plan.", rich_help_panel=TUNING)
     ] = 0,
@@ -247,7 +220,6 @@ def search(
     """
     from bitq.api import search as search_network
     from bitq.tradeoff.budgets import Budgets
-    from bitq.tradeoff.formatset import FormatSet
     from bitq.tradeoff.settings import Settings
 
     base: Settings = getattr(Settings, effort)()
@@ -271,11 +243,7 @@ def search(
         without_movement or without_tradeoff,
         {"--rounds": rounds, "--plans": plans, "--uniforms": uniforms, "--within": within},
     )
-    check_uses(
-        f"--grid {grid} is all that tensors choose from",
-        grid is not None,
-        {"--formats": formats, "--weights": weights, "--activations": activations},
-    )
+    check_grid(grid, formats, weights, activations)
     if within is not None and not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     if within is not None and max_accuracy_loss is not None:
@@ -290,7 +258,7 @@ def search(
         without=without[0] if without else None,  # type: ignore[arg-type]
         **given,
     )
-    offered = FormatSet.of(formats, weights, activations, output_as_input, grid.bits if grid else None)
+    offered = offered_of(formats, weights, activations, output_as_input, grid)
     source = load_source(network, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
     folder = run or Path("runs") / network.replace(":", ".").replace("/", ".")
     if workers is not None and ray is not None:
@@ -335,17 +303,6 @@ def search(
             *([f"Note: {result.advice}"] if result.advice else []),
             f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})",
         )
-
-
-def given_of(**options: Any) -> dict[str, Any]:
-    """The options that are given."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def check_uses(why: str, idle: bool, options: Mapping[str, object]) -> None:
-    """Refuse the options that are given if they would do nothing."""
-    if idle and (given := [option for option, value in options.items() if value is not None]):
-        raise BitqError(f"{why}; leave {', '.join(given)} out")
 
 
 def _ray_workers(address: str | None, count: int | None) -> RayWorkers:

@@ -8,31 +8,28 @@ one model, and O has one largest movement for all: that of the formats which are
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from bitq.accuracy.kinds import staying_float
-from bitq.batches import check_lasting, first_example, no_batch, pairs
+from bitq.batches import pairs
 from bitq.devices import Device
 from bitq.errors import BitqError
-from bitq.files import RunFolder, check_own_folder, remove_leftovers
-from bitq.floating import sentence
+from bitq.files import RunFolder
 from bitq.progress import Listener
-from bitq.store import Store, versions
-from bitq.tracing import Traced, record
+from bitq.store import versions
+from bitq.tracing import Traced
 from bitq.tradeoff.alternatives import alternatives
 from bitq.tradeoff.formatset import FormatSet
-from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Subject, seeded
+from bitq.tradeoff.opening import opened
 from bitq.tradeoff.outcome import float_row, row_of
 from bitq.tradeoff.records import Measurement, Row
 from bitq.tradeoff.rehearsal import rehearse
 from bitq.tradeoff.rules import Called, Proposals, Rule
 from bitq.tradeoff.settings import Settings
-from bitq.tradeoff.space import modules_of, space_of
-from bitq.tradeoff.stored import stored_as, tied, ties
+from bitq.tradeoff.space import space_of
+from bitq.tradeoff.stored import tied, ties
 from bitq.tradeoff.study import Study
 
 
@@ -303,41 +300,6 @@ def compare(
 def of_seed(folder: RunFolder, seed: int) -> RunFolder:
     """The folder of a seed within that of a comparison."""
     return RunFolder(folder.path / f"seed-{seed}")
-
-
-@contextmanager
-def opened(
-    subject: Subject, device: Device, offered: FormatSet, settings: Settings, folder: RunFolder, listener: Listener
-) -> Iterator[tuple[Study, Traced]]:
-    """The study of a network in a run folder, which is held until the end, and the network as it was traced.
-
-    Args:
-        subject, device, offered, settings, listener: as for `compare`.
-        folder: of one seed.
-
-    Raises:
-        BitqError: as for `bitq.search`.
-    """
-    data = subject.data
-    for each, name in ((data.train, "training"), (data.validation, "validation"), (data.test, "test")):
-        check_lasting(each, f"the {name} data")
-    with seeded():
-        batch = next(pairs(subject.model, data.validation), None)
-    if batch is None:
-        raise no_batch("the validation data")
-    traced = record(subject.model, first_example(batch[0]))
-    for part in staying_float(subject.model, traced.layers):
-        listener.note(sentence(part))
-    training = None if settings.without == "qat" else settings.training
-    if modules := modules_of(subject.model, traced.layers):
-        points = traced.points if settings.stored == "after-activation" else None
-        rehearse(subject, modules, offered, training, batch, points)
-    space = stored_as(space_of(subject.model, traced.layers, device, offered, listener.step), traced, settings.stored)
-    with Store(folder.results, alone=True) as store:
-        check_own_folder(folder.checkpoints)
-        remove_leftovers(folder.path)
-        remove_leftovers(folder.checkpoints)
-        yield Study.opened(subject, space, settings, Ledger(folder, store, listener)), traced
 
 
 def study_of(study: Study, traced: Traced, rule: Rule) -> Study:

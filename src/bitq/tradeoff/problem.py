@@ -17,15 +17,13 @@ from numpy.typing import NDArray
 
 from bitq.errors import BitqError
 from bitq.formats import TENSORS
+from bitq.tradeoff.groups import Group, Slot, groups_of
 from bitq.tradeoff.quantities import QUANTITIES
 from bitq.tradeoff.space import Choice, Choices, Space
 
 Scores = Sequence[NDArray[np.float64]]
 """For each module an array (3, formats): accuracy lost if its input, weight or output takes that format alone; infinite
 where it may not."""
-
-Slot = tuple[int, int]
-"""A tensor: index of its module; 0 for input, 1 for weight, 2 for output."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +42,7 @@ class Problem:
         movement_max: DM_max of the space, in bits.
     """
 
-    groups: tuple[tuple[Slot, ...], ...]
+    groups: tuple[Group, ...]
     formats: tuple[NDArray[np.intp], ...]
     scores: tuple[NDArray[np.float64], ...]
     members: tuple[tuple[int, int, int], ...]
@@ -171,20 +169,6 @@ def _scope(members: tuple[int, int, int]) -> tuple[int, ...]:
 def predicted_loss(scores: Scores, choices: Sequence[Choice]) -> float:
     """Sum of the scores of a plan."""
     return float(sum(table[0, i] + table[1, w] + table[2, o] for table, (i, w, o) in zip(scores, choices, strict=True)))
-
-
-def groups_of(space: Space) -> tuple[tuple[Slot, ...], ...]:
-    """All tensors, those of one format together: as they are tied, and outputs with inputs where these decide."""
-    bound = list(space.ties)
-    if space.offered.output_as_input:
-        bound += [((module, 0), (module, 2)) for module in range(len(space.modules))]
-    found: dict[Slot, tuple[Slot, ...]] = {
-        end: (end,) for end in ((module, tensor) for module in range(len(space.modules)) for tensor in range(3))
-    }
-    for group in bound:
-        joined = tuple(sorted({end for each in group for end in found[each]}))
-        found.update(dict.fromkeys(joined, joined))
-    return tuple(dict.fromkeys(found.values()))
 
 
 def _tables(space: Space, module: int, names: Sequence[str]) -> NDArray[np.float64]:

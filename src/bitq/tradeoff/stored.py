@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Literal
 
+from bitq.calls import Points
 from bitq.movement.widths import widths
 from bitq.tracing import Traced
+from bitq.tradeoff.groups import Group, joined
 from bitq.tradeoff.space import Choice, Space, formats_in
 
 Ends = Sequence[Sequence[tuple[str, str]]]
 """Stored tensors as `bitq.tracing.Traced.stored` has them: (module, "input" or "output") of all that meet it."""
 
-Ties = tuple[tuple[tuple[int, int], ...], ...]
+Ties = tuple[Group, ...]
 """The same by index: (module, 0 for input, 2 for output)."""
 
 
@@ -27,8 +29,13 @@ def stored_as(space: Space, traced: Traced, stored: Stored) -> Space:
     """A space of plans that store tensors so, of a network as it was traced."""
     if stored == "paper":
         return space
-    points = {module: calls for module, calls in traced.points.items() if module in space.modules}
+    points = points_of(traced, stored, space.modules)
     return replace(tied(space, ties(space, traced.stored)), points=points)
+
+
+def points_of(traced: Traced, stored: Stored, modules: Collection[str]) -> Points:
+    """Where what these modules store comes out of a network; nowhere but as their own results, as in the paper."""
+    return {name: calls for name, calls in traced.points.items() if name in modules and stored == "after-activation"}
 
 
 def ties(space: Space, stored: Ends) -> Ties:
@@ -46,11 +53,7 @@ def tied(space: Space, shared: Ties) -> Space:
     module are one."""
     if not space.offered.output_as_input:
         return replace(space, ties=shared)
-    groups: list[set[tuple[int, int]]] = []
-    for group in (*shared, *(((module, 0), (module, 2)) for module in range(len(space.modules)))):
-        meeting = [each for each in groups if each & set(group)]
-        groups = [each for each in groups if each not in meeting] + [set(group).union(*meeting)]
-    return replace(space, ties=tuple(tuple(sorted(each)) for each in groups))
+    return replace(space, ties=joined((*shared, *(((module, 0), (module, 2)) for module in range(len(space.modules))))))
 
 
 def reencoding(space: Space, stored: Ties, choices: Sequence[Choice]) -> tuple[int, int, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitq.tradeoff.problem import groups_of
+from bitq.tradeoff.groups import groups_of
 from bitq.tradeoff.space import Choices
 from bitq.tradeoff.study import Study
 

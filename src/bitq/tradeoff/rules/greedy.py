@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections import defaultdict
 
 from bitq.formats import TENSORS, TensorFormats
+from bitq.tradeoff.groups import Group, groups_of
 from bitq.tradeoff.measure import first_inputs
 from bitq.tradeoff.records import Proposal
 from bitq.tradeoff.rules.limits import limits
-from bitq.tradeoff.rules.units import Unit, planned, rungs, units
+from bitq.tradeoff.rules.units import planned, rungs
 from bitq.tradeoff.rules.untuned import Untuned
 from bitq.tradeoff.study import Study
 
 
 def greedy(study: Study, count: int) -> Proposal:
     """A plan for each of some limits of movement."""
-    space, every = study.space, units(study.space)
+    space, every = study.space, groups_of(study.space)
     ladders = [tuple(rungs(study, unit).values()) for unit in every]
     batches = first_inputs(study.subject.model, study.subject.data.validation, study.settings.scored_inputs)
     untuned, moves = Untuned(study), []
@@ -40,7 +41,7 @@ def greedy(study: Study, count: int) -> Proposal:
     return Proposal(plans=tuple(plans), passes=len(moves))
 
 
-def _alone(study: Study, unit: Unit, index: int) -> dict[str, TensorFormats]:
+def _alone(study: Study, unit: Group, index: int) -> dict[str, TensorFormats]:
     """One format for the tensors of a unit, by module path; all else stays float."""
     found: dict[str, dict[str, object]] = defaultdict(dict)
     for module, tensor in unit:

@@ -22,11 +22,12 @@ from bitq.errors import BitqError
 from bitq.formats import TENSORS
 from bitq.tradeoff.allocate import allocate
 from bitq.tradeoff.budgets import Budgets
+from bitq.tradeoff.groups import joined
 from bitq.tradeoff.measure import seeded
 from bitq.tradeoff.records import Proposal
 from bitq.tradeoff.rules.gradient import BATCHES
 from bitq.tradeoff.rules.limits import limits
-from bitq.tradeoff.rules.units import admissible, joined
+from bitq.tradeoff.rules.units import admissible
 from bitq.tradeoff.study import Study
 
 PROBES = 4

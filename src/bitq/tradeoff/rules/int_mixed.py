@@ -18,11 +18,11 @@ from bitq.formats.families import FEWEST, MOST
 from bitq.tradeoff.allocate import allocate
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.formatset import FormatSet
+from bitq.tradeoff.groups import joined
 from bitq.tradeoff.records import Proposal
 from bitq.tradeoff.rules.gradient import BATCHES, gradient_scores
 from bitq.tradeoff.rules.limits import limits
 from bitq.tradeoff.rules.rule import Brought, Rule
-from bitq.tradeoff.rules.units import joined
 from bitq.tradeoff.study import Study
 
 

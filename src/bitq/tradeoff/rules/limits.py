@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bitq.tradeoff.rules.units import planned, rungs, units
+from bitq.tradeoff.groups import groups_of
+from bitq.tradeoff.rules.units import planned, rungs
 from bitq.tradeoff.study import Study
 
 
@@ -14,7 +15,7 @@ def limits(study: Study, count: int) -> list[float]:
     Elements are as wide there as a quarter and three quarters up the widths that are offered; with Table 2's grid of 8
     bits, 3 and 5 bits in blocks of 16. A tensor that is not offered this width has the nearest.
     """
-    every = units(study.space)
+    every = groups_of(study.space)
     offered = [rungs(study, unit) for unit in every]
     widths = sorted(set().union(*offered))
     ends = []
