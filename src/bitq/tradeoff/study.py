@@ -131,11 +131,12 @@ class Study:
     def offered(self, module: str, tensor: TensorName) -> tuple[int, ...]:
         """Of the space's formats, those that a tensor of the module of this path may take: none without negative
         numbers where calibration met one."""
-        non_negative, formats = self.ranges[module].non_negative(tensor), self.space.formats
+        formats = self.space.formats
         return tuple(
             index
             for index in self.space.offered.indices(tensor)
-            if non_negative or not (isinstance(each := formats[index], Format) and each.never_negative)
+            if not (isinstance(each := formats[index], Format) and each.never_negative)
+            or self.ranges[module].non_negative(tensor)
         )
 
     @property
