@@ -2,6 +2,7 @@
 
 import json
 import sys
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,20 @@ def test_token_ids_and_a_mask_by_name(bitq, mistake, folder):
     assert (code, err) == (0, "")
     planned = {layer["name"] for layer in json.loads(Path("run/plan.json").read_text())["layers"]}
     assert planned <= {layer["name"] for layer in json.loads(out)["layers"]}
+    longer = ("--input", "ids:int64[1,24]", "--input", "mask:bool[1,24]")
+    search = ("search", f"{folder}:Tokens", "--checkpoint", "net.safetensors", "--data", "data.npz")
+    quickly = ("--effort", "quick", "--without-qat", "--formats", "int4,int8")
+    code, _, err = bitq(*search, *quickly, "--run", "longer", *longer, "--json")
+    assert code == 0, err
+    of_12, of_24 = (
+        {layer["name"]: prod(layer["loops"].values()) for layer in json.loads(Path(plan).read_text())["layers"]}
+        for plan in ("run/plan.json", "longer/plan.json")
+    )
+    assert of_24.keys() == of_12.keys()
+    assert {name: of_24[name] / of_12[name] for name in ("first", "second", "head")} == {
+        "first": 2, "second": 2, "head": 1
+    }
+    assert "needs input 'mask', too" in mistake(*search, "--run", "other", *longer[:2])
     del arrays["mask_test"]
     np.savez("data.npz", **arrays)
     assert "data.npz has no array 'mask_test'" in mistake(

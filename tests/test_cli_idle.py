@@ -102,7 +102,7 @@ IDLE = (
 )
 EVERYWHERE = {
     "search": "--device --run --grid --formats --weights --activations --output-as-input --alpha --stored --effort "
-    "--seed --max-movement --max-energy --max-model-bytes --batch-size --json --traceback",
+    "--seed --max-movement --max-energy --max-model-bytes --batch-size --input --json --traceback",
     "compare": "--device --run --rules --grid --formats --weights --activations --output-as-input --alpha --stored "
     "--within --seeds --plans --batch-size --json --traceback",
     "evaluate": "--formats --json --traceback",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitq.cli.inputs import DATA_OPTIONS
 from bitq.errors import BitqError, shortened
 
 if TYPE_CHECKING:
@@ -23,16 +24,27 @@ DTYPES = ("float32", "float64", "float16", "bfloat16", "bool", "uint8", *_INTEGE
 _INPUT = re.compile(r"(?:(?P<name>.+):)?(?P<dtype>\w+)\[(?P<shape>[^][]*)\](?::(?P<least>.+)\.\.(?P<most>.+))?")
 
 Shape = tuple[int, ...]
+METAVAR = "[NAME:]DTYPE[SHAPE]"
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
-        metavar="[NAME:]DTYPE[SHAPE]",
+        metavar=METAVAR,
         help="An input of a network that takes several, or other than floating-point numbers: its name, type and shape "
         f"in elements, such as {EXAMPLE.replace('[', chr(92) + '[')}; give it once for each. Without names they are "
         "taken in order. Types: " + ", ".join(DTYPES) + ". Values may be said to lie in a range, as in "
         "start:int64\\[]:0..9: only a single number, of shape \\[], is looked at (drawn by seed 0), all else moves "
         "the same bits whatever it holds.",
+    ),
+]
+TracedOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar=METAVAR,
+        help="What movement is counted for, where it is not the first input of the validation data, such as sequences "
+        f"of another length: {EXAMPLE.replace('[', chr(92) + '[')}; once for each input, as for `bitq movement`.",
+        rich_help_panel=DATA_OPTIONS,
     ),
 ]
 
@@ -86,6 +98,15 @@ def read_inputs(texts: Sequence[str]) -> tuple[Input, ...]:
             raise BitqError(f"--input is given twice for {shortened(each.name)!r}; give it once")
         found.append(each)
     return tuple(found)
+
+
+def example_of(texts: Sequence[str] | None, model: nn.Module, network: str) -> Any:
+    """What `bound` makes of the inputs in the texts of --input; None without any.
+
+    Raises:
+        BitqError: as `read_inputs` and `bound`.
+    """
+    return bound(read_inputs(texts), model, network) if texts else None
 
 
 def bound(inputs: Sequence[Input], model: nn.Module, network: str) -> Any:

@@ -27,6 +27,7 @@ from bitq.cli.choosing import (
     check_grid,
     offered_of,
 )
+from bitq.cli.given import TracedOn, example_of
 from bitq.cli.inputs import (
     DEMO_DEVICE,
     BatchSize,
@@ -191,6 +192,7 @@ def search(
     mean: Mean = None,
     std: Std = None,
     limit: Limit = None,
+    inputs: TracedOn = None,
     as_json: Json = False,
     **limits: float | ShareOf | None,
 ) -> None:
@@ -276,6 +278,7 @@ def search(
             ablations=ablations,
             workers=measuring,
             network=network,
+            example_input=example_of(inputs, source.model, network),
             command=shlex.join(["bitq", *sys.argv[1:]]),
         )
     if as_json:
