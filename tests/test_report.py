@@ -120,6 +120,8 @@ def test_every_mark_is_drawn_without_a_network(browser: webdriver.Chrome, run: t
     assert marks(ask, "landscape", "symbol") == 200 + tuned
     assert tuned <= marks(ask, "closer", "symbol") < 200 + tuned
     assert marks(ask, "closer", "line") == 1
+    assert marks(ask, "course", "line") == 1
+    assert marks(ask, "course", "symbol") >= tuned
     assert marks(ask, "sensitivity", "rect") == tensors * len(grid(8))
     assert marks(ask, "sensitivity", "symbol") == tensors
     found = load_evidence(folder).sweep

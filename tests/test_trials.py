@@ -133,6 +133,8 @@ def test_trials_of_the_fewest_bits_near_float32_deserve_all_data():
     assert chosen(measured("e", 45.0, 0.9)) == "b"
     assert chosen(measured("e", 39.0, 0.9)) is None
     assert chosen(measured("e", 39.0, 0.889)) == "a"
+    trials.append(trial("d", 0.2, 0.003, 60.0))
+    assert chosen(measured("a", 50.0, 0.891)) == "d"  # all data took from a what its part had promised
 
 
 def uniform(index, score, bits):

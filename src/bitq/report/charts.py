@@ -24,6 +24,12 @@ KINDS = {
     "other": ("other fine-tuned", GREEN, "triangle-up"),
 }
 INK = "currentColor"
+_LEVEL = 10
+"""Labels of groups that stand side by side without being turned."""
+
+_SHOWN = 2.0
+"""Times the least O that a chart of a search's course shows of what was not fine-tuned."""
+
 _CONFIG = {
     "background": "transparent",
     "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
@@ -251,6 +257,48 @@ def landscape(
     )
 
 
+def course(steps: Sequence[Datum], best: Sequence[Datum]) -> Spec:
+    """O of everything that was measured against the time that was spent, and the least so far.
+
+    Args:
+        steps: `seconds`, `objective`, `label`, `tuned` (whether it was fine-tuned).
+        best: `seconds`, `objective`, the least up to then.
+    """
+    least = min((step["objective"] for step in steps), default=0.0)
+    shown = [step["objective"] for step in steps if step["tuned"] or step["objective"] < _SHOWN * least]
+    spent = max((step["seconds"] for step in steps), default=1.0)
+    x = alt.X("seconds:Q", title="time spent (s)", scale=alt.Scale(domain=[0, 1.03 * spent], nice=False))
+    y = alt.Y("objective:Q", title="O, validation data", scale=_span(shown))
+    names, colours, shapes = (("as it is", "fine-tuned"), (BLUE, ORANGE), ("circle", "diamond"))
+    base = alt.Chart(alt.NamedData("rows")).encode(x=x, y=y)
+    points = base.mark_point(filled=True, opacity=0.8, clip=True).encode(
+        color=alt.Color(
+            "series:N",
+            title=None,
+            scale=alt.Scale(domain=list(names), range=list(colours)),
+            legend=alt.Legend(symbolOpacity=1, symbolSize=70),
+        ),
+        shape=alt.Shape("series:N", title=None, scale=alt.Scale(domain=list(names), range=list(shapes))),
+        size=alt.condition("datum.tuned", alt.value(110), alt.value(30)),
+        tooltip=[
+            *tooltips("label", "series"),
+            alt.Tooltip("objective:Q", title="O", format=".4f"),
+            alt.Tooltip("seconds:Q", title="after (s)", format=",.0f"),
+        ],
+    )
+    line = (
+        alt.Chart(alt.NamedData("best"))
+        .mark_line(interpolate="step-after", color=INK, opacity=0.45, strokeWidth=1.2, clip=True)
+        .encode(x=x, y=y)
+    )
+    return spec(
+        alt.layer(line, points).properties(width="container", height=220),
+        [{**step, "series": names[step["tuned"]]} for step in steps],
+        f"O of {len(steps)} evaluations against the time spent, and the least so far.",
+        best=best,
+    )
+
+
 def sensitivity(rows: Sequence[Datum], modules: Sequence[str], formats: Sequence[str]) -> Spec:
     """Estimated loss of accuracy if one tensor alone takes one format; a ring marks the plan's choice.
 
@@ -294,11 +342,11 @@ def _group_axis(formats: Sequence[str]) -> alt.Axis:
     first: dict[str, str] = {}
     for each in formats:
         first.setdefault(each.rsplit(" ", 1)[0], each)
+    turned = {"labelAngle": -90, "labelAlign": "right"} if len(first) > _LEVEL else {"labelAngle": 0}
     return alt.Axis(
         values=list(first.values()),
-        labelExpr="slice(datum.label, 0, indexof(datum.label, ' b'))",
-        labelAngle=0,
-        labelAlign="left",
+        labelExpr="indexof(datum.label, ' b') < 0 ? datum.label : slice(datum.label, 0, indexof(datum.label, ' b'))",
+        **{"labelAlign": "left", **turned},
         bandPosition=0,
         grid=True,
         gridOpacity=0.25,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from os.path import lexists
@@ -33,9 +33,14 @@ from bitq.tradeoff.records import (
     Reencoding,
     References,
     Row,
+    Screened,
     Sensitivity,
+    objective,
     wrong_result,
 )
+
+_WHOLE = (Outcome.kind,)
+"""Kinds whose time is that of all the others."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,23 @@ class Effort:
     kind: str
     count: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one evaluation of a course reached.
+
+    Attributes:
+        seconds: of all the evaluations that the folder holds, up to this one.
+        label: what was measured.
+        tuned: whether it was fine-tuned.
+        objective: O on the validation data, or on the part of it that trials take.
+    """
+
+    seconds: float
+    label: str
+    tuned: bool
+    objective: float
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,7 @@ class Evidence:
         sweep: float32, the best uniform format and the plan by the size of the outermost memory on the chip.
         offers: of the search that handed over the plan: what was measured that answers what people ask.
         references: by their names, what the network costs in plain formats.
+        course: what was measured, as it is or fine-tuned, in this order.
         finished: Unix time of the last evaluation.
     """
 
@@ -79,6 +102,7 @@ class Evidence:
     offers: Offers | None
     references: Mapping[str, Cost]
     efforts: tuple[Effort, ...]
+    course: tuple[Step, ...]
     finished: float | None
 
     def score(self, layer: PlanLayer) -> float | None:
@@ -123,6 +147,7 @@ def load_evidence(folder: Path) -> Evidence:
         offers=_last(Offers, led_to, where),
         references=references.costs if references else {},
         efforts=_efforts(evaluations),
+        course=tuple(_course(plan, evaluations, where)),
         finished=max((evaluation.finished for evaluation in evaluations), default=None),
     )
 
@@ -161,7 +186,26 @@ def _amounts(series: Series) -> tuple[float, ...]:
     return (*series.traffic_bits, *series.energy_pj, series.floor_bits, *(each for each in reached if each is not None))
 
 
+def _course(plan: Plan, evaluations: Sequence[Evaluation], where: Path) -> Iterator[Step]:
+    seconds = 0.0
+    for each in evaluations:
+        if each.kind in _WHOLE:
+            continue
+        seconds += each.seconds
+        found: Measurement | Screened
+        if each.kind == Measurement.kind:
+            found = Measurement.read(each.result, where)
+            tuned, accuracy = found.tuned, found.validation
+        elif each.kind == Screened.kind and each.config.get("formats"):  # not float32 itself
+            found = Screened.read(each.result, where)
+            tuned, accuracy = False, found.accuracy
+        else:
+            continue
+        reached = objective(accuracy, found.movement_bits, plan.totals.movement_bits_max, plan.alpha)
+        yield Step(seconds, found.label, tuned, reached)
+
+
 def _efforts(evaluations: tuple[Evaluation, ...]) -> tuple[Effort, ...]:
-    kinds = dict.fromkeys(each.kind for each in evaluations if each.kind != Outcome.kind)
+    kinds = dict.fromkeys(each.kind for each in evaluations if each.kind not in _WHOLE)
     groups = ((kind, [each.seconds for each in evaluations if each.kind == kind]) for kind in kinds)
     return tuple(Effort(kind, len(seconds), sum(seconds)) for kind, seconds in groups)

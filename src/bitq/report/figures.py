@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from math import isfinite
 
 from bitq.formats import EXPONENT_BITS, BlockFormat, Format, grid, parse_format
@@ -12,6 +13,9 @@ from bitq.report.evidence import Evidence
 from bitq.report.sweep import sweep_figures
 from bitq.tradeoff.plan import Plan, PlanLevel
 from bitq.tradeoff.records import Measurement
+
+_MOST_FORMATS = 80
+"""That a chart shows side by side."""
 
 
 def figures(run: Evidence) -> dict[str, charts.Spec]:
@@ -35,11 +39,23 @@ def figures(run: Evidence) -> dict[str, charts.Spec]:
         specs["landscape"] = charts.landscape(points, best, reference)
         if tuned:
             specs["closer"] = charts.landscape(_around(tuned, points), best, reference, closer=True)
+    if run.course:
+        specs["course"] = _course(run)
     if run.sensitivity:
         specs["sensitivity"] = _sensitivity(run)
     if run.sweep:
         specs |= sweep_figures(run.sweep)
     return specs
+
+
+def _course(run: Evidence) -> charts.Spec:
+    steps = [
+        {"seconds": each.seconds, "label": each.label, "tuned": each.tuned, "objective": each.objective}
+        for each in run.course
+    ]
+    least = accumulate((each.objective for each in run.course), min)
+    best = [{"seconds": each.seconds, "objective": so_far} for each, so_far in zip(run.course, least, strict=True)]
+    return charts.course(steps, best)
 
 
 def _label(name: str) -> str:
@@ -166,17 +182,34 @@ def front(points: Iterable[charts.Datum]) -> list[charts.Datum]:
     return found
 
 
+def all_shown(run: Evidence) -> bool:
+    """Whether the chart of sensitivity has room for all formats; if they are many, it shows those of the plan."""
+    return len(_scored(run)) <= _MOST_FORMATS
+
+
+def _scored(run: Evidence) -> set[str]:
+    return {name for each in run.sensitivity.values() for drops in each.values() for name in drops}
+
+
+def _shown(run: Evidence) -> set[Format]:
+    if all_shown(run):
+        return set(map(parse_format, _scored(run)))
+    return {fmt for own in run.plan.formats().values() for fmt in vars(own).values() if fmt is not None}
+
+
 def _sensitivity(run: Evidence) -> charts.Spec:
     plan_order = [layer.module for layer in run.plan.layers]
     modules = [
         module for module in dict.fromkeys((*plan_order, *run.sensitivity)) if module in run.sensitivity
     ]
     chosen = run.plan.formats()
+    shown = _shown(run)
     formats: set[Format] = set()
     rows: list[charts.Datum] = []
     for module in modules:
         for tensor, drops in run.sensitivity[module].items():
-            parsed = {parse_format(name): drop for name, drop in drops.items() if isfinite(100 * drop)}
+            known = {parse_format(name): drop for name, drop in drops.items() if isfinite(100 * drop)}
+            parsed = {fmt: drop for fmt, drop in known.items() if fmt in shown}
             formats |= set(parsed)
             rows.append(
                 {

@@ -22,7 +22,7 @@ from bitq.layers import LOOPS
 from bitq.report import tables, text
 from bitq.report.alphas import ALPHAS, answers
 from bitq.report.evidence import Evidence, load_evidence
-from bitq.report.figures import figures
+from bitq.report.figures import all_shown, figures
 from bitq.report.sweep import verdicts
 from bitq.tradeoff.plan import PlanLayer, PlanLevel
 
@@ -74,6 +74,7 @@ def render(run: Evidence, alphas: Sequence[float] = ALPHAS) -> str:
         advice=tables.advised(run),
         compared=compared,
         specs=figures(run),
+        fewer_formats=not all_shown(run),
         verdicts=verdicts(run.sweep) if run.sweep else [],
         device=run.outcome.device if run.outcome else None,
         finished=_date(run.finished),

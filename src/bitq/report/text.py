@@ -11,6 +11,8 @@ from bitq.formats import BlockFormat, Format
 ABSENT = "–"
 BITS_PER_MBIT = 1e6
 PJ_PER_UJ = 1e6
+_LONG = 12
+"""Elements of a list that a line has no room for."""
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -26,6 +28,13 @@ def number(value: float | None, digits: int = 4) -> str:
 def hundredths(value: float | None) -> str:
     """`value` with two decimals."""
     return ABSENT if value is None or not isfinite(value) else f"{value:.2f}"
+
+
+def entry(value: object) -> str:
+    """A value as it is, or of a long list how many it holds, and the first and the last."""
+    if isinstance(value, list) and len(value) > _LONG:
+        return f"{len(value)} of them, from {value[0]} to {value[-1]}"
+    return str(value)
 
 
 def energy(picojoules: float) -> str:

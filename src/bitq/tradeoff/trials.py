@@ -118,10 +118,15 @@ def nearer(study: Study, trials: Sequence[Trial], contenders: Sequence[Contender
         bound = budgets.with_loss(loss)
         known = (each.measured for each in contenders)
         fewest = min((each.movement_bits for each in known if bound.kept(each, float32 - each.validation)), default=inf)
-        near = [each for each in trials if bound.kept(each.candidate.cost, each.lost)]
-        trial = min(near, key=lambda each: (each.candidate.cost.movement_bits, rank(each)), default=None)
-        if trial and trial.candidate.cost.movement_bits < fewest and not _is_known(trial, contenders):
-            return trial
+        near = [
+            each
+            for each in trials
+            if bound.kept(each.candidate.cost, each.lost)
+            and each.candidate.cost.movement_bits < fewest
+            and not _is_known(each, contenders)
+        ]
+        if near:
+            return min(near, key=lambda each: (each.candidate.cost.movement_bits, rank(each)))
     return None
 
 
