@@ -209,8 +209,7 @@ def test_numbers_by_hand():
         "s4:e8m0:b4p3",
         "s4:e8m0:t4x4",
         "e3m0:e8m0:v32",
-        "e4m3",
-        "f16",
+        "e4m0",
         "e2m1:bf16*f32:v16",
         "s24:e8m0:v32",
         "s2:e8m0.ceil:v32",
@@ -229,3 +228,38 @@ def test_floats_are_rounded_to_nearest_only(text):
     x = torch.randn(6, 32)
     recipe = recipe_for(x, parse_format(text), 1, rounding="toward_zero")
     assert native.layout(x.shape, x.stride(), recipe) is None
+
+
+PLAIN = ("f32", "f16", "bf16", "e4m3", "e5m2", "e4m3f", "e4m3i", "e2m1", "e2m3", "e1m2", "e3m2n", "e7m23", "e8m1")
+
+
+def every_half(dtype):
+    """All numbers of a 16-bit type."""
+    return torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).view(1, -1)
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_plain_floats(text):
+    fmt, generator = parse_format(text), torch.Generator().manual_seed(7)
+    halves = torch.cat([every_half(torch.bfloat16).float(), every_half(torch.float16).float()], 1).view(torch.int32)
+    beside = torch.cat([halves - 1, halves, halves + 1], 1).view(torch.float32)  # all ties of types of less bits
+    anything = torch.randint(-(2**31), 2**31 - 1, (3, 70_000), generator=generator).to(torch.int32).view(torch.float32)
+    for x in (beside, anything, anything.T, anything.view(3, 7, 100, 100).to(memory_format=torch.channels_last)):
+        compared(x, recipe_for(x, fmt, 0))
+        compared(x, recipe_for(x, fmt, 0), in_place=True)
+    for dtype in (torch.bfloat16, torch.float16):
+        compared(every_half(dtype), recipe_for(every_half(dtype), fmt, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_plain_16_bit_floats_are_pytorchs(dtype):
+    x = torch.randint(-(2**31), 2**31 - 1, (1, 200_000), generator=torch.Generator().manual_seed(8)).to(torch.int32)
+    x = x.view(torch.float32)
+    fmt = parse_format({torch.bfloat16: "bf16", torch.float16: "f16"}[dtype])
+    found, _ = native.quantize(x, recipe_for(x, fmt, 1), None, False)
+    assert torch.equal(patterns(found), patterns(x.to(dtype).float()))
+
+
+def test_a_view_with_gaps_is_left_alone():
+    x = torch.randn(8, 6)[:, :5]
+    assert native.quantize(x, recipe_for(x, parse_format("bf16"), 1), None, False) is None
