@@ -297,14 +297,14 @@ INLINE void by_powers(const float *x, const float *step, uint32_t *field, int64_
 }
 
 /* A float32 between whose neighbours with an even last bit q lies, or q: to fewer bits, two less or more, it is rounded as q
- * is. */
+ * is, but for a q so small that what it differs by is none of float32. */
 INLINE float odd_float(double q) {
     const float near = (float)q, off = (float)(q - (double)near);
     return float_of((bits_of(near) - (uint32_t)negative(off)) | (uint32_t)(magnitude(off) > 0));
 }
 
-/* Of so few bits that an `odd_float` has enough. */
-enum { FEW_BITS = 20 };
+/* Whether an `odd_float` has bits enough, and half the smallest element is far from float32's smallest number. */
+INLINE int is_coarse(elements e) { return e.bits <= 20 && (e.kind != FLOAT || e.least_exponent > -64); }
 
 INLINE void by_floats(const float *x, const double *step, uint32_t *field, int64_t count, elements e) {
     for (int64_t i = 0; i < count; i++) {
@@ -344,7 +344,7 @@ CLONES void bitq_write_elements(const float *x, const uint8_t *codes, const doub
         if (steps) {
             double step[TILE];
             SPREAD(double, step, p, width, l, OWN_STEP)
-            if (e.bits <= FEW_BITS) BY_KIND(by_floats(x + at, step, field, width, e), e)
+            if (is_coarse(e)) BY_KIND(by_floats(x + at, step, field, width, e), e)
             else BY_KIND(by_floats_exactly(x + at, step, field, width, e), e)
         } else {
             float step[TILE];
