@@ -400,7 +400,7 @@ def test_uniform_steps_are_the_same_on_both_paths():
 def test_sums_of_few_pairs_of_scales_are_all_tried():
     fmt, x = parse_format("i2+i3:e1m1ns*e8m0:b2"), torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
     x[0, 0] = x.abs().max()  # the tensor's exponent in both
-    halves = [torch.cat([x[:1], part]) for part in x.split(12)]  # parts of so few blocks that each is tried pair by pair
+    halves = [torch.cat([x[:1], part]) for part in x.split(12)]  # of few blocks, tried pair by pair
     one_by_one = torch.cat([quantize(half, fmt)[1:] for half in halves])
     assert torch.equal(quantize(x, fmt), one_by_one)
 
