@@ -258,4 +258,5 @@ def test_a_plan_of_integers_and_other_formats_is_packed_as_it_is_applied(folder,
     loaded = bitq.load_weights("out.safetensors")
     for module in formats:
         found, want = loaded[f"{module}.weight"], bitq.weight_in_use(model.get_submodule(module)).detach()
-        assert torch.equal(found, want) and not torch.equal(found, floats[module]), module
+        assert torch.equal(found, want), module
+        assert not torch.equal(found, floats[module]), module
