@@ -4,6 +4,7 @@
     python benchmarks/quantize.py --peers SITE_PACKAGES    # beside brevitas, torchao, amd-quark, those that are there
     python benchmarks/quantize.py --small                  # what one call costs beside its work, too
     python benchmarks/quantize.py --cases weights --threads 2    # a part of it
+    python benchmarks/quantize.py --blocks --formats mxfp4 nvfp4 # other formats alone
     python benchmarks/quantize.py --device cuda            # a GPU alone
 
 Peers come from a folder that pip filled without their dependencies, for torch must not move; what else they need is in
@@ -18,7 +19,8 @@ a C++ compiler and the command ninja:
 `out=` is held against `copy_` into the same tensor, a fresh result against `clone()`. Every number is the median of
 rounds in which all candidates take turns; the quartiles of `copy_` tell how quiet the machine was. Formats have 8 bits
 and 3 of exponent; each tensor is quantized with a given exponent bias, as calibration gives it to activations, and with
-the default one, which weights have. Peers quantize as near to this as they can: their own 8-bit format, the same block
+the default one, which weights have. Other formats stand beside them, with an aim of their own. Peers quantize as near
+to this as they can: their own 8-bit format, the same block
 (torchao only along the last axis, so it gets the channels there; amd-quark only blocks of 8). None of them writes to a
 given tensor, so the aim holds their fresh results against ours; `out=` is shown beside. Returns 1 if an aim is missed.
 On a CUDA device, quantization of 1 GiB, by the Triton kernels with `out=` and fused by torch.compile into a fresh
@@ -38,10 +40,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitq import BlockFormat, quantize
+from bitq import BlockFormat, parse_format, quantize
+from bitq.formats import Format
 from bitq.numerics import paths
 
 OF_COPY, OF_CLONE, TIMES_PEERS, OF_DEVICE_COPY = 0.8, 0.8, 15.0, 0.7
+OTHERS_OF_CLONE = 0.5
+OTHERS = ("mxint8", "mxfp8e4m3", "mxfp6e2m3", "mxfp4", "nvfp4", "amd-bfp16", "int8", "int8-tensor", "fp8e4m3", "bf16")
 
 
 @dataclass(frozen=True)
@@ -127,11 +132,9 @@ def available(folder: str | None) -> dict[str, Callable[[int], Peer]]:
     return found
 
 
-def measure(case: Case, block: int, peers: dict[str, Callable[[int], Peer]], seconds: float) -> bool:
-    """Prints one row; whether the aims are met."""
-    fmt = BlockFormat(8, 3, block)
-    x = torch.randn(case.shape)
-    out, copy = torch.empty_like(x), torch.empty_like(x)
+def beside_copies(case: Case, fmt: Format, x: Tensor, out: Tensor, seconds: float) -> tuple[str, float, float]:
+    """What quantization takes beside copies, in words; its speed as parts of those of `copy_` and `clone`."""
+    copy = torch.empty_like(x)
     arguments = {"dim": 1, "inner_dims": case.inner_dims, "exponent_bias": case.exponent_bias}
     given = take_turns({"copy": lambda: copy.copy_(x), "out": lambda: quantize(x, fmt, **arguments, out=out)}, seconds)
     fresh = take_turns({"clone": x.clone, "fresh": lambda: quantize(x, fmt, **arguments)}, seconds)
@@ -139,12 +142,32 @@ def measure(case: Case, block: int, peers: dict[str, Callable[[int], Peer]], sec
     of_copy, of_clone = ours["copy"] / ours["out"], ours["clone"] / ours["fresh"]
     quarter = statistics.quantiles(given["copy"])
     text = (
-        f"{case.name:11} {'default' if case.exponent_bias is None else 'given'} bias, block {block}, "
         f"{torch.get_num_threads()} threads: copy_ {ours['copy'] * 1e3:7.3f} ms "
         f"(quartiles {quarter[0] * 1e3:.3f}..{quarter[2] * 1e3:.3f}), "
         f"out= {ours['out'] * 1e3:7.3f} = {of_copy:.2f} of it (least {min(given['copy']) / min(given['out']):.2f}); "
-        f"clone {ours['clone'] * 1e3:7.3f}, fresh {ours['fresh'] * 1e3:7.3f} = {of_clone:.2f} of it"
+        f"clone {ours['clone'] * 1e3:7.3f}, fresh {ours['fresh'] * 1e3:7.3f} = {of_clone:.2f} of it "
+        f"(least {min(fresh['clone']) / min(fresh['fresh']):.2f})"
     )
+    return text, of_copy, of_clone
+
+
+def measure_other(case: Case, name: str, seconds: float) -> bool:
+    """Prints the row of a format that is not `BITS:eSE:bBS`; whether its aim is met."""
+    x = torch.randn(case.shape)
+    text, _, of_clone = beside_copies(case, parse_format(name), x, torch.empty_like(x), seconds)
+    met = of_clone >= OTHERS_OF_CLONE
+    print(f"{case.name:11} {name:12}, {text}" + ("" if met else "  MISSED"), flush=True)
+    return met
+
+
+def measure(case: Case, block: int, peers: dict[str, Callable[[int], Peer]], seconds: float) -> bool:
+    """Prints one row; whether the aims are met."""
+    fmt = BlockFormat(8, 3, block)
+    x = torch.randn(case.shape)
+    out = torch.empty_like(x)
+    arguments = {"dim": 1, "inner_dims": case.inner_dims, "exponent_bias": case.exponent_bias}
+    text, of_copy, of_clone = beside_copies(case, fmt, x, out, seconds)
+    text = f"{case.name:11} {'default' if case.exponent_bias is None else 'given'} bias, block {block}, {text}"
     met = of_copy >= OF_COPY and of_clone >= OF_CLONE
     if peers:
         theirs = {name: make(block) for name, make in peers.items()}
@@ -243,7 +266,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", metavar="SITE_PACKAGES", help="folder that holds the other libraries")
     parser.add_argument("--cases", nargs="+", choices=sorted({case.name for case in CASES}), metavar="TENSORS")
-    parser.add_argument("--blocks", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--blocks", type=int, nargs="*", default=[16, 32], help="of formats of 8 bits, 3 of exponent")
+    parser.add_argument("--formats", nargs="*", default=OTHERS, metavar="FORMAT", help="others, none if none is named")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=2.0, help="for each comparison of a row")
     parser.add_argument("--small", action="store_true", help="one call on a small tensor, too")
@@ -259,6 +283,9 @@ def main() -> int:
         for case in CASES:
             for block in arguments.blocks if not arguments.cases or case.name in arguments.cases else []:
                 met &= measure(case, block, peers, arguments.seconds)
+            for name in arguments.formats if not arguments.cases or case.name in arguments.cases else []:
+                if case.exponent_bias is None:
+                    met &= measure_other(case, name, arguments.seconds)
     if arguments.small:
         small()
     return 0 if met & on_device() else 1

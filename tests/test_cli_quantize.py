@@ -15,10 +15,10 @@ import bitq
 import tiny
 from bitq.accuracy.quantized import apply
 from bitq.cli import main
-from bitq.formats import BlockFormat, TensorFormats
+from bitq.formats import BlockFormat, TensorFormats, parse_format
 from bitq.tracing import trace
 from bitq.tradeoff import weights
-from bitq.tradeoff.plan import Plan
+from bitq.tradeoff.plan import Plan, load_plan
 from bitq.tradeoff.space import build_space, stored_bytes
 
 FORMAT = BlockFormat(8, 3, 4)
@@ -240,3 +240,23 @@ print(most - before)
         pytest.skip("memory is read from /proc")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 48
+
+
+@pytest.mark.parametrize("name", ["int3", "int4", "mxfp4", "nvfp4"])
+def test_a_plan_of_integers_and_other_formats_is_packed_as_it_is_applied(folder, name):
+    model = network()
+    _, formats = planned(model, (1, 3, 9, 9), folder)
+    document = json.loads((folder / "plan.json").read_text())
+    text = {"int3": "i3:f32:channel"}.get(name) or parse_format(name).text
+    for layer in document["layers"]:
+        layer["weight"] = {"format": text}
+    (folder / "plan.json").write_text(json.dumps(document))
+    safetensors.torch.save_model(model, "in.safetensors")
+    assert run("in.safetensors", "--plan", "plan.json", "out.safetensors") == 0
+    floats = {module: model.get_submodule(module).weight.detach().clone() for module in formats}
+    bitq.apply(model, load_plan(folder / "plan.json"))
+    loaded = bitq.load_weights("out.safetensors")
+    for module in formats:
+        found, want = loaded[f"{module}.weight"], bitq.weight_in_use(model.get_submodule(module)).detach()
+        assert torch.equal(found, want), module
+        assert not torch.equal(found, floats[module]), module

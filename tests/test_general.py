@@ -395,3 +395,17 @@ def test_uniform_steps_are_the_same_on_both_paths():
             assert same(a, c)
             assert (b is None and (d is None or not d.any())) or torch.equal(b, d)
             assert same(paths.quantize(x, recipe, key)[0], c)
+
+
+def test_sums_of_few_pairs_of_scales_are_all_tried():
+    fmt, x = parse_format("i2+i3:e1m1ns*e8m0:b2"), torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+    x[0, 0] = x.abs().max()  # the tensor's exponent in both
+    halves = [torch.cat([x[:1], part]) for part in x.split(12)]  # of few blocks, tried pair by pair
+    one_by_one = torch.cat([quantize(half, fmt)[1:] for half in halves])
+    assert torch.equal(quantize(x, fmt), one_by_one)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_of_16_bit_tensors_are_those_of_float32(dtype):
+    x = torch.randn(70, 48, generator=torch.Generator().manual_seed(2)).to(dtype)
+    assert torch.equal(quantize(x, PRESETS["bsfp"]), quantize(x.float(), PRESETS["bsfp"]).to(dtype))

@@ -27,14 +27,26 @@ typedef struct {
     int low, finite;
 } unit;
 
-/* The same for each element of a run. */
+/* The same for each place of a row. `tame`: all blocks are finite, and of so small a step that no number of theirs is too
+ * large for its type, nor 1/step too small. */
 typedef struct {
     const float *step, *inverse_step;
+    int tame;
 } units;
 
-/* Round a run of elements with a unit each, or with one: `each` and `all` of run.h, for one processor. */
+/* `count` rows of `width` <= TILE elements, `stride` apart, from element `at` on, with a unit for each place of a row. Where
+ * there are peaks, of the block of each place, elements that pass no gradient are marked. */
+typedef struct {
+    int64_t at, width, stride, count;
+    units u;
+    const int32_t *peak;
+    reach codes;
+} rows;
+
+/* Round rows, and count those marked; round a run with one unit: `round_rows` and `round_all` of run.h, for one processor.
+ * Structs go by address: a copy would wait for all that was stored before. */
 typedef struct run run;
-typedef void each_function(const run *, int64_t count, units, const job *);
+typedef int64_t rows_function(const job *, const rows *);
 typedef void all_function(const run *, int64_t count, unit, const job *);
 
 struct job {
@@ -48,6 +60,7 @@ struct job {
     grid grid;
     wide_grid wide;
     int evenly;  /* the grid of SCALED are the whole numbers */
+    float calm;  /* largest step that is `tame` */
     float doubt; /* times what is added to round a number, SCALED: from how near to a tie on it may be one, or none */
     float_scale scale;
     float largest; /* finite number of this kind */
@@ -56,7 +69,7 @@ struct job {
     stream_function *stream; /* NULL: through the caches */
     float limit, low; /* largest and least element, in units; `low` 0: negative numbers count as 0 */
     uint32_t key[2];
-    each_function *each;
+    rows_function *rows;
     all_function *all;
     plain_function *plain; /* NULL: not all is as it takes it */
     /* how the work is cut into tiles; of narrow columns each is a stack, and `width` of them are taken together */

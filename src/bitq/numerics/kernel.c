@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #endif
 #include "tiles.h"
+#include "cast.h"
 #include <float.h>
 #include "kernel.h" /* knows no includes: Python reads it, too */
 #ifdef _OPENMP
@@ -29,9 +30,7 @@ enum {
 typedef void tiles_function(const job *, reach, int64_t, int64_t, summary *);
 
 #define CLONE(target, name)                                                                                \
-    target static void each_##name(const run *r, int64_t count, units u, const job *j) {                   \
-        round_each(r, count, u, j);                                                                        \
-    }                                                                                                      \
+    target static int64_t rows_##name(const job *j, const rows *all) { return round_rows(j, all); }        \
     target static void all_##name(const run *r, int64_t count, unit u, const job *j) {                     \
         round_all(r, count, u, j);                                                                         \
     }                                                                                                      \
@@ -41,6 +40,9 @@ typedef void tiles_function(const job *, reach, int64_t, int64_t, summary *);
     target static void plain_##name(const job *j, reach codes, int64_t at, int64_t blocks, int64_t block,  \
                                     int32_t *peak) {                                                       \
         plain_blocks(j, codes, at, blocks, block, peak);                                                   \
+    }                                                                                                      \
+    target static void cast_##name(const float *x, float *y, int64_t count, narrower n) {                  \
+        ELEMENTWISE for (int64_t i = 0; i < count; i++) y[i] = narrowed(x[i], n);                          \
     }
 
 CLONE(, anywhere)
@@ -54,11 +56,14 @@ CLONE(__attribute__((target("avx2"))), avx2)
 CLONE(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl" WIDE))), avx512)
 #endif
 
+typedef void cast_function(const float *x, float *y, int64_t count, narrower);
+
 typedef struct {
     tiles_function *tiles;
-    each_function *each;
+    rows_function *rows;
     all_function *all;
     plain_function *plain;
+    cast_function *cast;
     stream_function *stream;
 } path;
 
@@ -67,10 +72,11 @@ static path fastest(void) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
-        return (path){tiles_avx512, each_avx512, all_avx512, plain_avx512, stream_avx512};
-    if (__builtin_cpu_supports("avx2")) return (path){tiles_avx2, each_avx2, all_avx2, plain_avx2, stream_anywhere};
+        return (path){tiles_avx512, rows_avx512, all_avx512, plain_avx512, cast_avx512, stream_avx512};
+    if (__builtin_cpu_supports("avx2"))
+        return (path){tiles_avx2, rows_avx2, all_avx2, plain_avx2, cast_avx2, stream_anywhere};
 #endif
-    return (path){tiles_anywhere, each_anywhere, all_anywhere, plain_anywhere, stream_anywhere};
+    return (path){tiles_anywhere, rows_anywhere, all_anywhere, plain_anywhere, cast_anywhere, stream_anywhere};
 }
 
 /* Into tiles of the best size, divided by `smaller`. */
@@ -222,6 +228,7 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
     const bitq_format f = *format;
     const int guessed = !f.has_bias && !f.is_float && !f.whole && !clipped && x != y && elements >= WORTH_A_GUESS;
     const int given = f.magnitude >= 0;
+    const path best = fastest();
     /* large pages are too large for the caches, and less than UNTOUCHED is mostly memory that was used before */
     if (fresh && (bytes < UNTOUCHED || in_large_pages(y, bytes))) fresh = 0;
     block = f.whole ? LONG : block;
@@ -240,10 +247,10 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
         .elements = f.is_float ? SCALED : f.uniform ? UNIFORM : SMALL,
         .largest = kind == FLOAT32 ? FLT_MAX : kind == BFLOAT16 ? 0x1.FEp127f : 65504.0f,
         .whole = -1,
-        .each = fastest().each,
-        .all = fastest().all,
+        .rows = best.rows,
+        .all = best.all,
         /* small pages that the system clears when they are first written are in the caches then */
-        .stream = !fresh && x != y && 2 * bytes >= STREAMED ? fastest().stream : NULL,
+        .stream = !fresh && x != y && 2 * bytes >= STREAMED ? best.stream : NULL,
         .limit = (float)f.most,
         .low = f.never_negative ? 0 : -(float)f.most,
         .key = {(uint32_t)key, (uint32_t)(key >> 32)},
@@ -258,7 +265,7 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
     }
     if (kind == FLOAT32 && j.elements == UNIFORM && f.rounding == NEAREST && !f.never_negative && !f.whole && !clipped &&
         !j.stream)
-        j.plain = fastest().plain;
+        j.plain = best.plain;
     threads = threads < most ? threads : (int)most;
     cut(&j, 1);
     if (guessed) {
@@ -274,10 +281,28 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
         j.scale.second = second > f.least_second ? second : f.least_second;
         j.scale.divisor = f.most * j.scale.second;
     }
+    const double calm = j.largest / (2 * f.most);
+    j.calm = (float)((calm < 0x1p124 ? calm : 0x1p124) / (f.is_float ? j.scale.second : 1));
     const int32_t lowest = f.has_bias || f.is_float ? f.lowest : default_bias(tensor.top, f.top_code);
     const reach codes = within(&j, lowest, f.has_bias ? f.highest : lowest + f.top_code, f.bump);
     if (f.whole) return as_one_block(&j, codes, tensor.peak, f.magnitude, threads);
     return all_tiles(&j, codes, threads).clipped;
+}
+
+void bitq_cast(const float *x, float *y, int64_t count, int mantissa, int least_exponent, float largest, int endless,
+               int threads) {
+    const narrower n = narrower_of(mantissa, least_exponent, largest, endless);
+    const path best = fastest();
+    const int64_t pieces = (count + TILE - 1) / TILE, most = count / GRAIN + 1, bytes = count * (int64_t)sizeof(float);
+    const int streamed = x != y && 2 * bytes >= STREAMED;
+    threads = threads < most ? threads : (int)most;
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t p = 0; p < pieces; p++) {
+        const int64_t at = p * TILE, size = count - at < TILE ? count - at : TILE;
+        float out[TILE];
+        best.cast(x + at, streamed ? out : y + at, size, n);
+        if (streamed) best.stream(y + at, out, size * (int64_t)sizeof(float));
+    }
 }
 
 void bitq_pass(const void *from, void *to, const uint8_t *clipped, int64_t count, int bytes, int threads) {

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitq.formats.elements import Float
 from bitq.numerics import blocks
 from bitq.numerics.native_format import described
 from bitq.numerics.recipe import Axes, Recipe
@@ -62,6 +63,9 @@ def quantize(
     `out`, which may be x, must have x's dtype and strides. The bits are uint8, lowest first, of ceil(numel/8) bytes.
     None where there is no `layout` of x.
     """
+    if recipe.format.scale is None:
+        plain = _cast(x, recipe, out)
+        return None if plain is None else (plain, None)
     at, known = layout(x.shape, x.stride(), recipe), described(recipe)
     if at is None or known is None:
         return None
@@ -85,6 +89,34 @@ def quantize(
         torch.get_num_threads(),
     )
     return y, bits if found else None
+
+
+def _cast(x: Tensor, recipe: Recipe, out: Tensor | None) -> Tensor | None:
+    """Plain floats with a mantissa, to nearest, of tensors without gaps; `general.quantize` is the twin."""
+    number = recipe.format.elements[0]
+    if _kernel is None or recipe.rounding != "nearest" or not (isinstance(number, Float) and number.mantissa_bits):
+        return None
+    if blocks.layout(x.shape, x.stride(), Axes(recipe.axes.dim, ()), 1) is None:
+        return None
+    y, wide = torch.empty_like(x) if out is None else out, x.float()
+    narrow = y if x.dtype == torch.float32 else wide
+    ffi = _kernel.ffi
+    _kernel.lib.bitq_cast(
+        ffi.cast("float *", wide.data_ptr()),
+        ffi.cast("float *", narrow.data_ptr()),
+        x.numel(),
+        number.mantissa_bits,
+        number.least_exponent,
+        number.largest(),
+        number.kind == "i",
+        torch.get_num_threads(),
+    )
+    if narrow is y:
+        return y
+    largest = torch.finfo(x.dtype).max
+    if number.largest() > largest:
+        narrow = torch.where(narrow.isinf(), narrow, narrow.clamp(-largest, largest))
+    return y.copy_(narrow)
 
 
 def pass_gradient(grad: Tensor, clipped: Tensor) -> Tensor | None:

@@ -123,9 +123,26 @@ INLINE stream write_field(stream s, uint32_t field, int width) {
     return s;
 }
 
-/* Two at a time where both fit in a word: what one field waits for is the one before. */
+/* Words that are filled by whole fields. */
+INLINE stream write_words(stream s, const uint32_t *fields, int64_t count, int width) {
+    const int each = 32 / width;
+    for (int64_t i = 0; i < count / each; i++) {
+        uint32_t word = 0;
+        for (int k = 0; k < each; k++) word |= fields[i * each + k] << k * width;
+        store(s.to + 4 * i, word);
+    }
+    s.to += count / each * 4;
+    return s;
+}
+
+/* Whole words where nothing is held and they are filled; else two at a time where both fit in a word: what one field waits
+ * for is the one before. */
 INLINE stream write_fields(stream s, const uint32_t *fields, int64_t count, int width) {
     int64_t i = 0;
+    if (!s.held && (width == 4 || width == 8)) {
+        i = count / (32 / width) * (32 / width);
+        s = width == 4 ? write_words(s, fields, i, 4) : write_words(s, fields, i, 8);
+    }
     if (width <= 16)
         for (; i + 1 < count; i += 2) s = write_field(s, fields[i] | fields[i + 1] << width, 2 * width);
     for (; i < count; i++) s = write_field(s, fields[i], width);
@@ -266,17 +283,38 @@ INLINE uint32_t with_sign(uint32_t code, float x, elements e) {
     return code | minus << (e.bits - 1);
 }
 
+/* The code of a number that is not too large, rounded. */
+INLINE uint32_t nearest_code(float q, elements e) {
+    return e.kind == FLOAT ? code_of(q, e.mantissa_bits, e.least_exponent) : (uint32_t)(int32_t)((q + 0x1p23f) - 0x1p23f);
+}
+
 INLINE void by_powers(const float *x, const float *step, uint32_t *field, int64_t count, elements e) {
     for (int64_t i = 0; i < count; i++) {
         float q = float_of(magnitude(x[i])) / step[i];
         q = q < e.limit ? q : e.limit;
-        const uint32_t code = e.kind == FLOAT ? code_of(q, e.mantissa_bits, e.least_exponent)
-                                              : (uint32_t)(int32_t)((q + 0x1p23f) - 0x1p23f);
-        field[i] = with_sign(code, x[i], e);
+        field[i] = with_sign(nearest_code(q, e), x[i], e);
     }
 }
 
+/* A float32 between whose neighbours with an even last bit q lies, or q: to fewer bits, two less or more, it is rounded as q
+ * is, but for a q so small that what it differs by is none of float32. */
+INLINE float odd_float(double q) {
+    const float near = (float)q, off = (float)(q - (double)near);
+    return float_of((bits_of(near) - (uint32_t)negative(off)) | (uint32_t)(magnitude(off) > 0));
+}
+
+/* Whether an `odd_float` has bits enough, and half the smallest element is far from float32's smallest number. */
+INLINE int is_coarse(elements e) { return e.bits <= 20 && (e.kind != FLOAT || e.least_exponent > -64); }
+
 INLINE void by_floats(const float *x, const double *step, uint32_t *field, int64_t count, elements e) {
+    for (int64_t i = 0; i < count; i++) {
+        float q = odd_float((double)float_of(magnitude(x[i])) / step[i]);
+        q = q < e.limit ? q : e.limit;
+        field[i] = with_sign(nearest_code(q, e), x[i], e);
+    }
+}
+
+INLINE void by_floats_exactly(const float *x, const double *step, uint32_t *field, int64_t count, elements e) {
     for (int64_t i = 0; i < count; i++) {
         double q = (double)float_of(magnitude(x[i])) / step[i];
         q = q < e.limit ? q : e.limit;
@@ -306,7 +344,8 @@ CLONES void bitq_write_elements(const float *x, const uint8_t *codes, const doub
         if (steps) {
             double step[TILE];
             SPREAD(double, step, p, width, l, OWN_STEP)
-            BY_KIND(by_floats(x + at, step, field, width, e), e)
+            if (is_coarse(e)) BY_KIND(by_floats(x + at, step, field, width, e), e)
+            else BY_KIND(by_floats_exactly(x + at, step, field, width, e), e)
         } else {
             float step[TILE];
             SPREAD(float, step, p, width, l, POWER)

@@ -87,36 +87,27 @@ INLINE void close_run(run *r, const job *j, int64_t at, int64_t count) {
         default: call(STOCHASTIC);                   \
     }
 
-INLINE float small(float x, float inverse_step, float low, float limit, grid g) {
-    float k = x * inverse_step;
-    k = k > low ? k : low;
-    k = k < limit ? k : limit;
-    return on_grid(k, g);
-}
-
 /* A number of the grid times the scale of its block, which is exact if there is a second one (native_format.py sees to it),
- * and that: rounded once, and limited. */
-INLINE float times(float q, float step, float second, float largest) {
+ * and that: rounded once, and limited unless that is `tame`. */
+INLINE float times(float q, float step, float second, float largest, int tame) {
     float y = (q * step) * second;
+    if (tame) return y;
     y = largest < y ? largest : y; /* NaN stays */
     return -largest > y ? -largest : y;
 }
 
-/* x / step, on the grid: exact, unless it is `in_doubt`. */
-typedef struct {
-    float q;
-    int in_doubt;
-} guess;
-
-/* Both 1/step and its product with x are rounded, so k is off by up to 2^-23 of itself, which is less than 2^(bits - 23) of
- * the distance to the next number; so it is decided unless it is that near to a tie. A NaN is in doubt. */
-INLINE guess guessed(float x, float inverse_step, float low, float limit, const job *j, int evenly) {
-    float k = x * inverse_step;
-    const int known = k == k;
+INLINE float within_limits(float k, float low, float limit) {
     k = k > low ? k : low;
-    k = k < limit ? k : limit;
-    const float shift = evenly ? 0x1.8p23f : shift_of(k, j->grid), q = (k + shift) - shift;
-    return (guess){q, !(known && float_of((uint32_t)magnitude(k - q)) < shift * j->doubt)};
+    return k < limit ? k : limit;
+}
+
+/* x / step on the grid, by a k that is off by less than 2^-22 of itself: the step, 1/step and the product are rounded. That
+ * is less than 2^(bits - 22) of the distance u to the next number, so it is right unless it is that near to a tie: |k - q|
+ * is not below `doubt`, a part of `shift`, which is 1.5 * 2^23 * u. `certain` keeps its sign bit only where it is. */
+INLINE float guess(float k, float shift, float doubt, uint32_t *certain) {
+    const float q = (k + shift) - shift, off = float_of((uint32_t)magnitude(k - q)) - shift * doubt;
+    *certain &= bits_of(off);
+    return q;
 }
 
 /* The same by the quotient in double precision: the exact one is a tie h of at most 17 bits, or differs from it by 2^-52 or
@@ -129,78 +120,68 @@ INLINE float exactly(float x, double step, double low, double limit, wide_grid g
 }
 
 #ifdef _OPENMP
-#define IN_DOUBT _Pragma("omp simd reduction(| : in_doubt)")
+#define CERTAIN _Pragma("omp simd reduction(& : certain)")
 #else
-#define IN_DOUBT
+#define CERTAIN
 #endif
 
-/* Rounds a run of elements of SCALED, whose steps are step[i] or all step[0], twice if one of them is in doubt. */
-INLINE void round_scaled(const run *r, int64_t count, units u, int single, int evenly, const job *all) {
-    const job format = *all, *j = &format;
+/* Rounds a run of elements of SCALED, whose steps are step[i] or all step[0], in double precision where one of them is in
+ * doubt. */
+INLINE void round_scaled(const run *r, int64_t count, units u, int single, int evenly, const job *j) {
     const float *x = r->x, *step = u.step, *inverse_step = u.inverse_step, second = (float)j->scale.second;
-    const float limit = j->limit, low = j->low, largest = j->largest;
+    const float limit = j->limit, low = j->low, largest = j->largest, doubt = j->doubt;
+    const grid g = j->grid;
     const wide_grid wide = j->wide;
     float *y = r->y;
-    int in_doubt = 0;
-    IN_DOUBT for (int64_t i = 0; i < count; i++) {
-        const guess g = guessed(x[i], inverse_step[single ? 0 : i], low, limit, j, evenly);
-        y[i] = times(g.q, step[single ? 0 : i], second, largest);
-        in_doubt |= g.in_doubt;
+    uint32_t certain = u.tame ? 0x80000000u : 0;
+    if (certain) {
+        CERTAIN for (int64_t i = 0; i < count; i++) {
+            const float k = within_limits(x[i] * inverse_step[single ? 0 : i], low, limit);
+            const float q = guess(k, evenly ? 0x1.8p23f : shift_of(k, g), doubt, &certain);
+            y[i] = times(q, step[single ? 0 : i], second, largest, 1);
+        }
+        if (certain) return;
     }
-    if (!in_doubt) return;
     ELEMENTWISE for (int64_t i = 0; i < count; i++) {
         const float own = step[single ? 0 : i];
-        y[i] = times(exactly(x[i], (double)own * (double)second, low, limit, wide), own, second, largest);
+        y[i] = times(exactly(x[i], (double)own * (double)second, low, limit, wide), own, second, largest, 0);
     }
 }
 
-/* The same with each kind of grid in a loop of its own. */
-INLINE void round_either(const run *r, int64_t count, units u, int single, const job *j) {
-    if (j->evenly)
-        round_scaled(r, count, u, single, 1, j);
-    else
-        round_scaled(r, count, u, single, 0, j);
-}
-
-/* Rounds a run of elements with a unit each. */
-INLINE void round_each(const run *r, int64_t count, units u, const job *j) {
+/* Rounds a run of elements whose units are u[i] or all u[0]. */
+INLINE void round_run(const run *r, int64_t count, units u, int single, const job *j) {
     const float *x = r->x, *draws = r->draws, *step = u.step, *inverse_step = u.inverse_step;
     const float limit = j->limit, low = j->low, largest = j->largest;
     const grid g = j->grid;
     float *y = r->y;
-    if (j->elements == SCALED) {
-        round_either(r, count, u, 0, j);
+    if (j->elements == SCALED) { /* each kind of grid in a loop of its own */
+        if (j->evenly)
+            round_scaled(r, count, u, single, 1, j);
+        else
+            round_scaled(r, count, u, single, 0, j);
         return;
+    }
+#define SMALL_RUN(tame)                                                                              \
+    ELEMENTWISE for (int64_t i = 0; i < count; i++) {                                                \
+        const float k = within_limits(x[i] * inverse_step[single ? 0 : i], low, limit);              \
+        y[i] = times(on_grid(k, g), step[single ? 0 : i], 1, largest, tame);                         \
     }
     if (j->elements == SMALL) {
-        ELEMENTWISE for (int64_t i = 0; i < count; i++)
-            y[i] = times(small(x[i], inverse_step[i], low, limit, g), step[i], 1, largest);
+        if (u.tame)
+            SMALL_RUN(1)
+        else
+            SMALL_RUN(0)
         return;
     }
-#define EACH(how)                                   \
+#define WHOLE_RUN(how)                              \
     ELEMENTWISE for (int64_t i = 0; i < count; i++) \
-        y[i] = rounded(x[i], step[i], inverse_step[i], low, limit, how, draws[i])
-    BY_ROUNDING(j->rounding, EACH)
+        y[i] = rounded(x[i], step[single ? 0 : i], inverse_step[single ? 0 : i], low, limit, how, draws[i])
+    BY_ROUNDING(j->rounding, WHOLE_RUN)
 }
 
-/* Rounds a run of elements with one unit. */
+/* A run with one unit. */
 INLINE void round_all(const run *r, int64_t count, unit u, const job *j) {
-    const float *x = r->x, *draws = r->draws, step = u.step, inverse_step = u.inverse_step;
-    const float limit = j->limit, low = j->low, largest = j->largest;
-    const grid g = j->grid;
-    float *y = r->y;
-    if (j->elements == SCALED) {
-        round_either(r, count, (units){&u.step, &u.inverse_step}, 1, j);
-        return;
-    }
-    if (j->elements == SMALL) {
-        ELEMENTWISE for (int64_t i = 0; i < count; i++)
-            y[i] = times(small(x[i], inverse_step, low, limit, g), step, 1, largest);
-        return;
-    }
-#define ALL(how) \
-    ELEMENTWISE for (int64_t i = 0; i < count; i++) y[i] = rounded(x[i], step, inverse_step, low, limit, how, draws[i])
-    BY_ROUNDING(j->rounding, ALL)
+    round_run(r, count, (units){&u.step, &u.inverse_step, u.step <= j->calm}, 1, j);
 }
 
 /* Whether an element of a finite block passes no gradient: it is rounded beyond the largest one in a block of too small a
@@ -243,6 +224,18 @@ static int64_t mark_each(const run *r, int64_t at, int64_t count, const int32_t 
     }
     if (found) mark(j->clipped, at, marks, count);
     return found;
+}
+
+INLINE int64_t round_rows(const job *j, const rows *all) {
+    int64_t clipped = 0, at = all->at;
+    run r;
+    for (int64_t row = 0; row < all->count; row++, at += all->stride) {
+        open_run(&r, j, at, all->width);
+        if (all->peak) clipped += mark_each(&r, at, all->width, all->peak, j, all->codes);
+        round_run(&r, all->width, all->u, 0, j);
+        close_run(&r, j, at, all->width);
+    }
+    return clipped;
 }
 
 #endif

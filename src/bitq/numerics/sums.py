@@ -72,7 +72,7 @@ def _best(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
 
 
 def _worth_a_table(w: Tensor, scales: Tensor) -> bool:
-    return w.shape[0] >= _WORTH_IT and len(scales) * _BINS <= _LARGEST_TABLE
+    return w.shape[0] >= _WORTH_IT and _FEW < len(scales) <= _LARGEST_TABLE // _BINS
 
 
 def _best_by_table(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:

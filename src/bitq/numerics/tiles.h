@@ -42,49 +42,67 @@ INLINE int32_t peak_of(const job *j, int64_t at, int64_t count) {
     return magnitude(j->kind == BFLOAT16 ? of_bfloat16(peak) : of_float16(peak));
 }
 
-INLINE void peaks_of_float_columns(int32_t *peak, const float *x, int64_t width, int64_t stride, int64_t count,
-                                   int never_negative) {
-    for (int64_t i = 0; i < width; i++) peak[i] = counted(x[i], never_negative);
-    for (int64_t row = stride; row < count; row += stride) {
-        const int64_t length = count - row < width ? count - row : width;
-        for (int64_t i = 0; i < length; i++) {
-            const int32_t bits = counted(x[row + i], never_negative);
-            peak[i] = bits > peak[i] ? bits : peak[i];
-        }
+/* Asks for memory that will be read soon, in the second cache; rows of tiles are too short for processors to foresee them. */
+INLINE void prefetch(const void *x, int64_t bytes) {
+#ifdef __GNUC__
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)x + i, 0, 2);
+#else
+    (void)x, (void)bytes;
+#endif
+}
+
+/* Peaks at neighbouring positions: of rows of `width` elements, `stride` apart, `count` elements in all with what lies between
+ * them. `ahead`: how far from each row one lies that will be read next, or 0. */
+typedef struct {
+    int64_t width, stride, count, ahead;
+} columns_read;
+
+INLINE void peaks_of_float_columns(int32_t *peak, const float *x, columns_read c, int never_negative) {
+    for (int64_t row = 0; row < c.count; row += c.stride) {
+        const int64_t length = c.count - row < c.width ? c.count - row : c.width;
+        if (c.ahead) prefetch(x + row + c.ahead, length * (int64_t)sizeof *x);
+        if (row == 0)
+            for (int64_t i = 0; i < c.width; i++) peak[i] = counted(x[i], never_negative);
+        else
+            for (int64_t i = 0; i < length; i++) {
+                const int32_t bits = counted(x[row + i], never_negative);
+                peak[i] = bits > peak[i] ? bits : peak[i];
+            }
     }
 }
 
-INLINE void peaks_of_half_columns(uint16_t *peak, const uint16_t *x, int64_t width, int64_t stride, int64_t count,
-                                  int never_negative, uint16_t infinity) {
-    for (int64_t i = 0; i < width; i++) peak[i] = counted_half(x[i], never_negative, infinity);
-    for (int64_t row = stride; row < count; row += stride) {
-        const int64_t length = count - row < width ? count - row : width;
-        for (int64_t i = 0; i < length; i++) {
-            const uint16_t bits = counted_half(x[row + i], never_negative, infinity);
-            peak[i] = bits > peak[i] ? bits : peak[i];
-        }
+INLINE void peaks_of_half_columns(uint16_t *peak, const uint16_t *x, columns_read c, int never_negative, uint16_t infinity) {
+    for (int64_t row = 0; row < c.count; row += c.stride) {
+        const int64_t length = c.count - row < c.width ? c.count - row : c.width;
+        if (c.ahead) prefetch(x + row + c.ahead, length * (int64_t)sizeof *x);
+        if (row == 0)
+            for (int64_t i = 0; i < c.width; i++) peak[i] = counted_half(x[i], never_negative, infinity);
+        else
+            for (int64_t i = 0; i < length; i++) {
+                const uint16_t bits = counted_half(x[row + i], never_negative, infinity);
+                peak[i] = bits > peak[i] ? bits : peak[i];
+            }
     }
 }
 
-/* The peaks at `width` neighbouring positions from element `at` on, of rows `stride` apart, `count` elements in all with
- * what lies between them. */
-INLINE void peaks_of_columns(int32_t *peak, const job *j, int64_t at, int64_t width, int64_t stride, int64_t count) {
+/* The same from element `at` on, as patterns of float32. */
+INLINE void peaks_of_columns(int32_t *peak, const job *j, int64_t at, columns_read c) {
     const int n = j->low == 0;
     if (j->kind == FLOAT32) {
         const float *x = (const float *)j->x + at;
         if (n)
-            peaks_of_float_columns(peak, x, width, stride, count, 1);
+            peaks_of_float_columns(peak, x, c, 1);
         else
-            peaks_of_float_columns(peak, x, width, stride, count, 0);
+            peaks_of_float_columns(peak, x, c, 0);
         return;
     }
     const uint16_t *x = (const uint16_t *)j->x + at, infinity = infinity_of(j->kind);
     uint16_t half[TILE];
     if (n)
-        peaks_of_half_columns(half, x, width, stride, count, 1, infinity);
+        peaks_of_half_columns(half, x, c, 1, infinity);
     else
-        peaks_of_half_columns(half, x, width, stride, count, 0, infinity);
-    for (int64_t i = 0; i < width; i++)
+        peaks_of_half_columns(half, x, c, 0, infinity);
+    for (int64_t i = 0; i < c.width; i++)
         peak[i] = magnitude(j->kind == BFLOAT16 ? of_bfloat16(half[i]) : of_float16(half[i]));
 }
 
@@ -94,18 +112,14 @@ typedef struct {
     float step[TILE + LANES], inverse_step[TILE + LANES];
 } unit_room;
 
-INLINE units in_room(const unit_room *room) {
-    return (units){room->step, room->inverse_step};
-}
-
-/* Units of `width` blocks with these peaks; whether any of their elements may pass no gradient. */
-INLINE int units_of(unit_room *room, const int32_t *peak, int64_t width, const job *j, reach r, summary *s) {
+/* Units of `width` blocks with these peaks. */
+INLINE units units_of(unit_room *room, const int32_t *peak, int64_t width, const job *j, reach r, summary *s) {
     const job format = *j; /* what the loop needs in registers, whatever the compiler thinks of aliases */
     summary noted = *s;
-    int any = format.low == 0;
+    int wild = 0;
     for (int64_t i = 0; i < width; i++) note(&noted, peak[i]);
     *s = noted;
-    if (!j->y) return 0;
+    if (!j->y) return (units){NULL, NULL, 0};
     if (format.elements == SCALED) {
         for (int64_t i = 0; i < width; i++) {
             room->step[i] = scale_of(peak[i], &format);
@@ -116,38 +130,29 @@ INLINE int units_of(unit_room *room, const int32_t *peak, int64_t width, const j
             room->step[i] = step_of(peak[i], &format, r);
             room->inverse_step[i] = inverse(room->step[i]);
         }
-    for (int64_t i = 0; format.clipped && i < width; i++) any |= is_low(peak[i], &format, r);
-    return any;
+    for (int64_t i = 0; i < width; i++) wild |= !(room->step[i] <= format.calm);
+    return (units){room->step, room->inverse_step, !wild};
 }
 
-/* Asks for memory that will be read soon; rows of tiles are too short for processors to foresee them. */
-INLINE void prefetch(const job *j, int64_t at, int64_t count) {
-#ifdef __GNUC__
-    const int64_t size = j->kind == FLOAT32 ? 4 : 2;
-    const char *x = (const char *)j->x + at * size;
-    for (int64_t i = 0; i < count * size; i += 64) __builtin_prefetch(x + i);
-#else
-    (void)j, (void)at, (void)count;
-#endif
+/* The peaks, if any elements of theirs may pass no gradient. */
+INLINE const int32_t *clipping(const int32_t *peak, int64_t width, const job *j, reach r) {
+    int any = j->low == 0;
+    if (!j->clipped) return NULL;
+    for (int64_t i = 0; i < width; i++) any |= is_low(peak[i], j, r);
+    return any ? peak : NULL;
 }
 
 /* The blocks at `width` neighbouring positions from element `at` on, `depth` channels each; `next` is where the tile
  * after this one starts. */
 INLINE void columns(const job *j, reach codes, int64_t at, int64_t depth, int64_t width, int64_t next, summary *s) {
+    const int64_t ahead = j->stream ? next - at : 0;
     int32_t peak[TILE];
     unit_room room;
-    run r;
-    peaks_of_columns(peak, j, at, width, j->inner, (depth - 1) * j->inner + width);
-    const int any = units_of(&room, peak, width, j, codes, s);
+    peaks_of_columns(peak, j, at, (columns_read){width, j->inner, (depth - 1) * j->inner + width, ahead});
+    const units u = units_of(&room, peak, width, j, codes, s);
     if (!j->y) return;
-    for (int64_t c = 0; c < depth; c++) {
-        const int64_t row = at + c * j->inner;
-        if (j->stream) prefetch(j, next + c * j->inner, width);
-        open_run(&r, j, row, width);
-        if (j->clipped && any) s->clipped += mark_each(&r, row, width, peak, j, codes);
-        j->each(&r, width, in_room(&room), j);
-        close_run(&r, j, row, width);
-    }
+    const rows all = {at, width, j->inner, depth, u, clipping(peak, width, j, codes), codes};
+    s->clipped += j->rows(j, &all);
 }
 
 /* Where a tile starts. */
@@ -163,61 +168,101 @@ INLINE int64_t depth_of(const job *j, int64_t tile) {
     return left < j->block ? left : j->block;
 }
 
-/* Repeats a row of values `rows` times; a short one is copied with what lies behind it, which the next one overwrites. */
-#define REPEAT(type)                                                                   \
-    INLINE void repeat_##type(type *to, const type *row, int64_t length, int64_t rows) { \
-        for (; rows > 0; rows--, to += length)                                         \
-            if (length <= LANES)                                                       \
-                memcpy(to, row, LANES * sizeof(type));                                 \
-            else                                                                       \
-                memcpy(to, row, (size_t)length * sizeof(type));                        \
+/* Repeats a row of values `times` times; a short one is copied with what lies behind it, which the next one overwrites. */
+#define REPEAT(type)                                                                     \
+    INLINE void repeat_##type(type *to, const type *row, int64_t length, int64_t times) { \
+        for (; times > 0; times--, to += length)                                         \
+            if (length <= LANES)                                                         \
+                memcpy(to, row, LANES * sizeof(type));                                   \
+            else                                                                         \
+                memcpy(to, row, (size_t)length * sizeof(type));                          \
     }
 
 REPEAT(float)
 REPEAT(int32_t)
 
-/* The peaks at all positions of few, of `depth` channels. */
+/* The peaks at few positions, of `depth` rows of `inner` elements from x on, of which `left` follow. Rows are read up to LANES
+ * at a time, whatever lies behind them, four at once, and what follows the peaks is overwritten up to a multiple of LANES. */
+#define PEAKS_OF_STACK(name, type, pattern, COUNTED)                                                              \
+    INLINE void name(pattern *peak, const type *x, int64_t inner, int64_t depth, int64_t left, int never_negative, \
+                     pattern infinity) {                                                                           \
+        const int64_t padded = (inner + LANES - 1) / LANES * LANES;                                                \
+        int64_t row = 0;                                                                                           \
+        (void)infinity;                                                                                            \
+        for (int64_t i = 0; i < padded; i++) peak[i] = 0;                                                          \
+        for (; row + 4 <= depth && (row + 3) * inner + padded <= left; row += 4, x += 4 * inner)                   \
+            for (int64_t i = 0; i < padded; i += LANES)                                                            \
+                for (int64_t k = i; k < i + LANES; k++) {                                                          \
+                    const pattern a = COUNTED(x[k]), b = COUNTED(x[inner + k]), c = COUNTED(x[2 * inner + k]),     \
+                                  d = COUNTED(x[3 * inner + k]), e = a > b ? a : b, f = c > d ? c : d,             \
+                                  g = e > f ? e : f;                                                               \
+                    peak[k] = g > peak[k] ? g : peak[k];                                                           \
+                }                                                                                                  \
+        for (; row < depth; row++, x += inner)                                                                     \
+            for (int64_t i = 0; i < inner; i++) {                                                                  \
+                const pattern own = COUNTED(x[i]);                                                                 \
+                peak[i] = own > peak[i] ? own : peak[i];                                                           \
+            }                                                                                                      \
+    }
+
+#define COUNTED_FLOAT(x) counted(x, never_negative)
+#define COUNTED_HALF(x) counted_half(x, never_negative, infinity)
+PEAKS_OF_STACK(peaks_of_float_stack, float, int32_t, COUNTED_FLOAT)
+PEAKS_OF_STACK(peaks_of_half_stack, uint16_t, uint16_t, COUNTED_HALF)
+
+/* The same from element `at` on, with room for LANES behind the peaks. */
 INLINE void peaks_of_stack(int32_t *peak, const job *j, int64_t at, int64_t depth) {
-    const int64_t inner = j->inner, most = TILE / NARROW, quarter = depth < 4 ? 1 : depth / 4;
-    int64_t rows = quarter < most ? quarter : most;
-    int32_t wide[TILE];
-    peaks_of_columns(wide, j, at, rows * inner, rows * inner, depth * inner);
-    for (int64_t half = rows / 2; rows > 1; rows -= half, half = rows / 2)
-        for (int64_t i = 0; i < half * inner; i++) {
-            const int32_t other = wide[(rows - half) * inner + i];
-            wide[i] = other > wide[i] ? other : wide[i];
-        }
-    for (int64_t i = 0; i < inner; i++) peak[i] = wide[i];
+    const int64_t inner = j->inner, left = j->outer * j->channels * inner - at;
+    const int n = j->low == 0;
+    if (j->kind == FLOAT32) {
+        const float *x = (const float *)j->x + at;
+        if (n)
+            peaks_of_float_stack(peak, x, inner, depth, left, 1, 0);
+        else
+            peaks_of_float_stack(peak, x, inner, depth, left, 0, 0);
+        return;
+    }
+    uint16_t half[NARROW];
+    peaks_of_half_stack(half, (const uint16_t *)j->x + at, inner, depth, left, n, infinity_of(j->kind));
+    for (int64_t i = 0; i < inner; i++)
+        peak[i] = magnitude(j->kind == BFLOAT16 ? of_bfloat16(half[i]) : of_float16(half[i]));
+}
+
+/* Rows of few positions that are taken as one: of a multiple of LANES elements, so that none are left over, and enough. */
+INLINE int64_t joined(const job *j) {
+    int64_t rows = LANES;
+    while (rows * j->inner < TILE / 4) rows *= 2;
+    while (rows * j->inner > TILE) rows /= 2;
+    return rows < j->block ? rows : j->block;
 }
 
 /* Blocks at few positions, as weights have them outside the window of a convolution: `stacks` of them from stack `first` on,
- * one behind the other, each of contiguous memory, which is taken in runs of whole rows. */
+ * one behind the other, each of contiguous memory, which is taken in rows of several. */
 INLINE void narrow_columns(const job *j, reach codes, int64_t first, int64_t stacks, summary *s) {
-    const int64_t inner = j->inner, most = TILE / inner;
-    int32_t peaks[TILE + LANES], peak[TILE + LANES];
+    const int64_t inner = j->inner, most = joined(j), width = most * inner;
+    const int64_t whole = j->block / most, last = j->channels % j->block;
+    int32_t peaks[TILE + LANES], repeated_peak[TILE + LANES];
     unit_room room, repeated;
-    run r;
     int64_t at = start_of(j, first), start = at;
     for (int64_t k = 0, place = first % j->stacks; k < stacks; k++, place = place + 1 < j->stacks ? place + 1 : 0) {
-        const int64_t left = j->channels - place * j->block, depth = left < j->block ? left : j->block;
+        const int64_t depth = last && place + 1 == j->stacks ? last : j->block;
         peaks_of_stack(peaks + k * inner, j, start, depth);
         start += depth * inner;
     }
-    const int any = units_of(&room, peaks, stacks * inner, j, codes, s);
-    for (int64_t k = 0, place = first % j->stacks; j->y && k < stacks; k++, place = place + 1 < j->stacks ? place + 1 : 0) {
-        const int64_t left = j->channels - place * j->block, depth = left < j->block ? left : j->block;
-        const int64_t rows = depth < most ? depth : most;
-        repeat_float(repeated.step, room.step + k * inner, inner, rows);
-        repeat_float(repeated.inverse_step, room.inverse_step + k * inner, inner, rows);
-        if (j->clipped && any) repeat_int32_t(peak, peaks + k * inner, inner, rows);
-        for (int64_t c = 0; c < depth; c += rows) {
-            const int64_t length = (depth - c < rows ? depth - c : rows) * inner;
-            open_run(&r, j, at, length);
-            if (j->clipped && any) s->clipped += mark_each(&r, at, length, peak, j, codes);
-            j->each(&r, length, in_room(&repeated), j);
-            close_run(&r, j, at, length);
-            at += length;
-        }
+    const units all = units_of(&room, peaks, stacks * inner, j, codes, s), u = {repeated.step, repeated.inverse_step, all.tame};
+    if (!j->y) return;
+    const int32_t *const clipped = clipping(peaks, stacks * inner, j, codes);
+    for (int64_t k = 0, place = first % j->stacks; k < stacks; k++, place = place + 1 < j->stacks ? place + 1 : 0) {
+        const int64_t depth = last && place + 1 == j->stacks ? last : j->block, full = depth < j->block ? depth / most : whole;
+        rows part = {at, width, width, full, u, clipped ? repeated_peak : NULL, codes};
+        repeat_float(repeated.step, room.step + k * inner, inner, most);
+        repeat_float(repeated.inverse_step, room.inverse_step + k * inner, inner, most);
+        if (clipped) repeat_int32_t(repeated_peak, peaks + k * inner, inner, most);
+        s->clipped += j->rows(j, &part);
+        at += depth * inner;
+        if (full * most == depth) continue;
+        part.width = (depth - full * most) * inner, part.at = at - part.width, part.count = 1;
+        s->clipped += j->rows(j, &part);
     }
 }
 
@@ -293,10 +338,11 @@ INLINE void crumbs(const job *j, reach codes, int64_t at, int64_t blocks, int64_
     unit_room room, spare;
     const int64_t count = blocks * block;
     const int never_negative = j->low == 0;
+    const float *x = (const float *)j->x + at;
+    float wide[TILE];
     int64_t length = block;
-    run r;
-    open_run(&r, j, at, count);
-    for (int64_t i = 0; i < count; i++) peak[i] = counted(r.x[i], never_negative);
+    if (j->kind != FLOAT32) widen(wide, j->x, at, count, j->kind), x = wide;
+    for (int64_t i = 0; i < count; i++) peak[i] = counted(x[i], never_negative);
     for (; length % 2 == 0; length /= 2) {
         halve(other, peak, blocks * length);
         int32_t *const swapped = peak;
@@ -307,18 +353,20 @@ INLINE void crumbs(const job *j, reach codes, int64_t at, int64_t blocks, int64_
         for (int64_t i = 1; i < length; i++) highest = peak[b * length + i] > highest ? peak[b * length + i] : highest;
         peak[b] = highest;
     }
-    const int any = units_of(&room, peak, blocks, j, codes, s);
+    units u = units_of(&room, peak, blocks, j, codes, s);
     if (!j->y) return;
-    for (int64_t b = 0; j->clipped && any && b < blocks; b++) {
-        const unit u = unit_of(peak[b], j, codes);
-        if (u.low || never_negative) s->clipped += mark_all(&r, at, b * block, (b + 1) * block, u, j);
+    if (clipping(peak, blocks, j, codes)) { /* before anything is rounded, since y may be x */
+        run r;
+        open_run(&r, j, at, count);
+        for (int64_t b = 0; b < blocks; b++) {
+            const unit own = unit_of(peak[b], j, codes);
+            if (own.low || never_negative) s->clipped += mark_all(&r, at, b * block, (b + 1) * block, own, j);
+        }
     }
-    const units u = {
-        spread(room.step, spare.step, blocks, block, length),
-        spread(room.inverse_step, spare.inverse_step, blocks, block, length),
-    };
-    j->each(&r, count, u, j);
-    close_run(&r, j, at, count);
+    u.step = spread(room.step, spare.step, blocks, block, length);
+    u.inverse_step = spread(room.inverse_step, spare.inverse_step, blocks, block, length);
+    const rows one = {at, count, 0, 1, u, NULL, codes};
+    j->rows(j, &one);
 }
 
 /* A row of contiguous blocks, the last perhaps short. */
