@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from bitq.movement.joint import BUDGET, joint_movement
 
 from bitq.demo.resnet8 import resnet8
 from bitq.devices import Device, device_names, load_device
 from bitq.layers import Layer
 from bitq.movement import Widths
-from bitq.movement.joint import BUDGET, joint_movement
 from bitq.movement.levels import movement
 from bitq.networks.resnet import resnet18
 from bitq.tracing import trace

@@ -1,0 +1,124 @@
+"""How little any plan of all memories could move into each of them, for many widths at once.
+
+Whatever tiles it is given, a memory moves at least its optimum for the whole layer, with one exception that is
+conceded:
+
+1. *Parts.* The outer memories cut every loop into parts, and these into tiles of at most the memory's size. Take
+   one loop and its parts of one tile each (a share s of the loop) apart from the others. In the former the loop
+   stands still, so it may as well be outermost. A tensor that the loop does not index is moved as often as there
+   are tiles, or parts if it stays. Undivided, with tiles of size T along D iterations, that is ceil(D/T) times, or
+   once. Parts of one tile number at least sD/T, the others at least 1 and have at least 2 tiles each, and s
+   ceil(D/T) + 1 - s <= sD/T + 1. So the plan moves at least s times what the undivided loop does when it is
+   outermost, and 1 - s times what it does in its own place: no less than the lesser of the two. One loop after the
+   other becomes whole.
+2. *Rows.* Neighbouring tiles of an image axis share h rows at their boundary. With b tiles in a parts, all tiles
+   have X + (b - 1)h rows, X those that there are; a step along the axis keeps h. When another loop advances, the
+   axis goes from the last tile of a part to its first, and only where a part has few tiles do these share rows: at
+   most h. The whole layer has many tiles and keeps nothing there, parts of two tiles do. So here every such step
+   may keep h. With that, rows add up as in 1. Where padding takes rows from a boundary, X is less by what all
+   boundaries lack.
+3. *Taps.* If a kernel window is cut, every row of the uncut window is still read, so inputs count as if it were
+   not.
+4. Where rows are left out between those that a tile uses (dilation, spread inputs), inputs are read once for each
+   time that a loop which does not index them repeats them, at least.
+
+The outermost memory's problem is the whole layer, so there it is the true optimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitq.layers import Layer
+from bitq.movement._engine import ffi
+from bitq.movement.axis import Axis, kept_rows, largest_rows
+from bitq.movement.bound import compulsory
+from bitq.movement.optimum import Table, least_traffic, optimize_many, priced
+
+
+def least_bits(layer: Layer, table: Table, capacities: Sequence[float]) -> NDArray[np.float64]:
+    """Bits that move into each memory at least, however all of them are tiled.
+
+    Args:
+        layer: any layer.
+        table: widths, checked.
+        capacities: of the memories in bits, the outermost first.
+
+    Returns:
+        Array (n, memories).
+
+    Raises:
+        BitqError, Infeasible: as for `optimize_many`.
+    """
+    outermost, *inner = capacities
+    once = priced(table, compulsory(layer))
+    bits = [optimize_many(layer, table, outermost)]
+    bits += [np.maximum(least_traffic(layer, table, capacity, _least_rows), once) for capacity in inner]
+    return np.stack(bits, axis=1)
+
+
+@lru_cache(maxsize=1024)
+def _least_rows(axis: Axis) -> Any:
+    """For every pair of numbers of tiles the engine's `bitq_axis_tile` with the least rows (see this module)."""
+    rows, shared = _boundaries(axis)
+    tiles = []
+    for out in _smallest(axis.out):
+        for tap in _smallest(axis.taps):
+            trips = -(-axis.out // out), -(-axis.taps // tap)
+            if shared < 0 or trips[1] == 1:
+                wraps = rows if trips[0] == 1 or shared < 0 else shared
+                between = (trips[0] - 1) * max(shared, 0)
+                kept = [of_out * of_tap for of_out in (rows + between, between, wraps) for of_tap in (1, 0, 1)]
+            else:
+                kept = _kept_of_cut_window(axis, rows, out, tap)
+            tiles.append((out, tap, *trips, _least_span(axis, out, tap), kept))
+    return ffi.new("bitq_axis_tile[]", tiles)
+
+
+def _kept_of_cut_window(axis: Axis, rows: int, out: int, tap: int) -> list[int]:
+    """The engine's `kept` where the kernel window is cut.
+
+    A step from the last tile of a loop to its first keeps as much as one between neighbours.
+    """
+    P, R, s = axis.out, axis.taps, axis.stride
+    b, c = -(-P // out), -(-R // tap)
+    outside = P * R - kept_rows(axis, 1, tap)[0]
+    shared = (c - 1) * max(tap - s, 0) + max(R - (c - 1) * tap - s, 0)
+    tile = s * (out - 1) + tap
+    everything = min(c * s * P + b * (R - c * s), P * R) - outside
+    along_taps, tap_wraps = max(everything - max(s * P + b * (R - s) - outside, rows), 0), s * (P - b)
+    if b == 1:
+        return [everything, along_taps, tap_wraps, 0, 0, 0, everything, along_taps, tap_wraps]
+    corner = (c - 1) * max(min(2 * tap - s, tile), 0)
+    first = [everything, along_taps, tap_wraps]
+    return [*first, (b - 1) * shared, 0, (b - 1) * max(min(R - s, tile), 0), shared, corner, max(tap - s, 0)]
+
+
+def _smallest(extent: int) -> list[int]:
+    """The smallest tile for each number of tiles, growing."""
+    return sorted({-(-extent // trips) for trips in range(1, extent + 1)})
+
+
+def _boundaries(axis: Axis) -> tuple[int, int]:
+    """Rows there are, less what boundaries lack; and rows that tiles share at a boundary, -1 if that says nothing."""
+    rows = kept_rows(axis, axis.out, axis.taps)[0]
+    if (axis.dilation > 1 and axis.taps > 1) or axis.spread > 1:
+        return rows, -1
+    overlap = axis.taps - axis.stride
+    firsts = np.arange(1, axis.out) * axis.stride - axis.padding
+    found = np.clip(np.minimum(firsts + overlap, axis.size) - np.maximum(firsts, 0), 0, None)
+    most = int(found.max(initial=0))
+    left = rows - int((most - found).sum())
+    return (left, most) if left > 0 else (rows, -1)
+
+
+def _least_span(axis: Axis, out: int, tap: int) -> int:
+    """Rows that a tile takes at least, wherever its axis is cut."""
+    reach = (out - 1) * axis.stride + (tap - 1) * axis.dilation
+    alone = Axis(out, tap, axis.stride, axis.dilation, 0, reach // axis.spread + 1, axis.spread)
+    return min(largest_rows(axis, out, tap), kept_rows(alone, out, tap)[0])
