@@ -57,6 +57,7 @@ typedef struct {
     int failed;
 } search;
 
+static const tile WHOLE = {{0}};
 static const int OUT[2] = {LOOP_P, LOOP_Q}, TAP[2] = {LOOP_R, LOOP_S};
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -190,8 +191,6 @@ static known *find(search *s, int64_t level, const tile *outer) {
 
 static int stopped(const search *s) { return s->failed || s->solved >= s->most; }
 
-static const tile WHOLE = {{0}};
-
 /* The least price from this memory inward, if it is below the limit; infinite if not. */
 static double solve(search *s, int64_t level, const tile *outer, double limit) {
     if (level == s->x->levels) return 0;
@@ -259,6 +258,11 @@ static void list_tiles(search *s, int64_t level) {
     tile t;
     double rows = pair_tile(s, 0, &WHOLE, &WHOLE)->rows[0], columns = pair_tile(s, 1, &WHOLE, &WHOLE)->rows[0];
     double inputs = (double)x->sizes[LOOP_N][0] * (double)x->sizes[LOOP_C][0] * rows * columns;
+    if (fits(s, level, &WHOLE)) {
+        list->items = malloc(sizeof *list->items);
+        if (!list->items) s->failed = BITQ_NO_MEMORY;
+        else list->items[list->count++] = (entry){WHOLE, 0, 0};
+    } else {
 #define EACH(d) for (t.at[d] = 0; t.at[d] < x->counts[d]; t.at[d]++)
     EACH(LOOP_N) EACH(LOOP_C) EACH(LOOP_P) EACH(LOOP_Q) EACH(LOOP_R) EACH(LOOP_S) {
         t.at[LOOP_K] = (int32_t)x->counts[LOOP_K] - 1;
@@ -290,6 +294,7 @@ static void list_tiles(search *s, int64_t level) {
         list->items[list->count++] = (entry){t, x->price[level] * x->scale * bound_of(s, &WHOLE, &t, inputs), 0};
     }
 #undef EACH
+    }
     qsort(list->items, (size_t)list->count, sizeof *list->items, by_price);
     double best = INFINITY;
     for (int64_t i = 0; i < list->count && list->items[i].alone < best && !s->failed; i++) {

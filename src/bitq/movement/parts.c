@@ -40,9 +40,14 @@ double bitq_shared_bits(const bitq_tile_vector *t, const double *q, const int *s
 /* The order that keeps most: what the advance of one loop keeps depends on the set of loops outside of it alone, so this
  * is a longest path in the lattice of sets. Sets *order (outermost first, three bits each); returns the bits kept. */
 double bitq_best_order(const bitq_tile_vector *t, const double *q, int64_t *order) {
+    enum { INPUT = 1 << LOOP_N | 1 << LOOP_C, WEIGHT = 1 << LOOP_K | 1 << LOOP_C | 1 << LOOP_R | 1 << LOOP_S,
+           OUTPUT = 1 << LOOP_N | 1 << LOOP_K | 1 << LOOP_P | 1 << LOOP_Q };
     double best[1 << LOOPS];
-    int last[1 << LOOPS], active = 0, state[LOOPS];
-    for (int i = 0; i < LOOPS; i++) active |= (t->loop[i]->repeat[CURRENT] > 0) << i;
+    int last[1 << LOOPS], active = 0, wraps = 0, state[LOOPS];
+    for (int i = 0; i < LOOPS; i++) {
+        active |= (t->loop[i]->repeat[CURRENT] > 0) << i;
+        wraps |= (t->loop[i]->element[INNER] == 0) << i; /* inside of what advances, it leaves nothing of what it indexes */
+    }
     for (int s = 0;; s = (s - active) & active) {
         best[s] = s ? -1 : 0;
         if (s == active) break;
@@ -51,8 +56,10 @@ double bitq_best_order(const bitq_tile_vector *t, const double *q, int64_t *orde
         for (int i = 0; i < LOOPS; i++) state[i] = s >> i & 1 ? OUTER : INNER;
         for (int i = 0; i < LOOPS; i++) {
             if (!(active >> i & 1) || s >> i & 1) continue;
+            int gone = 1 << i | (active & wraps & ~s);
             state[i] = CURRENT;
-            double sum = best[s] + bitq_shared_bits(t, q, state);
+            double sum = best[s];
+            if (!(gone & INPUT) || !(gone & WEIGHT) || !(gone & OUTPUT)) sum += bitq_shared_bits(t, q, state);
             if (sum > best[s | 1 << i]) best[s | 1 << i] = sum, last[s | 1 << i] = i;
             state[i] = INNER;
         }

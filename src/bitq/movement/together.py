@@ -6,9 +6,10 @@ widths never move more than wider ones of the same table. Plans come from `bitq.
 memories one by one and, for layers so small that all plans can be looked at, from `bitq.movement.exact`, which
 proves that there is no better one.
 
-Of a table of few rows each is solved. Of a larger one a sample is solved row by row, always the row that seems to
-be farthest from the best there is: judged by its lower bound (`bitq.movement.least`) and by how near to theirs
-those came that were solved. When none seems to be far, the plans that are known are enough."""
+Of a table of few rows each is solved. Of a larger one a sample is solved row by row: always the row whose best plan
+is farthest above its lower bound (`bitq.movement.least`), the more so the farther its widths are from those of all
+rows that were solved.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +34,12 @@ from bitq.movement.tiled import PlanTable, Tilings, held_by, moved_by
 EACH_ROW = 32
 """Rows of a table up to which each is solved, and as thoroughly as one alone."""
 
-SAMPLE, MOST_SOLVED = 2048, 160
+SAMPLE, MOST_SOLVED = 2048, 256
 """Rows of a larger table to choose from, and how many of them are solved at most."""
 
-NEAR = 1.004
-"""A row is not solved if the best plan of the others seems to be at most so many times its own."""
+NEAR = 0.001
+"""A row is solved if the share by which its best plan lies above its lower bound, times how far its widths are from
+those of all rows that were solved (as logarithms), is more than this."""
 
 SHARES = (1.0, 0.97, 0.92)
 """Of all memories, to plan with: where edge tiles spoil a plan, another one is near."""
@@ -64,9 +66,11 @@ def plan_together(layer: Layer, table: Table, device: Device) -> PlanTable:
             pool.solve(row)
     else:
         step = -(-len(distinct) // SAMPLE)
-        before = plan_one_by_one(layer, table, pool.capacities)  # no row takes more than that
-        for tilings in (*before.plans, *_of_sample(layer, table[distinct[::step]], device)):
+        for tilings in _of_sample(layer, table[distinct[::step]], device):
             pool.offer(tilings)
+        before = plan_one_by_one(layer, table, pool.capacities)
+        for index in np.unique(before.chosen[before.bits @ device.prices < pool.price()]):
+            pool.offer(before.plans[index])
     while len(left := np.flatnonzero(pool.chosen < 0)):  # wider than all that were solved
         pool.solve(left[np.argmax(pool.held[left].sum(axis=1))])
     return pool.found()
@@ -99,17 +103,14 @@ def _of_sample(layer: Layer, table: Table, device: Device) -> Sequence[Tilings]:
     pool = _Pool(layer, table, device)
     least = (least_into_each(layer, table, device) * device.prices).sum(axis=1)
     place = np.log(pool.held)
-    over, distance = np.ones(len(table)), np.full(len(table), np.inf)  # of the nearest row that was solved
+    away = np.full(len(table), np.inf)  # from the nearest row that was solved
     row = int(np.argmax(pool.held.sum(axis=1)))
     for _ in range(MOST_SOLVED):
         pool.solve(row, thorough=False)
-        away = ((place - place[row]) ** 2).sum(axis=1)
-        nearer = away < distance
-        over = np.where(nearer, pool.price()[row] / least[row], over)
-        distance = np.minimum(distance, away)
-        far = np.where(distance > 0, pool.price() / (least * over), 0.0)
-        row = int(np.argmax(far))
-        if far[row] <= NEAR:
+        away = np.minimum(away, np.abs(place - place[row]).max(axis=1))
+        above = pool.price() / least - 1
+        row = int(np.argmax(above * away))
+        if not above[row] * away[row] > NEAR:
             break
     return pool.plans
 
