@@ -16,7 +16,7 @@ from bitq.layers import LOOPS, Layer
 from bitq.movement import Tiling, Widths, footprint
 from bitq.movement.exact import improved
 from bitq.movement.expression import split, traffic, whole
-from bitq.movement.least import least_bits
+from bitq.movement.least import least_bits, least_chained
 from bitq.movement.levels import movement, movement_many, plan, plan_many
 from bitq.movement.onebyone import plan_one_by_one
 from bitq.movement.tiled import held_by, interior
@@ -83,7 +83,7 @@ def test_no_plan_of_all_integer_tiles_and_orders_takes_less(problem):
 
 
 @given(tiny_problems())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_no_plan_moves_less_into_a_memory_than_its_bound(problem):
     layer, q, device = problem
     capacities = [memory.capacity_bits for memory, _ in device.boundaries]
@@ -92,6 +92,8 @@ def test_no_plan_moves_less_into_a_memory_than_its_bound(problem):
         memories = [(capacity, float(place == level)) for place, capacity in enumerate(capacities[: level + 1])]
         least = least_of_all(layer, q, memories, layer.group, whole(layer))
         assert bound <= least * (1 + 1e-12)
+    least = least_of_all(layer, q, memories_of(device), layer.group, whole(layer))
+    assert least_chained(layer, q, capacities, device.prices) <= least * (1 + 1e-12)
 
 
 @given(st.data())

@@ -44,7 +44,7 @@ typedef struct {
 
 typedef struct {
     const bitq_chain *x;
-    bitq_loop_tile *loops[LOOPS]; /* (outer, own) */
+    bitq_loop_tile *loops[MOST_LEVELS][LOOPS]; /* (outer, own) */
     bitq_axis axes[2];
     bitq_interval *intervals;
     pairs pairs[2];
@@ -76,6 +76,25 @@ static bitq_loop_tile loop_tile(int64_t extent, int64_t part, int64_t size) {
     return (bitq_loop_tile){size, {(double)extent, 0, (double)single}, {(double)trips, (double)(trips - parts), (double)parts}};
 }
 
+/* At least how often one loop's parts, and at least how often its tiles, repeat what the loop does not index; see least.py. */
+static bitq_loop_tile least_tile(int64_t extent, int64_t part, int64_t size, int64_t level) {
+    double trips = (double)ceil_div(extent, size), parts = (double)(extent - level * size) / (double)part;
+    if (parts < 1) parts = 1;
+    if (part == size) return (bitq_loop_tile){size, {(double)extent, 0, (double)extent}, {trips, 0, trips}};
+    if (parts > trips) parts = trips;
+    return (bitq_loop_tile){size, {(double)extent, 0, 0}, {trips, trips - parts, parts}};
+}
+
+static void least_rows(search *s, int64_t level, int a, const int32_t *outer, const int32_t *own, bitq_pair_tile *pair) {
+    const bitq_chain *x = s->x;
+    memcpy(pair->rows, &x->kept[a][9 * (own[0] * x->counts[TAP[a]] + own[1])], sizeof pair->rows);
+    if (own[1] || x->shared[a] < 0 || !own[0]) return;
+    const bitq_loop_tile *l = &s->loops[level][OUT[a]][outer[0] * x->counts[OUT[a]] + own[0]];
+    double h = x->shared[a], current = l->repeat[CURRENT] * h, wraps = own[0] == outer[0] ? pair->rows[0] : l->repeat[INNER] * h;
+    double kept[9] = {pair->rows[0], 0, pair->rows[0], current, 0, current, wraps, 0, wraps};
+    memcpy(pair->rows, kept, sizeof kept);
+}
+
 /* Rows of an axis, summed over its parts. Parts that lie inside of what is stored are alike. */
 static void sum_parts(search *s, int a, const int32_t *outer, const int32_t *own, bitq_pair_tile *pair) {
     const bitq_chain *x = s->x;
@@ -96,12 +115,13 @@ static void sum_parts(search *s, int a, const int32_t *outer, const int32_t *own
     for (int i = 0; i < 9; i++) pair->rows[i] = (double)sums[i];
 }
 
-static const bitq_pair_tile *pair_tile(search *s, int a, const tile *outer, const tile *own) {
+static const bitq_pair_tile *pair_tile(search *s, int64_t level, int a, const tile *outer, const tile *own) {
     pairs *p = &s->pairs[a];
     const bitq_chain *x = s->x;
     int32_t u[2] = {outer->at[OUT[a]], outer->at[TAP[a]]}, t[2] = {own->at[OUT[a]], own->at[TAP[a]]};
     int64_t outs = x->counts[OUT[a]], taps = x->counts[TAP[a]];
     int64_t key = ((u[0] * taps + u[1]) * outs + t[0]) * taps + t[1];
+    if (x->kept[0]) key = key * MOST_LEVELS + level;
     if (2 * p->count >= p->room) {
         int64_t room = p->room ? 2 * p->room : 1024;
         pair_entry *items = malloc((size_t)room * sizeof *items);
@@ -123,15 +143,16 @@ static const bitq_pair_tile *pair_tile(search *s, int a, const tile *outer, cons
     while (p->items[at].key >= 0 && p->items[at].key != key) at = (at + 1) & (uint64_t)(p->room - 1);
     if (p->items[at].key < 0) {
         p->items[at].key = key, p->count++;
-        sum_parts(s, a, u, t, &p->items[at].pair);
+        if (x->kept[0]) least_rows(s, level, a, u, t, &p->items[at].pair);
+        else sum_parts(s, a, u, t, &p->items[at].pair);
     }
     return &p->items[at].pair;
 }
 
-#define LOOP(d) (&s->loops[d][outer->at[d] * s->x->counts[d] + own->at[d]])
+#define LOOP(d) (&s->loops[level][d][outer->at[d] * s->x->counts[d] + own->at[d]])
 
 /* At least what any order moves: the weights and the outputs never both stay, and every part reads its inputs once. */
-static double bound_of(search *s, const tile *outer, const tile *own, double inputs) {
+static double bound_of(search *s, int64_t level, const tile *outer, const tile *own, double inputs) {
     const double *q = s->x->widths;
     double weights = 1, all_w = 1, parts_w = 1, all_o = 1, parts_o = 1;
     for (int d = 0; d < LOOPS; d++) {
@@ -149,7 +170,7 @@ static double bound_of(search *s, const tile *outer, const tile *own, double inp
 /* Price of what moves into the memory of one level, in the best order. */
 static double moved(search *s, int64_t level, const tile *outer, const tile *own, int64_t *order) {
     static const int OUTSIDE[LOOPS] = {OUTER, OUTER, OUTER, OUTER, OUTER, OUTER, OUTER};
-    const bitq_pair_tile *rows = pair_tile(s, 0, outer, own), *columns = pair_tile(s, 1, outer, own);
+    const bitq_pair_tile *rows = pair_tile(s, level, 0, outer, own), *columns = pair_tile(s, level, 1, outer, own);
     if (!rows || !columns) return INFINITY;
     bitq_tile_vector t = {{LOOP(0), LOOP(1), LOOP(2), LOOP(3), LOOP(4), LOOP(5), LOOP(6)}, rows, columns};
     const double *q = s->x->widths;
@@ -203,7 +224,8 @@ static double solve(search *s, int64_t level, const tile *outer, double limit) {
     int found = 0;
     entries *list = &s->lists[level];
     for (int a = 0; a < 2; a++) {
-        const bitq_pair_tile *p = pair_tile(s, a, outer, outer);
+        const tile *parts = s->x->kept[0] ? &WHOLE : outer; /* a bound has fewer parts than outer tiles may have */
+        const bitq_pair_tile *p = pair_tile(s, level, a, parts, parts);
         if (!p) return INFINITY;
         input_rows[a] = p->rows[0];
     }
@@ -214,7 +236,7 @@ static double solve(search *s, int64_t level, const tile *outer, double limit) {
         tile own = e->t;
         for (int d = 0; d < LOOPS; d++)
             if (own.at[d] < outer->at[d]) own.at[d] = outer->at[d];
-        if (s->x->price[level] * s->x->scale * bound_of(s, outer, &own, inputs) + inner >= best) continue;
+        if (s->x->price[level] * s->x->scale * bound_of(s, level, outer, &own, inputs) + inner >= best) continue;
         int64_t order;
         double here = moved(s, level, outer, &own, &order);
         if (here + inner >= best) continue;
@@ -240,7 +262,7 @@ static int by_price(const void *a, const void *b) {
 static int fits(const search *s, int64_t level, const tile *t) {
     const bitq_chain *x = s->x;
     double size[LOOPS], rows[2];
-    for (int d = 0; d < LOOPS; d++) size[d] = (double)x->sizes[d][t->at[d]];
+    for (int d = 0; d < LOOPS; d++) size[d] = (double)x->held[d][t->at[d]];
     for (int a = 0; a < 2; a++) {
         int64_t o = t->at[OUT[a]], r = t->at[TAP[a]], pairs = x->counts[OUT[a]] * x->counts[TAP[a]];
         rows[a] = (double)x->rows[a][(o || r ? pairs : 0) + o * x->counts[TAP[a]] + r];
@@ -256,7 +278,7 @@ static void list_tiles(search *s, int64_t level) {
     entries *list = &s->lists[level];
     int64_t room = 0;
     tile t;
-    double rows = pair_tile(s, 0, &WHOLE, &WHOLE)->rows[0], columns = pair_tile(s, 1, &WHOLE, &WHOLE)->rows[0];
+    double rows = pair_tile(s, level, 0, &WHOLE, &WHOLE)->rows[0], columns = pair_tile(s, level, 1, &WHOLE, &WHOLE)->rows[0];
     double inputs = (double)x->sizes[LOOP_N][0] * (double)x->sizes[LOOP_C][0] * rows * columns;
     if (fits(s, level, &WHOLE)) {
         list->items = malloc(sizeof *list->items);
@@ -291,7 +313,7 @@ static void list_tiles(search *s, int64_t level) {
             }
             list->items = items;
         }
-        list->items[list->count++] = (entry){t, x->price[level] * x->scale * bound_of(s, &WHOLE, &t, inputs), 0};
+        list->items[list->count++] = (entry){t, x->price[level] * x->scale * bound_of(s, level, &WHOLE, &t, inputs), 0};
     }
 #undef EACH
     }
@@ -322,16 +344,20 @@ static void sharpen(search *s, int64_t level, double most) {
 static void begin(search *s) {
     const bitq_chain *x = s->x;
     int64_t intervals = 1;
-    for (int d = 0; d < LOOPS; d++) {
-        int64_t n = x->counts[d];
-        s->loops[d] = malloc((size_t)(n * n) * sizeof *s->loops[d]);
-        if (!s->loops[d]) {
-            s->failed = BITQ_NO_MEMORY;
-            return;
+    for (int64_t l = 0; l < x->levels; l++)
+        for (int d = 0; d < LOOPS; d++) {
+            int64_t n = x->counts[d];
+            bitq_loop_tile *tiles = s->loops[l][d] = malloc((size_t)(n * n) * sizeof *tiles);
+            if (!tiles) {
+                s->failed = BITQ_NO_MEMORY;
+                return;
+            }
+            for (int64_t u = 0; u < n; u++)
+                for (int64_t t = u; t < n; t++) {
+                    const int64_t *sizes = x->sizes[d];
+                    tiles[u * n + t] = x->kept[0] ? least_tile(sizes[0], sizes[u], sizes[t], l) : loop_tile(sizes[0], sizes[u], sizes[t]);
+                }
         }
-        for (int64_t u = 0; u < n; u++)
-            for (int64_t t = u; t < n; t++) s->loops[d][u * n + t] = loop_tile(x->sizes[d][0], x->sizes[d][u], x->sizes[d][t]);
-    }
     for (int a = 0; a < 2 && !s->failed; a++) {
         const int64_t *g = x->axis[a];
         if (g[0] * g[1] > intervals) intervals = g[0] * g[1];
@@ -359,24 +385,50 @@ static int64_t follow(search *s, int64_t *tiles, int64_t *orders) {
     return 1;
 }
 
+static void end(search *s) {
+    for (int64_t l = 0; l < s->x->levels; l++) {
+        for (int d = 0; d < LOOPS; d++) free(s->loops[l][d]);
+        free(s->lists[l].items);
+    }
+    for (int a = 0; a < 2; a++) free(s->axes[a].below), free(s->pairs[a].items);
+    free(s->intervals), free(s->memo);
+}
+
+/* Raises the limit until a path lies below it, the budget is spent or there is none to find. Returns the price of the path,
+ * if there is one; *least: no path is below that. */
+static double raise(search *s, int64_t most, double *least) {
+    static const double STEPS[] = {0.004, 0.01, 0.02, 0.03, 0.04, 0.055, 0.07, 0.09, 0.115, 0.15, 0.2, 0.3, 0.6, 1.5, 5, 30, 1e9};
+    double found = INFINITY;
+    s->most = s->solved + most;
+    *least = s->rest[0];
+    for (int64_t turn = 0; turn < (int64_t)(sizeof STEPS / sizeof *STEPS) && found == INFINITY && !stopped(s); turn++) {
+        double limit = s->rest[0] * (1 + STEPS[turn]);
+        for (int64_t l = 0; l < s->x->levels; l++) sharpen(s, l, limit - (s->rest[0] - (s->rest[l] - s->rest[l + 1])));
+        found = solve(s, 0, &WHOLE, limit);
+        if (!stopped(s)) *least = found < INFINITY ? found : limit;
+    }
+    return found;
+}
+
 int64_t bitq_chain_plan(const bitq_chain *x, int64_t most, bitq_unwanted unwanted, int64_t *tiles, int64_t *orders) {
-    static const double STEPS[] = {0.004, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.5, 5, 30, 1e9};
+    if (x->levels > MOST_LEVELS) return BITQ_TOO_MANY;
+    search s = {.x = x, .most = INT64_MAX, .unwanted = unwanted};
+    double least;
+    begin(&s);
+    int64_t found = !s.failed && raise(&s, most, &least) < INFINITY;
+    if (found && !s.failed) found = follow(&s, tiles, orders);
+    end(&s);
+    return s.failed ? s.failed : found;
+}
+
+int64_t bitq_chain_least(const bitq_chain *x, int64_t most, bitq_unwanted unwanted, double *least) {
     if (x->levels > MOST_LEVELS) return BITQ_TOO_MANY;
     search s = {.x = x, .most = INT64_MAX, .unwanted = unwanted};
     begin(&s);
-    int64_t found = 0;
-    s.most = s.solved + most;
-    for (int64_t turn = 0; turn < (int64_t)(sizeof STEPS / sizeof *STEPS) && !found && !stopped(&s); turn++) {
-        double limit = s.rest[0] * (1 + STEPS[turn]);
-        for (int64_t l = 0; l < x->levels; l++) sharpen(&s, l, limit - (s.rest[0] - (s.rest[l] - s.rest[l + 1])));
-        found = solve(&s, 0, &WHOLE, limit) < INFINITY;
-    }
-    if (found && !s.failed) found = follow(&s, tiles, orders);
-    for (int d = 0; d < LOOPS; d++) free(s.loops[d]);
-    for (int a = 0; a < 2; a++) free(s.axes[a].below), free(s.pairs[a].items);
-    for (int64_t l = 0; l < x->levels; l++) free(s.lists[l].items);
-    free(s.intervals), free(s.memo);
-    return s.failed ? s.failed : found;
+    *least = 0;
+    if (!s.failed) raise(&s, most, least);
+    end(&s);
+    return s.failed ? s.failed : 1;
 }
 
 void bitq_choose_plans(const double *widths, int64_t n, const double *moved, const double *held, int64_t plans, int64_t levels,

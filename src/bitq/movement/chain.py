@@ -61,6 +61,7 @@ def chained(
         {
             "counts": list(map(len, sizes)),
             "sizes": tables,
+            "held": tables,
             "axis": [[a.out, a.taps, a.stride, a.dilation, a.padding, a.size, a.spread] for a in axes],
             "rows": rows,
             "levels": levels,

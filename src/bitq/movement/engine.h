@@ -98,7 +98,9 @@ int64_t bitq_parts_choices(const bitq_parts *parts, const double *widths, double
 /* A chain of memories, the innermost last, each given the tiles of the one before it as problems of their own. sizes: of each
  * loop, from its extent down. axis: out, taps, stride, dilation, padding, size, spread. rows[a]: of the largest tile of each
  * pair of sizes (outputs, then taps) where axis a is not cut, and behind them where it is. widths: of input, weight, partial
- * sum and finished output. price: of a bit into each memory. */
+ * sum and finished output. price: of a bit into each memory.
+ * For a bound, held: the least sizes that count as those of `sizes`; kept: of each pair of sizes the nine sums of
+ * bitq_axis_tile if the layer is one part; shared: rows at a boundary of two tiles, or -1. Otherwise kept is NULL. */
 typedef struct {
     int64_t counts[7];
     const int64_t *sizes[7];
@@ -107,11 +109,17 @@ typedef struct {
     int64_t levels;
     const double *capacity, *price;
     double widths[4], outputs, scale;
+    const int64_t *held[7];
+    const double *kept[2];
+    double shared[2];
 } bitq_chain;
 
 /* The tiles (levels x 7 indices into sizes, outermost first) and orders (as bitq_choice.order) that move least by the model
  * of chain.py, found with at most `most` orders solved beyond those of the bounds. Returns 1, 0 if none was found, or why
  * there are none. */
+/* A price that no plan comes below; see least.py. */
+int64_t bitq_chain_least(const bitq_chain *chain, int64_t most, bitq_unwanted unwanted, double *least);
+
 int64_t bitq_chain_plan(const bitq_chain *chain, int64_t most, bitq_unwanted unwanted, int64_t *tiles, int64_t *orders);
 
 /* For each of n width triples, the plan of least price among those that fit every memory; what stands in `best` and `chosen`

@@ -29,16 +29,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitq.layers import Layer
-from bitq.movement._engine import ffi
+from bitq.layers import LOOPS, Layer
+from bitq.movement._engine import ffi, lib
+from bitq.movement.asking import UNWANTED, checked
 from bitq.movement.axis import Axis, kept_rows, largest_rows
 from bitq.movement.bound import compulsory
+from bitq.movement.model import Widths
 from bitq.movement.optimum import Table, least_traffic, optimize_many, priced
+
+
+RATIOS = (1.06, 1.12, 1.25, 1.5, float("inf"))
+"""Of the largest to the smallest size that count as one: the first that leaves no more than `MOST_VECTORS`."""
+
+MOST_ORDERS, MOST_VECTORS = 60_000, 120_000
+"""To find for one bound; and combinations of sizes to look at for each memory."""
 
 
 def least_bits(layer: Layer, table: Table, capacities: Sequence[float]) -> NDArray[np.float64]:
@@ -62,22 +72,95 @@ def least_bits(layer: Layer, table: Table, capacities: Sequence[float]) -> NDArr
     return np.stack(bits, axis=1)
 
 
+def least_chained(layer: Layer, widths: Widths, capacities: Sequence[float], prices: Sequence[float]) -> float:
+    """A price that no plan of all memories comes below, memories and the tiles they are given taken together.
+
+    Args:
+        layer: any layer.
+        widths: bits per element.
+        capacities: of the memories in bits, the outermost first.
+        prices: of one bit into each of them.
+    """
+    one, levels = layer.group, len(capacities)
+    cells = _cells(tuple(one.extent(loop) for loop in LOOPS))
+    tops = [ffi.new("int64_t[]", [top for top, _ in own]) for own in cells]
+    held = [ffi.new("int64_t[]", [bottom for _, bottom in own]) for own in cells]
+    axes = [Axis.of(one, axis) for axis in (0, 1)]
+    tables = [_tables(axis, cells[3 + place], cells[5 + place]) for place, axis in enumerate(axes)]
+    doubles = [ffi.new("double[]", list(values)) for values in (capacities, prices)]
+    asked = ffi.new(
+        "bitq_chain *",
+        {
+            "counts": list(map(len, cells)),
+            "sizes": tops,
+            "held": held,
+            "axis": [[a.out, a.taps, a.stride, a.dilation, a.padding, a.size, a.spread] for a in axes],
+            "rows": [spans for spans, _ in tables],
+            "kept": [kept for _, kept in tables],
+            "shared": [_boundaries(axis)[1] for axis in axes],
+            "levels": levels,
+            "capacity": doubles[0],
+            "price": doubles[1],
+            "widths": [widths.input, widths.weight, widths.accumulated, widths.output],
+            "outputs": one.N * one.K * one.P * one.Q,
+            "scale": layer.groups,
+        },
+    )
+    least = ffi.new("double *")
+    checked(lib.bitq_chain_least(asked, MOST_ORDERS, UNWANTED, least), f"layer {layer.name!r}")
+    return float(least[0])
+
+
+Cells = tuple[tuple[int, int], ...]
+"""Of tile sizes that count as one: the largest, by which they move, and the smallest, by which they fit."""
+
+
+@lru_cache(maxsize=1024)
+def _cells(extents: tuple[int, ...]) -> tuple[Cells, ...]:
+    """Cells of every loop, the largest first: of one number of tiles, and of sizes that hardly differ if that is few."""
+    for ratio in RATIOS:
+        found = [_cells_of(extent, ratio) for extent in extents]
+        if prod(len(own) for loop, own in zip(LOOPS, found, strict=True) if loop != "K") <= MOST_VECTORS:
+            break
+    return tuple(found)
+
+
+def _cells_of(extent: int, ratio: float) -> Cells:
+    cells, top = [], extent
+    while top > 0:
+        bottom = max(-(-extent // -(-extent // top)), ceil(top / ratio))
+        cells.append((top, bottom))
+        top = bottom - 1
+    return tuple(cells)
+
+
+@lru_cache(maxsize=1024)
+def _tables(axis: Axis, outs: Cells, taps: Cells) -> tuple[Any, Any]:
+    """The engine's `rows` and `kept` of an axis."""
+    spans = [_least_span(axis, out, tap) for _, out in outs for _, tap in taps]
+    kept = [value for out, _ in outs for tap, _ in taps for value in _kept(axis, out, tap)]
+    return ffi.new("int64_t[]", spans * 2), ffi.new("double[]", kept)
+
+
 @lru_cache(maxsize=1024)
 def _least_rows(axis: Axis) -> Any:
     """For every pair of numbers of tiles the engine's `bitq_axis_tile` with the least rows (see this module)."""
-    rows, shared = _boundaries(axis)
     tiles = []
     for out in _smallest(axis.out):
         for tap in _smallest(axis.taps):
             trips = -(-axis.out // out), -(-axis.taps // tap)
-            if shared < 0 or trips[1] == 1:
-                wraps = rows if trips[0] == 1 or shared < 0 else shared
-                between = (trips[0] - 1) * max(shared, 0)
-                kept = [of_out * of_tap for of_out in (rows + between, between, wraps) for of_tap in (1, 0, 1)]
-            else:
-                kept = _kept_of_cut_window(axis, rows, out, tap)
-            tiles.append((out, tap, *trips, _least_span(axis, out, tap), kept))
+            tiles.append((out, tap, *trips, _least_span(axis, out, tap), _kept(axis, out, tap)))
     return ffi.new("bitq_axis_tile[]", tiles)
+
+
+def _kept(axis: Axis, out: int, tap: int) -> list[int]:
+    """The engine's `kept` of a pair of tile sizes, with the least rows."""
+    rows, shared = _boundaries(axis)
+    if shared >= 0 and tap < axis.taps:
+        return _kept_of_cut_window(axis, rows, out, tap)
+    between = (-(-axis.out // out) - 1) * max(shared, 0)
+    wraps = rows if out == axis.out or shared < 0 else shared
+    return [of_out * of_tap for of_out in (rows + between, between, wraps) for of_tap in (1, 0, 1)]
 
 
 def _kept_of_cut_window(axis: Axis, rows: int, out: int, tap: int) -> list[int]:
@@ -104,6 +187,7 @@ def _smallest(extent: int) -> list[int]:
     return sorted({-(-extent // trips) for trips in range(1, extent + 1)})
 
 
+@lru_cache(maxsize=1024)
 def _boundaries(axis: Axis) -> tuple[int, int]:
     """Rows there are, less what boundaries lack; and rows that tiles share at a boundary, -1 if that says nothing."""
     rows = kept_rows(axis, axis.out, axis.taps)[0]

@@ -18,7 +18,7 @@ from bitq.movement.model import Widths
 from bitq.movement.onebyone import plan_one_by_one
 from bitq.movement.optimum import Table, width_table
 from bitq.movement.tiled import LevelMovement, PlanTable, levels_of
-from bitq.movement.together import least_into_each, plan_row, plan_together
+from bitq.movement.together import least_price, plan_row, plan_together
 from bitq.planning import Planning
 
 
@@ -58,7 +58,7 @@ def plan(layer: Layer, widths: Widths, device: Device) -> LayerPlan:
     table = width_table([[widths.input, widths.weight, widths.output, widths.accumulated]])
     if _one_by_one(device):
         tilings = _plan_table(layer, table, device).plans[0]
-        least = float((least_into_each(layer, table, device) * device.prices).sum())
+        least = least_price(layer, table, device)
     else:
         found = plan_row(layer, table, device)
         tilings, least = found.tilings, found.least

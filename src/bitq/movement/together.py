@@ -14,6 +14,7 @@ rows that were solved.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -25,7 +26,7 @@ from bitq.layers import LOOPS, Layer
 from bitq.movement._engine import ffi, lib
 from bitq.movement.chain import chained
 from bitq.movement.exact import ROUNDING, BestKnown, improved
-from bitq.movement.least import least_bits
+from bitq.movement.least import least_bits, least_chained
 from bitq.movement.model import Widths
 from bitq.movement.onebyone import plan_one_by_one
 from bitq.movement.optimum import Table, finishing, held_widths, outputs_of, priced
@@ -43,6 +44,9 @@ those of all rows that were solved (as logarithms), is more than this."""
 
 SHARES = (1.0, 0.97, 0.92)
 """Of all memories, to plan with: where edge tiles spoil a plan, another one is near."""
+
+ROUNDING_OF_SUMS = 1e-9
+"""Relative error that sums of the engine may have, at most."""
 
 SMALL, BUDGET = 2048, 200_000
 """Tile vectors that a layer has at most if all its plans are looked at, and how many of all memories' are."""
@@ -90,6 +94,13 @@ def plan_row(layer: Layer, table: Table, device: Device) -> BestKnown:
 def least_into_each(layer: Layer, table: Table, device: Device) -> NDArray[np.float64]:
     """Bits that any plan moves into each memory at least, for every row: an array (n, boundaries)."""
     return least_bits(layer, table, [memory.capacity_bits for memory, _ in device.boundaries])
+
+
+def least_price(layer: Layer, table: Table, device: Device) -> float:
+    """What is minimized, at least, whatever the plan; of a table of one row."""
+    each = float((least_into_each(layer, table, device)[0] * device.prices).sum())
+    capacities = [memory.capacity_bits for memory, _ in device.boundaries]
+    return max(each, (1 - ROUNDING_OF_SUMS) * least_chained(layer, row_widths(table[0]), capacities, device.prices))
 
 
 def row_widths(row: NDArray[np.float64]) -> Widths:
@@ -142,15 +153,15 @@ class _Pool:
     def search(self, row: int) -> BestKnown:
         """The best plan of all for a row of a small layer, else the best one known; and what no plan comes below."""
         known, price = self.plans[self.chosen[row]], float(self.price()[row])
-        least_bits = least_into_each(self.layer, self.table[[row]], self.device)[0]
-        least = float((least_bits * self.device.prices).sum())
+        table = self.table[[row]]
+        least = least_price(self.layer, table, self.device)
         if not price > least * (1 + ROUNDING):
             return BestKnown(known, price, price)
         if prod(self.layer.extent(loop) for loop in LOOPS) > SMALL:
             return BestKnown(known, price, least)
-        return improved(
-            self.layer, row_widths(self.table[row]), self.device, known, price, least_bits.tolist(), BUDGET
-        )
+        least_bits = least_into_each(self.layer, table, self.device)[0].tolist()
+        found = improved(self.layer, row_widths(table[0]), self.device, known, price, least_bits, BUDGET)
+        return replace(found, least=max(found.least, min(least, found.price)))
 
     def price(self) -> NDArray[np.float64]:
         """Of each row's best plan: what is minimized."""
