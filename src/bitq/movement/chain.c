@@ -87,7 +87,8 @@ static bitq_loop_tile least_tile(int64_t extent, int64_t part, int64_t size, int
 
 static void least_rows(search *s, int64_t level, int a, const int32_t *outer, const int32_t *own, bitq_pair_tile *pair) {
     const bitq_chain *x = s->x;
-    memcpy(pair->rows, &x->kept[a][9 * (own[0] * x->counts[TAP[a]] + own[1])], sizeof pair->rows);
+    int64_t outs = x->counts[OUT[a]], taps = x->counts[TAP[a]];
+    memcpy(pair->rows, &x->kept[a][9 * ((level * outs + own[0]) * taps + own[1])], sizeof pair->rows);
     if (own[1] || x->shared[a] < 0 || !own[0]) return;
     const bitq_loop_tile *l = &s->loops[level][OUT[a]][outer[0] * x->counts[OUT[a]] + own[0]];
     double h = x->shared[a], current = l->repeat[CURRENT] * h, wraps = own[0] == outer[0] ? pair->rows[0] : l->repeat[INNER] * h;

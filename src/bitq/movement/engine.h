@@ -99,7 +99,7 @@ int64_t bitq_parts_choices(const bitq_parts *parts, const double *widths, double
  * loop, from its extent down. axis: out, taps, stride, dilation, padding, size, spread. rows[a]: of the largest tile of each
  * pair of sizes (outputs, then taps) where axis a is not cut, and behind them where it is. widths: of input, weight, partial
  * sum and finished output. price: of a bit into each memory.
- * For a bound, held: the least sizes that count as those of `sizes`; kept: of each pair of sizes the nine sums of
+ * For a bound, held: the least sizes that count as those of `sizes`; kept: for each memory, of each pair of sizes the nine sums of
  * bitq_axis_tile if the layer is one part; shared: rows at a boundary of two tiles, or -1. Otherwise kept is NULL. */
 typedef struct {
     int64_t counts[7];

@@ -1,4 +1,4 @@
-"""How little any plan of all memories could move into each of them, for many widths at once.
+"""How little any plan of all memories could move: into each of them, for many widths at once, and into all together.
 
 Whatever tiles it is given, a memory moves at least its optimum for the whole layer, with one exception that is
 conceded:
@@ -23,12 +23,24 @@ conceded:
    time that a loop which does not index them repeats them, at least.
 
 The outermost memory's problem is the whole layer, so there it is the true optimum.
+
+That leaves out what the tiles of an outer memory cost the inner one. `least_chained` counts it. Let a memory's tiles
+have at most T iterations of a loop of D, the parts that it is given at most U, and let m outer memories cut the loop.
+
+5. *Parts* number at least D/U. Those of one tile are what is left over where an outer tile is cut; there are at most m
+   for each part of U iterations, so with a share s of the loop, s/(1 - s) <= mT/U. In 1., the parts then number at
+   least sD/T + (1 - s)D/U, and s ceil(D/T) + (1 - s)(D - mT)/U is no more than that: s <= (1 - s)mT/U. So the undivided
+   loop may be replaced by one of (D - mT)/U parts, or of one part, whichever is more.
+6. *Chains.* So each memory moves at least an amount that depends on its own tile and the next outer one alone, and
+   less the larger either is: the least sum is a shortest path, as in `bitq.movement.chain`. Sizes that hardly differ
+   count as one: as the largest of them for what moves, as the smallest for what fits. Where the engine's budget ends first, the
+   limit stands that no path is below.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil, prod
 from typing import Any
 
@@ -42,7 +54,6 @@ from bitq.movement.axis import Axis, kept_rows, largest_rows
 from bitq.movement.bound import compulsory
 from bitq.movement.model import Widths
 from bitq.movement.optimum import Table, least_traffic, optimize_many, priced
-
 
 RATIOS = (1.06, 1.12, 1.25, 1.5, float("inf"))
 """Of the largest to the smallest size that count as one: the first that leaves no more than `MOST_VECTORS`."""
@@ -68,7 +79,8 @@ def least_bits(layer: Layer, table: Table, capacities: Sequence[float]) -> NDArr
     outermost, *inner = capacities
     once = priced(table, compulsory(layer))
     bits = [optimize_many(layer, table, outermost)]
-    bits += [np.maximum(least_traffic(layer, table, capacity, _least_rows), once) for capacity in inner]
+    for cuts, capacity in enumerate(inner, 1):
+        bits.append(np.maximum(least_traffic(layer, table, capacity, partial(_least_rows, cuts)), once))
     return np.stack(bits, axis=1)
 
 
@@ -86,7 +98,7 @@ def least_chained(layer: Layer, widths: Widths, capacities: Sequence[float], pri
     tops = [ffi.new("int64_t[]", [top for top, _ in own]) for own in cells]
     held = [ffi.new("int64_t[]", [bottom for _, bottom in own]) for own in cells]
     axes = [Axis.of(one, axis) for axis in (0, 1)]
-    tables = [_tables(axis, cells[3 + place], cells[5 + place]) for place, axis in enumerate(axes)]
+    tables = [_tables(axis, cells[3 + place], cells[5 + place], levels) for place, axis in enumerate(axes)]
     doubles = [ffi.new("double[]", list(values)) for values in (capacities, prices)]
     asked = ffi.new(
         "bitq_chain *",
@@ -117,7 +129,7 @@ Cells = tuple[tuple[int, int], ...]
 
 @lru_cache(maxsize=1024)
 def _cells(extents: tuple[int, ...]) -> tuple[Cells, ...]:
-    """Cells of every loop, the largest first: of one number of tiles, and of sizes that hardly differ if that is few."""
+    """Cells of every loop, the largest first: sizes of one number of tiles, and of a ratio that leaves few."""
     for ratio in RATIOS:
         found = [_cells_of(extent, ratio) for extent in extents]
         if prod(len(own) for loop, own in zip(LOOPS, found, strict=True) if loop != "K") <= MOST_VECTORS:
@@ -135,45 +147,60 @@ def _cells_of(extent: int, ratio: float) -> Cells:
 
 
 @lru_cache(maxsize=1024)
-def _tables(axis: Axis, outs: Cells, taps: Cells) -> tuple[Any, Any]:
-    """The engine's `rows` and `kept` of an axis."""
+def _tables(axis: Axis, outs: Cells, taps: Cells, levels: int) -> tuple[Any, Any]:
+    """The engine's `rows` and, for each memory, `kept` of an axis."""
     spans = [_least_span(axis, out, tap) for _, out in outs for _, tap in taps]
-    kept = [value for out, _ in outs for tap, _ in taps for value in _kept(axis, out, tap)]
+    pairs = [(out, tap) for out in outs for tap, _ in taps]
+    kept = [value for cuts in range(levels) for out, tap in pairs for value in _kept(axis, out, tap, cuts)]
     return ffi.new("int64_t[]", spans * 2), ffi.new("double[]", kept)
 
 
 @lru_cache(maxsize=1024)
-def _least_rows(axis: Axis) -> Any:
+def _least_rows(cuts: int, axis: Axis) -> Any:
     """For every pair of numbers of tiles the engine's `bitq_axis_tile` with the least rows (see this module)."""
     tiles = []
     for out in _smallest(axis.out):
         for tap in _smallest(axis.taps):
             trips = -(-axis.out // out), -(-axis.taps // tap)
-            tiles.append((out, tap, *trips, _least_span(axis, out, tap), _kept(axis, out, tap)))
+            span, kept = _least_span(axis, out, tap), _kept(axis, (out, out), tap, cuts)
+            if tap < min(axis.stride, axis.taps) and _boundaries(axis)[1] >= 0:
+                alone = kept_rows(axis, 1, tap)[0]
+                tiles.append((out, tap, *trips, span, [alone, *[0] * 5, alone if trips[0] == 1 else 0, 0, 0]))
+                span = min(largest_rows(axis, out, tap), (out - 1) * (tap + 1) + tap)
+            tiles.append((out, tap, *trips, span, kept))
     return ffi.new("bitq_axis_tile[]", tiles)
 
 
-def _kept(axis: Axis, out: int, tap: int) -> list[int]:
-    """The engine's `kept` of a pair of tile sizes, with the least rows."""
+def _kept(axis: Axis, outs: tuple[int, int], tap: int, cuts: int) -> list[int]:
+    """The engine's `kept` of a pair of tile sizes, with the least rows.
+
+    Args:
+        axis: of one group of the layer.
+        outs: the largest and the smallest of the output loop's sizes that this stands for.
+        tap: the size of the tap loop.
+        cuts: how many outer memories cut the axis before.
+    """
     rows, shared = _boundaries(axis)
+    out, smallest = outs
     if shared >= 0 and tap < axis.taps:
-        return _kept_of_cut_window(axis, rows, out, tap)
+        return _kept_of_cut_window(axis, rows, out, tap, min(axis.out, (cuts + 1) * axis.out // smallest + 1))
     between = (-(-axis.out // out) - 1) * max(shared, 0)
     wraps = rows if out == axis.out or shared < 0 else shared
     return [of_out * of_tap for of_out in (rows + between, between, wraps) for of_tap in (1, 0, 1)]
 
 
-def _kept_of_cut_window(axis: Axis, rows: int, out: int, tap: int) -> list[int]:
+def _kept_of_cut_window(axis: Axis, rows: int, out: int, tap: int, most: int) -> list[int]:
     """The engine's `kept` where the kernel window is cut.
 
-    A step from the last tile of a loop to its first keeps as much as one between neighbours.
+    A step from the last tile of a loop to its first keeps as much as one between neighbours. Where the stride is larger
+    than what is left of the window, rows between its taps are read in vain, fewer the more tiles there are: `most`.
     """
     P, R, s = axis.out, axis.taps, axis.stride
     b, c = -(-P // out), -(-R // tap)
     outside = P * R - kept_rows(axis, 1, tap)[0]
     shared = (c - 1) * max(tap - s, 0) + max(R - (c - 1) * tap - s, 0)
     tile = s * (out - 1) + tap
-    everything = min(c * s * P + b * (R - c * s), P * R) - outside
+    everything = c * s * P + min(b * (R - c * s), most * (R - c * s)) - outside
     along_taps, tap_wraps = max(everything - max(s * P + b * (R - s) - outside, rows), 0), s * (P - b)
     if b == 1:
         return [everything, along_taps, tap_wraps, 0, 0, 0, everything, along_taps, tap_wraps]
