@@ -32,15 +32,16 @@ have at most T iterations of a loop of D, the parts that it is given at most U, 
    least sD/T + (1 - s)D/U, and s ceil(D/T) + (1 - s)(D - mT)/U is no more than that: s <= (1 - s)mT/U. So the undivided
    loop may be replaced by one of (D - mT)/U parts, or of one part, whichever is more.
 6. *Chains.* So each memory moves at least an amount that depends on its own tile and the next outer one alone, and
-   less the larger either is: the least sum is a shortest path, as in `bitq.movement.chain`. Sizes that hardly differ
-   count as one: as the largest of them for what moves, as the smallest for what fits. Where the engine's budget ends first, the
-   limit stands that no path is below.
+   less the larger either is: the least sum is a shortest path, as in `bitq.movement.chain`. Sizes that hardly
+   differ count as one: as the largest of them for what moves, as the smallest for what fits. Where the engine's
+   budget ends first, the limit stands that no path is below.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from itertools import product
 from math import ceil, prod
 from typing import Any
 
@@ -58,7 +59,7 @@ from bitq.movement.optimum import Table, least_traffic, optimize_many, priced
 RATIOS = (1.06, 1.12, 1.25, 1.5, float("inf"))
 """Of the largest to the smallest size that count as one: the first that leaves no more than `MOST_VECTORS`."""
 
-MOST_ORDERS, MOST_VECTORS = 60_000, 120_000
+MOST_ORDERS, MOST_VECTORS = 30_000, 100_000
 """To find for one bound; and combinations of sizes to look at for each memory."""
 
 
@@ -94,10 +95,12 @@ def least_chained(layer: Layer, widths: Widths, capacities: Sequence[float], pri
         prices: of one bit into each of them.
     """
     one, levels = layer.group, len(capacities)
-    cells = _cells(tuple(one.extent(loop) for loop in LOOPS))
+    axes = [Axis.of(one, axis) for axis in (0, 1)]
+    cells = list(_cells(tuple(one.extent(loop) for loop in LOOPS)))
+    for place, axis in enumerate(axes, LOOPS.index("R")):
+        cells[place] = tuple(cell for cell in cells[place] for _ in _windows(axis, (1, 1), cell, 0))
     tops = [ffi.new("int64_t[]", [top for top, _ in own]) for own in cells]
     held = [ffi.new("int64_t[]", [bottom for _, bottom in own]) for own in cells]
-    axes = [Axis.of(one, axis) for axis in (0, 1)]
     tables = [_tables(axis, cells[3 + place], cells[5 + place], levels) for place, axis in enumerate(axes)]
     doubles = [ffi.new("double[]", list(values)) for values in (capacities, prices)]
     asked = ffi.new(
@@ -123,13 +126,15 @@ def least_chained(layer: Layer, widths: Widths, capacities: Sequence[float], pri
     return float(least[0])
 
 
-Cells = tuple[tuple[int, int], ...]
-"""Of tile sizes that count as one: the largest, by which they move, and the smallest, by which they fit."""
+SizeCell = tuple[int, int]
+"""Tile sizes that count as one: the largest, by which they move, and the smallest, by which they fit."""
+
+CellsOfLoop = tuple[SizeCell, ...]
 
 
 @lru_cache(maxsize=1024)
-def _cells(extents: tuple[int, ...]) -> tuple[Cells, ...]:
-    """Cells of every loop, the largest first: sizes of one number of tiles, and of a ratio that leaves few."""
+def _cells(extents: tuple[int, ...]) -> tuple[CellsOfLoop, ...]:
+    """CellsOfLoop of every loop, the largest first: sizes of one number of tiles, and of a ratio that leaves few."""
     for ratio in RATIOS:
         found = [_cells_of(extent, ratio) for extent in extents]
         if prod(len(own) for loop, own in zip(LOOPS, found, strict=True) if loop != "K") <= MOST_VECTORS:
@@ -137,7 +142,7 @@ def _cells(extents: tuple[int, ...]) -> tuple[Cells, ...]:
     return tuple(found)
 
 
-def _cells_of(extent: int, ratio: float) -> Cells:
+def _cells_of(extent: int, ratio: float) -> CellsOfLoop:
     cells, top = [], extent
     while top > 0:
         bottom = max(-(-extent // -(-extent // top)), ceil(top / ratio))
@@ -147,11 +152,12 @@ def _cells_of(extent: int, ratio: float) -> Cells:
 
 
 @lru_cache(maxsize=1024)
-def _tables(axis: Axis, outs: Cells, taps: Cells, levels: int) -> tuple[Any, Any]:
+def _tables(axis: Axis, outs: CellsOfLoop, taps: CellsOfLoop, levels: int) -> tuple[Any, Any]:
     """The engine's `rows` and, for each memory, `kept` of an axis."""
-    spans = [_least_span(axis, out, tap) for _, out in outs for _, tap in taps]
-    pairs = [(out, tap) for out in outs for tap, _ in taps]
-    kept = [value for cuts in range(levels) for out, tap in pairs for value in _kept(axis, out, tap, cuts)]
+    pairs = list(product(outs, dict.fromkeys(taps)))
+    found = [[each for out, tap in pairs for each in _windows(axis, out, tap, cuts)] for cuts in range(levels)]
+    spans = [span for span, _ in found[0]]
+    kept = [value for own in found for _, each in own for value in each]
     return ffi.new("int64_t[]", spans * 2), ffi.new("double[]", kept)
 
 
@@ -162,21 +168,32 @@ def _least_rows(cuts: int, axis: Axis) -> Any:
     for out in _smallest(axis.out):
         for tap in _smallest(axis.taps):
             trips = -(-axis.out // out), -(-axis.taps // tap)
-            span, kept = _least_span(axis, out, tap), _kept(axis, (out, out), tap, cuts)
-            if tap < min(axis.stride, axis.taps) and _boundaries(axis)[1] >= 0:
-                alone = kept_rows(axis, 1, tap)[0]
-                tiles.append((out, tap, *trips, span, [alone, *[0] * 5, alone if trips[0] == 1 else 0, 0, 0]))
-                span = min(largest_rows(axis, out, tap), (out - 1) * (tap + 1) + tap)
-            tiles.append((out, tap, *trips, span, kept))
+            for span, kept in _windows(axis, (out, out), (tap, tap), cuts):
+                tiles.append((out, tap, *trips, span, kept))
     return ffi.new("bitq_axis_tile[]", tiles)
 
 
-def _kept(axis: Axis, outs: tuple[int, int], tap: int, cuts: int) -> list[int]:
+def _windows(axis: Axis, outs: SizeCell, taps: SizeCell, cuts: int) -> list[tuple[int, list[int]]]:
+    """Rows that a tile takes, and the engine's `kept`: if there are rows between its taps, with and without them.
+
+    With them it keeps no less and moves no more; where they fit, they are as good as none. See `_kept`.
+    """
+    (largest, smallest), (tap, least) = outs, taps
+    span, kept = _least_span(axis, smallest, least), _kept(axis, outs, tap, cuts)
+    if tap >= min(axis.stride, axis.taps) or _boundaries(axis)[1] < 0:
+        return [(span, kept)]
+    alone = kept_rows(axis, 1, tap)[0]
+    without = [alone, *[0] * 5, alone if largest == axis.out else 0, 0, 0]
+    with_gaps = min(largest_rows(axis, smallest, least), (smallest - 1) * (least + 1) + least)
+    return [(with_gaps, kept), (span, without)]
+
+
+def _kept(axis: Axis, outs: SizeCell, tap: int, cuts: int) -> list[int]:
     """The engine's `kept` of a pair of tile sizes, with the least rows.
 
     Args:
         axis: of one group of the layer.
-        outs: the largest and the smallest of the output loop's sizes that this stands for.
+        outs: sizes of the output loop.
         tap: the size of the tap loop.
         cuts: how many outer memories cut the axis before.
     """
@@ -201,6 +218,8 @@ def _kept_of_cut_window(axis: Axis, rows: int, out: int, tap: int, most: int) ->
     shared = (c - 1) * max(tap - s, 0) + max(R - (c - 1) * tap - s, 0)
     tile = s * (out - 1) + tap
     everything = c * s * P + min(b * (R - c * s), most * (R - c * s)) - outside
+    if tap < s:
+        everything = min(everything, P * R - outside)
     along_taps, tap_wraps = max(everything - max(s * P + b * (R - s) - outside, rows), 0), s * (P - b)
     if b == 1:
         return [everything, along_taps, tap_wraps, 0, 0, 0, everything, along_taps, tap_wraps]

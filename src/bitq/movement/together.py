@@ -87,7 +87,7 @@ def plan_row(layer: Layer, table: Table, device: Device) -> BestKnown:
         BitqError, Infeasible: as for `plan_together`.
     """
     pool = _Pool(layer, table, device)
-    pool.solve(0)
+    pool.make(0)
     return pool.search(0)
 
 
@@ -126,6 +126,10 @@ def _of_sample(layer: Layer, table: Table, device: Device) -> Sequence[Tilings]:
     return pool.plans
 
 
+def _is_small(layer: Layer) -> bool:
+    return prod(layer.extent(loop) for loop in LOOPS) <= SMALL
+
+
 class _Pool:
     """Plans of a layer, and the best of them for every row of a table."""
 
@@ -138,6 +142,12 @@ class _Pool:
         self._known: set[tuple[object, ...]] = set()
 
     def solve(self, row: int, thorough: bool = True) -> None:
+        """Offer plans made for one row; of a small layer the best there is."""
+        self.make(row, thorough)
+        if thorough and _is_small(self.layer):
+            self.offer(self.search(row).tilings)
+
+    def make(self, row: int, thorough: bool = True) -> None:
         """Offer plans made for one row."""
         q = row_widths(self.table[row])
         for halves, share in product((False, True), SHARES if thorough else SHARES[:1]):
@@ -147,8 +157,6 @@ class _Pool:
                 self.offer(found)
         if thorough or self.chosen[row] < 0:
             self.offer(*plan_one_by_one(self.layer, self.table[[row]], self.capacities).plans)
-        if thorough:
-            self.offer(self.search(row).tilings)
 
     def search(self, row: int) -> BestKnown:
         """The best plan of all for a row of a small layer, else the best one known; and what no plan comes below."""
@@ -157,7 +165,7 @@ class _Pool:
         least = least_price(self.layer, table, self.device)
         if not price > least * (1 + ROUNDING):
             return BestKnown(known, price, price)
-        if prod(self.layer.extent(loop) for loop in LOOPS) > SMALL:
+        if not _is_small(self.layer):
             return BestKnown(known, price, least)
         least_bits = least_into_each(self.layer, table, self.device)[0].tolist()
         found = improved(self.layer, row_widths(table[0]), self.device, known, price, least_bits, BUDGET)
