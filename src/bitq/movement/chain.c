@@ -279,8 +279,9 @@ static void list_tiles(search *s, int64_t level) {
     entries *list = &s->lists[level];
     int64_t room = 0;
     tile t;
-    double rows = pair_tile(s, level, 0, &WHOLE, &WHOLE)->rows[0], columns = pair_tile(s, level, 1, &WHOLE, &WHOLE)->rows[0];
-    double inputs = (double)x->sizes[LOOP_N][0] * (double)x->sizes[LOOP_C][0] * rows * columns;
+    const bitq_pair_tile *rows = pair_tile(s, level, 0, &WHOLE, &WHOLE), *columns = pair_tile(s, level, 1, &WHOLE, &WHOLE);
+    if (!rows || !columns) return;
+    double inputs = (double)x->sizes[LOOP_N][0] * (double)x->sizes[LOOP_C][0] * rows->rows[0] * columns->rows[0];
     if (fits(s, level, &WHOLE)) {
         list->items = malloc(sizeof *list->items);
         if (!list->items) s->failed = BITQ_NO_MEMORY;
@@ -397,7 +398,7 @@ static void end(search *s) {
 
 /* Raises the limit until a path lies below it, the budget is spent or there is none to find. Returns the price of the path,
  * if there is one; *least: no path is below that. */
-static double raise(search *s, int64_t most, double *least) {
+static double raise_limit(search *s, int64_t most, double *least) {
     static const double STEPS[] = {0.004, 0.01, 0.02, 0.03, 0.04, 0.055, 0.07, 0.09, 0.115, 0.15, 0.2, 0.3, 0.6, 1.5, 5, 30, 1e9};
     double found = INFINITY;
     s->most = s->solved + most;
@@ -416,7 +417,7 @@ int64_t bitq_chain_plan(const bitq_chain *x, int64_t most, bitq_unwanted unwante
     search s = {.x = x, .most = INT64_MAX, .unwanted = unwanted};
     double least;
     begin(&s);
-    int64_t found = !s.failed && raise(&s, most, &least) < INFINITY;
+    int64_t found = !s.failed && raise_limit(&s, most, &least) < INFINITY;
     if (found && !s.failed) found = follow(&s, tiles, orders);
     end(&s);
     return s.failed ? s.failed : found;
@@ -427,7 +428,7 @@ int64_t bitq_chain_least(const bitq_chain *x, int64_t most, bitq_unwanted unwant
     search s = {.x = x, .most = INT64_MAX, .unwanted = unwanted};
     begin(&s);
     *least = 0;
-    if (!s.failed) raise(&s, most, least);
+    if (!s.failed) raise_limit(&s, most, least);
     end(&s);
     return s.failed ? s.failed : 1;
 }
