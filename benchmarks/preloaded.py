@@ -13,7 +13,8 @@ from bitq.report import page
 
 MODULES = (
     *("bitq.cli", "bitq.api", "bitq.datasets", "bitq.loading", "bitq.networks", "bitq.demo.resnet8"),
-    *("bitq.report.sweep", "bitq.tradeoff.weights", "bitq.movement.joint", "bitq.movement.sweep", "bitq.onnx.products"),
+    *("bitq.report.sweep", "bitq.tradeoff.weights", "bitq.movement.together", "bitq.movement.sweep"),
+    "bitq.onnx.products",
     *("onnx.reference", "onnx.inliner", "rich.progress", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"),
     "torch._dynamo",  # seconds, which a command takes at its first tensor without memory
 )

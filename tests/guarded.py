@@ -315,7 +315,7 @@ def check_movement(engine, rng):
     from bitq.devices import Device, Memory
     from bitq.layers import Layer
     from bitq.movement import Widths, optimize, optimize_many, simulate
-    from bitq.movement.joint import joint_movement
+    from bitq.movement.levels import plan
 
     for turn in range(60):
         most = {"N": 3, "K": 5, "C": 4, "P": 6, "Q": 5, "R": 4, "S": 3}
@@ -341,7 +341,7 @@ def check_movement(engine, rng):
         if turn % 3 == 0:
             sizes = (capacity, 2 * capacity, inf)
             memories = [Memory(f"level {i}", bits, float(10**i), "") for i, bits in enumerate(sizes)]
-            assert joint_movement(layer, width, Device("random", "", "", tuple(memories), 0.0), 20_000).energy_pj > 0
+            assert plan(layer, width, Device("random", "", "", tuple(memories), 0.0)).price > 0
 
 
 def engine_of(library, sources):

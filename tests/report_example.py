@@ -16,8 +16,9 @@ from bitq.devices import Device, load_device
 from bitq.formats import TENSORS, BlockFormat, TensorFormats, effective_width, grid
 from bitq.layers import Layer
 from bitq.movement import Widths
-from bitq.movement.levels import LevelMovement, movement
+from bitq.movement.levels import movement
 from bitq.movement.sweep import sweep
+from bitq.movement.tiled import LevelMovement
 from bitq.store import Store
 from bitq.tracing import trace
 from bitq.tradeoff.outcome import device_facts

@@ -22,7 +22,7 @@ PACKAGE = Path(bitq.__file__).parent
 RANKS = (
     {"errors", "interrupts"},
     {"outside"},
-    {"calls", "layers", "memory", "nested", "private_torch", "progress", "randomness"},
+    {"calls", "layers", "memory", "nested", "planning", "private_torch", "progress", "randomness"},
     {"files", "formats", "validation"},
     {"running", "usercode"},
     {"allocator", "arrays", "batches", "database", "floating", "geometry"},
@@ -51,7 +51,7 @@ WITHOUT = [
     ("bitq.formats", "torch"),
     ("bitq.layers", "torch"),
     ("bitq.movement", "torch"),
-    ("bitq.movement.joint", "torch"),
+    ("bitq.movement.together", "torch"),
     ("bitq.movement.network", "torch"),
     ("bitq.movement.relaxed", "casadi"),
     ("bitq.movement.sweep", "torch"),

@@ -18,11 +18,13 @@ from bitq.errors import Infeasible
 from bitq.formats import TensorFormats, grid
 from bitq.layers import Layer
 from bitq.movement import cache, levels, network
-from bitq.movement.levels import movement_many
+from bitq.movement.levels import movement_many, plan_many
+from bitq.planning import Minimize, Planning
 from strategies import devices, table, widths
 from strategies import layers as random_layers
 
-DEVICE = load_device("stm32h743")
+TOGETHER = load_device("stm32h743")
+DEVICE = replace(TOGETHER, planned=Planning.one_by_one)
 LAYER = Layer("conv", K=6, C=4, P=5, Q=5, R=3, S=3, padding=(1, 1))
 TRIPLES = np.array([[8, 4.02, 9.125], [5 + 1 / 3, 32, 0.1], [5.125, 4.02, 5.125], [8, 4.02, 9.125]])
 
@@ -36,14 +38,13 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def computed(monkeypatch):
     """Names of the layers that were computed, not read."""
-    names, fill = [], levels._fill
+    names, compute = [], levels._plan_table
 
-    def recorded(layer, problem, parts, triples, rows, capacities, bits):
-        if len(capacities) == bits.shape[1]:  # the outermost memory, not one inside
-            names.append(layer.name)
-        fill(layer, problem, parts, triples, rows, capacities, bits)
+    def recorded(layer, triples, device):
+        names.append(layer.name)
+        return compute(layer, triples, device)
 
-    monkeypatch.setattr(levels, "_fill", recorded)
+    monkeypatch.setattr(levels, "_plan_table", recorded)
     return names
 
 
@@ -69,6 +70,14 @@ def test_what_is_read_equals_what_is_computed_to_the_bit(data):
     assert warm.dtype == cold.dtype == np.float64
 
 
+def test_plans_are_read_as_they_were_written(folder):
+    cold, warm = (plan_many(LAYER, TRIPLES, TOGETHER) for _ in range(2))
+    assert len(entries(folder)) == 1
+    assert warm.plans == cold.plans
+    assert warm.chosen.tolist() == cold.chosen.tolist()
+    assert warm.chosen.dtype == cold.chosen.dtype
+
+
 def test_names_do_not_matter_but_everything_else_does(folder, computed):
     others = (
         *(replace(LAYER, **{loop: 2 * LAYER.extent(loop)}, input_size=None) for loop in "NKCPQRS"),
@@ -87,12 +96,13 @@ def test_names_do_not_matter_but_everything_else_does(folder, computed):
     larger = replace(DEVICE, memories=(*inner[:-1], replace(inner[-1], capacity_bits=8e6), last))
     sums, wider = np.column_stack([TRIPLES, TRIPLES[:, 2] + 8]), replace(DEVICE, partial_sum_bits=32.0)
     others = ((TRIPLES[::-1], DEVICE), (TRIPLES[:3], DEVICE), (TRIPLES, larger), (sums, DEVICE), (TRIPLES, wider))
+    others += ((TRIPLES, TOGETHER), (TRIPLES, replace(TOGETHER, minimize=Minimize.energy)))
     for triples, device in others:
         movement_many(LAYER, triples, device)
-    assert computed == ["conv"] * 5
+    assert computed == ["conv"] * 7
     for triples, device in ((TRIPLES.tolist(), DEVICE), (TRIPLES, replace(larger, name="other"))):
         movement_many(LAYER, triples, device)
-    assert computed == ["conv"] * 5
+    assert computed == ["conv"] * 7
 
 
 def test_other_code_has_other_entries(folder, computed, monkeypatch):

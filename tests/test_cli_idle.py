@@ -101,13 +101,14 @@ IDLE = (
     Idle("quantize in.safetensors out.safetensors --plan run", "--format", "give either --plan"),
 )
 EVERYWHERE = {
-    "search": "--device --run --grid --formats --weights --activations --output-as-input --alpha --stored --effort "
-    "--seed --max-movement --max-energy --max-model-bytes --batch-size --input --json --traceback",
+    "search": "--device --levels --minimize --run --grid --formats --weights --activations --output-as-input --alpha "
+    "--stored --effort --seed --max-movement --max-energy --max-model-bytes --batch-size --input --json "
+    "--traceback",
     "compare": "--device --run --rules --grid --formats --weights --activations --output-as-input --alpha --stored "
     "--within --seeds --plans --batch-size --json --traceback",
     "evaluate": "--formats --json --traceback",
-    "movement": "--device --formats --joint --json --traceback",
-    "buffer": "--device --memory --formats --from --to --out --json --traceback",
+    "movement": "--device --formats --levels --minimize --json --traceback",
+    "buffer": "--device --memory --formats --levels --minimize --from --to --out --json --traceback",
     "quantize": "--json --traceback",
     "report": "--alpha --layers --salvage --json --traceback",
     "devices": "--json --traceback",

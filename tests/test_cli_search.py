@@ -195,10 +195,9 @@ def test_movement_agrees_with_the_plan(bitq, folder):
     for name in ("movement_bits", "movement_bits_float", "energy_pj", "energy_pj_float"):
         assert document["totals"][name] == pytest.approx(totals[name])
     planned = {layer["name"]: layer for layer in plan_of(folder / "run")["layers"]}
-    for layer in document["layers"]:
-        assert [level["tiles"] for level in layer["levels"]] == [
-            level["tiles"] for level in planned[layer["name"]]["levels"]
-        ]
+    for layer in document["layers"]:  # by tiles of their own, where several plans are the best
+        levels = planned[layer["name"]]["levels"]
+        assert layer["movement_bits"] == pytest.approx(sum(sum(level["traffic_bits"].values()) for level in levels))
 
 
 def test_images_in_folders(bitq, folder):

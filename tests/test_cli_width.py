@@ -40,7 +40,7 @@ def few():
         "movement demo --device stm32f103c8",
         "movement demo --device stm32f103c8 --formats 8:e4:b16",
         "movement demo --device i7-10700f --formats run",
-        "movement demo --device eyeriss --formats run --joint",
+        "movement demo --device eyeriss --formats run --minimize energy",
         "buffer demo --formats 8:e3:b16 --formats run --from 4KiB --to 32KiB",
         "buffer demo --device eyeriss --from 90KiB --to 128KiB",
         "devices",

@@ -17,9 +17,11 @@ from bitq.movement import Widths, footprint, optimize, simulate
 from bitq.movement.expression import split, whole
 from bitq.movement.levels import movement, movement_many
 from bitq.movement.network import layer_movement, level_totals, traffic_bits
+from bitq.planning import Planning
 from movement_twins import simulate_parts
 from strategies import devices, few_loops, layers, one_axis, table, widths
 
+ONE_BY_ONE = {"planned": Planning.one_by_one}
 SMALL = {"N": 2, "K": 3, "C": 3, "P": 5, "Q": 3, "R": 3, "S": 2}
 
 
@@ -27,6 +29,7 @@ SMALL = {"N": 2, "K": 3, "C": 3, "P": 5, "Q": 3, "R": 3, "S": 2}
 @settings(max_examples=100)
 def test_every_level_moves_what_its_parts_move(data):
     layer, device, q = data.draw(layers(most=SMALL)), data.draw(devices()), data.draw(widths())
+    device = replace(device, **ONE_BY_ONE)
     parts = whole(layer)
     levels = movement(layer, q, device)
     q = q.with_partial_sums(device.partial_sum_bits)
@@ -46,7 +49,7 @@ def test_every_level_moves_what_its_parts_move(data):
 @given(st.data())
 @settings(max_examples=60)
 def test_many_widths_at_once_give_what_each_gives_alone(data):
-    layer, device = data.draw(layers() | few_loops() | one_axis()), data.draw(devices())
+    layer, device = data.draw(layers() | few_loops() | one_axis()), replace(data.draw(devices()), **ONE_BY_ONE)
     several = data.draw(st.lists(widths(), max_size=12))
     several += several[::2]
     alone = np.array([[level.bits for level in movement(layer, q, device)] for q in several])
@@ -55,13 +58,18 @@ def test_many_widths_at_once_give_what_each_gives_alone(data):
 
 @pytest.mark.parametrize("name", device_names())
 def test_real_devices_and_formats(name):
-    device = load_device(name)
     layer = Layer("conv", K=32, C=16, P=14, Q=14, R=3, S=3, stride=(2, 2), padding=(1, 1), input_size=(28, 28))
-    several = [layer_movement(layer, TensorFormats(*three), device) for three in product(grid(8)[::7], repeat=3)]
+    device = load_device(name)
+    one_by_one = replace(device, **ONE_BY_ONE)
+    formats = [TensorFormats(*three) for three in product(grid(8)[::9], repeat=3)]
+    several = [layer_movement(layer, own, one_by_one) for own in formats]
     triples = np.array([(one.widths.input, one.widths.weight, one.widths.output) for one in several])
-    assert movement_many(layer, triples, device).tolist() == [[level.bits for level in one.levels] for one in several]
+    before = movement_many(layer, triples, one_by_one)
+    assert before.tolist() == [[level.bits for level in one.levels] for one in several]
+    assert np.all(movement_many(layer, triples, device).sum(axis=1) <= before.sum(axis=1) * (1 + 1e-12))
     original = layer_movement(layer, TensorFormats(), device)
-    for one in several:
+    for own in formats[::20]:
+        one = layer_movement(layer, own, device)
         assert one.energy_pj < original.energy_pj
         assert one.bits == sum(sum(traffic_bits(level.traffic, one.widths).values()) for level in one.levels)
         assert sum(one.energy_by_tensor.values()) == pytest.approx(one.energy_pj, rel=1e-12)
@@ -110,7 +118,7 @@ def test_the_tiles_of_a_level_fit_into_its_memory():
 @settings(max_examples=60)
 def test_an_inner_memory_is_tiled_best_for_the_interior_tile(data):
     """A tile that is cut from an axis has neighbours on both sides, so no padding; a whole axis keeps its own."""
-    layer, device, q = data.draw(layers(most=SMALL)), data.draw(devices()), data.draw(widths())
+    layer, device, q = data.draw(layers(most=SMALL)), replace(data.draw(devices()), **ONE_BY_ONE), data.draw(widths())
     levels = movement(layer, q, device)
     q = q.with_partial_sums(device.partial_sum_bits)
     problem = layer.group

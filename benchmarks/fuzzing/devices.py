@@ -28,7 +28,7 @@ def make(rng: Random, seeds: Path, folder: Path) -> list[str]:
                 ("devices", FILE, "--json"),
                 ("movement", *network, "--device", FILE, "--json"),
                 ("movement", *network, "--device", FILE, "--csv", "--formats", "8:e3:b16"),
-                ("movement", *network, "--device", FILE, "--joint"),
+                ("movement", *network, "--device", FILE, "--minimize", "energy"),
                 ("buffer", *network, "--device", FILE, "--json"),
             )
         )

@@ -79,11 +79,13 @@ VALUES = {
     "--out": OUTS,
     "--run": ("new", "run", "folder", "pipe", "loop", "d.toml", "d.toml/run", "x" * 300, "n\x1b[31m", "net.py", "\n"),
     **dict.fromkeys(("--mean", "--std"), SCALES),
+    "--levels": ("together", "one-by-one", "joint"),
+    "--minimize": ("movement", "energy", "latency"),
 }
 """Of options, by name; of all others, numbers."""
 
 _MORE = {
-    "movement": ("--joint", "--csv"),
+    "movement": ("--levels", "--minimize", "--csv"),
     "buffer": ("--out", "--formats"),
     "quantize": ("--plan", "--format"),
     "search": (
@@ -97,7 +99,7 @@ _MORE = {
     "report": ("--alpha",),
 }
 _SWITCHES = frozenset(
-    ("--joint", "--csv", "--tied", "--amp", "--without-qat", "--without-movement", "--without-tradeoff", "--ablations")
+    ("--csv", "--tied", "--amp", "--without-qat", "--without-movement", "--without-tradeoff", "--ablations")
 )
 _COSTLY = frozenset(("--steps", "--rounds", "--plans", "--uniforms"))
 """Where a large number is a user's own wish, and takes as long as it says."""

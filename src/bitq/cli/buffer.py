@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitq.cli.choosing import MinimizeWhat, PlannedHow, planned_device
 from bitq.cli.chosen import HELP, NAMES, Planned, Uniform, read_formats
 from bitq.cli.given import Inputs
 from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
@@ -18,6 +19,7 @@ from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.errors import BitqError, shortened
 from bitq.files import check_replaceable, write_atomically
 from bitq.floating import but_floating, sentence
+from bitq.planning import Minimize, Planning
 
 if TYPE_CHECKING:
     from bitq.movement.sweep import Sweep
@@ -55,6 +57,8 @@ def buffer(
     ] = None,
     input_shape: InputShape = None,
     inputs: Inputs = None,
+    levels: PlannedHow = Planning.together,
+    minimize: MinimizeWhat = Minimize.movement,
     out: Annotated[Path | None, typer.Option(help="Write the curves: a .png or .svg picture, or a .csv.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -66,7 +70,6 @@ def buffer(
 
     Example: `bitq buffer demo --formats 8:e3:b16 --formats 16:e5:b16 --out buffer.png`
     """
-    from bitq.devices import load_device
     from bitq.movement.sweep import sweep
     from bitq.progress import Terminal
 
@@ -74,7 +77,7 @@ def buffer(
         raise BitqError(f"--out {shortened(str(out))} must end in {', '.join(KINDS)}")
     if out is not None:
         check_replaceable(out)
-    target = load_device(device)
+    target = planned_device(device, levels, minimize)
     least = None if from_ is None else _bytes("--from", from_)
     most = None if to is None else _bytes("--to", to)
     chosen = [read_formats(text) for text in formats or [DEFAULT_FORMAT]]

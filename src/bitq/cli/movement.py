@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitq.cli.choosing import MinimizeWhat, PlannedHow, planned_device
 from bitq.cli.chosen import HELP, NAMES, read_formats
 from bitq.cli.given import Inputs
 from bitq.cli.layers import (
@@ -40,6 +41,7 @@ from bitq.errors import BitqError
 from bitq.floating import but_floating
 from bitq.formats import TensorFormats
 from bitq.layers import LOOPS, Layer
+from bitq.planning import Minimize, Planning
 
 if TYPE_CHECKING:
     from bitq.devices import Device
@@ -62,13 +64,8 @@ def movement(
     ] = None,
     input_shape: InputShape = None,
     inputs: Inputs = None,
-    joint: Annotated[
-        bool,
-        typer.Option(
-            help="Plan all memories at once for the least energy, instead of each for its least traffic: a second per "
-            "layer, minutes per network. Says how far from the least possible the plan may be."
-        ),
-    ] = False,
+    levels: PlannedHow = Planning.together,
+    minimize: MinimizeWhat = Minimize.movement,
     as_json: Json = False,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV on stdout: per layer, pair of memories, tensor and direction.")
@@ -86,20 +83,19 @@ def movement(
 
     Example: `bitq movement demo --device stm32f103c8 --formats 8:e3:b16`
     """
-    from bitq.devices import load_device
-
     if as_json and as_csv:
         raise BitqError("--json and --csv exclude each other; give one of them")
-    target = load_device(device)
+    target = planned_device(device, levels, minimize)
     chosen = read_formats(formats)
     found = input_and_layers(network, input_shape, inputs)
     shape, layers = found.shape, found.layers
     wanted = but_floating(layers, chosen.of(layers), found.stays_float)
-    moved, original = _movements(layers, wanted, target, joint)
+    moved, original = _movements(layers, wanted, target)
     int8 = _int8_bits(layers, target)
     parts = _float_parts(found.stays_float, moved)
     if as_json:
-        about = {"network": network, "device": target.name, "input_shape": shape}
+        planning = {"minimize": target.minimize, "levels": target.planned}
+        about = {"network": network, "device": target.name, **planning, "input_shape": shape}
         told = {"stays_float": [part.model_dump() for part in parts], "assumed": found.assumed}
         print_json({**about, **_document(moved, original, int8, found.stays_float), **told})
     elif as_csv:
@@ -107,8 +103,7 @@ def movement(
     else:
         shown = ", ".join(inputs or ()) or " x ".join(map(str, shape))
         sums = f", partial sums of {target.partial_sum_bits:g} bits or more" if target.partial_sum_bits else ""
-        how = _how_near(moved) if joint else ""
-        title = f"{network} on {target.title}, input {shown}, {chosen}{sums}{how}"
+        title = f"{network} on {target.title}, input {shown}, {chosen}{sums}, {_how_planned(moved, target)}"
         show(title, _table(moved, original, int8, found.stays_float), BOUND, SHAPES)
         if formats is not None and parts:
             show(float_table(parts))
@@ -116,14 +111,14 @@ def movement(
             show(f"Assumed: {found.assumed}")
 
 
-def _how_near(moved: Sequence[LayerMovement]) -> str:
-    energy, least = sum(layer.energy_pj for layer in moved), sum(layer.least_pj or 0.0 for layer in moved)
-    above = f"at most {ratio_text(energy - least, least)} above " if least < energy else ""
-    return f", memories planned jointly: {above}the least energy"
+def _how_planned(moved: Sequence[LayerMovement], device: Device) -> str:
+    price, least = (sum(getattr(layer.planned, name) for layer in moved) for name in ("price", "lower_bound"))
+    above = f"at most {ratio_text(price - least, least)} above " if least < price else ""
+    return f"memories planned {device.planned}: {above}the least {device.minimize}"
 
 
 def _movements(
-    layers: Sequence[Layer], formats: Sequence[TensorFormats], device: Device, joint: bool
+    layers: Sequence[Layer], formats: Sequence[TensorFormats], device: Device
 ) -> tuple[Sequence[LayerMovement], Sequence[LayerMovement]]:
     """What the layers move in these formats and, layer by layer, in 32-bit float."""
     from bitq.movement.network import network_movement
@@ -135,7 +130,6 @@ def _movements(
             (*formats, *[FLOAT] * len(layers)),
             device,
             lambda done, total: terminal.step("finding the best tilings", done, total),
-            joint,
         )
     return both[: len(layers)], both[len(layers) :]
 
@@ -263,6 +257,7 @@ def _document(
             "energy_pj": energy,
             "energy_pj_float": energy_float,
             "normalized_energy": energy / energy_float if energy_float else None,
+            "lower_bound": sum(layer.planned.lower_bound for layer in moved),
             "levels": [
                 {
                     **asdict(after),
@@ -306,6 +301,7 @@ def _layer_document(moved: LayerMovement, original: LayerMovement) -> dict[str, 
         "movement_bits": moved.bits,
         "movement_bits_float": original.bits,
         "energy_pj": moved.energy_pj,
-        "least_energy_pj": moved.least_pj,
+        "lower_bound": moved.planned.lower_bound,
+        "gap": moved.planned.gap,
         "energy_pj_float": original.energy_pj,
     }

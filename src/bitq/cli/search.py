@@ -22,10 +22,13 @@ from bitq.cli.choosing import (
     Amp,
     Grid,
     LearningRate,
+    MinimizeWhat,
     OutputAsInput,
+    PlannedHow,
     Weights,
     check_grid,
     offered_of,
+    planned_device,
 )
 from bitq.cli.given import TracedOn, example_of
 from bitq.cli.inputs import (
@@ -49,6 +52,7 @@ from bitq.cli.stored import StoredChoice
 from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError
+from bitq.planning import Minimize, Planning
 from bitq.tradeoff.shares import ShareOf
 
 if TYPE_CHECKING:
@@ -75,6 +79,8 @@ def search(
     device: Annotated[
         str, typer.Option(help="A name that `bitq devices` lists, or a device file (TOML).")
     ] = DEMO_DEVICE,
+    levels: PlannedHow = Planning.together,
+    minimize: MinimizeWhat = Minimize.movement,
     run: Annotated[
         Path | None,
         typer.Option(help="Folder for plan.json, weights.safetensors, report.html and results.sqlite; `runs/NETWORK`."),
@@ -271,7 +277,7 @@ def search(
             source.train,
             source.validation,
             source.test,
-            device=device,
+            device=planned_device(device, levels, minimize),
             run=folder,
             formats=offered,
             settings=settings,

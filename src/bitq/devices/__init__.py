@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from bitq.errors import BitqError, shortened
 from bitq.outside import read_outside
+from bitq.planning import Minimize, Planning
 from bitq.validation import mistake, told
 
 MAX_FILE_BYTES = 1 << 16
@@ -59,6 +60,8 @@ class Device:
         memories: at least two.
         partial_sum_bits: width of an output that is still accumulated, in every memory and whenever it is spilled; an
             output's own width if that is larger, as it always is with 0.
+        minimize: what plans of its memories minimize.
+        planned: how they are made.
     """
 
     name: str
@@ -66,6 +69,17 @@ class Device:
     description: str
     memories: tuple[Memory, ...]
     partial_sum_bits: float = 0.0
+    minimize: Minimize = Minimize.movement
+    planned: Planning = Planning.together
+
+    @property
+    def prices(self) -> tuple[float, ...]:
+        """What a bit over each of the boundaries counts in the sum that is minimized: 1, or its energy in pJ.
+
+        Where no bit takes energy, 1 as well.
+        """
+        energies = tuple(source.energy_pj_per_bit for _, source in self.boundaries)
+        return energies if self.minimize is Minimize.energy and any(energies) else (1.0,) * len(energies)
 
     @property
     def boundaries(self) -> tuple[tuple[Memory, Memory], ...]:

@@ -3,44 +3,35 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "axis.h"
 #include "engine.h"
-
-typedef struct {
-    int64_t out, taps, stride, dilation, padding, size, spread;
-    int64_t *below; /* below[v]: existing rows at places < v of the spread axis */
-    int64_t places;
-} axis;
-
-typedef struct {
-    int64_t first, last; /* places of the first and last stored row used; first > last: none */
-} interval;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-static int stored(const axis *x, int64_t place) { return place >= 0 && place < x->places && place % x->spread == 0; }
+static int stored(const bitq_axis *x, int64_t place) { return place >= 0 && place < x->places && place % x->spread == 0; }
 
-static int64_t place_of(const axis *x, int64_t p, int64_t r) { return p * x->stride + r * x->dilation - x->padding; }
+static int64_t place_of(const bitq_axis *x, int64_t p, int64_t r) { return p * x->stride + r * x->dilation - x->padding; }
 
-static int64_t rows_in(const axis *x, interval v) { return v.first > v.last ? 0 : x->below[v.last + 1] - x->below[v.first]; }
+static int64_t rows_in(const bitq_axis *x, bitq_interval v) { return v.first > v.last ? 0 : x->below[v.last + 1] - x->below[v.first]; }
 
-static int64_t shared(const axis *x, interval a, interval b) {
-    interval both = {most(a.first, b.first), least(a.last, b.last)};
+static int64_t shared(const bitq_axis *x, bitq_interval a, bitq_interval b) {
+    bitq_interval both = {most(a.first, b.first), least(a.last, b.last)};
     return rows_in(x, both);
 }
 
 /* The least output of p0..p1-1 whose place with tap r is stored and not below 0, or the largest whose place is stored and
  * not beyond the last; p1 or p0 - 1 if there is none. Places of one tap are an arithmetic progression, of which every
  * period-th may be stored, period <= spread: so few are looked at, however long the axis. */
-static int64_t first_stored(const axis *x, int64_t p0, int64_t p1, int64_t r) {
+static int64_t first_stored(const bitq_axis *x, int64_t p0, int64_t p1, int64_t r) {
     int64_t low = place_of(x, 0, r), p = low >= 0 ? p0 : most(p0, ceil_div(-low, x->stride));
     for (int64_t end = least(p1, p + x->spread); p < end && place_of(x, p, r) < x->places; p++)
         if (stored(x, place_of(x, p, r))) return p;
     return p1;
 }
 
-static int64_t last_stored(const axis *x, int64_t p0, int64_t p1, int64_t r) {
+static int64_t last_stored(const bitq_axis *x, int64_t p0, int64_t p1, int64_t r) {
     int64_t room = x->places - 1 - place_of(x, 0, r), p = room < 0 ? p0 - 1 : least(p1 - 1, room / x->stride);
     for (int64_t end = most(p0, p - x->spread + 1); p >= end && place_of(x, p, r) >= 0; p--)
         if (stored(x, place_of(x, p, r))) return p;
@@ -49,8 +40,8 @@ static int64_t last_stored(const axis *x, int64_t p0, int64_t p1, int64_t r) {
 
 /* First and last stored place among outputs p0..p1-1 and taps r0..r1-1. The extreme corners answer unless padding or
  * spreading hides them. */
-static interval used(const axis *x, int64_t p0, int64_t p1, int64_t r0, int64_t r1) {
-    interval v = {place_of(x, p0, r0), place_of(x, p1 - 1, r1 - 1)};
+static bitq_interval used(const bitq_axis *x, int64_t p0, int64_t p1, int64_t r0, int64_t r1) {
+    bitq_interval v = {place_of(x, p0, r0), place_of(x, p1 - 1, r1 - 1)};
     int first = stored(x, v.first), last = stored(x, v.last);
     if (first && last) return v;
     if (!first) v.first = INT64_MAX;
@@ -65,18 +56,17 @@ static interval used(const axis *x, int64_t p0, int64_t p1, int64_t r0, int64_t 
     return v;
 }
 
-/* Fill the sums of one pair of tile sizes; `tiles` has room for all its intervals. */
-static void sum_tiles(const axis *x, bitq_axis_tile *t, interval *tiles) {
-    int64_t np = t->trips_out, nr = t->trips_tap, *kept = t->kept;
-    memset(kept, 0, sizeof t->kept);
-    t->span = 0;
+int64_t bitq_axis_part(const bitq_axis *x, const bitq_cut *part, bitq_interval *tiles, int64_t *kept) {
+    int64_t np = ceil_div(part->outs, part->tile_out), nr = ceil_div(part->taps, part->tile_tap), span = 0;
+    int64_t out_end = part->out + part->outs, tap_end = part->tap + part->taps;
+    memset(kept, 0, 9 * sizeof *kept);
     for (int64_t a = 0; a < np; a++)
         for (int64_t b = 0; b < nr; b++) {
-            interval v = used(x, a * t->tile_out, least((a + 1) * t->tile_out, x->out), b * t->tile_tap,
-                              least((b + 1) * t->tile_tap, x->taps));
+            int64_t out = part->out + a * part->tile_out, tap = part->tap + b * part->tile_tap;
+            bitq_interval v = used(x, out, least(out + part->tile_out, out_end), tap, least(tap + part->tile_tap, tap_end));
             tiles[a * nr + b] = v;
             int64_t rows = rows_in(x, v);
-            t->span = most(t->span, rows);
+            span = most(span, rows);
             kept[0] += rows;
         }
 #define TILE(a, b) tiles[(a)*nr + (b)]
@@ -92,6 +82,13 @@ static void sum_tiles(const axis *x, bitq_axis_tile *t, interval *tiles) {
         kept[7] += shared(x, TILE(0, b), TILE(np - 1, b - 1));
     }
 #undef TILE
+    return span;
+}
+
+/* Fill the sums of one pair of tile sizes; `tiles` has room for all its intervals. */
+static void sum_tiles(const bitq_axis *x, bitq_axis_tile *t, bitq_interval *tiles) {
+    bitq_cut all = {0, x->out, 0, x->taps, t->tile_out, t->tile_tap};
+    t->span = bitq_axis_part(x, &all, tiles, t->kept);
 }
 
 /* Input traffic is A*kept[0] - sum of B[state]*kept[state] with A, B >= 0, so less kept[0] and more of the rest is better. */
@@ -102,7 +99,9 @@ static int dominates(const bitq_axis_tile *a, const bitq_axis_tile *b) {
     return 1;
 }
 
-static int find_existing(axis *x) {
+int bitq_axis_open(bitq_axis *x, int64_t out, int64_t taps, int64_t stride, int64_t dilation, int64_t padding, int64_t size,
+                   int64_t spread) {
+    *x = (bitq_axis){out, taps, stride, dilation, padding, size, spread, NULL, size > 0 ? (size - 1) * spread + 1 : 0};
     x->below = calloc((size_t)x->places + 1, sizeof *x->below);
     if (!x->below) return BITQ_NO_MEMORY;
     for (int64_t p = 0; p < x->out; p++)
@@ -114,11 +113,11 @@ static int find_existing(axis *x) {
 
 int bitq_axis_sums(int64_t out, int64_t taps, int64_t stride, int64_t dilation, int64_t padding, int64_t size,
                    int64_t spread, bitq_axis_tile *tile) {
-    axis x = {out, taps, stride, dilation, padding, size, spread, NULL, size > 0 ? (size - 1) * spread + 1 : 0};
+    bitq_axis x;
     tile->trips_out = ceil_div(out, tile->tile_out);
     tile->trips_tap = ceil_div(taps, tile->tile_tap);
-    interval *tiles = malloc((size_t)(tile->trips_out * tile->trips_tap) * sizeof *tiles);
-    int failed = find_existing(&x) || !tiles;
+    bitq_interval *tiles = malloc((size_t)(tile->trips_out * tile->trips_tap) * sizeof *tiles);
+    int failed = bitq_axis_open(&x, out, taps, stride, dilation, padding, size, spread) || !tiles;
     if (!failed) sum_tiles(&x, tile, tiles);
     free(tiles);
     free(x.below);
@@ -129,9 +128,9 @@ int64_t bitq_axis_tiles(int64_t out, int64_t taps, int64_t stride, int64_t dilat
                         int64_t spread, bitq_axis_tile *result, int64_t room, bitq_unwanted unwanted) {
     enum { LOOKS = 1 << 20 /* at tiles between two questions */ };
     int64_t looks = 0;
-    axis x = {out, taps, stride, dilation, padding, size, spread, NULL, size > 0 ? (size - 1) * spread + 1 : 0};
-    int64_t count = find_existing(&x);
-    interval *tiles = malloc((size_t)out * (size_t)taps * sizeof *tiles);
+    bitq_axis x;
+    int64_t count = bitq_axis_open(&x, out, taps, stride, dilation, padding, size, spread);
+    bitq_interval *tiles = malloc((size_t)out * (size_t)taps * sizeof *tiles);
     if (!tiles) count = BITQ_NO_MEMORY;
     if (count == 0) {
         bitq_axis_tile *group = NULL;

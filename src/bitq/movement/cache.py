@@ -1,16 +1,15 @@
-"""Tables of movement kept on disk, so that what was solved once is read the next time.
+"""Tables of plans kept on disk, so that what was solved once is read the next time.
 
-An entry's name is a digest of everything its numbers depend on: the shape of the layer, the widths, the capacities and
-the code that solves. Entries appear by an atomic rename, so any number of processes may write at once, and carry a
-checksum: one that is damaged or cut short counts as absent and is written anew. The cache is an aid alone: where it
-cannot be read or written, everything is computed.
-"""
+An entry's name is a digest of everything its numbers depend on: the shape of the layer, the widths, the capacities,
+what is minimized, how, and the code that solves. Entries appear by an atomic rename, so any number of processes may
+write at once, and carry a checksum: one that is damaged or cut short counts as absent and is written anew. The
+cache is an aid alone: where it cannot be read or written, everything is computed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +19,13 @@ import platformdirs
 from numpy.typing import NDArray
 
 from bitq import layers
+from bitq.devices import Device
 from bitq.errors import BitqError
 from bitq.files import replacing
-from bitq.layers import Layer
+from bitq.layers import LOOPS, Layer
 from bitq.movement import _engine
+from bitq.movement.model import Tiling
+from bitq.movement.tiled import PlanTable
 
 FOLDER_VARIABLE = "BITQ_CACHE_DIR"
 """Environment variable with the folder to use instead of the user's cache folder; empty: keep nothing."""
@@ -50,26 +52,24 @@ def _digest_of_code() -> bytes:
 _CODE = _digest_of_code()  # when the code is loaded, not when it may have changed on disk
 
 
-def cached(
-    layer: Layer, widths: NDArray[np.float64], capacities: Sequence[float], compute: Callable[[], NDArray[np.float64]]
-) -> NDArray[np.float64]:
+def cached(layer: Layer, widths: NDArray[np.float64], device: Device, compute: Callable[[], PlanTable]) -> PlanTable:
     """The table that `compute` returns, from disk if it was kept there.
 
     Args:
         layer: asked about; its names do not matter.
-        widths: array (n, 3) of bits per element.
-        capacities: of the memories (bits), in the order of the table's columns.
-        compute: returns the table, an array (n, number of capacities); what it raises is passed on and not kept.
+        widths: array (n, 3) or (n, 4) of bits per element.
+        device: its memories, and what is minimized.
+        compute: returns the table of these widths; what it raises is passed on and not kept.
 
     Returns:
-        An array of the caller's own, the same to the bit whether computed or read.
+        A table of the caller's own, the same to the bit whether computed or read.
     """
     folder = _folder()
     if folder is None:
         return compute()
-    key = _key(layer, widths, capacities)
+    key = _key(layer, widths, device)
     path = folder / f"{key.hex()}{_SUFFIX}"
-    found = _read(path, key, (len(widths), len(capacities)))
+    found = _read(path, key, len(widths), len(device.boundaries))
     if found is None:
         found = compute()
         _write(path, key, found)
@@ -83,10 +83,12 @@ def _folder() -> Path | None:
     return Path(root) / "movement" if root else None
 
 
-def _key(layer: Layer, widths: NDArray[np.float64], capacities: Sequence[float]) -> bytes:
+def _key(layer: Layer, widths: NDArray[np.float64], device: Device) -> bytes:
     shape = replace(layer.unnamed, weight_is_parameter=True)
+    capacities = [float(memory.capacity_bits) for memory, _ in device.boundaries]
+    asked = (shape, capacities, list(device.prices), str(device.planned), widths.shape)
     digest = hashlib.sha256(_CODE)
-    digest.update(repr((shape, [float(capacity) for capacity in capacities], widths.shape)).encode())
+    digest.update(repr(asked).encode())
     digest.update(widths.astype("<f8").tobytes())
     return digest.digest()
 
@@ -95,22 +97,38 @@ def _checksum(key: bytes, content: bytes) -> bytes:
     return hashlib.sha256(key + content).digest()
 
 
-def _read(path: Path, key: bytes, shape: tuple[int, int]) -> NDArray[np.float64] | None:
-    size = 8 * shape[0] * shape[1]
+def _read(path: Path, key: bytes, rows: int, boundaries: int) -> PlanTable | None:
+    size, of_plan = rows * (8 * boundaries + 4), boundaries * 2 * len(LOOPS) * 8
     try:
         with path.open("rb") as file:
-            checksum, content = file.read(_CHECKSUM_BYTES), file.read(size + 1)
+            checksum, content = file.read(_CHECKSUM_BYTES), file.read(size + rows * of_plan + 1)
     except OSError:
         return None
-    if len(content) != size or checksum != _checksum(key, content):
+    plans, rest = divmod(len(content) - size, of_plan)
+    if plans < 0 or rest or checksum != _checksum(key, content):
         return None
     with suppress(OSError):
         os.utime(path)  # used now: the last to go
-    return np.ndarray(shape, dtype="<f8", buffer=content).astype(np.float64)
+    bits = np.ndarray((rows, boundaries), dtype="<f8", buffer=content).astype(np.float64)
+    chosen = np.ndarray(rows, dtype="<i4", buffer=content, offset=8 * rows * boundaries).astype(np.int32)
+    encoded = np.ndarray((plans, boundaries, 2, len(LOOPS)), dtype="<i8", buffer=content, offset=size).tolist()
+    return PlanTable(bits, chosen, tuple(tuple(map(_decoded, plan)) for plan in encoded))
 
 
-def _write(path: Path, key: bytes, table: NDArray[np.float64]) -> None:
-    content = table.astype("<f8").tobytes()
+def _decoded(tiling: list[list[int]]) -> Tiling:
+    order, tiles = tiling
+    return Tiling(tuple(LOOPS[loop] for loop in order if loop >= 0), dict(zip(LOOPS, tiles, strict=True)))
+
+
+def _encoded(tiling: Tiling) -> list[list[int]]:
+    """The order as places in `LOOPS`, -1 behind them for loops that it leaves out, and the tile sizes."""
+    order = [LOOPS.index(loop) for loop in tiling.permutation]
+    return [order + [-1] * (len(LOOPS) - len(order)), [tiling.tiles[loop] for loop in LOOPS]]
+
+
+def _write(path: Path, key: bytes, table: PlanTable) -> None:
+    plans = np.array([[_encoded(tiling) for tiling in plan] for plan in table.plans], dtype="<i8")
+    content = b"".join((table.bits.astype("<f8").tobytes(), table.chosen.astype("<i4").tobytes(), plans.tobytes()))
     with suppress(OSError, BitqError):
         with replacing(path, durable=False) as file:
             file.write(_checksum(key, content) + content)

@@ -66,33 +66,66 @@ typedef struct {
     double alone; /* sum of the rows that the tiles need as problems of their own */
 } bitq_pair_tile;
 
-/* A memory that tiles every part. Of the `inner` memories further in, each bit takes inner_pj, and none moves less than
- * inner_bits. All sums are of one group; bits and energies count `scale` groups. */
+/* A memory that tiles every part. Of the `inner` memories further in, each bit costs inner_price, and none moves less than
+ * inner_bits. All sums are of one group; bits and prices count `scale` groups. */
 typedef struct {
     const bitq_loop_tile *loops[3]; /* N K C, largest tile first */
     int64_t tiles[3];
     const bitq_pair_tile *axes[2];
     int64_t pairs[2];
     double outputs, scale;
-    double capacity, energy_pj, least_bits;
+    double capacity, price, least_bits;
     int64_t inner;
-    const double *inner_pj, *inner_bits;
+    const double *inner_price, *inner_bits;
 } bitq_parts;
 
 /* tile: indices into loops and axes; order: seven loops (N K C P Q R S = 0 1 2 ...) of three bits, outermost lowest.
- * bits: the least traffic over all orders; bound_pj: its energy and the least further in. */
+ * bits: the least traffic over all orders; bound: its price and the least further in. */
 typedef struct {
     int64_t tile[5];
     int64_t order;
-    double bits, bound_pj;
+    double bits, bound;
 } bitq_choice;
 
-/* All tilings that fit and whose bound_pj is below the limit; of the innermost memory only the best one. widths: of input,
+/* All tilings that fit and whose bound is below the limit; of the innermost memory only the best one. widths: of input,
  * weight, partial sum and finished output. *solved counts
  * the tile vectors whose orders were solved, N, K and C tiles that make the same tiles once, and one for every thousand that
  * were only looked at. Returns the number of *found
  * (bitq_free), BITQ_TOO_MANY if more than `most` were to be solved or about as many found. */
 int64_t bitq_parts_choices(const bitq_parts *parts, const double *widths, double limit, int64_t most, bitq_unwanted unwanted,
                            int64_t *solved, bitq_choice **found);
+
+/* A chain of memories, the innermost last, each given the tiles of the one before it as problems of their own. sizes: of each
+ * loop, from its extent down. axis: out, taps, stride, dilation, padding, size, spread. rows[a]: of the largest tile of each
+ * pair of sizes (outputs, then taps) where axis a is not cut, and behind them where it is. widths: of input, weight, partial
+ * sum and finished output. price: of a bit into each memory.
+ * For a bound, held: the least sizes that count as those of `sizes`; kept: for each memory, of each pair of sizes the nine sums of
+ * bitq_axis_tile if the layer is one part; shared: rows at a boundary of two tiles, or -1. Otherwise kept is NULL. */
+typedef struct {
+    int64_t counts[7];
+    const int64_t *sizes[7];
+    int64_t axis[2][7];
+    const int64_t *rows[2];
+    int64_t levels;
+    const double *capacity, *price;
+    double widths[4], outputs, scale;
+    const int64_t *held[7];
+    const double *kept[2];
+    double shared[2];
+} bitq_chain;
+
+/* The tiles (levels x 7 indices into sizes, outermost first) and orders (as bitq_choice.order) that move least by the model
+ * of chain.py, found with at most `most` orders solved beyond those of the bounds. Returns 1, 0 if none was found, or why
+ * there are none. */
+/* A price that no plan comes below; see least.py. */
+int64_t bitq_chain_least(const bitq_chain *chain, int64_t most, bitq_unwanted unwanted, double *least);
+
+int64_t bitq_chain_plan(const bitq_chain *chain, int64_t most, bitq_unwanted unwanted, int64_t *tiles, int64_t *orders);
+
+/* For each of n width triples, the plan of least price among those that fit every memory; what stands in `best` and `chosen`
+ * stays unless a plan is better. moved: (plans x 3) priced elements; held: (plans x levels x 3). first: number of the first
+ * plan. Of equal prices the earlier plan stays. */
+void bitq_choose_plans(const double *widths, int64_t n, const double *moved, const double *held, int64_t plans, int64_t levels,
+                       const double *capacity, int32_t first, double *best, int32_t *chosen);
 
 void bitq_free(void *pointer);

@@ -10,13 +10,10 @@ from bitq.devices import Device
 from bitq.formats import TensorFormats
 from bitq.layers import Layer
 from bitq.movement.asking import heard
-from bitq.movement.joint import BUDGET, joint_movement
-from bitq.movement.levels import LevelMovement, movement
+from bitq.movement.levels import LayerPlan, plan
 from bitq.movement.model import Traffic, Widths
+from bitq.movement.tiled import LevelMovement
 from bitq.movement.widths import taken, widths
-
-NETWORK_BUDGET = 100 * BUDGET
-"""Tile vectors to solve for a network's joint plan: some minutes, however many layers it has."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +24,18 @@ class LayerMovement:
         layer: what is computed.
         formats: what its tensors are kept in.
         widths: what that comes to, in bits per element.
-        levels: one entry for each pair of neighbouring memories.
-        least_pj: if the memories were planned jointly, energy that no such plan comes below (pJ); else None.
+        planned: its plan, with what the device minimizes and how far from the least that may be.
     """
 
     layer: Layer
     formats: TensorFormats
     widths: Widths
-    levels: tuple[LevelMovement, ...]
-    least_pj: float | None = None
+    planned: LayerPlan
+
+    @property
+    def levels(self) -> tuple[LevelMovement, ...]:
+        """One entry for each pair of neighbouring memories."""
+        return self.planned.levels
 
     @property
     def bits(self) -> float:
@@ -57,27 +57,20 @@ class LayerMovement:
         return energy
 
 
-def layer_movement(
-    layer: Layer, formats: TensorFormats, device: Device, joint: bool = False, budget: int = BUDGET
-) -> LayerMovement:
+def layer_movement(layer: Layer, formats: TensorFormats, device: Device) -> LayerMovement:
     """Least movement of one layer.
 
     Args:
         layer: any layer.
         formats: for its tensors, which have those it takes (`bitq.movement.widths.taken`).
-        device: its memories.
-        joint: plan all memories at once for the least energy, instead of each for its least traffic.
-        budget: of a joint plan, as for `joint_movement`.
+        device: its memories, and what is minimized.
 
     Raises:
         Infeasible: a memory too small for one element of each tensor.
     """
     formats = taken(layer, formats)
     sizes = widths(layer, formats, device.partial_sum_bits)
-    if joint:
-        plan = joint_movement(layer, sizes, device, budget)
-        return LayerMovement(layer, formats, sizes, plan.levels, plan.lower_bound_pj)
-    return LayerMovement(layer, formats, sizes, movement(layer, sizes, device))
+    return LayerMovement(layer, formats, sizes, plan(layer, sizes, device))
 
 
 def network_movement(
@@ -85,22 +78,19 @@ def network_movement(
     formats: Sequence[TensorFormats],
     device: Device,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    joint: bool = False,
 ) -> tuple[LayerMovement, ...]:
     """Least movement of every layer; layers of equal shape and formats are solved once.
 
     Args:
         layers: of one network or of several.
         formats: of each layer's tensors.
-        device: its memories.
+        device: its memories, and what is minimized.
         progress: called with (done, total) before each layer, and now and then while one is solved.
-        joint: as for `layer_movement`; more than a hundred different layers share `NETWORK_BUDGET`.
 
     Raises:
         Infeasible: a memory too small for one element of each tensor.
     """
     questions = [(layer.unnamed, own) for layer, own in zip(layers, formats, strict=True)]
-    budget = min(BUDGET, NETWORK_BUDGET // max(1, len(set(questions))))
     solved: dict[tuple[Layer, TensorFormats], LayerMovement] = {}
     moved = []
     for done, (layer, question) in enumerate(zip(layers, questions, strict=True)):
@@ -108,7 +98,7 @@ def network_movement(
         tell()
         if question not in solved:
             with heard(tell):
-                solved[question] = layer_movement(layer, question[1], device, joint, budget)
+                solved[question] = layer_movement(layer, question[1], device)
         moved.append(replace(solved[question], layer=layer))
     return tuple(moved)
 

@@ -17,6 +17,7 @@ each box drops the candidates that another one beats everywhere in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isqrt, prod
 from typing import Any
 
@@ -35,6 +36,9 @@ MOST_MACS = 1 << 53
 
 MOST_VECTORS, MOST_CANDIDATES = 10**9, 1 << 21
 """Combinations of tile sizes to look at, which takes some minutes; and of those, the ones to compare at once."""
+
+AxisTiles = Callable[[Axis], Any]
+"""Gives the engine's table of what pairs of tile sizes of an axis move."""
 
 Table = NDArray[np.float64]
 """Widths as an array (n, 3) or (n, 4) of bits per element: input, weight, output and, if set apart, partial sum."""
@@ -79,6 +83,11 @@ def optimize_many(layer: Layer, widths: ArrayLike, capacity_bits: float) -> NDAr
     return _solve(layer, width_table(widths), capacity_bits)[0]
 
 
+def least_traffic(layer: Layer, table: Table, capacity_bits: float, tiles: AxisTiles) -> NDArray[np.float64]:
+    """`optimize_many` where pairs of tile sizes move what another table says."""
+    return _solve(layer, table, capacity_bits, tiles)[0]
+
+
 def optimal_tilings(
     layer: Layer, widths: ArrayLike, capacity_bits: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[Optimum, ...]]:
@@ -117,31 +126,31 @@ def width_table(widths: ArrayLike) -> Table:
 def priced(table: Table, traffic: Traffic) -> NDArray[np.float64]:
     """`Traffic.bits` for every row of a table of widths, an array (n,)."""
     elements = (traffic.input_reads, traffic.weight_reads, traffic.output_writes + traffic.output_reads)
-    products = _held(table) * np.array(elements, dtype=np.float64)
-    bits: NDArray[np.float64] = products[:, 0] + products[:, 1] + products[:, 2] + _finishing(table, traffic.outputs)
+    products = held_widths(table) * np.array(elements, dtype=np.float64)
+    bits: NDArray[np.float64] = products[:, 0] + products[:, 1] + products[:, 2] + finishing(table, traffic.outputs)
     return bits
 
 
-def _held(table: Table) -> Table:
+def held_widths(table: Table) -> Table:
     """Widths in the buffer, an array (n, 3): outputs are partial sums there."""
     return np.ascontiguousarray(table[:, [0, 1, -1]])
 
 
-def _finishing(table: Table, outputs: int) -> NDArray[np.float64]:
+def finishing(table: Table, outputs: int) -> NDArray[np.float64]:
     """What the last writes of all outputs add, for they are as wide as outputs and not as partial sums (bits)."""
     bits: NDArray[np.float64] = (table[:, 2] - table[:, -1]) * outputs
     return bits
 
 
 def _solve(
-    layer: Layer, table: Table, capacity_bits: float
+    layer: Layer, table: Table, capacity_bits: float, tiles: AxisTiles = axis_tiles
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], list[Any]]:
     if not capacity_bits > 0:
         raise BitqError(f"a capacity of {capacity_bits!r} bits holds nothing; it must be a positive number of bits")
-    bits, chosen, held = np.empty(len(table)), np.empty(len(table), dtype=np.int64), _held(table)
+    bits, chosen, held = np.empty(len(table)), np.empty(len(table), dtype=np.int64), held_widths(table)
     if not len(table):
         return bits, chosen, []
-    problem = _problem(layer)
+    problem = _problem(layer, tiles)
     _check_work(layer, *problem)
     found = ffi.new("bitq_candidate **")
     count = lib.bitq_optimize(
@@ -156,7 +165,7 @@ def _solve(
         found,
     )
     if count == lib.BITQ_TOO_MANY and len(np.unique(held, axis=0)) > 1:
-        return _solve_by_halves(layer, table, capacity_bits)
+        return _solve_by_halves(layer, table, capacity_bits, tiles)
     gib = MOST_CANDIDATES * ffi.sizeof("bitq_candidate") / 2**30
     too_many = f"has over {MOST_CANDIDATES} tilings to compare, which take {gib:.1f} GiB; give a smaller input shape"
     checked(count, f"layer {layer.name!r}", too_many)
@@ -167,21 +176,21 @@ def _solve(
             f"one element of each tensor needs {needed!r}"
         )
     owner = ffi.gc(found[0], lib.bitq_free)
-    bits += _finishing(table, _outputs(layer))  # the same for all tilings, so the least stays the least
+    bits += finishing(table, outputs_of(layer))  # the same for all tilings, so the least stays the least
     return bits, chosen, [ffi.new("bitq_candidate *", owner[i]) for i in range(count)]
 
 
 def _solve_by_halves(
-    layer: Layer, table: Table, capacity_bits: float
+    layer: Layer, table: Table, capacity_bits: float, tiles: AxisTiles
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], list[Any]]:
     """The same as `_solve`: fewer candidates are worth comparing for widths that are more alike."""
-    held = _held(table)
+    held = held_widths(table)
     order = np.argsort(held[:, np.argmax(held.max(axis=0) / held.min(axis=0))], kind="stable")
     bits, chosen = np.empty(len(table)), np.empty(len(table), dtype=np.int64)
     places: dict[tuple[int, ...], int] = {}
     candidates: list[Any] = []
     for rows in np.array_split(order, 2):
-        bits[rows], own, found = _solve(layer, table[rows], capacity_bits)
+        bits[rows], own, found = _solve(layer, table[rows], capacity_bits, tiles)
         at = []
         for candidate in found:
             at.append(places.setdefault((*candidate.tile, *candidate.axis, candidate.stationary), len(candidates)))
@@ -212,7 +221,8 @@ def _sizes(extent: int) -> int:
     return 2 * isqrt(extent)
 
 
-def _outputs(layer: Layer) -> int:
+def outputs_of(layer: Layer) -> int:
+    """Elements of its output."""
     return layer.N * layer.K * layer.P * layer.Q
 
 
@@ -227,17 +237,17 @@ def _optimum(layer: Layer, widths: Widths, candidate: Any) -> Optimum:
         permutation=tuple(LOOPS[i] for i in order if not (one_batch and LOOPS[i] == "N")),
         tiles=dict(zip(LOOPS, sizes, strict=True)),
     )
-    outputs = _outputs(layer)
+    outputs = outputs_of(layer)
     writes = (int(candidate.output) + outputs) // 2
     traffic = Traffic(int(candidate.input), int(candidate.weight), writes, writes - outputs)
     held = Footprint(*(int(elements) for elements in candidate.footprint))
     return Optimum(traffic.bits(widths), tiling, traffic, held)
 
 
-def _problem(layer: Layer) -> tuple[Any, Any, Any]:
+def _problem(layer: Layer, tiles: AxisTiles = axis_tiles) -> tuple[Any, Any, Any]:
     """The layer as the engine's struct, with the axis tables it points to (kept alive by the caller)."""
     one = layer.group
-    rows, columns = axis_tiles(Axis.of(one, 0)), axis_tiles(Axis.of(one, 1))
+    rows, columns = tiles(Axis.of(one, 0)), tiles(Axis.of(one, 1))
     extents = {loop: one.extent(loop) for loop in LOOPS}
     problem = ffi.new(
         "bitq_problem *",

@@ -1,17 +1,9 @@
-/* The tilings of one memory whose problem comes in parts, as the tiles of an outer memory are. See joint.py. */
+/* The tilings of one memory whose problem comes in parts, as the tiles of an outer memory are. See parts.py. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine.h"
-
-enum { LOOP_N, LOOP_K, LOOP_C, LOOP_P, LOOP_Q, LOOP_R, LOOP_S, LOOPS };
-enum { OUTER, CURRENT, INNER };
-
-typedef struct {
-    const bitq_loop_tile *loop[LOOPS];
-    const bitq_pair_tile *rows, *columns;
-} tile_vector;
+#include "parts.h"
 
 typedef struct {
     bitq_choice *items;
@@ -31,7 +23,7 @@ static int append(list *l, const bitq_choice *c) {
 
 /* Bits that stay when every loop is in the given state, weighted with how often each moves: inputs and weights are read
  * once, outputs written and, but for the first visit, read back. */
-static double shared_bits(const tile_vector *t, const double *q, const int *state) {
+double bitq_shared_bits(const bitq_tile_vector *t, const double *q, const int *state) {
 #define ELEMENT(i) t->loop[i]->element[state[i]]
 #define REPEAT(i) t->loop[i]->repeat[state[i]]
     double rows = t->rows->rows[3 * state[LOOP_P] + state[LOOP_R]], columns = t->columns->rows[3 * state[LOOP_Q] + state[LOOP_S]];
@@ -47,10 +39,15 @@ static double shared_bits(const tile_vector *t, const double *q, const int *stat
 
 /* The order that keeps most: what the advance of one loop keeps depends on the set of loops outside of it alone, so this
  * is a longest path in the lattice of sets. Sets *order (outermost first, three bits each); returns the bits kept. */
-static double best_order(const tile_vector *t, const double *q, int64_t *order) {
+double bitq_best_order(const bitq_tile_vector *t, const double *q, int64_t *order) {
+    enum { INPUT = 1 << LOOP_N | 1 << LOOP_C, WEIGHT = 1 << LOOP_K | 1 << LOOP_C | 1 << LOOP_R | 1 << LOOP_S,
+           OUTPUT = 1 << LOOP_N | 1 << LOOP_K | 1 << LOOP_P | 1 << LOOP_Q };
     double best[1 << LOOPS];
-    int last[1 << LOOPS], active = 0, state[LOOPS];
-    for (int i = 0; i < LOOPS; i++) active |= (t->loop[i]->repeat[CURRENT] > 0) << i;
+    int last[1 << LOOPS], active = 0, wraps = 0, state[LOOPS];
+    for (int i = 0; i < LOOPS; i++) {
+        active |= (t->loop[i]->repeat[CURRENT] > 0) << i;
+        wraps |= (t->loop[i]->element[INNER] == 0) << i; /* inside of what advances, it leaves nothing of what it indexes */
+    }
     for (int s = 0;; s = (s - active) & active) {
         best[s] = s ? -1 : 0;
         if (s == active) break;
@@ -59,8 +56,10 @@ static double best_order(const tile_vector *t, const double *q, int64_t *order) 
         for (int i = 0; i < LOOPS; i++) state[i] = s >> i & 1 ? OUTER : INNER;
         for (int i = 0; i < LOOPS; i++) {
             if (!(active >> i & 1) || s >> i & 1) continue;
+            int gone = 1 << i | (active & wraps & ~s);
             state[i] = CURRENT;
-            double sum = best[s] + shared_bits(t, q, state);
+            double sum = best[s];
+            if (!(gone & INPUT) || !(gone & WEIGHT) || !(gone & OUTPUT)) sum += bitq_shared_bits(t, q, state);
             if (sum > best[s | 1 << i]) best[s | 1 << i] = sum, last[s | 1 << i] = i;
             state[i] = INNER;
         }
@@ -85,21 +84,21 @@ static double larger(double a, double b) { return a > b ? a : b; }
 
 /* Whether a tile vector is wanted, and with which order: all but its capacity, and so the same for all sizes of N, K and
  * C that make the same tiles. */
-static int judge(const bitq_parts *x, const double *q, const tile_vector *t, double limit, int64_t *solved, bitq_choice *c) {
+static int judge(const bitq_parts *x, const double *q, const bitq_tile_vector *t, double limit, int64_t *solved, bitq_choice *c) {
     static const int OUTSIDE[LOOPS] = {OUTER, OUTER, OUTER, OUTER, OUTER, OUTER, OUTER};
     double once = (2 * q[2] - q[3]) * x->outputs; /* first visits read nothing back, last ones write what is finished */
-    double moved = shared_bits(t, q, OUTSIDE) - once, further = 0;
+    double moved = bitq_shared_bits(t, q, OUTSIDE) - once, further = 0;
     if (x->inner) { /* every memory further in reads and writes every tile at least once */
         double repeated = t->loop[LOOP_N]->element[OUTER] * t->loop[LOOP_K]->repeat[OUTER] * t->loop[LOOP_C]->element[OUTER];
         double gaps = t->rows->rows[0] * t->columns->rows[0] - t->rows->alone * t->columns->alone;
         double compulsory = x->scale * (moved - q[0] * repeated * gaps);
-        for (int64_t i = 0; i < x->inner; i++) further += x->inner_pj[i] * larger(compulsory, x->inner_bits[i]);
-        if (x->energy_pj * x->least_bits + further >= limit) return 0;
+        for (int64_t i = 0; i < x->inner; i++) further += x->inner_price[i] * larger(compulsory, x->inner_bits[i]);
+        if (x->price * x->least_bits + further >= limit) return 0;
     }
     ++*solved;
-    c->bits = x->scale * (moved - best_order(t, q, &c->order));
-    c->bound_pj = x->energy_pj * c->bits + further;
-    return c->bound_pj < limit;
+    c->bits = x->scale * (moved - bitq_best_order(t, q, &c->order));
+    c->bound = x->price * c->bits + further;
+    return c->bound < limit;
 }
 
 /* Index of the first tile that makes the same tiles. */
@@ -154,7 +153,7 @@ int64_t bitq_parts_choices(const bitq_parts *x, const double *q, double limit, i
                         if (q[0] * input + q[1] * (weight * size) + q[2] * (output * size) > x->capacity) continue;
                         judged *same = &known[first_k[k]];
                         if (same->verdict == UNKNOWN) {
-                            tile_vector t = {{N, K, C, &rows->out, &columns->out, &rows->tap, &columns->tap}, rows, columns};
+                            bitq_tile_vector t = {{N, K, C, &rows->out, &columns->out, &rows->tap, &columns->tap}, rows, columns};
                             same->verdict = judge(x, q, &t, limit, solved, &same->choice) ? WANTED : UNWANTED;
                         }
                         bitq_choice choice = same->choice;

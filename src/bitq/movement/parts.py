@@ -33,7 +33,7 @@ CHANNELS = ("N", "K", "C")
 IMAGE = (("P", "R"), ("Q", "S"))
 STATES = (OUTER, CURRENT, INNER)
 
-_RECORD = np.dtype([("tile", "i8", 5), ("order", "i8"), ("bits", "f8"), ("bound_pj", "f8")])
+_RECORD = np.dtype([("tile", "i8", 5), ("order", "i8"), ("bits", "f8"), ("bound", "f8")])
 """The engine's `bitq_choice`."""
 
 TriedSizes = tuple[tuple[int, ...], ...]
@@ -45,11 +45,11 @@ class InnerMemory:
     """A memory further in.
 
     Attributes:
-        energy_pj_per_bit: of one bit into it, in pJ.
+        price: of one bit into it, such as its energy.
         least_bits: that move into it at least, whatever tiles it is given.
     """
 
-    energy_pj_per_bit: float
+    price: float
     least_bits: float
 
 
@@ -62,7 +62,7 @@ class Question:
         problem: the largest part, as a layer of one group. Its tiles are the largest, so they have to fit.
         parts: what the outer memories cut one group of the layer into.
         capacity_bits: of the memory.
-        energy_pj_per_bit: of one bit into it, in pJ.
+        price: of one bit into it, such as its energy.
         least_bits: that move into it at least, however it is tiled.
         inner: the memories further in, outermost first; none if this is the innermost.
     """
@@ -71,7 +71,7 @@ class Question:
     problem: Layer
     parts: Parts
     capacity_bits: float
-    energy_pj_per_bit: float
+    price: float
     least_bits: float
     inner: tuple[InnerMemory, ...]
 
@@ -83,13 +83,12 @@ class BoundedTiling:
     Attributes:
         tiling: tile sizes, and the order of least traffic for them.
         bits: traffic into the memory, for all parts and groups.
-        bound_pj: the energy of that traffic, and a lower bound on that of the traffic into all memories further in, in
-            pJ.
+        bound: the price of that traffic, and a lower bound on that of the traffic into all memories further in.
     """
 
     tiling: Tiling
     bits: float
-    bound_pj: float
+    bound: float
 
 
 def every_size(problem: Layer) -> TriedSizes:
@@ -110,7 +109,7 @@ def few_sizes(problem: Layer) -> TriedSizes:
 
 
 def tilings_below(
-    question: Question, widths: Widths, sizes: TriedSizes, limit_pj: float, most: int
+    question: Question, widths: Widths, sizes: TriedSizes, limit: float, most: int
 ) -> tuple[int, Iterator[BoundedTiling] | None]:
     """The tilings that fit and have a bound below a limit, the lowest first; of an innermost memory only the best.
 
@@ -118,7 +117,7 @@ def tilings_below(
         question: the memory and its problem.
         widths: bits per element.
         sizes: tile sizes to try.
-        limit_pj: tilings whose `bound_pj` is not below this are left out.
+        limit: tilings whose `bound` is not below this are left out.
         most: give up after finding the best order of so many tile vectors.
 
     Returns:
@@ -144,7 +143,7 @@ def tilings_below(
         )
         for axis, (out, tap) in enumerate(IMAGE)
     ]
-    inner_pj = ffi.new("double[]", [memory.energy_pj_per_bit for memory in question.inner])
+    inner_price = ffi.new("double[]", [memory.price for memory in question.inner])
     inner_bits = ffi.new("double[]", [memory.least_bits for memory in question.inner])
     asked = ffi.new(
         "bitq_parts *",
@@ -156,16 +155,16 @@ def tilings_below(
             "outputs": one.N * one.K * one.P * one.Q,
             "scale": question.layer.groups,
             "capacity": question.capacity_bits,
-            "energy_pj": question.energy_pj_per_bit,
+            "price": question.price,
             "least_bits": question.least_bits,
             "inner": len(question.inner),
-            "inner_pj": inner_pj,
+            "inner_price": inner_price,
             "inner_bits": inner_bits,
         },
     )
     found, solved = ffi.new("bitq_choice **"), ffi.new("int64_t *")
     prices = [widths.input, widths.weight, widths.accumulated, widths.output]
-    count = lib.bitq_parts_choices(asked, prices, limit_pj, most, UNWANTED, solved, found)
+    count = lib.bitq_parts_choices(asked, prices, limit, most, UNWANTED, solved, found)
     if count == lib.BITQ_TOO_MANY:
         return solved[0], None
     checked(count, f"layer {question.layer.name!r}")
@@ -176,14 +175,14 @@ def _sorted(found: Any, count: int, loops: Sequence[Any], axes: Sequence[Any]) -
     """The engine's answers, the lowest bound first; each is turned into a tiling when it is asked for."""
     if not count:
         return
-    bounds = np.frombuffer(ffi.buffer(found, count * _RECORD.itemsize), dtype=_RECORD)["bound_pj"]
+    bounds = np.frombuffer(ffi.buffer(found, count * _RECORD.itemsize), dtype=_RECORD)["bound"]
     for index in np.argsort(bounds, kind="stable"):
         choice = found[int(index)]
         N, K, C = (table[i].size for table, i in zip(loops, choice.tile[0:3], strict=True))
         rows, columns = (table[i] for table, i in zip(axes, choice.tile[3:5], strict=True))
         tiles = (N, K, C, rows.out.size, columns.out.size, rows.tap.size, columns.tap.size)
         order = tuple(LOOPS[choice.order >> 3 * place & 7] for place in range(len(LOOPS)))
-        yield BoundedTiling(Tiling(order, dict(zip(LOOPS, tiles, strict=True))), choice.bits, choice.bound_pj)
+        yield BoundedTiling(Tiling(order, dict(zip(LOOPS, tiles, strict=True))), choice.bits, choice.bound)
 
 
 LoopTile = tuple[int, tuple[int, ...], tuple[int, ...]]

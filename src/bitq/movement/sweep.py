@@ -1,6 +1,6 @@
 """Traffic and energy against the size of one memory: how much of it a format saves.
 
-Sizes are the powers of two and the halves between them; at each of them every layer's tiling is the exact optimum. Only
+Sizes are the powers of two and the halves between them; at each of them all memories are planned anew. Only
 distinct (shape, widths) are solved, all widths of a shape at once.
 """
 
@@ -23,6 +23,7 @@ from bitq.movement.bound import compulsory
 from bitq.movement.levels import movement_many
 from bitq.movement.model import Widths
 from bitq.movement.widths import widths
+from bitq.planning import Planning
 
 FLOAT = "float32"
 LEAST_BYTES, MOST_BYTES = 1 << 10, 4 << 20
@@ -39,8 +40,7 @@ class Series:
     Attributes:
         name: of the formats.
         traffic_bits: between the memory and the next outer one, at each size.
-        energy_pj: of the traffic at all memories of the device, at each size; may rise, as the inner memories have to
-            take the tiles of this one.
+        energy_pj: of the traffic at all memories of the device, at each size; may rise where it is not minimized.
         floor_bits: compulsory traffic, which no size goes below: every tensor once.
         float_bytes: the least of the sizes that moves no more than float32 does at `Sweep.reference_bytes`; None: none.
         floor_bytes: the least of the sizes that moves the compulsory traffic alone; None: none.
@@ -172,19 +172,26 @@ def sweep(
 def _moved(
     problems: Sequence[InWidths], devices: Sequence[Device], progress: Callable[[str, int, int], None]
 ) -> dict[InWidths, NDArray[np.float64]]:
-    """For each distinct problem an array (devices, boundaries) of traffic in bits, outermost boundary first."""
+    """For each distinct problem an array (devices, boundaries) of traffic in bits, outermost boundary first.
+
+    The memory grows from device to device: what was planned for a smaller one is kept until a plan is better.
+    """
     shapes: dict[Layer, dict[Widths, None]] = {}
     for shape, width in problems:
         shapes.setdefault(shape, {})[width] = None
     moved, total = {}, len(shapes) * len(devices)
     for number, (shape, distinct) in enumerate(shapes.items()):
         triples = [[width.input, width.weight, width.output] for width in distinct]
-        tables = []
+        tables: list[NDArray[np.float64]] = []
         for done, device in enumerate(devices, number * len(devices)):
             tell = partial(progress, "trying every size", done, total)
             tell()
             with heard(tell):
-                tables.append(movement_many(shape, triples, device))
+                bits = movement_many(shape, triples, device)
+            if tables and device.planned is Planning.together:
+                worse = bits @ device.prices > tables[-1] @ device.prices
+                bits = np.where(worse[:, None], tables[-1], bits)
+            tables.append(bits)
         for width, table in zip(distinct, np.stack(tables, axis=1), strict=True):
             moved[shape, width] = table
     return moved

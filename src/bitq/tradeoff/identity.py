@@ -65,6 +65,7 @@ def bind(store: Store, subject: Subject, space: Space, listener: Listener) -> No
             "device": device.name,
             "memories": [[m.name, m.capacity_bits, m.energy_pj_per_bit] for m in device.memories[:-1]],
             **({"partial sum bits": sums} if (sums := device.partial_sum_bits) else {}),
+            "memories planned": [device.planned, device.minimize],
             **space.offered.described(),
         }
     )

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from bitq.devices import Device
 from bitq.errors import BitqError
 from bitq.layers import Layer
-from bitq.movement.levels import movement_many
+from bitq.movement.levels import plan_many
 from bitq.movement.model import Widths
+from bitq.movement.tiled import PlanTable, Tilings
 
 Places = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
 """For input, weight and output an array (formats,): which of the widths of that tensor a format has; -1 if it may not
@@ -27,16 +28,18 @@ MOST_CHOICES = 1 << 21
 class Moved:
     """The traffic of a module.
 
-    A narrower tensor seldom moves more, but it may: the outermost memory is planned first, and what is best there may
-    leave more to move for the inner ones. So nothing is assumed of how traffic grows with widths.
+    A narrower tensor never takes more of what is minimized if memories are planned together; planned one by one, or in
+    bits where energy is minimized, it may. So nothing is assumed of how traffic grows with widths.
 
     Attributes:
         places: which widths formats have.
         bits: array (widths of input, of weight, of output, boundaries): traffic in bits, outermost boundary first.
+        plans: for each layer, the plans of its memories, and which of them is behind each place of a flat `bits`.
     """
 
     places: Places
     bits: NDArray[np.float64]
+    plans: tuple[tuple[tuple[Tilings, ...], NDArray[np.int32]], ...] = ()
 
     @classmethod
     def of(
@@ -73,11 +76,12 @@ class Moved:
                 f"of {layers[0].name!r}, but {MOST_CHOICES} choices are tabulated at most; name fewer"
             )
         chosen = [each.reshape(-1) for each in np.indices(extent)]
-        tables: list[NDArray[np.float64]] = []
+        found: list[PlanTable] = []
         for place, layer in enumerate(layers):
             triples = np.stack([of[at, place] for of, at in zip(unique, chosen, strict=True)], axis=1)
-            tables.append(movement_many(layer, triples, device).reshape(*extent, -1))
-        return cls((places[0], places[1], places[2]), sum(tables[1:], tables[0]))
+            found.append(plan_many(layer, triples, device))
+        bits = sum((each.bits for each in found[1:]), found[0].bits).reshape(*extent, -1)
+        return cls((places[0], places[1], places[2]), bits, tuple((each.plans, each.chosen) for each in found))
 
     def at(self, choice: tuple[int, int, int]) -> NDArray[np.float64]:
         """Array (boundaries,): traffic in bits with these formats of input, weight and output.
@@ -85,8 +89,20 @@ class Moved:
         Raises:
             ValueError: a tensor may not have its format.
         """
+        bits: NDArray[np.float64] = self.bits[self._own(choice)]
+        return bits
+
+    def plan(self, choice: tuple[int, int, int], call: int) -> Tilings:
+        """The plan behind `at` of one of the module's layers, by its place among them.
+
+        Raises:
+            ValueError: a tensor may not have its format.
+        """
+        plans, chosen = self.plans[call]
+        return plans[chosen[int(np.ravel_multi_index(self._own(choice), self.bits.shape[:-1]))]]
+
+    def _own(self, choice: tuple[int, int, int]) -> tuple[int, ...]:
         own = tuple(int(places[index]) for places, index in zip(self.places, choice, strict=True))
         if min(own) < 0:
             raise ValueError(f"formats {choice} are not all offered to these tensors")
-        bits: NDArray[np.float64] = self.bits[own]
-        return bits
+        return own

@@ -14,9 +14,9 @@ from bitq.formats import TENSORS, Format, Ranges, Span, TensorFormats
 from bitq.formats.scales import SharedExponent
 from bitq.layers import GEOMETRY, LOOPS, Layer
 from bitq.movement import Widths
-from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.network import traffic_bits
 from bitq.movement.sweep import by_module, sweep
+from bitq.movement.tiled import LevelMovement
 from bitq.movement.widths import taken, widths
 from bitq.store import versions
 from bitq.tracing import Traced
@@ -46,7 +46,7 @@ from bitq.tradeoff.records import (
 )
 from bitq.tradeoff.references import reference_costs
 from bitq.tradeoff.search import MIN_SLOPE, Found
-from bitq.tradeoff.space import Choice, Space
+from bitq.tradeoff.space import Choice, Choices, Space
 from bitq.tradeoff.stored import Ties, reencoding, tied, ties
 from bitq.tradeoff.study import Study
 from bitq.tradeoff.uniforms import format_of
@@ -125,7 +125,8 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
     biases = save_weights(ledger.folder.weights, model, formats, key)
     ranges = as_stored(study.space, study.ranges, calibration(model))
     planned = tuple(
-        _layer(study, layer, formats.get(layer.module, TensorFormats()), biases, ranges) for layer in layers
+        _layer(study, layer, formats.get(layer.module, TensorFormats()), best.plan.choices, biases, ranges)
+        for layer in layers
     )
     moved = {layer.name: (layer.movement_bits, layer.energy_pj) for layer in planned}
     plan = Plan(
@@ -259,7 +260,12 @@ def _sensitivity(study: Study, found: Found) -> Sensitivity:
 
 
 def _layer(
-    study: Study, layer: Layer, formats: TensorFormats, biases: Mapping[str, int], ranges: Mapping[str, Ranges]
+    study: Study,
+    layer: Layer,
+    formats: TensorFormats,
+    choices: Choices,
+    biases: Mapping[str, int],
+    ranges: Mapping[str, Ranges],
 ) -> PlanLayer:
     formats = taken(layer, formats)
     kind = kind_of(study.subject.model.get_submodule(layer.module)) if formats.weight else None
@@ -277,7 +283,7 @@ def _layer(
         weight=_weight(formats.weight, biases.get(layer.module)),
         output=_activation(formats.output, seen.output),
         stored_at=tuple(PlanCall(**call._asdict()) for call in study.space.points.get(layer.module, ())),
-        levels=tuple(_level(level, q) for level in movement(layer, q, study.space.device)),
+        levels=tuple(_level(level, q) for level in study.space.levels(layer, q, choices)),
     )
 
 

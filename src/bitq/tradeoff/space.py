@@ -17,7 +17,9 @@ from bitq.devices import Device
 from bitq.errors import BitqError
 from bitq.formats import TENSORS, Choosable, Ranges, TensorFormats, format_for
 from bitq.layers import Layer
-from bitq.movement.levels import movement_many
+from bitq.movement.levels import movement, movement_many
+from bitq.movement.model import Widths
+from bitq.movement.tiled import LevelMovement, levels_of
 from bitq.movement.widths import FLOAT_BITS, weight_size, widths
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.moved import Moved
@@ -134,6 +136,20 @@ class Space:
             for layers, choice in zip(self.layers, choices, strict=True)
         )
         return Cost.of_levels(level_bits.tolist(), energy_pj(self.device, level_bits), weights + self.other_bytes)
+
+    def levels(self, layer: Layer, q: Widths, choices: Sequence[Choice]) -> tuple[LevelMovement, ...]:
+        """What one of the network's layers moves at every memory, by the plan of its memories that `cost` counts.
+
+        Args:
+            layer: of the space.
+            q: its widths in the formats that are chosen, or in 32-bit float if it is fixed.
+            choices: one for each module.
+        """
+        for module, layers in enumerate(self.layers):
+            if layer in layers:
+                tilings = self.bits[module].plan(choices[module], layers.index(layer))
+                return levels_of(layer, q, self.device, tilings)
+        return movement(layer, q, self.device)
 
     def level_bits(self, choices: Sequence[Choice]) -> NDArray[np.float64]:
         """Array (boundaries,): what a plan moves over every boundary, outermost (DRAM) first, in bits."""

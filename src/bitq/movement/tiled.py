@@ -1,0 +1,137 @@
+"""A layer on a device whose memories are all tiled: what crosses every boundary.
+
+The outermost on-chip memory tiles the layer; each of its tiles is a problem of its own for the next inner memory,
+and so on to the registers. Edge tiles are counted as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitq.devices import Device
+from bitq.layers import Layer
+from bitq.movement.axis import Axis, largest_rows
+from bitq.movement.bound import lower_bound
+from bitq.movement.expression import Parts, split, traffic, whole
+from bitq.movement.model import Footprint, Tiling, Traffic, Widths
+
+Tilings = tuple[Tiling, ...]
+"""One of each memory, the outermost first."""
+
+
+@dataclass(frozen=True)
+class LevelMovement:
+    """What one memory of a device receives and sends while a layer is computed.
+
+    Attributes:
+        memory: the memory that holds the tiles.
+        source: the next outer memory, where its tiles come from.
+        tiling: tile sizes and order of the tile loops.
+        traffic: between the two, in elements.
+        bits: the same in bits.
+        energy_pj: bits times the device's energy of one bit from `source`, in pJ.
+        lower_bound_bits: no schedule of the layer moves less through a memory of this size, whatever the others do.
+    """
+
+    memory: str
+    source: str
+    tiling: Tiling
+    traffic: Traffic
+    bits: float
+    energy_pj: float
+    lower_bound_bits: float
+
+    @property
+    def over_bound(self) -> float:
+        """Traffic over its lower bound, at least 1."""
+        return self.bits / self.lower_bound_bits
+
+
+@dataclass(frozen=True, eq=False)
+class PlanTable:
+    """Plans of a layer's memories for many widths.
+
+    Attributes:
+        bits: array (n, boundaries): traffic in bits for each row of widths, the outermost boundary first.
+        chosen: array (n,): each row's place in `plans`.
+        plans: the distinct plans.
+    """
+
+    bits: NDArray[np.float64]
+    chosen: NDArray[np.int32]
+    plans: tuple[Tilings, ...]
+
+
+def levels_of(layer: Layer, widths: Widths, device: Device, tilings: Tilings) -> tuple[LevelMovement, ...]:
+    """Movement of a layer at every memory of a device, tiled so, outermost (DRAM's traffic) first.
+
+    Args:
+        layer: any layer.
+        widths: bits per element, partial sums as the device has them.
+        device: its memories.
+        tilings: one of each, that fits.
+    """
+    levels = []
+    for (memory, source), tiling, moved in zip(device.boundaries, tilings, moved_by(layer, tilings), strict=True):
+        bits = moved.bits(widths)
+        energy, least = bits * source.energy_pj_per_bit, lower_bound(layer, widths, memory.capacity_bits)
+        levels.append(LevelMovement(memory.name, source.name, tiling, moved, bits, energy, least))
+    return tuple(levels)
+
+
+def moved_by(layer: Layer, tilings: Tilings) -> tuple[Traffic, ...]:
+    """Traffic into every memory, in elements, edge tiles of all memories counted as they are."""
+    problems = _problems(layer, tilings)
+    return tuple(traffic(layer, tiling, parts) for tiling, (_, parts) in zip(tilings, problems, strict=True))
+
+
+def held_by(layer: Layer, tilings: Tilings) -> tuple[Footprint, ...]:
+    """What every memory has to hold, in elements."""
+    problems = _problems(layer, tilings)
+    return tuple(_held(problem, tiling.tiles) for tiling, (problem, _) in zip(tilings, problems, strict=True))
+
+
+def _held(problem: Layer, size: Mapping[str, int]) -> Footprint:
+    """`bitq.movement.footprint`, which only counts, with the engine's count of rows."""
+    rows, columns = (
+        largest_rows(Axis.of(problem, axis), size[out], size[tap])
+        for axis, (out, tap) in enumerate((("P", "R"), ("Q", "S")))
+    )
+    return Footprint(
+        input=size["N"] * size["C"] * rows * columns,
+        weight=size["K"] * size["C"] * size["R"] * size["S"],
+        output=size["N"] * size["K"] * size["P"] * size["Q"],
+    )
+
+
+def _problems(layer: Layer, tilings: Sequence[Tiling]) -> Iterator[tuple[Layer, Parts]]:
+    """For each memory the largest of its problems, as a layer of one group, and all of them."""
+    problem, parts = layer.group, whole(layer)
+    for tiling in tilings:
+        yield problem, parts
+        problem, parts = interior(problem, tiling), split(parts, tiling)
+
+
+def interior(problem: Layer, tiling: Tiling) -> Layer:
+    """The largest tile as a layer of one group. An axis that is cut is seen from its interior, without padding."""
+    size = tiling.tiles
+    padding, stored = list(problem.padding), list(problem.size)
+    for axis, (out, tap) in enumerate((("P", "R"), ("Q", "S"))):
+        if size[out] < problem.extent(out) or size[tap] < problem.extent(tap):
+            reach = (size[out] - 1) * problem.stride[axis] + (size[tap] - 1) * problem.dilation[axis]
+            padding[axis], stored[axis] = 0, reach // problem.input_dilation[axis] + 1
+    return replace(
+        problem,
+        N=size["N"],
+        K=size["K"],
+        C=size["C"],
+        P=size["P"],
+        Q=size["Q"],
+        R=size["R"],
+        S=size["S"],
+        padding=(padding[0], padding[1]),
+        input_size=(stored[0], stored[1]),
+    )
