@@ -342,11 +342,12 @@ def _group_axis(formats: Sequence[str]) -> alt.Axis:
     first: dict[str, str] = {}
     for each in formats:
         first.setdefault(each.rsplit(" ", 1)[0], each)
-    turned = {"labelAngle": -90, "labelAlign": "right"} if len(first) > _LEVEL else {"labelAngle": 0}
+    turned = len(first) > _LEVEL
     return alt.Axis(
         values=list(first.values()),
         labelExpr="indexof(datum.label, ' b') < 0 ? datum.label : slice(datum.label, 0, indexof(datum.label, ' b'))",
-        **{"labelAlign": "left", **turned},
+        labelAngle=-90 if turned else 0,
+        labelAlign="right" if turned else "left",
         bandPosition=0,
         grid=True,
         gridOpacity=0.25,
