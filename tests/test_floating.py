@@ -26,7 +26,7 @@ from bitq.tradeoff.space import space_of, stored_bytes
 F = BlockFormat(8, 3, 16)
 FORMATS = TensorFormats(F, F, F)
 SIZE, CLASSES = 8, 3
-FORMAT_CLASSES = "formats apply to Conv1d, Conv2d, Linear, ConvTranspose1d, ConvTranspose2d"
+FORMAT_CLASSES = "formats apply to Conv1d, Conv2d, Embedding, Linear, ConvTranspose1d, ConvTranspose2d"
 
 
 class Sequences(nn.Module):
@@ -55,7 +55,7 @@ STAYS_FLOAT = {
     "of class MultiheadAttention": ("attention",),
     "of class Sequences": ("",),
     "multiplies two activations": ("attention",),
-    "of class Embedding": ("places",),
+    "was not called": ("places",),
 }
 
 DEVICE = """

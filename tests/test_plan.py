@@ -35,6 +35,7 @@ LAYER = {
     "input_size": [8, 5],
     "input_dilation": [1, 1],
     "transposed": False,
+    "table": None,
     "weight_is_parameter": True,
     "input": FORMAT,
     "weight": {**FORMAT, "exponent_bits": 2},

@@ -306,7 +306,7 @@ def test_a_search_leaves_what_is_never_called_float_and_says_so(tmp_path):
     plan = bitq.search(Attending(), batches, batches, **options).plan
     assert set(plan.formats()) == {"head"}
     assert [note for note in listener.notes if "stays float: " in note] == [
-        "attention stays float: it is of class MultiheadAttention; formats apply to Conv1d, Conv2d, Linear, "
+        "attention stays float: it is of class MultiheadAttention; formats apply to Conv1d, Conv2d, Embedding, Linear, "
         "ConvTranspose1d, ConvTranspose2d",
         "attention stays float: it multiplies two activations, neither of which is a weight",
     ]

@@ -319,7 +319,7 @@ class _Quantized(nn.Module):
             return torch.nested.as_nested_tensor(list(rows), layout=input.layout)
         state, axis = self._bitq, self._kind.channel_axis(self)
         fmt = state.formats.input
-        if fmt is None:
+        if fmt is None or not input.is_floating_point():  # indices
             y = self._compute(input, *args, **kwargs)
         elif (stored := AsStored.of(input, fmt, axis)) is not None:
             with straight.saving_raw(stored.raw, input, fmt, stored.again):

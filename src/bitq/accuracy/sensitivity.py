@@ -231,7 +231,7 @@ def _kept(
         if not any(name == known for known, tensor, _ in kept if tensor == "weight"):
             keep(name, "weight", layer.weight)  # type: ignore[arg-type]
         x = args[0] if args else kwargs["input"]
-        if getattr(x, _STORED, None) == version(x):
+        if getattr(x, _STORED, None) == version(x) or not x.is_floating_point():
             return args, kwargs
         if args:
             return (keep(name, "input", args[0].clone()), *args[1:]), kwargs

@@ -1,7 +1,7 @@
-"""From a network to its layers: one forward pass that computes nothing and writes down every product.
+"""From a network to its layers: one forward pass that computes nothing and writes down every layer.
 
-`hollow.py` makes the copy that runs without data, `watch.py` sees its operators, `operators.py` writes down products as
-layers, `flow.py` follows which layers meet the same stored tensor.
+`hollow.py` makes the copy that runs without data, `watch.py` sees its operators, `written.py` writes down layers as
+`bitq.accuracy.kinds` read them, `flow.py` follows which layers meet the same stored tensor.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from bitq.layers import Layer
 from bitq.running import calls_of
 from bitq.tracing.flow import End, Flow
 from bitq.tracing.hollow import Hollow
-from bitq.tracing.operators import Products
 from bitq.tracing.watch import Watch
+from bitq.tracing.written import Products
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Traced:
 
 
 def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
-    """Every convolution and matrix product that `model` computes for `example_input`, in order of execution.
+    """Every convolution, matrix product and lookup that `model` computes for `example_input`, in order of execution.
 
     The network runs once, as for inference (`eval()`), as a copy whose tensors have shapes but no data:
     nothing is computed, a network larger than memory can be traced, and neither the model nor any random
@@ -60,7 +60,8 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
     Q and S. A transposed convolution is the convolution of stride 1 over its spread input (see `Layer`); the
     leading inputs that no output depends on are left out of `input_size`. The rows of a matrix product are N,
     its columns K, and each product of a batch is one group, unless all share one weight: then N counts the
-    rows of all. Attention is two products, QKᵀ and PV; recurrent networks are the products of every step.
+    rows of all. Attention is two products, QKᵀ and PV; recurrent networks are the products of every step. An
+    embedding is a lookup (see `Layer`).
 
     Args:
         model: the network; on the meta device or made of fake tensors it works just as well.
@@ -69,8 +70,9 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
 
     Returns:
         The layers. `module` is the path of the innermost module whose forward was running. `name` is that
-        path for a convolution or linear module, path.conv or path.matmul for any other; "#2", "#3", … tell
-        further calls apart. `weight_is_parameter` is False where the weight depends on the input.
+        path for a module of a kind that takes formats, path.conv, path.matmul or path.embedding for any
+        other; "#2", "#3", … tell further calls apart. `weight_is_parameter` is False where the weight depends
+        on the input.
 
     Raises:
         BitqError: the network cannot run on the input, decides by values, or holds a product that is not

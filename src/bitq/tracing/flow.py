@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from bitq.accuracy.kinds import reader_of
 from bitq.calls import Call
 from bitq.private_torch import storage_of, transforming
-from bitq.tracing.operators import LAYERS
 from bitq.tracing.watch import Operation
 
 End = tuple[str, str]
@@ -79,10 +79,13 @@ class Flow:
         if not operands or not results:
             return
         values = [self._value(t) for t in operands]
-        if operation.name in LAYERS:
+        reader = reader_of(operation.name)
+        layers = list(reader(operation.name, operation)) if reader else []
+        if len(layers) == 1:
             for value in values:
                 value.read = True
-            self._stored[values[0].number].ends[path, "input"] = None
+            if (read := layers[0].input) is not None:
+                self._stored[self._value(read).number].ends[path, "input"] = None
             number = self._new(results[0]).number
             self._stored[number].ends[path, "output"] = None
             self._written[path].append(number)

@@ -272,6 +272,7 @@ def _layer(
         groups=layer.groups,
         **{name: getattr(layer, name) for name in GEOMETRY},
         transposed=kind is not None and kind.transposed,
+        table=layer.table,
         weight_is_parameter=layer.weight_is_parameter,
         input=_activation(formats.input, seen.input),
         weight=_weight(formats.weight, biases.get(layer.module)),

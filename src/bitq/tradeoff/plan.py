@@ -171,8 +171,9 @@ class PlanLayer(_Entry):
     `stored_at` are the calls whose results, after activation functions and sums, are what its module stores as its
     output, one for each call of the module; none, if it stores its own result.
 
-    `transposed` tells that its weight is stored as a transposed convolution's, input channels first. What lies between
-    `groups` and it, and `weight_is_parameter`, is as in `bitq.Layer`; plans of earlier versions lack that.
+    `table` are the rows and columns of what a lookup reads. `transposed` tells that its weight is stored as a
+    transposed convolution's, input channels first. What lies between `groups` and it, and `weight_is_parameter`, is as
+    in `bitq.Layer`; plans of earlier versions lack that.
     """
 
     name: Name
@@ -185,6 +186,7 @@ class PlanLayer(_Entry):
     input_size: Extents | None = None
     input_dilation: Extents | None = None
     transposed: bool = False
+    table: Extents | None = None
     weight_is_parameter: bool | None = None
     input: PlanFormat | None
     weight: PlanFormat | None
@@ -202,7 +204,7 @@ class PlanLayer(_Entry):
     @property
     def layer(self) -> Layer:
         """What is computed, as far as the plan tells."""
-        names = ("groups", "transposed", "module", *GEOMETRY)
+        names = ("groups", "transposed", "table", "module", *GEOMETRY)
         known = {name: value for name in names if (value := getattr(self, name)) is not None}
         told: dict[str, Any] = {**self.loops, **known, "weight_is_parameter": self.weight_is_parameter is not False}
         return Layer(self.name, **told)

@@ -52,7 +52,7 @@ def reference_costs(space: Space) -> Mapping[str, Cost]:
     Stored are the weights that plans choose formats for in so many bits, and all else as it is.
     """
     bits = plain_bits(chain(*space.layers, space.fixed), space.device, tuple(REFERENCES.values()))
-    elements = sum(prod(layers[0].weight_shape) for layers in space.layers)
+    elements = sum(prod(layers[0].table or layers[0].weight_shape) for layers in space.layers)
     stored = [round(elements * width / 8) + space.other_bytes for width in REFERENCES.values()]
     return {
         name: Cost.of_levels(row.tolist(), energy_pj(space.device, row), size)

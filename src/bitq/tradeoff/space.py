@@ -117,8 +117,7 @@ class Space:
 
     def extents(self, module: int) -> dict[str, int]:
         """Elements of a module's "input", "weight" and "output" along their blocks, to which larger blocks are cut."""
-        layer = self.layers[module][0]
-        return {"input": layer.C * layer.groups, "weight": layer.C, "output": layer.K}
+        return self.layers[module][0].extents
 
     @property
     def fixed_energy_pj(self) -> float:
@@ -204,7 +203,16 @@ def space_of(
         BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
     """
     given = FormatSet.grid(wanted) if isinstance(wanted, int) else wanted
-    return build_space(layers, weight_bytes(model, layers), stored_bytes(model), device, given, progress)
+    found = build_space(layers, weight_bytes(model, layers), stored_bytes(model), device, given, progress)
+    return replace(found, ties=_shared_weights(model, found.modules))
+
+
+def _shared_weights(model: nn.Module, modules: Sequence[str]) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Ties of modules that have one weight, such as an embedding and the layer that predicts its rows."""
+    sharing: dict[int, list[tuple[int, int]]] = {}
+    for index, name in enumerate(modules):
+        sharing.setdefault(id(model.get_submodule(name).weight), []).append((index, 1))
+    return tuple(tuple(group) for group in sharing.values() if len(group) > 1)
 
 
 def modules_of(model: nn.Module, layers: Sequence[Layer]) -> tuple[str, ...]:

@@ -175,6 +175,8 @@ def _planned(tensors: Mapping[str, FileTensor], plan: Plan, source: Path) -> dic
 
 
 def _fits(shape: tuple[int, ...], layer: PlanLayer) -> bool:
+    if layer.table is not None:
+        return shape == layer.table
     k, c, r, s = (layer.loops[loop] for loop in "KCRS")
     channels = (c * layer.groups, k // layer.groups) if layer.transposed else (k, c)
     return shape[:2] == channels and prod(shape[2:]) == r * s

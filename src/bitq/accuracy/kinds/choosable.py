@@ -10,8 +10,9 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from bitq.accuracy.kinds.kind import Kind, class_names, has_kind, kind_of
 from bitq.floating import ACTIVATIONS, StaysFloat
 from bitq.layers import Layer
-from bitq.private_torch import is_lazy
+from bitq.private_torch import is_lazy, uncompiled_path
 
+_IDLE = "was not called where the network was traced"
 _HIDDEN = "is wrapped by torch.compile, behind which no format reaches it; give the network as it was before"
 
 
@@ -56,7 +57,7 @@ def float_reasons(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
 
 
 def staying_float(model: nn.Module, layers: Sequence[Layer]) -> tuple[StaysFloat, ...]:
-    """What of a network stays float: the layers of `float_reasons`, and modules of `unquantizable` that compute none.
+    """What of a network stays float: the layers of `float_reasons`, and modules that compute none of the layers.
 
     Args:
         model: the network.
@@ -71,7 +72,9 @@ def staying_float(model: nn.Module, layers: Sequence[Layer]) -> tuple[StaysFloat
     for name, reason in float_reasons(model, layers).items():
         modules.setdefault(reason, {})[module_of[name]] = None
         names.setdefault(reason, []).append(name)
-    for path, reason in unquantizable(model).items():
+    traced = {layer.module for layer in layers}
+    idle = {path: _IDLE for path in quantizable(model) if uncompiled_path(path) not in traced}
+    for path, reason in (*unquantizable(model).items(), *idle.items()):
         if not _projects_attention(model, path):
             modules.setdefault(reason, {})[path] = None
     return tuple(
@@ -99,7 +102,7 @@ def reason_against(model: nn.Module, name: str) -> str | None:
         return "has a forward of its own set on the object, so formats could have no effect; set it on its class"
     if "weight" in vars(module):
         return "gets its weight from a hook; take it off, as by torch.nn.utils.remove_weight_norm, to quantize it"
-    return None
+    return kind_of(module).refuses(module)
 
 
 def _only_read(model: nn.Module, name: str, module: nn.Module) -> bool:

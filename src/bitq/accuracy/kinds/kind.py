@@ -25,6 +25,7 @@ class Kind:
         transposed: whether the weight has its input channels first.
         output_axes: of the weight as it is blocked (`blocks`), those that the output channels run along.
         steps: the methods that make torch's own forward; a subclass that replaces one computes in a way of its own.
+        refuses: why a layer of these classes cannot take formats, a clause after its name; None if it can.
     """
 
     classes: tuple[type[nn.Module], ...]
@@ -33,6 +34,7 @@ class Kind:
     transposed: bool = False
     output_axes: tuple[int, ...] = (0,)
     steps: tuple[str, ...] = ("forward",)
+    refuses: Callable[[Any], str | None] = lambda layer: None
 
     def blocks(self, layer: Any, shape: tuple[int, ...]) -> WeightBlocks:
         """Where the blocks of a layer's weight of this shape lie."""
