@@ -256,6 +256,24 @@ def remove(network: nn.Module) -> None:
                     delattr(module, name)
 
 
+def products_of(network: nn.Module) -> dict[str, Call]:
+    """By path of the children that compute products of two activations, the calls that they compute."""
+    return {
+        f"{path}.{name}".lstrip("."): Call(path, function, number)
+        for path, module in network.named_modules()
+        for (function, number), name in vars(module).get(_OWN, {}).items()
+    }
+
+
+def stored_name(module: nn.Module, path: str) -> str | None:
+    """The name of a module's weight in the state of the network that has it under this path; None, if it has none."""
+    if isinstance(module, Product):
+        return None
+    above = path.rpartition(".")[0]
+    name = f"{above}.{module.stored}" if isinstance(module, Projection) else f"{path}.weight"
+    return name.lstrip(".")
+
+
 def multiplies(module: nn.Module) -> bool:
     """Whether children compute some of a module's own calls."""
     return _OWN in vars(module)

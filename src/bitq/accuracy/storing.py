@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from threading import local
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from bitq.calls import Call
 from bitq.errors import BitqError
 from bitq.formats import Format
+from bitq.multiplying import install, multiplies
 from bitq.private_torch import version
 from bitq.running import calls_of
+from bitq.usercode import UserCodeError, reason
 
 
 def strayed(name: str) -> BitqError:
@@ -76,7 +79,8 @@ passing = Pass()
 
 
 class _Root(nn.Module):
-    """What networks with points share; the second base of its subclasses is the network's own class."""
+    """What networks with points, or with children that multiply, share; the second base of its subclasses is the
+    network's own class."""
 
     _bitq_points: dict[Call, str]
 
@@ -110,15 +114,51 @@ class _Root(nn.Module):
 
 
 def root(network: nn.Module, points: dict[Call, str]) -> None:
-    """Let what a network goes on from be what its layers store at these points, or, without any, its own results."""
+    """Let what a network goes on from be what its layers store at these points, or, without any, its own results; and
+    let children that multiply (`bitq.multiplying`) do so."""
     model: Any = network
-    if points:
+    if points or any(map(multiplies, network.modules())):
         if not isinstance(model, _Root):
             model.__class__ = _root_class(type(model))  # type: ignore[arg-type]
         model._bitq_points = points
     elif isinstance(model, _Root):
         del model._bitq_points
         model.__class__ = type(model).__bases__[1]
+
+
+def multiply_in_children(network: nn.Module, products: Mapping[str, Call]) -> None:
+    """Let children compute these products of two activations in every pass through a network.
+
+    Args:
+        network: is changed: it becomes an instance of a subclass of its class.
+        products: by path, as `bitq.tracing.Traced.products` has them.
+
+    Raises:
+        BitqError: a network without such modules.
+    """
+    install(network, products)
+    root(network, getattr(network, "_bitq_points", {}))
+
+
+def with_products(network: nn.Module, products: Mapping[str, Call]) -> nn.Module:
+    """A network of the same parameters in which children compute these products; itself, if there are none.
+
+    Args:
+        network: is not changed.
+        products: as for `multiply_in_children`.
+
+    Raises:
+        BitqError: a network that cannot be copied.
+    """
+    if not products:
+        return network
+    own = (*network.parameters(), *network.buffers())
+    try:
+        found = copy.deepcopy(network, {id(tensor): tensor for tensor in own})
+    except Exception as error:
+        raise UserCodeError(f"the network cannot be copied: {reason(error, network)}") from error
+    multiply_in_children(found, products)
+    return found
 
 
 @cache

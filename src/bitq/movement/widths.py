@@ -15,10 +15,8 @@ FLOAT_BITS = 32.0
 
 
 def taken(layer: Layer, formats: TensorFormats) -> TensorFormats:
-    """What of these formats a layer's tensors take: indices have none, and a product of two activations stays float."""
-    if layer.table is not None:
-        formats = replace(formats, input=None)
-    return formats if layer.weight_is_parameter else TensorFormats()
+    """What of these formats a layer's tensors take: indices have none."""
+    return formats if layer.table is None else replace(formats, input=None)
 
 
 def widths(layer: Layer, formats: TensorFormats, partial_sum_bits: float = 0.0) -> Widths:
@@ -41,7 +39,9 @@ def widths(layer: Layer, formats: TensorFormats, partial_sum_bits: float = 0.0) 
 
 
 def weight_size(layer: Layer, fmt: Format | None) -> int:
-    """Size of a layer's weight in a format, packed, or in 32-bit float, in bytes."""
+    """Size of a layer's weight in a format, packed, or in 32-bit float, in bytes; 0, if it is an activation."""
+    if not layer.weight_is_parameter:
+        return 0
     return 4 * _weights(layer) if fmt is None else -(-_weight_bits(layer, fmt) // 8)
 
 

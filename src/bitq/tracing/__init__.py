@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from torch import nn
 from bitq.calls import Call
 from bitq.errors import BitqError
 from bitq.layers import Layer
+from bitq.multiplying import install, operands
 from bitq.running import calls_of
 from bitq.tracing.flow import End, Flow
+from bitq.tracing.found import FoundProducts
 from bitq.tracing.hollow import Hollow
 from bitq.tracing.watch import Watch
 from bitq.tracing.written import Products
@@ -32,6 +34,8 @@ class Traced:
         stored: the stored tensors that meet two layers or more. For each the ends (module path, "output" or "input")
             that write and read it, in order of execution; a module that is called several times joins the tensors of
             all its calls.
+        products: by path of a child that a module would be given for a product of two activations, the call that it
+            computes; see `bitq.multiplying`. Such a product is the layer of this name and module.
         points: by path of a module whose results all go through elementwise operators that alone read them: the calls,
             one for each call of the module, that return what is stored in the end.
 
@@ -46,6 +50,7 @@ class Traced:
     layers: tuple[Layer, ...]
     stored: tuple[tuple[End, ...], ...]
     points: Mapping[str, tuple[Call, ...]]
+    products: Mapping[str, Call] = field(default_factory=dict)
 
 
 def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
@@ -78,11 +83,14 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
         BitqError: the network cannot run on the input, decides by values, or holds a product that is not
             modelled (3-D convolutions, quantized or otherwise fused operators).
     """
-    return record(model, example_input).layers
+    return _run(_hollow(model, example_input), FoundProducts()).layers
 
 
 def record(model: nn.Module, example_input: Any) -> Traced:
-    """The layers of a network, and which of them write and read the same stored tensor, from one run of it.
+    """The layers of a network as formats are given to them, and which of them write and read the same stored tensor.
+
+    A product of two activations, of those that `bitq.multiplying` can tell, is a module of its own here, and the
+    projections of `torch.nn.MultiheadAttention` are. A network with such products runs a second time, with them.
 
     Args:
         model, example_input: as for `trace`.
@@ -90,13 +98,39 @@ def record(model: nn.Module, example_input: Any) -> Traced:
     Raises:
         BitqError: as `trace` does.
     """
+    found = FoundProducts()
+    traced = _run(_hollow(model, example_input), found)
+    if not found.calls:
+        return traced
+    hollow = _hollow(model, example_input)
+    install(hollow.network, found.calls)
+    return replace(_run(hollow), products=found.calls)
+
+
+def _hollow(model: nn.Module, example_input: Any) -> Hollow:
     if not isinstance(model, nn.Module):
         raise BitqError(f"the network to trace is a {type(model).__name__}; it must be a torch.nn.Module")
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise BitqError(
             "the network is TorchScript, which hides its modules; give the torch.nn.Module it was made from"
         )
-    hollow, products, flow = Hollow.of(model, example_input), Products(), Flow()
-    with calls_of(hollow.network, flow.returned):
-        hollow.run(Watch(hollow.network, hollow.inputs, (products.note, flow.note)))
+    return Hollow.of(model, example_input)
+
+
+def _run(hollow: Hollow, found: FoundProducts | None = None) -> Traced:
+    """What one run of a network shows; `found` gets its products of two activations."""
+    products, flow = Products(), Flow()
+    watch = Watch(hollow.network, hollow.inputs, (products.note, flow.note))
+
+    def before(call: Call, function: Any, args: Any, kwargs: Any) -> None:
+        assert found is not None
+        found.before(watch, len(products.layers), call, operands(function, args, kwargs))
+
+    def after(call: Call, result: Any) -> Any:
+        if found is not None:
+            found.after(hollow.network, call, products.layers)
+        return flow.returned(call, result)
+
+    with calls_of(hollow.network, after, None if found is None else before):
+        hollow.run(watch)
     return Traced(tuple(products.layers), flow.groups(), flow.points())

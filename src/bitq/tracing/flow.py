@@ -30,6 +30,7 @@ _FUSED = {
         "_prelu_kernel",
     )
 }
+_SCALING = {"aten::mul", "aten::div", "aten::mul_", "aten::div_"}
 # Operators that give another shape to the same memory.
 _VIEWS = {"aten::view", "aten::_unsafe_view", "aten::unsqueeze", "aten::squeeze", "aten::_reshape_alias"}
 
@@ -57,10 +58,11 @@ class _Value:
 
 @dataclass
 class _Stored:
-    """A stored tensor: its values in order, and the ends that meet it."""
+    """A stored tensor: its values in order, the ends that meet it, and whether it is a product of two activations."""
 
     values: list[_Value] = field(default_factory=list)
     ends: dict[End, None] = field(default_factory=dict)
+    of_activations: bool = False
 
 
 class Flow:
@@ -88,8 +90,9 @@ class Flow:
                 self._stored[self._value(read).number].ends[path, "input"] = None
             number = self._new(results[0]).number
             self._stored[number].ends[path, "output"] = None
+            self._stored[number].of_activations = operation.is_activation(layers[0].weight)
             self._written[path].append(number)
-        elif operation.elementwise or operation.name in _FUSED:
+        elif (operation.elementwise or operation.name in _FUSED) and not self._may_be_infinite(operation, values):
             alike = [value for value, t in zip(values, operands, strict=True) if t.shape == results[0].shape]
             number = max((value.number for value in alike), default=-1)
             for value in values:
@@ -141,6 +144,14 @@ class Flow:
             if call is not None and call.module != path and all(_only_by(value, each) for each in read):
                 return call
         return None
+
+    def _may_be_infinite(self, operation: Operation, values: list[_Value]) -> bool:
+        """Whether an elementwise operator changes scores, where a mask writes infinities that no format holds.
+
+        Of a product of two activations only what a factor makes is stored in its place.
+        """
+        scaled = len(values) == 1 and operation.name in _SCALING
+        return not scaled and any(self._stored[value.number].of_activations for value in values)
 
     def _value(self, tensor: Tensor) -> _Value:
         return self._lying.get(storage_of(tensor)) or self._new(tensor)

@@ -18,6 +18,7 @@ from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.network import traffic_bits
 from bitq.movement.sweep import by_module, sweep
 from bitq.movement.widths import taken, widths
+from bitq.multiplying import Projection, products_of
 from bitq.store import versions
 from bitq.tracing import Traced
 from bitq.tradeoff.allocate import allocate, predicted_loss
@@ -125,7 +126,8 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
     biases = save_weights(ledger.folder.weights, model, formats, key)
     ranges = as_stored(study.space, study.ranges, calibration(model))
     planned = tuple(
-        _layer(study, layer, formats.get(layer.module, TensorFormats()), biases, ranges) for layer in layers
+        _layer(study, layer, own, biases, ranges)
+        for layer, own in zip(layers, by_module(layers, formats), strict=True)
     )
     moved = {layer.name: (layer.movement_bits, layer.energy_pj) for layer in planned}
     plan = Plan(
@@ -262,7 +264,8 @@ def _layer(
     study: Study, layer: Layer, formats: TensorFormats, biases: Mapping[str, int], ranges: Mapping[str, Ranges]
 ) -> PlanLayer:
     formats = taken(layer, formats)
-    kind = kind_of(study.subject.model.get_submodule(layer.module)) if formats.weight else None
+    module = study.subject.model.get_submodule(layer.module) if formats.weight else None
+    kind = None if module is None else kind_of(module)
     q = widths(layer, formats, study.space.device.partial_sum_bits)
     seen = ranges.get(layer.module, UNKNOWN)
     return PlanLayer(
@@ -275,9 +278,15 @@ def _layer(
         table=layer.table,
         weight_is_parameter=layer.weight_is_parameter,
         input=_activation(formats.input, seen.input),
-        weight=_weight(formats.weight, biases.get(layer.module)),
+        parameter=module.stored if isinstance(module, Projection) else None,
+        computed_by=PlanCall.of(call) if (call := products_of(study.subject.model).get(layer.module)) else None,
+        weight=(
+            _weight(formats.weight, biases.get(layer.module))
+            if layer.weight_is_parameter
+            else _activation(formats.weight, seen.weight)
+        ),
         output=_activation(formats.output, seen.output),
-        stored_at=tuple(PlanCall(**call._asdict()) for call in study.space.points.get(layer.module, ())),
+        stored_at=tuple(map(PlanCall.of, study.space.points.get(layer.module, ()))),
         levels=tuple(_level(level, q) for level in movement(layer, q, study.space.device)),
     )
 

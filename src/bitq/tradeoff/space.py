@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bitq.accuracy.kinds import float_reasons
+from bitq.accuracy.kinds import float_reasons, kind_of
 from bitq.calls import Points
 from bitq.devices import Device
 from bitq.errors import BitqError
@@ -211,7 +211,9 @@ def _shared_weights(model: nn.Module, modules: Sequence[str]) -> tuple[tuple[tup
     """Ties of modules that have one weight, such as an embedding and the layer that predicts its rows."""
     sharing: dict[int, list[tuple[int, int]]] = {}
     for index, name in enumerate(modules):
-        sharing.setdefault(id(model.get_submodule(name).weight), []).append((index, 1))
+        module = model.get_submodule(name)
+        if not _of_activations(module):
+            sharing.setdefault(id(module.weight), []).append((index, 1))
     return tuple(tuple(group) for group in sharing.values() if len(group) > 1)
 
 
@@ -224,12 +226,16 @@ def modules_of(model: nn.Module, layers: Sequence[Layer]) -> tuple[str, ...]:
 def weight_bytes(model: nn.Module, layers: Sequence[Layer]) -> dict[str, int]:
     """What the weights of `modules_of` take as stored today, in bytes, by path."""
     modules = {name: model.get_submodule(name) for name in modules_of(model, layers)}
-    return {name: _bytes(module.weight) for name, module in modules.items()}  # type: ignore[arg-type]
+    return {name: 0 if _of_activations(module) else _bytes(module.weight) for name, module in modules.items()}  # type: ignore[arg-type]
 
 
 def stored_bytes(model: nn.Module) -> int:
     """What a network stores today: all parameters and buffers as they are, in bytes."""
     return sum(_bytes(tensor) for tensor in model.state_dict().values())
+
+
+def _of_activations(module: nn.Module) -> bool:
+    return kind_of(module).of_activations
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -249,7 +255,7 @@ def build_space(
     Args:
         layers: the traced network.
         weight_bytes: by path of the modules whose formats can be chosen, what their weight takes as stored today, in
-            bytes: 4 an element in float32, 2 in bfloat16.
+            bytes: 4 an element in float32, 2 in bfloat16; 0 where it is an activation.
         stored_bytes: all parameters and buffers as stored today, in bytes.
         device: the memories.
         formats: the candidates; a sequence of them is for all tensors.
@@ -261,7 +267,7 @@ def build_space(
     chosen: dict[str, list[Layer]] = {}
     fixed = []
     for layer in layers:
-        if layer.module in weight_bytes and layer.weight_is_parameter:
+        if layer.module in weight_bytes and (layer.weight_is_parameter or not weight_bytes[layer.module]):
             chosen.setdefault(layer.module, []).append(layer)
         else:
             fixed.append(layer)

@@ -17,6 +17,7 @@ from bitq.accuracy.quantized import apply
 from bitq.errors import BitqError, shortened
 from bitq.files import RunFolder, check_replaceable
 from bitq.formats import Format, TensorFormats
+from bitq.multiplying import stored_name
 from bitq.numerics.packedfile import DIGEST, DTYPES, ENTRY, PACKABLE, FileTensor, opened, read_packed, write_packed
 from bitq.numerics.packing import WeightBlocks, weight_blocks
 from bitq.tradeoff.plan import Plan, PlanLayer, load_plan
@@ -47,8 +48,8 @@ def save_weights(
         BitqError: a weight with NaN or infinity, or one that is no tensor of the state, as a parametrization's.
     """
     state = model.state_dict()
-    names = {_weight(module): module for module, entry in formats.items() if entry.weight is not None}
-    check_savable(state, names.values())
+    names = packed_names(model, (module for module, entry in formats.items() if entry.weight is not None))
+    check_savable(state, names)
     types = {dtype: name for name, dtype in DTYPES.items()}
     entries = []
     for name, tensor in state.items():
@@ -62,18 +63,24 @@ def save_weights(
     return {names[name]: bias for name, bias in biases.items()}
 
 
-def check_savable(state: Mapping[str, object], modules: Iterable[str]) -> None:
+def packed_names(model: nn.Module, modules: Iterable[str]) -> dict[str, str]:
+    """By the names in a network's state of what is packed of these modules, their paths; activations are not stored."""
+    names = {module: stored_name(model.get_submodule(module), module) for module in modules}
+    return {name: module for module, name in names.items() if name is not None}
+
+
+def check_savable(state: Mapping[str, object], names: Mapping[str, str]) -> None:
     """Refuse a network whose packed weights no file could hold.
 
     Args:
         state: of the network.
-        modules: paths of those whose weights are to be packed.
+        names: of the weights that are to be packed, with the paths of their modules.
 
     Raises:
         BitqError: such a weight is no tensor of the state, as a parametrization's, or the state holds what safetensors
             does not.
     """
-    for name, module in ((_weight(module), module) for module in modules):
+    for name, module in names.items():
         if name not in state:
             raise BitqError(
                 f"the network's state has no {name!r}; a parametrized weight of module {module!r} can be saved after "
@@ -156,9 +163,10 @@ def _planned(tensors: Mapping[str, FileTensor], plan: Plan, source: Path) -> dic
     """The tensors that a plan packs."""
     packed = {}
     for layer in plan.layers:
-        if layer.formats.weight is None:
+        if layer.formats.weight is None or layer.weight_is_parameter is False:
             continue
-        name = _weight(layer.module)
+        name = f"{layer.module}.weight" if layer.parameter is None else _beside(layer.module, layer.parameter)
+        name = name.lstrip(".")
         if name not in tensors:
             raise BitqError(
                 f"{source} has no {shown(name)}, to which the plan gives a format; is it the planned network's?"
@@ -195,8 +203,8 @@ def _packed(entry: FileTensor, fmt: Format | None, blocks: WeightBlocks) -> File
     return FileTensor(entry.name, entry.dtype, entry.shape, fmt, blocks)
 
 
-def _weight(module: str) -> str:
-    return f"{module}.weight" if module else "weight"
+def _beside(module: str, name: str) -> str:
+    return f"{module.rpartition('.')[0]}.{name}"
 
 
 def checksum(path: Path) -> str:

@@ -10,6 +10,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from bitq.accuracy.kinds.kind import Kind, class_names, has_kind, kind_of
 from bitq.floating import ACTIVATIONS, StaysFloat
 from bitq.layers import Layer
+from bitq.multiplying import multiplies
 from bitq.private_torch import is_lazy, uncompiled_path
 
 _IDLE = "was not called where the network was traced"
@@ -49,9 +50,10 @@ def float_reasons(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
     takes = quantizable(model)
     reasons = {}
     for layer in layers:
-        if not layer.weight_is_parameter:
+        kind = takes.get(layer.module)
+        if not layer.weight_is_parameter and not (kind and kind.of_activations):
             reasons[layer.name] = ACTIVATIONS
-        elif layer.module not in takes:
+        elif kind is None:
             reasons[layer.name] = reason_against(model, layer.module) or _HIDDEN
     return reasons
 
@@ -107,6 +109,9 @@ def reason_against(model: nn.Module, name: str) -> str | None:
 
 def _only_read(model: nn.Module, name: str, module: nn.Module) -> bool:
     """Whether torch's attention reads the module's weight and never calls it, as it does with a class made for this."""
+    parent = model.get_submodule(name.rpartition(".")[0])
+    if multiplies(parent):  # its calls are computed by children, its projections among them
+        return False
     return _projects_attention(model, name) or isinstance(module, NonDynamicallyQuantizableLinear)
 
 
@@ -123,4 +128,6 @@ def _stored_bytes(module: nn.Module) -> int:
 
 
 def _multiplies(module: nn.Module) -> bool:
+    if isinstance(module, nn.MultiheadAttention) and multiplies(module):  # its children do
+        return False
     return any(is_lazy(weight) or weight.dim() > 1 for weight in module.parameters(recurse=False))
