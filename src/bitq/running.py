@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import local
 from typing import Any
 
 from torch import nn
@@ -59,18 +60,34 @@ def calls_of(
 
     Args:
         network: to run inside, or whose forward is running.
-        act: called with the call and its result; gives the result to go on with.
+        act: called with the call and its result, unless a child computed it; gives the result to go on with.
         before: called with the call, the function, its arguments by place and by name, before it computes.
     """
     running = Running(network)
     seen = _Calls(running, act, before)
     again = network.register_forward_pre_hook(lambda *_: seen.start(), prepend=True)
+    outer, _seen.networks = _seen.networks, (*_seen.networks, network)
     try:
         with seen:
             yield
     finally:
+        _seen.networks = outer
         again.remove()
         running.removed()
+
+
+class _Seen(local):
+    """By thread, the networks inside whose `calls_of` it is."""
+
+    networks: tuple[nn.Module, ...] = ()
+
+
+_seen = _Seen()
+
+
+def is_seen(network: nn.Module) -> bool:
+    """Whether the running thread is inside `calls_of` a network."""
+    return any(each is network for each in _seen.networks)
 
 
 class _Calls(TorchFunctionMode):
@@ -104,7 +121,8 @@ class _Calls(TorchFunctionMode):
         if self._before is not None:
             self._before(call, func, args, kwargs)
         result = instead(module, call, func, args, kwargs) if self._running.multiplies else NotImplemented
-        if result is NotImplemented:
+        computed = result is not NotImplemented
+        if not computed:
             result = func(*args, **kwargs)
         self._counts[path, name] += 1
-        return self._act(call, result)
+        return result if computed else self._act(call, result)

@@ -18,7 +18,7 @@ from bitq.errors import BitqError
 from bitq.formats import Format
 from bitq.multiplying import install, multiplies
 from bitq.private_torch import version
-from bitq.running import calls_of
+from bitq.running import calls_of, is_seen
 from bitq.usercode import UserCodeError, reason
 
 
@@ -87,6 +87,8 @@ class _Root(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # it knows no modes that replace results
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network computes, from what its layers store."""
+        if not self._bitq_points and is_seen(self):  # by what lets children multiply
+            return super().forward(*args, **kwargs)
         outer, due = passing.due, Counter[str]()
 
         def store(call: Call, result: Any) -> Any:
@@ -163,7 +165,7 @@ def with_products(network: nn.Module, products: Mapping[str, Call]) -> nn.Module
 
 @cache
 def _root_class(network: type[nn.Module]) -> type[_Root]:
-    return type(f"Stored{network.__name__}", (_Root, network), {})
+    return type(network.__name__, (_Root, network), {})
 
 
 def _made_root(network: type[nn.Module]) -> _Root:
