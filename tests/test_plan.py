@@ -37,6 +37,8 @@ LAYER = {
     "transposed": False,
     "table": None,
     "weight_is_parameter": True,
+    "parameter": None,
+    "computed_by": None,
     "input": FORMAT,
     "weight": {**FORMAT, "exponent_bits": 2},
     "output": None,
