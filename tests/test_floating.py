@@ -93,7 +93,9 @@ def network():
     return Sequences()
 """
 
-SEARCH = "search sequences:network --grid paper8 --data data.npz --device tiny.toml --run run --steps 2 --rounds 1 --plans 1"
+SEARCH = (
+    "search sequences:network --grid paper8 --data data.npz --device tiny.toml --run run --steps 2 --rounds 1 --plans 1"
+)
 MOVEMENT = f"movement sequences:network --input-shape 1,1,{SIZE},{SIZE} --device tiny.toml"
 
 

@@ -1,4 +1,4 @@
-"""Products of two activations are layers: traced, counted, calibrated, scored, quantized, fine-tuned, planned, saved."""
+"""Products of two activations are layers: traced, counted, quantized, or told by name."""
 
 import copy
 
@@ -6,26 +6,18 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
 
-import bitq
-import tiny
 from bitq.accuracy.kinds import float_reasons, quantizable, staying_float
-from bitq.accuracy.quantized import apply, observing, quantized_layers, restore
-from bitq.accuracy.sensitivity import perturbations
+from bitq.accuracy.quantized import apply, in_formats, restore
 from bitq.accuracy.storing import with_products
 from bitq.calls import Call
 from bitq.errors import BitqError
 from bitq.floating import ACTIVATIONS
-from bitq.formats import BlockFormat, Ranges, TensorFormats, parse_format
+from bitq.formats import BlockFormat, Ranges, TensorFormats
 from bitq.layers import Layer
 from bitq.movement.widths import weight_size, widths
-from bitq.multiplying import install, operands, remove
 from bitq.numerics import exponent_bias_for, quantize
-from bitq.progress import Silent
-from bitq.tracing import record, trace
-from bitq.tradeoff.plan import load_plan
-from bitq.tradeoff.weights import load_quantized
+from bitq.tracing import record
 
 INPUT, WEIGHT, OUTPUT = BlockFormat(8, 3, 4), BlockFormat(8, 2, 4), BlockFormat(8, 4, 8)
 FORMATS = TensorFormats(INPUT, WEIGHT, OUTPUT)
@@ -104,7 +96,8 @@ def test_a_product_is_a_layer_and_a_module(name):
     assert all(a is b for a, b in zip(own.parameters(), model.parameters(), strict=True))
     x = torch.randn(3, 5, 6)
     assert torch.equal(own(x), model(x))
-    assert type(model) is Multiplying and path not in dict(model.named_modules())
+    assert type(model) is Multiplying
+    assert path not in dict(model.named_modules())
 
 
 @pytest.mark.parametrize("ranges", [None, Ranges((-1.5, 1.0), (-9.0, 4.0), (-0.7, 0.7))], ids=["own", "calibrated"])
@@ -137,7 +130,8 @@ def test_it_computes_as_its_twin_written_by_hand(name, ranges):
     again = copy.deepcopy(own)
     assert torch.equal(again(x), result)
     restore(again)
-    assert type(again) is Multiplying and path not in dict(again.named_modules())
+    assert type(again) is Multiplying
+    assert path not in dict(again.named_modules())
     assert torch.equal(again(x), model(x))
 
 
@@ -193,8 +187,6 @@ def test_a_plan_of_another_network_is_told():
         with pytest.raises(BitqError, match=message):
             apply(model, {path: FORMATS}, products={path: call})
     apply(model, {"matmul": FORMATS}, products={"matmul": Call("", "__matmul__", 1)})
-    from bitq.accuracy.quantized import in_formats
-
     with pytest.raises(BitqError, match="'matmul' was never called"), in_formats(model):
         model(torch.zeros(3, 5, 6))
     other = Multiplying(lambda a, b: torch.einsum("btc,btc->b", a, b))
