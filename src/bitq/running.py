@@ -115,7 +115,9 @@ class _Calls(TorchFunctionMode):
             return func(*args, **kwargs)
         if (told := self._told.get(func)) is not None:
             with self:
-                return told(*args, **kwargs)
+                result = told(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         path, module = self._running.innermost
         call = Call(path, name, self._counts[path, name])
         if self._before is not None:

@@ -14,7 +14,7 @@ from bitq.accuracy.learned import has_reach, reach_of, shares_reach, weight_cut
 from bitq.accuracy.quantized import quantized_layers
 from bitq.accuracy.ranges import WeightRows, clipped_weight
 from bitq.formats import Format, TensorName
-from bitq.multiplying import Projection
+from bitq.multiplying import PROJECTING
 from bitq.numerics.recipe import magnitude
 from bitq.private_torch import own_parameters
 
@@ -92,7 +92,7 @@ def _keep(layer: Any) -> None:
 
 def _clippable(model: nn.Module) -> Iterator[tuple[Any, nn.Parameter, Format]]:
     """Layers with their weights and the weights' formats, where nothing else has the weight and it may change."""
-    storing = (module for module in model.modules() if not isinstance(module, Projection))
+    storing = (module for module in model.modules() if not isinstance(module, PROJECTING))
     owned = Counter(id(parameter) for module in storing for parameter in own_parameters(module).values())
     for _, layer in quantized_layers(model):
         weight, fmt = own_parameters(layer).get("weight"), layer._bitq.formats.weight

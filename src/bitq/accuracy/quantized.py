@@ -23,7 +23,7 @@ from bitq.calls import Call, Points
 from bitq.errors import BitqError
 from bitq.formats import Format, MaxAbs, Ranges, Span, TensorFormats, TensorName
 from bitq.formats.scales import SharedExponent
-from bitq.multiplying import remove
+from bitq.multiplying import Computed, remove
 from bitq.numerics import exponent_bias_for, quantize
 from bitq.numerics.ops import direct
 from bitq.numerics.recipe import magnitude
@@ -50,7 +50,7 @@ def apply(
     *,
     max_abs: Mapping[str, MaxAbs] | None = None,
     points: Points | None = None,
-    products: Mapping[str, Call] | None = None,
+    products: Mapping[str, Computed] | None = None,
 ) -> None:
     """Makes the named modules of `model` compute on quantized input, weight and output.
 
@@ -82,8 +82,9 @@ def apply(
         max_abs: in place of `ranges`, largest magnitudes alone.
         points: where what layers store comes out, as `bitq.tracing.record` finds it in this network; none: each stores
             its own result. By default as before.
-        products: by path of the products of two activations the calls that compute them, as `bitq.tracing.record` finds
-            them: each becomes a child of its module, which formats can be given to. By default those of a plan.
+        products: by path of the products that no module of their own computes, what they compute, as
+            `bitq.tracing.record` finds them: each becomes a child of its module, which formats can be given to. By
+            default those of a plan.
 
     Raises:
         BitqError: a path that names no module or one that takes no formats (`bitq.accuracy.kinds`), or two paths of one

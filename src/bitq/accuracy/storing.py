@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bitq.calls import Call
 from bitq.errors import BitqError
 from bitq.formats import Format
-from bitq.multiplying import install, multiplies
+from bitq.multiplying import Computed, install, multiplies
 from bitq.private_torch import version
 from bitq.running import calls_of, is_seen
 from bitq.usercode import UserCodeError, reason
@@ -128,8 +128,8 @@ def root(network: nn.Module, points: dict[Call, str]) -> None:
         model.__class__ = type(model).__bases__[1]
 
 
-def multiply_in_children(network: nn.Module, products: Mapping[str, Call]) -> None:
-    """Let children compute these products of two activations in every pass through a network.
+def multiply_in_children(network: nn.Module, products: Mapping[str, Computed]) -> None:
+    """Let children compute these products in every pass through a network.
 
     Args:
         network: is changed: it becomes an instance of a subclass of its class.
@@ -142,7 +142,7 @@ def multiply_in_children(network: nn.Module, products: Mapping[str, Call]) -> No
     root(network, getattr(network, "_bitq_points", {}))
 
 
-def with_products(network: nn.Module, products: Mapping[str, Call]) -> nn.Module:
+def with_products(network: nn.Module, products: Mapping[str, Computed]) -> nn.Module:
     """A network of the same parameters in which children compute these products; itself, if there are none.
 
     Args:

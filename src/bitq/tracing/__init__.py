@@ -16,7 +16,7 @@ from torch import nn
 from bitq.calls import Call
 from bitq.errors import BitqError
 from bitq.layers import Layer
-from bitq.multiplying import install, operands
+from bitq.multiplying import Computed, install
 from bitq.running import calls_of
 from bitq.tracing.flow import End, Flow
 from bitq.tracing.found import FoundProducts
@@ -34,8 +34,8 @@ class Traced:
         stored: the stored tensors that meet two layers or more. For each the ends (module path, "output" or "input")
             that write and read it, in order of execution; a module that is called several times joins the tensors of
             all its calls.
-        products: by path of a child that a module would be given for a product of two activations, the call that it
-            computes; see `bitq.multiplying`. Such a product is the layer of this name and module.
+        products: by path of a child that a module would be given for a product, what it computes; see
+            `bitq.multiplying`. Such a product is a layer of this module.
         points: by path of a module whose results all go through elementwise operators that alone read them: the calls,
             one for each call of the module, that return what is stored in the end.
 
@@ -50,7 +50,7 @@ class Traced:
     layers: tuple[Layer, ...]
     stored: tuple[tuple[End, ...], ...]
     points: Mapping[str, tuple[Call, ...]]
-    products: Mapping[str, Call] = field(default_factory=dict)
+    products: Mapping[str, Computed] = field(default_factory=dict)
 
 
 def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
@@ -83,14 +83,16 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
         BitqError: the network cannot run on the input, decides by values, or holds a product that is not
             modelled (3-D convolutions, quantized or otherwise fused operators).
     """
-    return _run(_hollow(model, example_input), FoundProducts()).layers
+    hollow = _hollow(model, example_input)
+    return _run(hollow, FoundProducts(hollow.network)).layers
 
 
 def record(model: nn.Module, example_input: Any) -> Traced:
     """The layers of a network as formats are given to them, and which of them write and read the same stored tensor.
 
-    A product of two activations, of those that `bitq.multiplying` can tell, is a module of its own here, and the
-    projections of `torch.nn.MultiheadAttention` are. A network with such products runs a second time, with them.
+    A product of two activations, of those that `bitq.multiplying` can tell, is a module of its own here, and so are the
+    linear layers inside torch's attention and recurrent modules. A network with such products runs a second time, with
+    these modules.
 
     Args:
         model, example_input: as for `trace`.
@@ -98,13 +100,14 @@ def record(model: nn.Module, example_input: Any) -> Traced:
     Raises:
         BitqError: as `trace` does.
     """
-    found = FoundProducts()
-    traced = _run(_hollow(model, example_input), found)
-    if not found.calls:
+    hollow = _hollow(model, example_input)
+    found = FoundProducts(hollow.network)
+    traced = _run(hollow, found)
+    if not found.computed:
         return traced
     hollow = _hollow(model, example_input)
-    install(hollow.network, found.calls)
-    return replace(_run(hollow), products=found.calls)
+    install(hollow.network, found.computed)
+    return replace(_run(hollow), products=found.computed)
 
 
 def _hollow(model: nn.Module, example_input: Any) -> Hollow:
@@ -118,17 +121,17 @@ def _hollow(model: nn.Module, example_input: Any) -> Hollow:
 
 
 def _run(hollow: Hollow, found: FoundProducts | None = None) -> Traced:
-    """What one run of a network shows; `found` gets its products of two activations."""
+    """What one run of a network shows; `found` gets its products."""
     products, flow = Products(), Flow()
     watch = Watch(hollow.network, hollow.inputs, (products.note, flow.note))
 
     def before(call: Call, function: Any, args: Any, kwargs: Any) -> None:
         assert found is not None
-        found.before(watch, len(products.layers), call, operands(function, args, kwargs))
+        found.before(watch, len(products.layers), call, function, args, kwargs)
 
     def after(call: Call, result: Any) -> Any:
         if found is not None:
-            found.after(hollow.network, call, products.layers)
+            found.after(call, products.layers)
         return flow.returned(call, result)
 
     with calls_of(hollow.network, after, None if found is None else before):

@@ -74,14 +74,18 @@ class Flow:
         """What lies in a storage now."""
         self._written: dict[str, list[int]] = defaultdict(list)
         """By path of a layer, the stored tensors that its calls write."""
+        self._constant: set[str] = set()
+        """Paths of layers that some calls give what does not depend on the input, as a first state."""
 
     def note(self, operation: Operation) -> None:
         """Note what a result is made of, and which layer reads and writes it."""
         operands, results, path = operation.activations, operation.results, operation.path
+        reader = reader_of(operation.name)
+        if reader and not operands:
+            self._constant.add(path)
         if not operands or not results:
             return
         values = [self._value(t) for t in operands]
-        reader = reader_of(operation.name)
         layers = list(reader(operation.name, operation)) if reader else []
         if len(layers) == 1:
             for value in values:
@@ -127,6 +131,8 @@ class Flow:
         """By path of a layer, the calls whose results are what it stores, as `Traced.points` has them."""
         found = {}
         for path, numbers in self._written.items():
+            if path in self._constant:
+                continue
             calls = [self._point(path, self._stored[number].values) for number in numbers]
             known = tuple(call for call in calls if call is not None)
             if len(known) == len(calls):

@@ -9,6 +9,7 @@ from math import isfinite
 
 from bitq.accuracy.kinds import kind_of, staying_float
 from bitq.accuracy.quantized import UNKNOWN, Shared, calibration
+from bitq.calls import Call
 from bitq.devices import Device
 from bitq.formats import TENSORS, Format, Ranges, Span, TensorFormats
 from bitq.formats.scales import SharedExponent
@@ -18,7 +19,7 @@ from bitq.movement.levels import LevelMovement, movement
 from bitq.movement.network import traffic_bits
 from bitq.movement.sweep import by_module, sweep
 from bitq.movement.widths import taken, widths
-from bitq.multiplying import Projection, products_of
+from bitq.multiplying import products_of
 from bitq.store import versions
 from bitq.tracing import Traced
 from bitq.tradeoff.allocate import allocate, predicted_loss
@@ -266,7 +267,7 @@ def _layer(
     formats = taken(layer, formats)
     module = study.subject.model.get_submodule(layer.module) if formats.weight else None
     kind = None if module is None else kind_of(module)
-    q = widths(layer, formats, study.space.device.partial_sum_bits)
+    q, computed = widths(layer, formats, study.space.device.partial_sum_bits), products_of(study.subject.model)
     seen = ranges.get(layer.module, UNKNOWN)
     return PlanLayer(
         name=layer.name,
@@ -278,8 +279,8 @@ def _layer(
         table=layer.table,
         weight_is_parameter=layer.weight_is_parameter,
         input=_activation(formats.input, seen.input),
-        parameter=module.stored if isinstance(module, Projection) else None,
-        computed_by=PlanCall.of(call) if (call := products_of(study.subject.model).get(layer.module)) else None,
+        parameter=call if isinstance(call := computed.get(layer.module), str) else None,
+        computed_by=PlanCall.of(call) if isinstance(call := computed.get(layer.module), Call) else None,
         weight=(
             _weight(formats.weight, biases.get(layer.module))
             if layer.weight_is_parameter

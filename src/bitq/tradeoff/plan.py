@@ -181,7 +181,7 @@ class PlanLayer(_Entry):
     `stored_at` are the calls whose results, after activation functions and sums, are what its module stores as its
     output, one for each call of the module; none, if it stores its own result.
 
-    `parameter` is the name of its weight where it is stored as one of the module above its own. `computed_by` is
+    `parameter` is the name of its weight in the network's state, where that is another module's. `computed_by` is
     the call of a function that is a product of two activations and computes this layer, as a child of its module.
 
     `table` are the rows and columns of what a lookup reads. `transposed` tells that its weight is stored as a
@@ -369,10 +369,12 @@ class Plan(_Entry):
             if layer.formats != TensorFormats()
         }
 
-    def products(self) -> dict[str, Call]:
-        """By path of the products of two activations with formats, the calls that compute them."""
-        calls = {layer.module: layer.computed_by for layer in self.layers if layer.formats != TensorFormats()}
-        return {path: each.call for path, each in calls.items() if each is not None}
+    def products(self) -> dict[str, Call | str]:
+        """By path of the products with formats that no module of their own computes, the calls that compute them, or
+        the names of their weights."""
+        taking = [layer for layer in self.layers if layer.formats != TensorFormats()]
+        named = {layer.module: layer.parameter for layer in taking if layer.parameter is not None}
+        return {**named, **{layer.module: layer.computed_by.call for layer in taking if layer.computed_by is not None}}
 
     def points(self) -> Points:
         """By module path, where what it stores comes out of the network."""

@@ -52,9 +52,10 @@ def reference_costs(space: Space) -> Mapping[str, Cost]:
     Stored are the weights that plans choose formats for in so many bits, and all else as it is.
     """
     bits = plain_bits(chain(*space.layers, space.fixed), space.device, tuple(REFERENCES.values()))
-    elements = sum(weight_size(layers[0], None) / 4 for layers in space.layers)
-    stored = [round(elements * width / 8) + space.other_bytes for width in REFERENCES.values()]
+    stored = (layers[0] for name, layers in zip(space.modules, space.layers, strict=True) if name not in space.unstored)
+    elements = sum(weight_size(layer, None) / 4 for layer in stored)
+    sizes = [round(elements * width / 8) + space.other_bytes for width in REFERENCES.values()]
     return {
         name: Cost.of_levels(row.tolist(), energy_pj(space.device, row), size)
-        for name, row, size in zip(REFERENCES, bits, stored, strict=True)
+        for name, row, size in zip(REFERENCES, bits, sizes, strict=True)
     }

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bitq.accuracy.kinds import float_reasons, kind_of
+from bitq.accuracy.kinds import float_reasons, has_kind, kind_of
 from bitq.calls import Points
 from bitq.devices import Device
 from bitq.errors import BitqError
@@ -19,6 +19,7 @@ from bitq.formats import TENSORS, Choosable, Ranges, TensorFormats, format_for
 from bitq.layers import Layer
 from bitq.movement.levels import movement_many
 from bitq.movement.widths import FLOAT_BITS, weight_size, widths
+from bitq.multiplying import Projection
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.moved import Moved
 from bitq.tradeoff.records import Cost
@@ -51,6 +52,7 @@ class Space:
             output).
         points: where what modules store comes out of the network, as `bitq.tracing.Traced.points` has it; a module that
             is not named stores its own result.
+        unstored: modules that store no weight of their own, as it is an activation or another module's.
         counted: for each format that in whose bits it is counted, where that is not itself; else none.
         largest_bits: DM_max where it is not of the formats offered but of those that `offered.measured_by` names, in
             bits.
@@ -67,6 +69,7 @@ class Space:
     other_bytes: int
     ties: tuple[tuple[tuple[int, int], ...], ...] = ()
     points: Points = field(default_factory=dict)
+    unstored: frozenset[str] = frozenset()
     counted: tuple[Choosable, ...] = ()
     largest_bits: float | None = None
 
@@ -100,7 +103,9 @@ class Space:
     def model_bytes(self, module: int) -> NDArray[np.float64]:
         """Array (widths of input, of weight, of output): what is stored of a module's weight, in bytes."""
         own, layer, counted = self.bits[module], self.layers[module][0], self.counted or self.formats
-        sizes = np.empty(own.bits.shape[1])
+        sizes = np.zeros(own.bits.shape[1])
+        if self.modules[module] in self.unstored:
+            return np.broadcast_to(sizes[None, :, None], own.bits.shape[:-1])
         for index in self.offered.indices("weight"):
             sizes[own.places[1][index]] = weight_size(layer, format_for(counted[index], "weight"))
         return np.broadcast_to(sizes[None, :, None], own.bits.shape[:-1])
@@ -130,7 +135,8 @@ class Space:
         counted = self.counted or self.formats
         weights = sum(
             weight_size(layers[0], format_for(counted[choice[1]], "weight"))
-            for layers, choice in zip(self.layers, choices, strict=True)
+            for module, layers, choice in zip(self.modules, self.layers, choices, strict=True)
+            if module not in self.unstored
         )
         return Cost.of_levels(level_bits.tolist(), energy_pj(self.device, level_bits), weights + self.other_bytes)
 
@@ -226,12 +232,20 @@ def modules_of(model: nn.Module, layers: Sequence[Layer]) -> tuple[str, ...]:
 def weight_bytes(model: nn.Module, layers: Sequence[Layer]) -> dict[str, int]:
     """What the weights of `modules_of` take as stored today, in bytes, by path."""
     modules = {name: model.get_submodule(name) for name in modules_of(model, layers)}
-    return {name: 0 if _of_activations(module) else _bytes(module.weight) for name, module in modules.items()}  # type: ignore[arg-type]
+    return {name: _weight_bytes(model, module) for name, module in modules.items()}
 
 
 def stored_bytes(model: nn.Module) -> int:
     """What a network stores today: all parameters and buffers as they are, in bytes."""
     return sum(_bytes(tensor) for tensor in model.state_dict().values())
+
+
+def _weight_bytes(model: nn.Module, module: nn.Module) -> int:
+    if _of_activations(module):
+        return 0
+    if isinstance(module, Projection) and has_kind(model.get_submodule(module.stored.rpartition(".")[0])):
+        return 0  # which stores it
+    return _bytes(module.weight)  # type: ignore[arg-type]
 
 
 def _of_activations(module: nn.Module) -> bool:
@@ -255,7 +269,7 @@ def build_space(
     Args:
         layers: the traced network.
         weight_bytes: by path of the modules whose formats can be chosen, what their weight takes as stored today, in
-            bytes: 4 an element in float32, 2 in bfloat16; 0 where it is an activation.
+            bytes: 4 an element in float32, 2 in bfloat16; 0 where it is an activation or another module's.
         stored_bytes: all parameters and buffers as stored today, in bytes.
         device: the memories.
         formats: the candidates; a sequence of them is for all tensors.
@@ -288,6 +302,7 @@ def build_space(
         fixed_bits=fixed_bits,
         float_cost=Cost.of_levels(float_bits.tolist(), energy_pj(device, float_bits), stored_bytes),
         other_bytes=stored_bytes - sum(weight_bytes[module] for module in chosen),
+        unstored=frozenset(module for module in chosen if not weight_bytes[module]),
     )
     if offered.measured_by is None:
         return found

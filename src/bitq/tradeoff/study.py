@@ -25,6 +25,7 @@ from bitq.accuracy.sensitivity import perturbations, probed, unperturbed
 from bitq.accuracy.sensitivity import scores as scores_of
 from bitq.allocator import keeping_freed_memory
 from bitq.batches import forward, no_batch, pairs, to_device
+from bitq.calls import Call
 from bitq.database import damaged
 from bitq.errors import BitqError
 from bitq.files import write_atomically
@@ -256,7 +257,7 @@ class Study:
             table = np.full((len(TENSORS), len(space.formats)), inf)
             for row, tensor in zip(table, TENSORS, strict=True):
                 own = scores_of(self._own(name, tensor), values[name, tensor], extents[name][tensor])
-                untuned = self.training is None or name in products  # whose weight is no parameter
+                untuned = self.training is None or isinstance(products.get(name), Call)  # whose weight is no parameter
                 row[list(self.offered(name, tensor))] = (1.0 if untuned else RECOVERED[tensor]) * own
             found_scores.append(table)
         return found_scores

@@ -50,23 +50,24 @@ def save_weights(
     state = model.state_dict()
     names = packed_names(model, (module for module, entry in formats.items() if entry.weight is not None))
     check_savable(state, names)
+    modules = {name: module for module, name in names.items()}
     types = {dtype: name for name, dtype in DTYPES.items()}
     entries = []
     for name, tensor in state.items():
         entry = FileTensor(name, types[tensor.dtype], tuple(tensor.shape))
-        if name in names:
-            module = names[name]
+        if name in modules:
+            module = modules[name]
             layer = model.get_submodule(module)
             entry = _packed(entry, formats[module].weight, kind_of(layer).blocks(layer, entry.shape))
         entries.append(entry)
     biases = write_packed(path, entries, state.__getitem__, {} if outcome is None else {OUTCOME: outcome})
-    return {names[name]: bias for name, bias in biases.items()}
+    return {module: biases[name] for module, name in names.items() if name in biases}
 
 
 def packed_names(model: nn.Module, modules: Iterable[str]) -> dict[str, str]:
-    """By the names in a network's state of what is packed of these modules, their paths; activations are not stored."""
+    """By path of these modules, the names of their weights in a network's state; activations are not stored."""
     names = {module: stored_name(model.get_submodule(module), module) for module in modules}
-    return {name: module for module, name in names.items() if name is not None}
+    return {module: name for module, name in names.items() if name is not None}
 
 
 def check_savable(state: Mapping[str, object], names: Mapping[str, str]) -> None:
@@ -74,13 +75,13 @@ def check_savable(state: Mapping[str, object], names: Mapping[str, str]) -> None
 
     Args:
         state: of the network.
-        names: of the weights that are to be packed, with the paths of their modules.
+        names: of the weights that are to be packed, by the paths of their modules.
 
     Raises:
         BitqError: such a weight is no tensor of the state, as a parametrization's, or the state holds what safetensors
             does not.
     """
-    for name, module in names.items():
+    for module, name in names.items():
         if name not in state:
             raise BitqError(
                 f"the network's state has no {name!r}; a parametrized weight of module {module!r} can be saved after "
@@ -165,8 +166,7 @@ def _planned(tensors: Mapping[str, FileTensor], plan: Plan, source: Path) -> dic
     for layer in plan.layers:
         if layer.formats.weight is None or layer.weight_is_parameter is False:
             continue
-        name = f"{layer.module}.weight" if layer.parameter is None else _beside(layer.module, layer.parameter)
-        name = name.lstrip(".")
+        name = layer.parameter or f"{layer.module}.weight".lstrip(".")
         if name not in tensors:
             raise BitqError(
                 f"{source} has no {shown(name)}, to which the plan gives a format; is it the planned network's?"
@@ -201,10 +201,6 @@ def _uniform(tensors: Mapping[str, FileTensor], fmt: Format) -> dict[str, FileTe
 
 def _packed(entry: FileTensor, fmt: Format | None, blocks: WeightBlocks) -> FileTensor:
     return FileTensor(entry.name, entry.dtype, entry.shape, fmt, blocks)
-
-
-def _beside(module: str, name: str) -> str:
-    return f"{module.rpartition('.')[0]}.{name}"
 
 
 def checksum(path: Path) -> str:
