@@ -12,10 +12,12 @@ import bitq
 import tiny
 from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.quantized import apply, observing, weight_in_use
+from bitq.devices import load_device
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats, parse_format
 from bitq.layers import Layer
 from bitq.movement import Widths, optimize, simulate
+from bitq.movement.network import layer_movement
 from bitq.movement.widths import weight_size, widths
 from bitq.numerics import quantize
 from bitq.progress import Silent
@@ -76,10 +78,18 @@ def test_rows_are_blocked_alone_and_indices_have_no_format():
     assert layer.extents == {"input": 1, "weight": SIZE, "output": SIZE}
 
 
-@pytest.mark.parametrize("wrong", [{"table": (3, 5)}, {"table": (3, 2), "C": 2}, {"table": (0, 2)}, {"table": 4}])
-def test_a_table_fits_its_loops(wrong):
-    with pytest.raises(BitqError, match=r"layer 'words': (a )?table"):
-        Layer("words", **{"K": 8, "groups": 4, **wrong})
+@pytest.mark.parametrize("wrong", [(0, 2), 4, (3,), (2.5, 1)])
+def test_a_table_has_rows_and_columns(wrong):
+    with pytest.raises(BitqError, match=r"layer .words.: table is .*; it must be two whole numbers of at least 1"):
+        Layer("words", K=8, groups=4, table=wrong)
+
+
+@pytest.mark.parametrize("name", ["stm32h743", "eyeriss", "i7-10700f"])
+def test_a_lookup_moves_through_all_memories(name):
+    layer = trace(Words(), torch.zeros(2, LENGTH, dtype=torch.long))[0]
+    moved = layer_movement(layer, FORMATS, load_device(name))
+    sizes = widths(layer, FORMATS)
+    assert all(level.bits == 2 * LENGTH * (32 + SIZE * (sizes.weight + sizes.output)) for level in moved.levels)
 
 
 @pytest.mark.parametrize("padding", [None, 2])

@@ -77,8 +77,6 @@ class Layer:
             raise BitqError(f"layer {self.name!r}: groups={self.groups} does not divide K={self.K} output channels")
         if self.table is not None:
             self._normalize("table", _pair(self.table, least=1), "two whole numbers of at least 1")
-            if (self.table[1] * self.groups, self.N, self.C) != (self.K, 1, 1):
-                raise BitqError(f"layer {self.name!r}: a table of {self.table} needs N=C=1 and K/groups columns")
         if self.input_dilation != (1, 1):
             object.__setattr__(self, "transposed", True)
         if self.input_size is None:
