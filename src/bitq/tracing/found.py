@@ -33,6 +33,12 @@ class FoundProducts:
             for name, weight in own_parameters(module).items()
             if weight is not None and weight.dim() == 2 and isinstance(module, (*PROJECTING, nn.Embedding))
         }
+        self._having = {
+            (path, storage_of(weight))
+            for path, module in network.named_modules()
+            for weight in own_parameters(module).values()
+            if weight is not None and not isinstance(module, PROJECTING)
+        }
         self._waiting: tuple[Call, int, Computed] | None = None
 
     def before(self, watch: Watch, layers: int, call: Call, function: Any, args: Any, kwargs: Any) -> None:
@@ -51,10 +57,14 @@ class FoundProducts:
 
     def _parameter(self, running: str, weight: Tensor) -> str | None:
         """The name of the parameter whose rows a weight is, if the running module may have a child with it."""
-        path, owner, name = self._owners.get(storage_of(weight), ("", None, ""))
-        if owner is None or rows_of(own_parameters(owner)[name], weight) is None:  # type: ignore[arg-type]
+        storage = storage_of(weight)
+        if storage not in self._owners or (running, storage) in self._having:
             return None
-        return f"{path}.{name}".lstrip(".") if isinstance(owner, nn.Embedding) == (path != running) else None
+        path, owner, name = self._owners[storage]
+        parameter = own_parameters(owner)[name]
+        if parameter is None or rows_of(parameter, weight) is None:
+            return None
+        return f"{path}.{name}".lstrip(".") if isinstance(owner, nn.Embedding) or path == running else None
 
     def after(self, call: Call, layers: Sequence[Layer]) -> None:
         """Note that it has computed, and what the layers are now."""
