@@ -183,6 +183,10 @@ def test_a_plan_of_another_network_is_told():
         (Call("body", "matmul", 0), "body.matmul", "has no module 'body'"),
         (Call("left", "matmul", 0), "matmul", "cannot have a product"),
         (Call("", "matmul", 0), "left", "has another 'left'"),
+        ("left.missing", "own", "has no parameter 'left.missing'"),
+        ("left", "own", "has no parameter 'left'"),
+        ("left.bias", "own", "cannot have a product 'own'"),
+        ("left.weight", "left.forward", "has another 'forward'"),
     ):
         with pytest.raises(BitqError, match=message):
             apply(model, {path: FORMATS}, products={path: call})

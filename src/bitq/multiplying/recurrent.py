@@ -12,7 +12,7 @@ from torch.nn import functional
 State = tuple[Tensor, ...]
 """What a step hands on: the hidden state, and an LSTM's cell state."""
 
-Cell = Callable[[Tensor, Tensor, State], State]
+RecurrentCell = Callable[[Tensor, Tensor, State], State]
 """From what the linear layers make of the input and of the hidden state, and the state, to the next one."""
 
 
@@ -37,7 +37,7 @@ def _relu(inputs: Tensor, hidden: Tensor, state: State) -> State:
     return (torch.relu(inputs + hidden),)
 
 
-def _cell(cell: Cell) -> Callable[..., Any]:
+def _cell(cell: RecurrentCell) -> Callable[..., Any]:
     """A function of torch that computes one step."""
 
     def step(
@@ -50,7 +50,7 @@ def _cell(cell: Cell) -> Callable[..., Any]:
     return step
 
 
-def _network(cell: Cell) -> Callable[..., Any]:
+def _network(cell: RecurrentCell) -> Callable[..., Any]:
     """A function of torch that computes all layers and steps of padded sequences; of packed ones NotImplemented."""
 
     def run(
@@ -88,7 +88,7 @@ def _network(cell: Cell) -> Callable[..., Any]:
 
 
 def _direction(
-    cell: Cell, x: Tensor, weights: Sequence[Tensor], has_biases: bool, state: State, backward: bool
+    cell: RecurrentCell, x: Tensor, weights: Sequence[Tensor], has_biases: bool, state: State, backward: bool
 ) -> tuple[Tensor, State]:
     """One layer in one direction: the hidden states [steps, batch, features] and the last state."""
     of_input, of_hidden = weights[:2]

@@ -8,7 +8,7 @@ from torch import nn
 
 from bitq import geometry
 from bitq.accuracy.kinds.kind import Kind, register
-from bitq.accuracy.kinds.operators import Computed, ReadLayer, register_operators
+from bitq.accuracy.kinds.operators import ComputedOperation, ReadLayer, register_operators
 from bitq.errors import BitqError
 from bitq.private_torch import CONVOLVE, convolve
 
@@ -22,7 +22,7 @@ CONVOLUTION = register(
 )
 
 
-def _read(name: str, operation: Computed) -> Iterator[ReadLayer]:
+def _read(name: str, operation: ComputedOperation) -> Iterator[ReadLayer]:
     arguments, (output,) = operation.arguments, operation.results
     images, kernel = arguments["input"].shape, arguments["weight"].shape[2:]
     if len(kernel) > 2:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitq.accuracy.kinds.kind import Kind, register
-from bitq.accuracy.kinds.operators import Computed, ReadLayer, register_operators
+from bitq.accuracy.kinds.operators import ComputedOperation, ReadLayer, register_operators
 
 
 def _compute(layer: Any, input: Tensor, weight: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ EMBEDDING = register(
 )
 
 
-def _read(name: str, operation: Computed) -> Iterator[ReadLayer]:
+def _read(name: str, operation: ComputedOperation) -> Iterator[ReadLayer]:
     table, indices = operation.arguments["weight"], operation.arguments["indices"]
     rows, columns = table.shape
     loops = {"K": max(indices.numel(), 1) * columns, "groups": max(indices.numel(), 1), "table": (rows, columns)}

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from bitq import geometry
 from bitq.accuracy.kinds.kind import Kind, register
-from bitq.accuracy.kinds.operators import Computed, ReadLayer, register_operators
+from bitq.accuracy.kinds.operators import ComputedOperation, ReadLayer, register_operators
 
 
 def _compute(layer: Any, input: Tensor, weight: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ _PRODUCTS = {
 }
 
 
-def _read(name: str, operation: Computed) -> Iterator[ReadLayer]:
+def _read(name: str, operation: ComputedOperation) -> Iterator[ReadLayer]:
     first, second = (operation.arguments[operand] for operand in _PRODUCTS[name])
     rows, cols = prod(first.shape[-2:-1]), prod(second.shape[1:][-1:])  # 1 for a vector
     inner, batch = first.shape[-1], prod(first.shape[:-2])
@@ -47,7 +47,7 @@ def _read(name: str, operation: Computed) -> Iterator[ReadLayer]:
 
 
 def _product(
-    operation: Computed, first: Tensor, second: Tensor, extents: tuple[int, int, int], batch: int
+    operation: ComputedOperation, first: Tensor, second: Tensor, extents: tuple[int, int, int], batch: int
 ) -> ReadLayer:
     """`batch` products of a (rows, inner) matrix of `first` and (inner, cols) of `second`."""
     weight_first = operation.is_activation(second) and not operation.is_activation(first)
@@ -61,7 +61,7 @@ def _expanded(operand: Tensor) -> bool:
     return operand.dim() == 3 and operand.stride(0) == 0
 
 
-def _read_attention(name: str, operation: Computed) -> Iterator[ReadLayer]:
+def _read_attention(name: str, operation: ComputedOperation) -> Iterator[ReadLayer]:
     query, key, value = (operation.arguments[each] for each in ("query", "key", "value"))
     scores = query if operation.is_activation(query) else key
     rows, keys, batch = query.shape[-2], key.shape[-2], prod(query.shape[:-2])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 
-class Computed(Protocol):
+class ComputedOperation(Protocol):
     """One operator that was just computed, as far as a kind asks: see `bitq.tracing.watch.Operation`."""
 
     @property
@@ -43,7 +43,7 @@ class ReadLayer(NamedTuple):
     loops: dict[str, Any]
 
 
-Reader = Callable[[str, Computed], Iterator[ReadLayer]]
+Reader = Callable[[str, ComputedOperation], Iterator[ReadLayer]]
 """From the name of an operator and what it computed to its layers."""
 
 _readers: dict[str, Reader] = {}
