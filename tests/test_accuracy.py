@@ -209,6 +209,23 @@ def test_what_is_not_the_losss_refusal_passes(error):
         assert caught.value is error
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda total: (total, {"part": total / 2}),
+        lambda total: [total.reshape(1)],
+        lambda total: {"loss": total, "logits": torch.ones(3)},
+        lambda total: {"boxes": total / 4, "classes": 3 * total / 4},
+    ],
+)
+def test_a_loss_may_give_its_parts(given):
+    total = torch.tensor(8.0, requires_grad=True)
+    value = loss_of(torch.ones(2), torch.ones(2), lambda output, target: given(total))
+    assert float(value) == 8
+    value.backward()
+    assert float(total.grad) == 1
+
+
 @pytest.mark.parametrize("error", [AttributeError("x"), KeyError("x"), OSError("x"), BitqError("my own sentence")])
 def test_what_a_loss_says_is_told(error):
     reason = "my own sentence" if isinstance(error, BitqError) else "the loss refuses output .*'?x"
@@ -223,6 +240,9 @@ def test_what_a_loss_says_is_told(error):
         (lambda y, t: y.sum(1), r"the loss gave a tensor of shape \(20,\) for output \(20, 4\) with target \(20,\)"),
         (lambda y, t: None, "the loss gave None"),
         (lambda y, t: 0.5, "the loss gave a float"),
+        (lambda y, t: (), "the loss gave a tuple of 0"),
+        (lambda y, t: (y, y.sum()), "the loss gave a tuple of 2"),
+        (lambda y, t: {"a": y}, "the loss gave a dict of 'a'"),
     ],
 )
 def test_a_loss_is_one_number(loss, told):

@@ -129,7 +129,7 @@ def test_a_prediction_is_told_with_its_error_and_that_it_missed():
 
 
 class Attentive(torch.nn.Module):
-    """A projection, and a product of two activations, which plans leave in float32."""
+    """A projection, and a product of two activations, which plans leave in float32 as it is traced here."""
 
     def __init__(self):
         super().__init__()

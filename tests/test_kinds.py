@@ -62,6 +62,7 @@ class Many(nn.Module):
         self.other_attention.out_proj = nn.Linear(4, 4)
         self.encoder = nn.TransformerEncoderLayer(4, 2, 8)
         self.table = nn.Embedding(5, 4)
+        self.bounded = nn.Embedding(5, 4, max_norm=1.0)
         self.recurrent = nn.LSTM(4, 4)
         self.volume = nn.Conv3d(3, 4, 3)
         with pytest.warns(FutureWarning):
@@ -70,7 +71,7 @@ class Many(nn.Module):
         self.replaced.forward = lambda x: x
 
 
-TAKING = ["conv", "up", "own", "parametrized", "encoder.linear1", "encoder.linear2"]
+TAKING = ["conv", "up", "own", "parametrized", "encoder.linear1", "encoder.linear2", "table"]
 
 FLOAT = {
     "attention": "is of class MultiheadAttention",
@@ -79,7 +80,7 @@ FLOAT = {
     "other_attention.out_proj": "never calls it",
     "encoder.self_attn": "is of class MultiheadAttention",
     "encoder.self_attn.out_proj": "never calls it",
-    "table": "is of class Embedding",
+    "bounded": "writes to its rows",
     "recurrent": "is of class LSTM",
     "volume": "is of class Conv3d",
     "hooked": "gets its weight from a hook",

@@ -368,8 +368,8 @@ def test_widths_follow_the_formats_of_the_tensors():
     both = widths_of(layer, TensorFormats(fmt, fmt, fmt))
     assert both == Widths(input=5 + 3 * 3 / 34, weight=5 + 3 * 2 / (17 * 9), output=5 + 3 * 3 / 40)
     assert widths_of(layer, TensorFormats(weight=fmt)) == Widths(32.0, 32.0, both.weight)
-    product = Layer("attention", K=40, C=17, weight_is_parameter=False)
-    assert widths_of(product, TensorFormats(fmt, fmt, fmt)) == Widths(32.0, 32.0, 32.0)
+    product = Layer("attention", K=40, C=17, groups=2, weight_is_parameter=False)
+    assert widths_of(product, TensorFormats(fmt, fmt, fmt)) == Widths(5 + 3 * 2 / 17, 5 + 3 * 2 / 20, 5 + 3 * 2 / 17)
 
 
 def test_widths_of_too_many_tilings_are_solved_in_pieces(monkeypatch):

@@ -462,30 +462,32 @@ def test_weights_may_be_listed_among_the_inputs_as_old_files_do(file):
 
 
 def test_kinds_of_products_decide_what_stays_float(file, bitq):
-    """A file has no modules: weights of Conv, Gemm and MatMul take formats, an Einsum's and activations do not."""
+    """A file has no modules: all take formats but an Einsum with a weight and a kernel of activations."""
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["y"], name="taking"),
         helper.make_node("Einsum", ["y", "w"], ["z"], name="einsum", equation="ni,io->no"),
         helper.make_node("Einsum", ["z", "z"], ["s"], name="scores", equation="ni,mi->nm"),
         helper.make_node("MatMul", ["s", "z"], ["t"], name="values"),
+        helper.make_node("Conv", ["p", "p"], ["k"], name="kernel"),
     ]
-    path = file(model(nodes, [value("x", 3, 4)], [constant("w", 4, 4)]))
+    path = file(model(nodes, [value("x", 3, 4), value("p", 1, 1, 3, 3)], [constant("w", 4, 4)]))
     found = load_onnx(path)
-    assert [layer.name for layer in found.layers] == ["taking", "einsum", "scores", "values"]
+    assert [layer.name for layer in found.layers] == ["taking", "einsum", "scores", "values", "kernel"]
     stays = {part.reason.split(",")[0]: part for part in found.stays_float}
     assert {reason: part.layers for reason, part in stays.items()} == {
-        "is an Einsum": ("einsum",),
-        "multiplies two activations": ("scores", "values"),
+        "is an Einsum with a weight": ("einsum",),
+        "multiplies two activations": ("kernel",),
     }
     words = ("movement", path, "--device", "eyeriss", "--formats", "8:e3:b16")
     document = json.loads(bitq(*words, "--json")[1])
     formats = {layer["name"]: layer["formats"]["weight"] for layer in document["layers"]}
-    assert formats == {"taking": "8:e3:b16", "einsum": None, "scores": None, "values": None}
-    floats = sum(layer["movement_bits"] for layer in document["layers"] if layer["name"] != "taking")
+    taking = dict.fromkeys(("taking", "scores", "values"), "8:e3:b16")
+    assert formats == {**taking, "einsum": None, "kernel": None}
+    floats = sum(layer["movement_bits"] for layer in document["layers"] if layer["name"] not in taking)
     assert sum(part["movement_bits"] for part in document["stays_float"]) == pytest.approx(floats)
     out = " ".join(bitq(*words)[1].split())
     assert "Assumed: an ONNX file does not tell which modules" in out
-    assert "scores, values: multiplies two activations" in out
+    assert "kernel: multiplies two activations" in out
     assert "Assumed" not in bitq(*words[:-2])[1]
 
 

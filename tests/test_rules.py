@@ -5,11 +5,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 import bitq
 import tiny
 from bitq.accuracy.quantized import quantized_weight
+from bitq.accuracy.storing import with_products
 from bitq.files import RunFolder
 from bitq.formats import TENSORS
 from bitq.store import Store
@@ -61,6 +63,38 @@ def test_a_rule_proposes_plans_of_its_space_and_repeats(study, traced, name):
     assert RULES[name].propose(own, COUNT) == proposal
     kept = study.ledger.once(Proposal, {"rule": name}, lambda: proposal)
     assert kept == study.ledger.known(Proposal, {"rule": name}) == proposal
+
+
+class Attending(nn.Module):
+    """Two products of two activations between a convolution and a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.head = nn.Conv2d(1, 8, 2, 2), nn.Linear(8, tiny.CLASSES)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).mT
+        return self.head(functional.scaled_dot_product_attention(x, x, x).mean(1))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_proposes_formats_for_products_of_activations(tmp_path, name):
+    torch.manual_seed(0)
+    seen = record(Attending(), torch.empty(1, 1, 8, 8))
+    model = with_products(Attending(), seen.products)
+    space = space_of(model, seen.layers, tiny.DEVICE, 8)
+    subject = Subject("attending", model, Data(*tiny.loaders()), Task())
+    settings = tiny.settings(budgets=bitq.Budgets(accuracy_loss=0.05), training=bitq.Training(steps=2))
+    folder = RunFolder(tmp_path)
+    with Store(folder.results) as store:
+        opened = Study.opened(subject, space, settings, Ledger(folder, store))
+        own = study_of(opened, seen, RULES[name])
+        plans = RULES[name].propose(own, COUNT).plans
+    assert own.space.modules == ("patch", "matmul", "matmul#2", "head")
+    assert plans
+    for choices in plans:
+        formats = own.space.tensor_formats(choices)
+        assert all(None not in vars(formats[path]).values() for path in seen.products)
 
 
 @pytest.mark.parametrize("name", ["gradient", "greedy", "hessian"])

@@ -122,15 +122,18 @@ def test_float32_is_always_there_and_nothing_else_is_called_so():
         sweep([], {}, device)
 
 
-def test_products_of_activations_stay_float():
-    product = replace(CONV, weight_is_parameter=False)
-    same, other = sweep([product], {"8": [UNIFORM]}, load_device("stm32f103c8")).series
-    assert same.traffic_bits == other.traffic_bits
+def test_products_of_activations_take_formats():
+    product = Layer("scores", N=16, K=16, C=8, weight_is_parameter=False)
+    float32, other = sweep([product], {"8": [UNIFORM]}, load_device("stm32f103c8")).series
+    assert other.floor_bits < 0.3 * float32.floor_bits
 
 
 def test_formats_of_modules():
     other = replace(CONV, name="other", module="other")
     assert by_module([CONV, other, CONV], {"conv": UNIFORM}) == (UNIFORM, TensorFormats(), UNIFORM)
+    beside = replace(CONV, name="conv.matmul", weight_is_parameter=False)
+    own = replace(beside, module="conv.matmul")
+    assert by_module([beside, own], {"conv": UNIFORM, "conv.matmul": UNIFORM}) == (TensorFormats(), UNIFORM)
 
 
 def test_equal_shapes_are_solved_once_and_progress_is_told(monkeypatch):

@@ -292,28 +292,29 @@ def test_threads_that_share_a_layer_do_not_meet():
 
 
 def test_a_search_leaves_what_is_never_called_float_and_says_so(tmp_path):
-    class Attending(nn.Module):
+    class Mixing(nn.Module):
         def __init__(self):
             super().__init__()
-            self.attention, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 4)
+            self.spare, self.head = nn.Linear(16, 4), nn.Linear(16, 4)
+            self.mix = nn.Parameter(torch.eye(16))
 
         def forward(self, x):
-            return self.head(self.attention(x, x, x)[0].mean(1))
+            return self.head((x @ self.mix).mean(1))
 
     listener, batches = tiny.Listening(), [(X, torch.arange(len(X)) % 4)]
     few = tiny.settings(rounds=1, plans=1, uniforms=1, training=bitq.Training(steps=2))
     options = {"device": tiny.DEVICE, "run": tmp_path, "settings": few, "listener": listener}
-    plan = bitq.search(Attending(), batches, batches, **options).plan
+    plan = bitq.search(Mixing(), batches, batches, **options).plan
     assert set(plan.formats()) == {"head"}
     assert [note for note in listener.notes if "stays float: " in note] == [
-        "attention stays float: it is of class MultiheadAttention; formats apply to Conv1d, Conv2d, Linear, "
+        "the network itself stays float: it is of class Mixing; formats apply to Conv1d, Conv2d, Embedding, Linear, "
         "ConvTranspose1d, ConvTranspose2d",
-        "attention stays float: it multiplies two activations, neither of which is a weight",
+        "spare stays float: it was not called where the network was traced",
     ]
     (share,) = (note for note in listener.notes if note.startswith("what stays float moves "))
     assert [(part.modules, part.stored_bytes) for part in plan.stays_float] == [
-        (("attention",), 4 * (48 * 16 + 48 + 16 * 16 + 16)),
-        (("attention",), 0),
+        (("",), 4 * 16 * 16),
+        (("spare",), 4 * (4 * 16 + 4)),
     ]
     assert sum(part.movement_bits for part in plan.stays_float) == sum(
         layer.movement_bits for layer in plan.layers if layer.name != "head"

@@ -1,4 +1,7 @@
-"""What a batch is, in one place: a pair of the network's input and a target.
+"""What a batch is, in one place: a pair of the network's input and a target, or a mapping.
+
+A mapping holds both, as those of a tokenizer: the network is called with the entries that its `forward` has arguments
+of these names for, and the target is the whole mapping.
 
 The input is what the network is called with:
 
@@ -79,14 +82,44 @@ def pairs(model: nn.Module, batches: Iterable[Any]) -> Iterator[Batch]:
     """
     if not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
         raise BitqError(f"the data is {described(batches)}; give batches (input, target), in a list or a DataLoader")
-    for batch in _walked(batches):
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise BitqError(f"a batch is {described(batch)}; it must be a pair (input, target)")
-        inputs, target = batch
-        yield _as_called(model, inputs), target
+    for batch in walked(batches):
+        yield pair(model, batch)
 
 
-def _walked(batches: Iterable[Any]) -> Iterator[Any]:
+def pair(model: nn.Module, batch: Any) -> Batch:
+    """Input and target of one batch as the data give it.
+
+    Raises:
+        BitqError: it is no batch.
+    """
+    if isinstance(batch, Mapping):
+        return _taken(model, batch), batch
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise BitqError(f"a batch is {described(batch)}; it must be a pair (input, target)")
+    inputs, target = batch
+    return _as_called(model, inputs), target
+
+
+def _taken(model: nn.Module, batch: Mapping[Any, Any]) -> dict[str, Any]:
+    """What a network takes of a batch that is a mapping."""
+    takes = parameters(model)
+    found = {name: part for name, part in batch.items() if takes.any_names or name in takes.names}
+    missing = [name for name in takes.needed if name not in found]
+    if missing or not found:
+        needed = " and ".join(map(repr, missing[:3] or takes.names[:3])) or "no arguments"
+        raise BitqError(
+            f"a batch is {described(batch)}, but the network's forward takes {needed}; it must be a pair (input, "
+            "target), or have entries of these names"
+        )
+    return found
+
+
+def walked(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches of some data as they are.
+
+    Raises:
+        UserCodeError: an exception out of them.
+    """
     with users_own(lambda: "the data give no batch"):
         walk = iter(batches)
     while True:

@@ -14,6 +14,7 @@ from bitq.accuracy.evaluate import Loss, Metric, cross_entropy, device_of, doubt
 from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.quantized import apply, observing
 from bitq.accuracy.ranges import Samples, fitted
+from bitq.accuracy.storing import with_products
 from bitq.batches import Batch, first_example, forward, to_device
 from bitq.calls import Points
 from bitq.devices import Device, load_device
@@ -81,6 +82,7 @@ def evaluate(
             raise BitqError("the data has no batch; give at least one batch of (input, target)")
         example_input = first_example(first[0][0])
     traced = record(model, example_input)
+    model = with_products(model, traced.products)
     layers = traced.layers
     weights, task = weight_bytes(model, layers), Task(loss, metric)
     points = points_of(traced, stored, weights)

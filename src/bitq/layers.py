@@ -19,12 +19,15 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution or matrix product as the seven loops N K C P Q R S (paper, Sec. "Preliminaries").
+    """One convolution, matrix product or lookup as the seven loops N K C P Q R S (paper, Sec. "Preliminaries").
 
     A linear layer or matrix product has P = Q = R = S = 1. Groups are independent convolutions. Tap r of
     output row p reads the stored row h with p·stride + r·dilation = padding + h·input_dilation, if there is
     one: a transposed convolution is the convolution of stride 1 over its input spread by `input_dilation`,
     whose zeros are not stored.
+
+    A lookup reads a row of a table for every index: each index is a group, which reads one input, a row of K/groups
+    weights, and writes as many outputs. Nothing of it is multiplied, and nothing is used twice.
 
     Attributes:
         name: unique within a network.
@@ -38,6 +41,7 @@ class Layer:
             convolutions).
         transposed: whether it is a transposed convolution, as one with an `input_dilation` always is; only `macs`
             tells such a one of stride 1 from a convolution.
+        table: of a lookup, (rows, columns) of what is stored; its columns are K/groups.
         module: path of the module that computes it, "" if it was built by hand.
         weight_is_parameter: False for products of two activations (attention); the second is `weight` here.
 
@@ -60,6 +64,7 @@ class Layer:
     input_size: Pair | None = None
     input_dilation: Pair = (1, 1)
     transposed: bool = False
+    table: Pair | None = None
     module: str = ""
     weight_is_parameter: bool = True
 
@@ -70,6 +75,8 @@ class Layer:
             self._normalize(field, _pair(getattr(self, field), least), f"two whole numbers of at least {least}")
         if self.K % self.groups:
             raise BitqError(f"layer {self.name!r}: groups={self.groups} does not divide K={self.K} output channels")
+        if self.table is not None:
+            self._normalize("table", _pair(self.table, least=1), "two whole numbers of at least 1")
         if self.input_dilation != (1, 1):
             object.__setattr__(self, "transposed", True)
         if self.input_size is None:
@@ -120,14 +127,24 @@ class Layer:
 
         A convolution multiplies every tap of every output, also where the tap lies in the padding. A transposed one
         multiplies every stored input by every tap, also where the result is cropped; spread zeros are not multiplied.
+        A lookup multiplies nothing.
         """
+        if self.table is not None:
+            return 0
         height, width = self.size if self.transposed else (self.P, self.Q)
         return self.N * self.K * self.C * height * width * self.R * self.S
 
     @property
+    def apart(self) -> bool:
+        """Whether its groups are matrices of their own, not channels of one tensor: of a product of two activations,
+        and of a lookup."""
+        return self.table is not None or not self.weight_is_parameter
+
+    @property
     def input_shape(self) -> tuple[int, int, int, int]:
-        """Stored input (N, channels, height, width)."""
-        return (self.N, self.C * self.groups, *self.size)
+        """Stored input (N, channels, height, width); of groups `apart`, all their rows are N."""
+        apart, together = self._groups
+        return (self.N * apart, self.C * together, *self.size)
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
@@ -136,8 +153,20 @@ class Layer:
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
-        """Stored output (N, K, P, Q)."""
-        return (self.N, self.K, self.P, self.Q)
+        """Stored output (N, K, P, Q); of groups `apart`, all their rows are N."""
+        apart, _ = self._groups
+        return (self.N * apart, self.K // apart, self.P, self.Q)
+
+    @property
+    def extents(self) -> dict[str, int]:
+        """Elements of "input", "weight" and "output" along their blocks, to which larger blocks are cut."""
+        weight = self.C if self.table is None else self.table[1]
+        return {"input": self.input_shape[1], "weight": weight, "output": self.output_shape[1]}
+
+    @property
+    def _groups(self) -> Pair:
+        """Groups that are matrices of their own, and those that are channels of one."""
+        return (self.groups, 1) if self.apart else (1, self.groups)
 
 
 def unique_name(name: str, taken: Container[str]) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -14,12 +15,8 @@ from torch._ops import HigherOrderOperator as HigherOrderOperator  # operators t
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode  # tensors with shapes but no data
 from torch.autograd import forward_ad
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy as is_lazy  # whether a parameter awaits its shape
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # sees every operator
-
-AnyConvolution = _ConvNd
-"""What all modules of convolutions are, transposed ones too."""
 
 VALUE_NEEDED = (DataDependentOutputException, DynamicOutputShapeException)
 """What an operator raises on tensors without data when its result or its shape depends on their values."""
@@ -59,6 +56,14 @@ def storage_of(tensor: Tensor) -> int:
 def has_hooks(module: nn.Module) -> bool:
     """Whether anything of its own runs before or after the module's forward or backward."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def with_its_calls_seen(function: Any) -> Any:
+    """A function of torch's own, written in Python, that no mode of torch functions gets whole, but its calls."""
+    known = {**function.__globals__, "has_torch_function": lambda _: False}
+    found = FunctionType(function.__code__, known, function.__name__, function.__defaults__, function.__closure__)
+    found.__kwdefaults__ = function.__kwdefaults__
+    return found
 
 
 def uncompiled_path(path: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import local
 from typing import Any
 
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from bitq.calls import Call
+from bitq.multiplying import TOLD, instead, multiplies
 from bitq.private_torch import uncompiled_path
 
 _ATTRIBUTE = "__get__"
@@ -22,6 +24,8 @@ class Running:
 
     def __init__(self, network: nn.Module) -> None:
         self._stack: list[tuple[str, nn.Module]] = [("", network)]
+        self.multiplies = any(map(multiplies, network.modules()))
+        """Whether children compute some of the network's calls (`bitq.multiplying`)."""
         self._handles = []
         for path, module in network.named_modules():
             if module is not network:
@@ -46,30 +50,58 @@ class Running:
 
 
 @contextmanager
-def calls_of(network: nn.Module, act: Callable[[Call, Any], Any]) -> Iterator[None]:
+def calls_of(
+    network: nn.Module, act: Callable[[Call, Any], Any], before: Callable[[Call, Any, Any, Any], None] | None = None
+) -> Iterator[None]:
     """Inside, what every function of torch gives to the network's code is what `act` makes of it.
+
+    What children compute of a module's calls (`bitq.multiplying`) they are let compute; then, or with `before`,
+    functions that multiply inside are seen as what they call.
 
     Args:
         network: to run inside, or whose forward is running.
-        act: called with the call and its result; gives the result to go on with.
+        act: called with the call and its result, unless a child computed it; gives the result to go on with.
+        before: called with the call, the function, its arguments by place and by name, before it computes.
     """
     running = Running(network)
-    seen = _Calls(running, act)
+    seen = _Calls(running, act, before)
     again = network.register_forward_pre_hook(lambda *_: seen.start(), prepend=True)
+    outer, _seen.networks = _seen.networks, (*_seen.networks, network)
     try:
         with seen:
             yield
     finally:
+        _seen.networks = outer
         again.remove()
         running.removed()
+
+
+class _Seen(local):
+    """By thread, the networks inside whose `calls_of` it is."""
+
+    networks: tuple[nn.Module, ...] = ()
+
+
+_seen = _Seen()
+
+
+def is_seen(network: nn.Module) -> bool:
+    """Whether the running thread is inside `calls_of` a network."""
+    return any(each is network for each in _seen.networks)
 
 
 class _Calls(TorchFunctionMode):
     """Sees every function that Python calls, but none that these call."""
 
-    def __init__(self, running: Running, act: Callable[[Call, Any], Any]) -> None:
+    def __init__(
+        self,
+        running: Running,
+        act: Callable[[Call, Any], Any],
+        before: Callable[[Call, Any, Any, Any], None] | None,
+    ) -> None:
         super().__init__()
-        self._running, self._act = running, act
+        self._running, self._act, self._before = running, act, before
+        self._told: Mapping[Any, Callable[..., Any]] = TOLD if before or running.multiplies else {}
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def start(self) -> None:
@@ -77,11 +109,22 @@ class _Calls(TorchFunctionMode):
         self._counts.clear()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name == _ATTRIBUTE:
-            return result
-        place = self._running.innermost[0], name
-        number = self._counts[place]
-        self._counts[place] += 1
-        return self._act(Call(*place, number), result)
+            return func(*args, **kwargs)
+        if (told := self._told.get(func)) is not None:
+            with self:
+                result = told(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        path, module = self._running.innermost
+        call = Call(path, name, self._counts[path, name])
+        if self._before is not None:
+            self._before(call, func, args, kwargs)
+        result = instead(module, call, func, args, kwargs) if self._running.multiplies else NotImplemented
+        computed = result is not NotImplemented
+        if not computed:
+            result = func(*args, **kwargs)
+        self._counts[path, name] += 1
+        return result if computed else self._act(call, result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite, sqrt
 from typing import Any
@@ -17,8 +17,9 @@ from bitq.errors import BitqError
 from bitq.memory import memory_told
 from bitq.usercode import users_own
 
-Loss = Callable[[Any, Any], Tensor]
-"""(output of the network, target) to a scalar, smaller is better."""
+Loss = Callable[[Any, Any], Any]
+"""(output of the network, target) to a scalar, smaller is better, or to a tuple that begins with it; or to a mapping of
+scalars, of which that called "loss" counts, or else their sum."""
 
 Metric = Callable[[nn.Module, Iterable[Batch]], float]
 """(network in evaluation mode, batches) to a number in [0, 1], larger is better."""
@@ -99,7 +100,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def loss_of(output: Any, target: Any, loss: Loss) -> Tensor:
-    """The loss of one batch: one number.
+    """The loss of one batch: one number, as `Loss` says which.
 
     Memory that runs out and a device that fails are not the loss's: they pass as they are.
 
@@ -110,10 +111,22 @@ def loss_of(output: Any, target: Any, loss: Loss) -> Tensor:
     if loss is cross_entropy:
         check_classes(output, target)
     with users_own(lambda: f"the loss refuses {_fit(output, target)}"):
-        value = loss(output, target)
+        given = loss(output, target)
+    value = _total(given)
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise BitqError(f"the loss gave {described(value)} for {_fit(output, target)}; it must give one number")
+        raise BitqError(f"the loss gave {described(given)} for {_fit(output, target)}; it must give one number")
     return value
+
+
+def _total(given: Any) -> Any:
+    """What counts of all that a loss gives."""
+    if isinstance(given, Mapping) and given:
+        parts = [given["loss"]] if "loss" in given else list(given.values())
+        if all(isinstance(part, Tensor) and part.numel() == 1 for part in parts):
+            return torch.stack([part.reshape(()) for part in parts]).sum()
+    elif isinstance(given, tuple | list) and given:
+        return given[0]
+    return given
 
 
 def differentiate(value: Tensor) -> None:

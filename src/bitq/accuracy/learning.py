@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from bitq.accuracy.learned import has_reach, reach_of, shares_reach, weight_cut
 from bitq.accuracy.quantized import quantized_layers
 from bitq.accuracy.ranges import WeightRows, clipped_weight
-from bitq.formats import Format
+from bitq.formats import Format, TensorName
+from bitq.multiplying import PROJECTING
 from bitq.numerics.recipe import magnitude
 from bitq.private_torch import own_parameters
 
@@ -36,17 +37,18 @@ def learning_ranges(model: nn.Module) -> Iterator[list[nn.Parameter]]:
         Logarithms of ranges, for an optimizer.
     """
     learned: list[nn.Parameter] = []
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     for _, layer in quantized_layers(model):
         state = layer._bitq
         for tensor in _ACTIVATIONS:
             fmt, span = getattr(state.formats, tensor), getattr(state, tensor).tensor_range
             if fmt is not None and span is not None and shares_reach(fmt):
-                learned.append(_learn(layer, tensor, torch.tensor(magnitude(span, fmt))))
+                learned.append(_learn(layer, tensor, torch.tensor(magnitude(span, fmt)), device))
     for layer, weight, fmt in _clippable(model):
         if has_reach(fmt):
             with torch.no_grad():
                 at = WeightRows.of(layer, weight, fmt)
-                learned.append(_learn(layer, "weight", at.limits(at.arranged(weight))))
+                learned.append(_learn(layer, "weight", at.limits(at.arranged(weight)), device))
         else:
             layer._bitq.clipping = True
     try:
@@ -65,9 +67,8 @@ def clip_weights(model: nn.Module) -> None:
             weight.copy_(clipped_weight(layer, weight, fmt))
 
 
-def _learn(layer: Any, tensor: Literal["input", "weight", "output"], reach: Tensor) -> nn.Parameter:
+def _learn(layer: Any, tensor: TensorName, reach: Tensor, device: torch.device) -> nn.Parameter:
     least = torch.finfo(torch.float32).tiny  # where all is zero
-    device = next(layer.parameters()).device
     found = nn.Parameter(reach.to(device, torch.float32).clamp(min=least).log())
     layer._bitq.reaches[tensor] = found
     return found
@@ -91,7 +92,8 @@ def _keep(layer: Any) -> None:
 
 def _clippable(model: nn.Module) -> Iterator[tuple[Any, nn.Parameter, Format]]:
     """Layers with their weights and the weights' formats, where nothing else has the weight and it may change."""
-    owned = Counter(id(parameter) for module in model.modules() for parameter in own_parameters(module).values())
+    storing = (module for module in model.modules() if not isinstance(module, PROJECTING))
+    owned = Counter(id(parameter) for module in storing for parameter in own_parameters(module).values())
     for _, layer in quantized_layers(model):
         weight, fmt = own_parameters(layer).get("weight"), layer._bitq.formats.weight
         if weight is None or fmt is None or fmt.scale is None or len(fmt.elements) > 1:

@@ -17,12 +17,13 @@ from bitq.accuracy import straight
 from bitq.accuracy.kinds import Kind, kind_of, reason_against
 from bitq.accuracy.learned import quantized_within, weight_clipped, weight_within
 from bitq.accuracy.ranges import Samples
-from bitq.accuracy.storing import AsStored, passing, root, strayed
+from bitq.accuracy.storing import AsStored, multiply_in_children, passing, root, strayed
 from bitq.accuracy.watching import watching
 from bitq.calls import Call, Points
 from bitq.errors import BitqError
 from bitq.formats import Format, MaxAbs, Ranges, Span, TensorFormats, TensorName
 from bitq.formats.scales import SharedExponent
+from bitq.multiplying import Computed, remove
 from bitq.numerics import exponent_bias_for, quantize
 from bitq.numerics.ops import direct
 from bitq.numerics.recipe import magnitude
@@ -49,6 +50,7 @@ def apply(
     *,
     max_abs: Mapping[str, MaxAbs] | None = None,
     points: Points | None = None,
+    products: Mapping[str, Computed] | None = None,
 ) -> None:
     """Makes the named modules of `model` compute on quantized input, weight and output.
 
@@ -80,6 +82,9 @@ def apply(
         max_abs: in place of `ranges`, largest magnitudes alone.
         points: where what layers store comes out, as `bitq.tracing.record` finds it in this network; none: each stores
             its own result. By default as before.
+        products: by path of the products that no module of their own computes, what they compute, as
+            `bitq.tracing.record` finds them: each becomes a child of its module, which formats can be given to. By
+            default those of a plan.
 
     Raises:
         BitqError: a path that names no module or one that takes no formats (`bitq.accuracy.kinds`), or two paths of one
@@ -88,7 +93,10 @@ def apply(
     if not isinstance(formats, Mapping):
         ranges = formats.ranges() if ranges is None and max_abs is None else ranges
         points = getattr(formats, "points", dict)() if points is None else points
+        products = getattr(formats, "products", dict)() if products is None else products
         formats = formats.formats()
+    if products:
+        multiply_in_children(model, products)
     known = {**(max_abs or {}), **(ranges or {})}
     for name, module, wanted in _named(model, formats):
         if not isinstance(module, _Quantized):
@@ -113,8 +121,7 @@ def set_formats(model: nn.Module, formats: Mapping[str, TensorFormats]) -> None:
 
 
 def restore(model: nn.Module) -> None:
-    """Makes every quantized module of `model` what it was before `apply`."""
-    _store_at(model, {})
+    """Makes every quantized module of `model` what it was before `apply`; products are no children any more."""
     for module in model.modules():
         if isinstance(module, _Quantized):
             del module._bitq
@@ -122,6 +129,8 @@ def restore(model: nn.Module) -> None:
             for number in [key for key, hook in hooks.items() if hook is _called]:
                 del hooks[number]
             module.__class__ = type(module).__bases__[1]
+    remove(model)
+    _store_at(model, {})
 
 
 def is_quantized(module: nn.Module) -> bool:
@@ -139,19 +148,21 @@ def calibration(model: nn.Module) -> dict[str, Ranges]:
     return {name: module._bitq.ranges for name, module in quantized_layers(model)}
 
 
-def weight_in_use(module: nn.Module) -> Tensor:
+def weight_in_use(module: nn.Module, given: Tensor | None = None) -> Tensor:
     """The weight as a module computes with it: quantized, if `apply` gave it a format, and then a tensor of its own.
 
-    Its gradient passes straight through to `module.weight`.
+    Its gradient passes straight through to `module.weight`, or to the one that is given, of a product of two
+    activations.
     """
-    weight: Tensor = module.weight  # type: ignore[assignment]
+    weight: Tensor = module.weight if given is None else given  # type: ignore[assignment]
     fmt = module._bitq.formats.weight if isinstance(module, _Quantized) else None
     if fmt is None:
         return weight
     state: _State = module._bitq  # type: ignore[assignment]
     if "weight" in state.reaches:
         return weight_within(module, weight, state.reaches["weight"], fmt)
-    return quantized_weight(module, weight_clipped(module, weight, fmt) if state.clipping else weight, fmt)
+    clipped = weight_clipped(module, weight, fmt) if state.clipping else weight
+    return quantized_weight(module, clipped, fmt, state.weight)
 
 
 def in_formats(model: nn.Module) -> AbstractContextManager[None]:
@@ -204,6 +215,8 @@ def observing(
 
     def after(name: str, args: Any, kwargs: Any, y: Tensor) -> None:
         record(name, "input", args[0] if args else kwargs["input"])
+        if kind_of(modules[name]).of_activations:
+            record(name, "weight", args[1])
         if name not in elsewhere:
             record(name, "output", y)
 
@@ -268,7 +281,7 @@ class _State:
     def __init__(self, name: str) -> None:
         self.name = name
         self.formats = TensorFormats()
-        self.input = self.output = Shared()
+        self.input = self.weight = self.output = Shared()
         self.stored_elsewhere = False
         """Whether its output is quantized where it is stored, not where it comes out."""
         self._warned = False
@@ -287,6 +300,7 @@ class _State:
         self.reaches, self.clipping = {}, False
         self.formats = formats
         self.input = Shared.of(formats.input, self.ranges.input)
+        self.weight = Shared.of(formats.weight, self.ranges.weight)
         self.output = Shared.of(formats.output, self.ranges.output)
 
     def check_sign(self, x: Tensor, tensor: TensorName) -> None:
@@ -319,7 +333,7 @@ class _Quantized(nn.Module):
             return torch.nested.as_nested_tensor(list(rows), layout=input.layout)
         state, axis = self._bitq, self._kind.channel_axis(self)
         fmt = state.formats.input
-        if fmt is None:
+        if fmt is None or not input.is_floating_point():  # indices
             y = self._compute(input, *args, **kwargs)
         elif (stored := AsStored.of(input, fmt, axis)) is not None:
             with straight.saving_raw(stored.raw, input, fmt, stored.again):
@@ -365,7 +379,8 @@ class _Quantized(nn.Module):
         )
 
     def _compute(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self._kind.compute(self, x, weight_in_use(self), *args, **kwargs)
+        given, *rest = args if self._kind.of_activations else (None, *args)
+        return self._kind.compute(self, x, weight_in_use(self, given), *rest, **kwargs)
 
 
 class _QuantizedItsOwnWay(_Quantized):
@@ -456,11 +471,21 @@ def _made(layer: type[nn.Module]) -> _Quantized:
     return cls.__new__(cls)
 
 
-def quantized_weight(layer: nn.Module, weight: Tensor, fmt: Format) -> Tensor:
-    """A layer's weight in a format, blocked as the layer's kind has it; of the weight's shape."""
+def quantized_weight(layer: nn.Module, weight: Tensor, fmt: Format, shared: Shared | None = None) -> Tensor:
+    """A layer's weight in a format, blocked as the layer's kind has it; of the weight's shape.
+
+    Args:
+        layer: whose weight it is.
+        weight: float.
+        fmt: of the weight.
+        shared: by all of it; by default its own.
+    """
     kind = layer._kind if isinstance(layer, _Quantized) else kind_of(layer)
     shape, dim, inner = kind.blocks(layer, tuple(weight.shape))
-    return quantize(weight.reshape(shape), fmt, dim=dim, inner_dims=inner).reshape(weight.shape)
+    own = shared or Shared()
+    bias, tensor_range = own.exponent_bias, own.tensor_range
+    y = quantize(weight.reshape(shape), fmt, dim, inner, exponent_bias=bias, tensor_range=tensor_range)
+    return y.reshape(weight.shape)
 
 
 def _layer(model: nn.Module, name: str) -> nn.Module:

@@ -58,7 +58,7 @@ class Sample(NamedTuple):
 
 
 class Samples:
-    """A sample of the inputs and outputs of modules, of at most `MOST_SAMPLED` numbers each.
+    """A sample of the activations of modules, of at most `MOST_SAMPLED` numbers each.
 
     Equal seeds and calls give equal samples. They are kept where the tensors are.
 
@@ -78,7 +78,7 @@ class Samples:
         return vars(self) | {"_draws": None}
 
     def add(self, module: str, tensor: str, x: Tensor, axis: int) -> None:
-        """Take in what a module's "input" or "output" was, with its channels along an axis."""
+        """Take in what a module's tensor was, with its channels along an axis."""
         if not x.numel():
             return
         found = x.detach().movedim(axis, -1)
@@ -127,6 +127,7 @@ def fitted(
         found[module] = Ranges(
             samples.span(module, "input", own.input, known.input),
             samples.span(module, "output", own.output, known.output),
+            samples.span(module, "weight", own.weight, known.weight),
         )
     return found
 

@@ -228,10 +228,12 @@ def _kept(
         return x
 
     def before(name: str, layer: nn.Module, args: Any, kwargs: Any) -> Any:
-        if not any(name == known for known, tensor, _ in kept if tensor == "weight"):
+        if kind_of(layer).of_activations:
+            args = args[0], keep(name, "weight", args[1].clone()), *args[2:]
+        elif not any(name == known for known, tensor, _ in kept if tensor == "weight"):
             keep(name, "weight", layer.weight)  # type: ignore[arg-type]
         x = args[0] if args else kwargs["input"]
-        if getattr(x, _STORED, None) == version(x):
+        if getattr(x, _STORED, None) == version(x) or not x.is_floating_point():
             return args, kwargs
         if args:
             return (keep(name, "input", args[0].clone()), *args[1:]), kwargs
@@ -265,11 +267,11 @@ def _kept(
 def _perturbation(layer: nn.Module, tensor: str, x: Tensor, fmt: Format, span: Span | None) -> float:
     if x.grad is None:
         return 0.0
-    value = x.detach()
+    value, shared = x.detach(), Shared.of(fmt, span)
     if tensor == "weight":
-        rounded = quantized_weight(layer, value, fmt)
+        rounded = quantized_weight(layer, value, fmt, shared)
     else:
-        bias, *_ = shared = Shared.of(fmt, span)
+        bias, *_ = shared
         axis = kind_of(layer).channel_axis(layer)
         rounded = quantize(value, fmt, axis, exponent_bias=bias, tensor_range=shared.tensor_range)
     return float(((rounded - value) * x.grad).square().sum())

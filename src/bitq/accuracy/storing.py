@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from threading import local
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from bitq.calls import Call
 from bitq.errors import BitqError
 from bitq.formats import Format
+from bitq.multiplying import Computed, install, multiplies
 from bitq.private_torch import version
-from bitq.running import calls_of
+from bitq.running import calls_of, is_seen
+from bitq.usercode import UserCodeError, reason
 
 
 def strayed(name: str) -> BitqError:
@@ -76,13 +79,16 @@ passing = Pass()
 
 
 class _Root(nn.Module):
-    """What networks with points share; the second base of its subclasses is the network's own class."""
+    """What networks with points, or with children that multiply, share; the second base of its subclasses is the
+    network's own class."""
 
     _bitq_points: dict[Call, str]
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # it knows no modes that replace results
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network computes, from what its layers store."""
+        if not self._bitq_points and is_seen(self):  # by what lets children multiply
+            return super().forward(*args, **kwargs)
         outer, due = passing.due, Counter[str]()
 
         def store(call: Call, result: Any) -> Any:
@@ -110,9 +116,10 @@ class _Root(nn.Module):
 
 
 def root(network: nn.Module, points: dict[Call, str]) -> None:
-    """Let what a network goes on from be what its layers store at these points, or, without any, its own results."""
+    """Let what a network goes on from be what its layers store at these points, or, without any, its own results; and
+    let children that multiply (`bitq.multiplying`) do so."""
     model: Any = network
-    if points:
+    if points or any(map(multiplies, network.modules())):
         if not isinstance(model, _Root):
             model.__class__ = _root_class(type(model))  # type: ignore[arg-type]
         model._bitq_points = points
@@ -121,9 +128,44 @@ def root(network: nn.Module, points: dict[Call, str]) -> None:
         model.__class__ = type(model).__bases__[1]
 
 
+def multiply_in_children(network: nn.Module, products: Mapping[str, Computed]) -> None:
+    """Let children compute these products in every pass through a network.
+
+    Args:
+        network: is changed: it becomes an instance of a subclass of its class.
+        products: by path, as `bitq.tracing.Traced.products` has them.
+
+    Raises:
+        BitqError: a network without such modules.
+    """
+    install(network, products)
+    root(network, getattr(network, "_bitq_points", {}))
+
+
+def with_products(network: nn.Module, products: Mapping[str, Computed]) -> nn.Module:
+    """A network of the same parameters in which children compute these products; itself, if there are none.
+
+    Args:
+        network: is not changed.
+        products: as for `multiply_in_children`.
+
+    Raises:
+        BitqError: a network that cannot be copied.
+    """
+    if not products:
+        return network
+    own = (*network.parameters(), *network.buffers())
+    try:
+        found = copy.deepcopy(network, {id(tensor): tensor for tensor in own})
+    except Exception as error:
+        raise UserCodeError(f"the network cannot be copied: {reason(error, network)}") from error
+    multiply_in_children(found, products)
+    return found
+
+
 @cache
 def _root_class(network: type[nn.Module]) -> type[_Root]:
-    return type(f"Stored{network.__name__}", (_Root, network), {})
+    return type(network.__name__, (_Root, network), {})
 
 
 def _made_root(network: type[nn.Module]) -> _Root:

@@ -90,6 +90,8 @@ def format_columns(lines: Sequence[Line]) -> list[TextColumn]:
 
 def kind(layer: Layer) -> str:
     """What a layer computes, in a word."""
+    if layer.table is not None:
+        return "embedding"
     if _is_product(layer):
         return "linear" if layer.weight_is_parameter else "product"
     if layer.transposed:
@@ -104,6 +106,8 @@ def shape(layer: Layer) -> str:
     if kind(layer) == "product":
         times = f", {layer.groups} times" if layer.groups > 1 else ""
         return f"{layer.N}×{layer.C} · {layer.C}×{layer.K // layer.groups}{times}"
+    if layer.table is not None:
+        return f"{layer.groups} of {layer.table[0]}×{layer.table[1]}"
     parts = [f"{layer.C * layer.groups}→{layer.K}"]
     if not _is_product(layer):
         parts += [f"{layer.R}×{layer.S}", f"{layer.P}×{layer.Q}"]

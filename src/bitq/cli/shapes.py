@@ -122,11 +122,13 @@ def _on(model: nn.Module, shape: Shape, inputs: Sequence[Input], network: str) -
     import torch
 
     from bitq.accuracy.kinds import staying_float
-    from bitq.tracing import trace
+    from bitq.accuracy.storing import with_products
+    from bitq.tracing import record
 
     example = bound(inputs, model, network) if inputs else torch.empty(shape, device="meta")
-    layers = trace(model, example)
-    return NetworkLayers(inputs[0].shape if inputs else shape, layers, staying_float(model, layers))
+    traced = record(model, example)
+    floating = staying_float(with_products(model, traced.products), traced.layers)
+    return NetworkLayers(inputs[0].shape if inputs else shape, traced.layers, floating)
 
 
 def _by_name(texts: Sequence[str]) -> dict[str, Shape]:

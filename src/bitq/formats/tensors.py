@@ -30,11 +30,17 @@ Span = tuple[float, float]
 class Ranges(NamedTuple):
     """Between which finite numbers, 0 among them, a module's activations lay in calibration.
 
-    None leaves each tensor its own range.
+    None leaves each tensor its own range. A weight always has its own, but for that of a product of two activations.
     """
 
     input: Span | None = None
     output: Span | None = None
+    weight: Span | None = None
+
+    @property
+    def known(self) -> tuple[Span | None, Span | None] | tuple[Span | None, Span | None, Span | None]:
+        """As few of them as tell all."""
+        return (self.input, self.output) if self.weight is None else (self.input, self.output, self.weight)
 
     @classmethod
     def of(cls, given: Ranges | MaxAbs) -> Ranges:

@@ -98,8 +98,12 @@ class Sweep:
 
 
 def by_module(layers: Sequence[Layer], formats: Mapping[str, TensorFormats]) -> tuple[TensorFormats, ...]:
-    """The formats of every layer, from those of modules; other modules are float32."""
-    return tuple(formats.get(layer.module, TensorFormats()) for layer in layers)
+    """The formats of every layer, from those of modules; other modules are float32, and so is a product of two
+    activations that a module computes beside its own."""
+    return tuple(
+        formats.get(layer.module if layer.weight_is_parameter or layer.module == layer.name else "", TensorFormats())
+        for layer in layers
+    )
 
 
 def sweep(

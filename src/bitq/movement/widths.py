@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from dataclasses import replace
 from math import prod
 
 from bitq.formats import Format, TensorFormats
@@ -14,8 +15,8 @@ FLOAT_BITS = 32.0
 
 
 def taken(layer: Layer, formats: TensorFormats) -> TensorFormats:
-    """What of these formats a layer's tensors take: a product of two activations stays float."""
-    return formats if layer.weight_is_parameter else TensorFormats()
+    """What of these formats a layer's tensors take: indices have none."""
+    return formats if layer.table is None else replace(formats, input=None)
 
 
 def widths(layer: Layer, formats: TensorFormats, partial_sum_bits: float = 0.0) -> Widths:
@@ -32,14 +33,16 @@ def widths(layer: Layer, formats: TensorFormats, partial_sum_bits: float = 0.0) 
     formats = taken(layer, formats)
     return Widths(
         input=_width(formats.input, layer.input_shape),
-        weight=FLOAT_BITS if formats.weight is None else _weight_bits(layer, formats.weight) / prod(layer.weight_shape),
+        weight=FLOAT_BITS if formats.weight is None else _weight_bits(layer, formats.weight) / _weights(layer),
         output=_width(formats.output, layer.output_shape),
     ).with_partial_sums(partial_sum_bits)
 
 
 def weight_size(layer: Layer, fmt: Format | None) -> int:
-    """Size of a layer's weight in a format, packed, or in 32-bit float, in bytes."""
-    return 4 * prod(layer.weight_shape) if fmt is None else -(-_weight_bits(layer, fmt) // 8)
+    """Size of a layer's weight in a format, packed, or in 32-bit float, in bytes; 0, if it is an activation."""
+    if not layer.weight_is_parameter:
+        return 0
+    return 4 * _weights(layer) if fmt is None else -(-_weight_bits(layer, fmt) // 8)
 
 
 def weight_sizes(
@@ -65,8 +68,15 @@ def _width(fmt: Format | None, shape: tuple[int, ...]) -> float:
     return FLOAT_BITS if fmt is None else fmt.bits_per_element(shape, 1)
 
 
+def _weights(layer: Layer) -> int:
+    """Elements of what is stored of a layer's weight: of a lookup all of its table."""
+    return prod(layer.weight_shape if layer.table is None else layer.table)
+
+
 def _weight_bits(layer: Layer, fmt: Format) -> int:
     """Of the weight as quantization sees it: a transposed convolution's groups stand apart, in front."""
+    if layer.table is not None:
+        return fmt.num_bits(layer.table, 1, ())
     k, c, *window = layer.weight_shape
     shape = (layer.groups, c, k // layer.groups, *window) if layer.transposed else layer.weight_shape
     return fmt.num_bits(shape, 1, (len(shape) - 2, len(shape) - 1))

@@ -15,8 +15,8 @@ MEMORY_BYTES = 1 << 30
 """What inferring shapes may take."""
 
 ASSUMED = (
-    "an ONNX file does not tell which modules compute its products: each convolution, Gemm and MatMul with a weight "
-    "is taken for a layer with formats, also the projections of an attention, which a search may have to leave float"
+    "an ONNX file does not tell which modules compute its products: each convolution, Gemm and MatMul, and an Einsum "
+    "of two activations, is taken for a layer with formats, which a search may have to leave float"
 )
 """What is taken for granted where formats are given to an ONNX file."""
 

@@ -21,7 +21,7 @@ from bitq.onnx.shapes import Shape
 
 # Operators that multiply inside: none of them may be missed in silence.
 _PRODUCT = re.compile(r"Conv(?!ert)|Gemm|MatMul|Einsum|Attention|RNN|LSTM|GRU|MoE")
-_EINSUM = "is an Einsum, which no module that takes formats computes"
+_EINSUM = "is an Einsum with a weight, which no module that takes formats computes"
 _UNSAFE = re.compile(r"[^\w./:#-]")  # in a name that a terminal shows
 
 
@@ -96,10 +96,16 @@ def layers(graph: Graph) -> tuple[tuple[Layer, ...], tuple[StaysFloat, ...]]:
         if loops is not None:
             name = unique_name(node.name, found)
             found[name] = Layer(name=name, **loops)
-            reason = _EINSUM if proto.op_type == "Einsum" else None
-            if reason := reason if found[name].weight_is_parameter else ACTIVATIONS:
+            if reason := _reason(proto.op_type, found[name]):
                 floating.setdefault(reason, []).append(name)
     return tuple(found.values()), tuple(StaysFloat(why, (), tuple(names)) for why, names in floating.items())
+
+
+def _reason(kind: str, layer: Layer) -> str | None:
+    """Why a product stays float; None if it takes formats."""
+    if layer.weight_is_parameter:
+        return _EINSUM if kind == "Einsum" else None
+    return ACTIVATIONS if "Conv" in kind else None
 
 
 def _loops(node: _Node) -> dict[str, Any] | None:

@@ -1,13 +1,13 @@
-"""From a network to its layers: one forward pass that computes nothing and writes down every product.
+"""From a network to its layers: one forward pass that computes nothing and writes down every layer.
 
-`hollow.py` makes the copy that runs without data, `watch.py` sees its operators, `operators.py` writes down products as
-layers, `flow.py` follows which layers meet the same stored tensor.
+`hollow.py` makes the copy that runs without data, `watch.py` sees its operators, `written.py` writes down layers as
+`bitq.accuracy.kinds` read them, `flow.py` follows which layers meet the same stored tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,11 +16,13 @@ from torch import nn
 from bitq.calls import Call
 from bitq.errors import BitqError
 from bitq.layers import Layer
+from bitq.multiplying import Computed, install
 from bitq.running import calls_of
 from bitq.tracing.flow import End, Flow
+from bitq.tracing.found import FoundProducts
 from bitq.tracing.hollow import Hollow
-from bitq.tracing.operators import Products
 from bitq.tracing.watch import Watch
+from bitq.tracing.written import Products
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Traced:
         stored: the stored tensors that meet two layers or more. For each the ends (module path, "output" or "input")
             that write and read it, in order of execution; a module that is called several times joins the tensors of
             all its calls.
+        products: by path of a child that a module would be given for a product, what it computes; see
+            `bitq.multiplying`. Such a product is a layer of this module.
         points: by path of a module whose results all go through elementwise operators that alone read them: the calls,
             one for each call of the module, that return what is stored in the end.
 
@@ -46,10 +50,11 @@ class Traced:
     layers: tuple[Layer, ...]
     stored: tuple[tuple[End, ...], ...]
     points: Mapping[str, tuple[Call, ...]]
+    products: Mapping[str, Computed] = field(default_factory=dict)
 
 
 def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
-    """Every convolution and matrix product that `model` computes for `example_input`, in order of execution.
+    """Every convolution, matrix product and lookup that `model` computes for `example_input`, in order of execution.
 
     The network runs once, as for inference (`eval()`), as a copy whose tensors have shapes but no data:
     nothing is computed, a network larger than memory can be traced, and neither the model nor any random
@@ -60,7 +65,8 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
     Q and S. A transposed convolution is the convolution of stride 1 over its spread input (see `Layer`); the
     leading inputs that no output depends on are left out of `input_size`. The rows of a matrix product are N,
     its columns K, and each product of a batch is one group, unless all share one weight: then N counts the
-    rows of all. Attention is two products, QKᵀ and PV; recurrent networks are the products of every step.
+    rows of all. Attention is two products, QKᵀ and PV; recurrent networks are the products of every step. An
+    embedding is a lookup (see `Layer`).
 
     Args:
         model: the network; on the meta device or made of fake tensors it works just as well.
@@ -69,18 +75,24 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
 
     Returns:
         The layers. `module` is the path of the innermost module whose forward was running. `name` is that
-        path for a convolution or linear module, path.conv or path.matmul for any other; "#2", "#3", … tell
-        further calls apart. `weight_is_parameter` is False where the weight depends on the input.
+        path for a module of a kind that takes formats, path.conv, path.matmul or path.embedding for any
+        other; "#2", "#3", … tell further calls apart. `weight_is_parameter` is False where the weight depends
+        on the input.
 
     Raises:
         BitqError: the network cannot run on the input, decides by values, or holds a product that is not
             modelled (3-D convolutions, quantized or otherwise fused operators).
     """
-    return record(model, example_input).layers
+    hollow = _hollow(model, example_input)
+    return _run(hollow, FoundProducts(hollow.network)).layers
 
 
 def record(model: nn.Module, example_input: Any) -> Traced:
-    """The layers of a network, and which of them write and read the same stored tensor, from one run of it.
+    """The layers of a network as formats are given to them, and which of them write and read the same stored tensor.
+
+    A product of two activations, of those that `bitq.multiplying` can tell, is a module of its own here, and so are the
+    linear layers inside torch's attention and recurrent modules. A network with such products runs a second time, with
+    these modules.
 
     Args:
         model, example_input: as for `trace`.
@@ -88,13 +100,40 @@ def record(model: nn.Module, example_input: Any) -> Traced:
     Raises:
         BitqError: as `trace` does.
     """
+    hollow = _hollow(model, example_input)
+    found = FoundProducts(hollow.network)
+    traced = _run(hollow, found)
+    if not found.computed:
+        return traced
+    hollow = _hollow(model, example_input)
+    install(hollow.network, found.computed)
+    return replace(_run(hollow), products=found.computed)
+
+
+def _hollow(model: nn.Module, example_input: Any) -> Hollow:
     if not isinstance(model, nn.Module):
         raise BitqError(f"the network to trace is a {type(model).__name__}; it must be a torch.nn.Module")
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise BitqError(
             "the network is TorchScript, which hides its modules; give the torch.nn.Module it was made from"
         )
-    hollow, products, flow = Hollow.of(model, example_input), Products(), Flow()
-    with calls_of(hollow.network, flow.returned):
-        hollow.run(Watch(hollow.network, hollow.inputs, (products.note, flow.note)))
+    return Hollow.of(model, example_input)
+
+
+def _run(hollow: Hollow, found: FoundProducts | None = None) -> Traced:
+    """What one run of a network shows; `found` gets its products."""
+    products, flow = Products(), Flow()
+    watch = Watch(hollow.network, hollow.inputs, (products.note, flow.note))
+
+    def before(call: Call, function: Any, args: Any, kwargs: Any) -> None:
+        assert found is not None
+        found.before(watch, len(products.layers), call, function, args, kwargs)
+
+    def after(call: Call, result: Any) -> Any:
+        if found is not None:
+            found.after(call, products.layers)
+        return flow.returned(call, result)
+
+    with calls_of(hollow.network, after, None if found is None else before):
+        hollow.run(watch)
     return Traced(tuple(products.layers), flow.groups(), flow.points())

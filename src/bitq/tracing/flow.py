@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from bitq.accuracy.kinds import reader_of
 from bitq.calls import Call
 from bitq.private_torch import storage_of, transforming
-from bitq.tracing.operators import LAYERS
 from bitq.tracing.watch import Operation
 
 End = tuple[str, str]
@@ -30,6 +30,7 @@ _FUSED = {
         "_prelu_kernel",
     )
 }
+_SCALING = {"aten::mul", "aten::div", "aten::mul_", "aten::div_"}
 # Operators that give another shape to the same memory.
 _VIEWS = {"aten::view", "aten::_unsafe_view", "aten::unsqueeze", "aten::squeeze", "aten::_reshape_alias"}
 
@@ -57,10 +58,11 @@ class _Value:
 
 @dataclass
 class _Stored:
-    """A stored tensor: its values in order, and the ends that meet it."""
+    """A stored tensor: its values in order, the ends that meet it, and whether it is a product of two activations."""
 
     values: list[_Value] = field(default_factory=list)
     ends: dict[End, None] = field(default_factory=dict)
+    of_activations: bool = False
 
 
 class Flow:
@@ -72,21 +74,29 @@ class Flow:
         """What lies in a storage now."""
         self._written: dict[str, list[int]] = defaultdict(list)
         """By path of a layer, the stored tensors that its calls write."""
+        self._constant: set[str] = set()
+        """Paths of layers that some calls give what does not depend on the input, as a first state."""
 
     def note(self, operation: Operation) -> None:
         """Note what a result is made of, and which layer reads and writes it."""
         operands, results, path = operation.activations, operation.results, operation.path
+        reader = reader_of(operation.name)
+        if reader and not operands:
+            self._constant.add(path)
         if not operands or not results:
             return
         values = [self._value(t) for t in operands]
-        if operation.name in LAYERS:
+        layers = list(reader(operation.name, operation)) if reader else []
+        if len(layers) == 1:
             for value in values:
                 value.read = True
-            self._stored[values[0].number].ends[path, "input"] = None
+            if (read := layers[0].input) is not None:
+                self._stored[self._value(read).number].ends[path, "input"] = None
             number = self._new(results[0]).number
             self._stored[number].ends[path, "output"] = None
+            self._stored[number].of_activations = operation.is_activation(layers[0].weight)
             self._written[path].append(number)
-        elif operation.elementwise or operation.name in _FUSED:
+        elif (operation.elementwise or operation.name in _FUSED) and not self._may_be_infinite(operation, values):
             alike = [value for value, t in zip(values, operands, strict=True) if t.shape == results[0].shape]
             number = max((value.number for value in alike), default=-1)
             for value in values:
@@ -121,6 +131,8 @@ class Flow:
         """By path of a layer, the calls whose results are what it stores, as `Traced.points` has them."""
         found = {}
         for path, numbers in self._written.items():
+            if path in self._constant:
+                continue
             calls = [self._point(path, self._stored[number].values) for number in numbers]
             known = tuple(call for call in calls if call is not None)
             if len(known) == len(calls):
@@ -138,6 +150,14 @@ class Flow:
             if call is not None and call.module != path and all(_only_by(value, each) for each in read):
                 return call
         return None
+
+    def _may_be_infinite(self, operation: Operation, values: list[_Value]) -> bool:
+        """Whether an elementwise operator changes scores, where a mask writes infinities that no format holds.
+
+        Of a product of two activations only what a factor makes is stored in its place.
+        """
+        scaled = len(values) == 1 and operation.name in _SCALING
+        return not scaled and any(self._stored[value.number].of_activations for value in values)
 
     def _value(self, tensor: Tensor) -> _Value:
         return self._lying.get(storage_of(tensor)) or self._new(tensor)

@@ -65,6 +65,10 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # Storages (which views share) whose values depend on the input; held, so that no identity returns.
         self._activations = {storage_of(t): t for t in tensors(inputs)}
 
+    def is_activation(self, tensor: Tensor) -> bool:
+        """Whether a tensor's values depend on the inputs."""
+        return storage_of(tensor) in self._activations
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         path, module = self._running.innermost
@@ -83,7 +87,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 " let its control flow and its shapes follow from shapes alone"
             ) from error
         arguments = named_arguments(func, args, kwargs)
-        activations = tuple(t for t in tensors((args, kwargs)) if storage_of(t) in self._activations)
+        activations = tuple(t for t in tensors((args, kwargs)) if self.is_activation(t))
         elementwise = torch.Tag.pointwise in func.tags
         operation = Operation(
             operator_name(func), arguments, activations, tuple(tensors(result)), elementwise, path, module

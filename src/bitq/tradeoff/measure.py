@@ -143,7 +143,7 @@ def measure(
                 kept, validation = tuned, after
         test = evaluate(kept, bench.data.test, bench.task)
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in kept.state_dict().items()}
-    ranges = Calibration(ranges={name: (own.input, own.output) for name, own in calibration(kept).items()})
+    ranges = Calibration(ranges={name: own.known for name, own in calibration(kept).items()})
     weights = safetensors.torch.save(tensors, {_RANGES: ranges.model_dump_json()})
     return Measured(
         validation.loss, before.accuracy, validation.accuracy, test.accuracy, kept is not untuned, weights

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from bitq.accuracy.kinds import staying_float
+from bitq.accuracy.storing import with_products
 from bitq.batches import check_lasting, first_example, no_batch, pairs
 from bitq.devices import Device
 from bitq.files import RunFolder, check_own_folder, remove_leftovers
@@ -63,6 +64,8 @@ def opened(
     if batch is None:
         raise no_batch("the validation data")
     traced = record(model, first_example(batch[0]) if example_input is None else example_input)
+    model = with_products(model, traced.products)
+    subject = replace(subject, model=model)
     for part in staying_float(model, traced.layers):
         listener.note(sentence(part))
     if modules := modules_of(model, traced.layers):

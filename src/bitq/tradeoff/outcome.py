@@ -9,6 +9,7 @@ from math import isfinite
 
 from bitq.accuracy.kinds import kind_of, staying_float
 from bitq.accuracy.quantized import UNKNOWN, Shared, calibration
+from bitq.calls import Call
 from bitq.devices import Device
 from bitq.formats import TENSORS, Format, Ranges, Span, TensorFormats
 from bitq.formats.scales import SharedExponent
@@ -18,6 +19,7 @@ from bitq.movement.network import traffic_bits
 from bitq.movement.sweep import by_module, sweep
 from bitq.movement.tiled import LevelMovement
 from bitq.movement.widths import taken, widths
+from bitq.multiplying import products_of
 from bitq.store import versions
 from bitq.tracing import Traced
 from bitq.tradeoff.allocate import allocate, predicted_loss
@@ -125,8 +127,8 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
     biases = save_weights(ledger.folder.weights, model, formats, key)
     ranges = as_stored(study.space, study.ranges, calibration(model))
     planned = tuple(
-        _layer(study, layer, formats.get(layer.module, TensorFormats()), best.plan.choices, biases, ranges)
-        for layer in layers
+        _layer(study, layer, own, best.plan.choices, biases, ranges)
+        for layer, own in zip(layers, by_module(layers, formats), strict=True)
     )
     moved = {layer.name: (layer.movement_bits, layer.energy_pj) for layer in planned}
     plan = Plan(
@@ -268,8 +270,9 @@ def _layer(
     ranges: Mapping[str, Ranges],
 ) -> PlanLayer:
     formats = taken(layer, formats)
-    kind = kind_of(study.subject.model.get_submodule(layer.module)) if formats.weight else None
-    q = widths(layer, formats, study.space.device.partial_sum_bits)
+    module = study.subject.model.get_submodule(layer.module) if formats.weight else None
+    kind = None if module is None else kind_of(module)
+    q, computed = widths(layer, formats, study.space.device.partial_sum_bits), products_of(study.subject.model)
     seen = ranges.get(layer.module, UNKNOWN)
     return PlanLayer(
         name=layer.name,
@@ -278,11 +281,18 @@ def _layer(
         groups=layer.groups,
         **{name: getattr(layer, name) for name in GEOMETRY},
         transposed=kind is not None and kind.transposed,
+        table=layer.table,
         weight_is_parameter=layer.weight_is_parameter,
         input=_activation(formats.input, seen.input),
-        weight=_weight(formats.weight, biases.get(layer.module)),
+        parameter=call if isinstance(call := computed.get(layer.module), str) else None,
+        computed_by=PlanCall.of(call) if isinstance(call := computed.get(layer.module), Call) else None,
+        weight=(
+            _weight(formats.weight, biases.get(layer.module))
+            if layer.weight_is_parameter
+            else _activation(formats.weight, seen.weight)
+        ),
         output=_activation(formats.output, seen.output),
-        stored_at=tuple(PlanCall(**call._asdict()) for call in study.space.points.get(layer.module, ())),
+        stored_at=tuple(map(PlanCall.of, study.space.points.get(layer.module, ()))),
         levels=tuple(_level(level, q) for level in study.space.levels(layer, q, choices)),
     )
 

@@ -158,11 +158,21 @@ class PlanLevel(_Entry):
 
 
 class PlanCall(_Entry):
-    """The call of a function whose result is what a layer stores, as `bitq.calls.Call`."""
+    """The call of a function, as `bitq.calls.Call`."""
 
     module: Name
     function: Name
     number: Annotated[int, Field(ge=0, lt=1 << 31)]
+
+    @classmethod
+    def of(cls, call: Call) -> PlanCall:
+        """The entry of a call."""
+        return cls(**call._asdict())
+
+    @property
+    def call(self) -> Call:
+        """The same."""
+        return Call(self.module, self.function, self.number)
 
 
 class PlanLayer(_Entry):
@@ -171,8 +181,12 @@ class PlanLayer(_Entry):
     `stored_at` are the calls whose results, after activation functions and sums, are what its module stores as its
     output, one for each call of the module; none, if it stores its own result.
 
-    `transposed` tells that its weight is stored as a transposed convolution's, input channels first. What lies between
-    `groups` and it, and `weight_is_parameter`, is as in `bitq.Layer`; plans of earlier versions lack that.
+    `parameter` is the name of its weight in the network's state, where that is another module's. `computed_by` is
+    the call of a function that is a product of two activations and computes this layer, as a child of its module.
+
+    `table` are the rows and columns of what a lookup reads. `transposed` tells that its weight is stored as a
+    transposed convolution's, input channels first. What lies between `groups` and it, and `weight_is_parameter`, is as
+    in `bitq.Layer`; plans of earlier versions lack that.
     """
 
     name: Name
@@ -185,7 +199,10 @@ class PlanLayer(_Entry):
     input_size: Extents | None = None
     input_dilation: Extents | None = None
     transposed: bool = False
+    table: Extents | None = None
     weight_is_parameter: bool | None = None
+    parameter: Name | None = None
+    computed_by: PlanCall | None = None
     input: PlanFormat | None
     weight: PlanFormat | None
     output: PlanFormat | None
@@ -202,7 +219,7 @@ class PlanLayer(_Entry):
     @property
     def layer(self) -> Layer:
         """What is computed, as far as the plan tells."""
-        names = ("groups", "transposed", "module", *GEOMETRY)
+        names = ("groups", "transposed", "table", "module", *GEOMETRY)
         known = {name: value for name in names if (value := getattr(self, name)) is not None}
         told: dict[str, Any] = {**self.loops, **known, "weight_is_parameter": self.weight_is_parameter is not False}
         return Layer(self.name, **told)
@@ -343,15 +360,26 @@ class Plan(_Entry):
     def ranges(self) -> dict[str, Ranges]:
         """By module path, ranges of the activations from which calibration derives what the plan has them share."""
         return {
-            layer.module: Ranges(*(None if each is None else each.span for each in (layer.input, layer.output)))
+            layer.module: Ranges(
+                None if layer.input is None else layer.input.span,
+                None if layer.output is None else layer.output.span,
+                None if layer.weight is None or layer.weight_is_parameter is not False else layer.weight.span,
+            )
             for layer in self.layers
             if layer.formats != TensorFormats()
         }
 
+    def products(self) -> dict[str, Call | str]:
+        """By path of the products with formats that no module of their own computes, the calls that compute them, or
+        the names of their weights."""
+        taking = [layer for layer in self.layers if layer.formats != TensorFormats()]
+        named = {layer.module: layer.parameter for layer in taking if layer.parameter is not None}
+        return {**named, **{layer.module: layer.computed_by.call for layer in taking if layer.computed_by is not None}}
+
     def points(self) -> Points:
         """By module path, where what it stores comes out of the network."""
         return {
-            layer.module: tuple(Call(each.module, each.function, each.number) for each in layer.stored_at)
+            layer.module: tuple(each.call for each in layer.stored_at)
             for layer in self.layers
             if layer.stored_at and layer.formats != TensorFormats()
         }

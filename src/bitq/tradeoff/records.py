@@ -268,13 +268,14 @@ class FloatAccuracy(Record):
 
 
 class Calibration(Record):
-    """By module path between which finite numbers, 0 among them, inputs and outputs lie in some training batches.
+    """By module path between which finite numbers, 0 among them, inputs and outputs lie in some training batches, and
+    weights that are activations.
 
     Earlier versions stored largest magnitudes, as kind "calibration".
     """
 
     kind = "ranges"
-    ranges: dict[str, tuple[Between | None, Between | None]]
+    ranges: dict[str, tuple[Between | None, Between | None] | tuple[Between | None, Between | None, Between | None]]
 
 
 class Perturbations(Record):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from bitq.devices import Device
 from bitq.layers import Layer
 from bitq.movement.levels import movement_many
+from bitq.movement.widths import weight_size
 from bitq.tradeoff.records import Cost
 from bitq.tradeoff.shares import REFERENCES
 from bitq.tradeoff.space import Space, energy_pj
@@ -47,14 +47,15 @@ def plain_bits(layers: Iterable[Layer], device: Device, widths: Sequence[float])
 
 def reference_costs(space: Space) -> Mapping[str, Cost]:
     """By name of `REFERENCES`, what a network costs if every element that moves takes so many bits, with no exponent
-    to share; products of two activations, which plans leave in float32, take them, too.
+    to share; products that plans leave in float32 take them, too.
 
     Stored are the weights that plans choose formats for in so many bits, and all else as it is.
     """
     bits = plain_bits(chain(*space.layers, space.fixed), space.device, tuple(REFERENCES.values()))
-    elements = sum(prod(layers[0].weight_shape) for layers in space.layers)
-    stored = [round(elements * width / 8) + space.other_bytes for width in REFERENCES.values()]
+    stored = (layers[0] for name, layers in zip(space.modules, space.layers, strict=True) if name not in space.unstored)
+    elements = sum(weight_size(layer, None) / 4 for layer in stored)
+    sizes = [round(elements * width / 8) + space.other_bytes for width in REFERENCES.values()]
     return {
         name: Cost.of_levels(row.tolist(), energy_pj(space.device, row), size)
-        for name, row, size in zip(REFERENCES, bits, stored, strict=True)
+        for name, row, size in zip(REFERENCES, bits, sizes, strict=True)
     }

@@ -29,7 +29,7 @@ from bitq.memory import memory_told
 from bitq.randomness import random_states_kept
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.measure import Subject, Task, evaluate, seeded
-from bitq.tradeoff.weights import check_savable
+from bitq.tradeoff.weights import check_savable, packed_names
 from bitq.usercode import UserCodeError, reason
 
 _DOING = "trying one batch"
@@ -64,7 +64,7 @@ def rehearse(
     _ = own.loss_identity, own.metric_identity  # as they are before they are called
     task = Task(_apart(own.loss), _apart(own.metric))
     wanted = dict.fromkeys(modules, finest(offered))
-    check_savable(model.state_dict(), modules)
+    check_savable(model.state_dict(), packed_names(model, modules))
     with memory_told(_DOING), random_states_kept(data.train, data.validation), seeded():
         tried = _copied(model)
         first = next(pairs(model, data.train), None)

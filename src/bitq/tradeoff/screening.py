@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from bitq.accuracy.quantized import apply
-from bitq.batches import Batch, count_inputs, pairs
+from bitq.batches import Batch, count_inputs, pair, walked
 from bitq.tradeoff.identity import formats_text
 from bitq.tradeoff.measure import evaluate
 from bitq.tradeoff.records import Screened
@@ -30,8 +30,9 @@ class Part:
 
     def __iter__(self) -> Iterator[Batch]:
         seen = 0
-        for inputs, target in pairs(self.model, self.batches):
-            yield inputs, target
+        for batch in walked(self.batches):
+            inputs, _ = pair(self.model, batch)
+            yield batch
             seen += count_inputs(inputs)
             if seen >= self.count:
                 return

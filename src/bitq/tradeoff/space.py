@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bitq.accuracy.kinds import float_reasons
+from bitq.accuracy.kinds import float_reasons, has_kind, kind_of
 from bitq.calls import Points
 from bitq.devices import Device
 from bitq.errors import BitqError
@@ -21,6 +21,7 @@ from bitq.movement.levels import movement, movement_many
 from bitq.movement.model import Widths
 from bitq.movement.tiled import LevelMovement, levels_of
 from bitq.movement.widths import FLOAT_BITS, weight_size, widths
+from bitq.multiplying import Projection
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.moved import Moved
 from bitq.tradeoff.records import Cost
@@ -53,6 +54,7 @@ class Space:
             output).
         points: where what modules store comes out of the network, as `bitq.tracing.Traced.points` has it; a module that
             is not named stores its own result.
+        unstored: modules that store no weight of their own, as it is an activation or another module's.
         counted: for each format that in whose bits it is counted, where that is not itself; else none.
         largest_bits: DM_max where it is not of the formats offered but of those that `offered.measured_by` names, in
             bits.
@@ -69,6 +71,7 @@ class Space:
     other_bytes: int
     ties: tuple[tuple[tuple[int, int], ...], ...] = ()
     points: Points = field(default_factory=dict)
+    unstored: frozenset[str] = frozenset()
     counted: tuple[Choosable, ...] = ()
     largest_bits: float | None = None
 
@@ -102,7 +105,9 @@ class Space:
     def model_bytes(self, module: int) -> NDArray[np.float64]:
         """Array (widths of input, of weight, of output): what is stored of a module's weight, in bytes."""
         own, layer, counted = self.bits[module], self.layers[module][0], self.counted or self.formats
-        sizes = np.empty(own.bits.shape[1])
+        sizes = np.zeros(own.bits.shape[1])
+        if self.modules[module] in self.unstored:
+            return np.broadcast_to(sizes[None, :, None], own.bits.shape[:-1])
         for index in self.offered.indices("weight"):
             sizes[own.places[1][index]] = weight_size(layer, format_for(counted[index], "weight"))
         return np.broadcast_to(sizes[None, :, None], own.bits.shape[:-1])
@@ -119,8 +124,7 @@ class Space:
 
     def extents(self, module: int) -> dict[str, int]:
         """Elements of a module's "input", "weight" and "output" along their blocks, to which larger blocks are cut."""
-        layer = self.layers[module][0]
-        return {"input": layer.C * layer.groups, "weight": layer.C, "output": layer.K}
+        return self.layers[module][0].extents
 
     @property
     def fixed_energy_pj(self) -> float:
@@ -133,7 +137,8 @@ class Space:
         counted = self.counted or self.formats
         weights = sum(
             weight_size(layers[0], format_for(counted[choice[1]], "weight"))
-            for layers, choice in zip(self.layers, choices, strict=True)
+            for module, layers, choice in zip(self.modules, self.layers, choices, strict=True)
+            if module not in self.unstored
         )
         return Cost.of_levels(level_bits.tolist(), energy_pj(self.device, level_bits), weights + self.other_bytes)
 
@@ -220,7 +225,18 @@ def space_of(
         BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
     """
     given = FormatSet.grid(wanted) if isinstance(wanted, int) else wanted
-    return build_space(layers, weight_bytes(model, layers), stored_bytes(model), device, given, progress)
+    found = build_space(layers, weight_bytes(model, layers), stored_bytes(model), device, given, progress)
+    return replace(found, ties=_shared_weights(model, found.modules))
+
+
+def _shared_weights(model: nn.Module, modules: Sequence[str]) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Ties of modules that have one weight, such as an embedding and the layer that predicts its rows."""
+    sharing: dict[int, list[tuple[int, int]]] = {}
+    for index, name in enumerate(modules):
+        module = model.get_submodule(name)
+        if not _of_activations(module):
+            sharing.setdefault(id(module.weight), []).append((index, 1))
+    return tuple(tuple(group) for group in sharing.values() if len(group) > 1)
 
 
 def modules_of(model: nn.Module, layers: Sequence[Layer]) -> tuple[str, ...]:
@@ -232,12 +248,24 @@ def modules_of(model: nn.Module, layers: Sequence[Layer]) -> tuple[str, ...]:
 def weight_bytes(model: nn.Module, layers: Sequence[Layer]) -> dict[str, int]:
     """What the weights of `modules_of` take as stored today, in bytes, by path."""
     modules = {name: model.get_submodule(name) for name in modules_of(model, layers)}
-    return {name: _bytes(module.weight) for name, module in modules.items()}  # type: ignore[arg-type]
+    return {name: _weight_bytes(model, module) for name, module in modules.items()}
 
 
 def stored_bytes(model: nn.Module) -> int:
     """What a network stores today: all parameters and buffers as they are, in bytes."""
     return sum(_bytes(tensor) for tensor in model.state_dict().values())
+
+
+def _weight_bytes(model: nn.Module, module: nn.Module) -> int:
+    if _of_activations(module):
+        return 0
+    if isinstance(module, Projection) and has_kind(model.get_submodule(module.stored.rpartition(".")[0])):
+        return 0  # which stores it
+    return _bytes(module.weight)  # type: ignore[arg-type]
+
+
+def _of_activations(module: nn.Module) -> bool:
+    return kind_of(module).of_activations
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -257,7 +285,7 @@ def build_space(
     Args:
         layers: the traced network.
         weight_bytes: by path of the modules whose formats can be chosen, what their weight takes as stored today, in
-            bytes: 4 an element in float32, 2 in bfloat16.
+            bytes: 4 an element in float32, 2 in bfloat16; 0 where it is an activation or another module's.
         stored_bytes: all parameters and buffers as stored today, in bytes.
         device: the memories.
         formats: the candidates; a sequence of them is for all tensors.
@@ -269,7 +297,7 @@ def build_space(
     chosen: dict[str, list[Layer]] = {}
     fixed = []
     for layer in layers:
-        if layer.module in weight_bytes and layer.weight_is_parameter:
+        if layer.module in weight_bytes and (layer.weight_is_parameter or not weight_bytes[layer.module]):
             chosen.setdefault(layer.module, []).append(layer)
         else:
             fixed.append(layer)
@@ -290,6 +318,7 @@ def build_space(
         fixed_bits=fixed_bits,
         float_cost=Cost.of_levels(float_bits.tolist(), energy_pj(device, float_bits), stored_bytes),
         other_bytes=stored_bytes - sum(weight_bytes[module] for module in chosen),
+        unstored=frozenset(module for module in chosen if not weight_bytes[module]),
     )
     if offered.measured_by is None:
         return found

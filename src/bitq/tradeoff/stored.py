@@ -30,7 +30,7 @@ def stored_as(space: Space, traced: Traced, stored: Stored) -> Space:
     if stored == "paper":
         return space
     points = points_of(traced, stored, space.modules)
-    return replace(tied(space, ties(space, traced.stored)), points=points)
+    return replace(tied(space, (*space.ties, *ties(space, traced.stored))), points=points)
 
 
 def points_of(traced: Traced, stored: Stored, modules: Collection[str]) -> Points:

@@ -25,11 +25,13 @@ from bitq.accuracy.sensitivity import perturbations, probed, unperturbed
 from bitq.accuracy.sensitivity import scores as scores_of
 from bitq.allocator import keeping_freed_memory
 from bitq.batches import forward, no_batch, pairs, to_device
+from bitq.calls import Call
 from bitq.database import damaged
 from bitq.errors import BitqError
 from bitq.files import write_atomically
 from bitq.formats import TENSORS, Format, Ranges, TensorFormats, TensorName, format_for
 from bitq.memory import memory_told
+from bitq.multiplying import products_of
 from bitq.outside import read_outside
 from bitq.store import Json
 from bitq.tradeoff.allocate import Scores
@@ -117,7 +119,7 @@ class Study:
 
         def calibrate() -> Calibration:
             seen, _ = self._observed
-            return Calibration(ranges={name: (seen[name].input, seen[name].output) for name in self.space.modules})
+            return Calibration(ranges={name: seen[name].known for name in self.space.modules})
 
         config = {"batches": CALIBRATION_BATCHES, "seed": self.seed, **self.stored}
         found = self.ledger.once(Calibration, config, calibrate).ranges
@@ -243,7 +245,7 @@ class Study:
             )
 
         found = self.ledger.once(Perturbations, self._scored_by, perturb).found
-        share = {tensor: 1.0 if self.training is None else RECOVERED[tensor] for tensor in TENSORS}
+        products = products_of(self.subject.model)
         with self.complete(Perturbations):
             values = {
                 (name, tensor): {fmt: row[str(fmt)] for fmt in self.probed(name, tensor)}
@@ -255,7 +257,8 @@ class Study:
             table = np.full((len(TENSORS), len(space.formats)), inf)
             for row, tensor in zip(table, TENSORS, strict=True):
                 own = scores_of(self._own(name, tensor), values[name, tensor], extents[name][tensor])
-                row[list(self.offered(name, tensor))] = share[tensor] * own
+                untuned = self.training is None or isinstance(products.get(name), Call)  # whose weight is no parameter
+                row[list(self.offered(name, tensor))] = (1.0 if untuned else RECOVERED[tensor]) * own
             found_scores.append(table)
         return found_scores
 

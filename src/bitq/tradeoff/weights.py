@@ -17,6 +17,7 @@ from bitq.accuracy.quantized import apply
 from bitq.errors import BitqError, shortened
 from bitq.files import RunFolder, check_replaceable
 from bitq.formats import Format, TensorFormats
+from bitq.multiplying import stored_name
 from bitq.numerics.packedfile import DIGEST, DTYPES, ENTRY, PACKABLE, FileTensor, opened, read_packed, write_packed
 from bitq.numerics.packing import WeightBlocks, weight_blocks
 from bitq.tradeoff.plan import Plan, PlanLayer, load_plan
@@ -47,33 +48,40 @@ def save_weights(
         BitqError: a weight with NaN or infinity, or one that is no tensor of the state, as a parametrization's.
     """
     state = model.state_dict()
-    names = {_weight(module): module for module, entry in formats.items() if entry.weight is not None}
-    check_savable(state, names.values())
+    names = packed_names(model, (module for module, entry in formats.items() if entry.weight is not None))
+    check_savable(state, names)
+    modules = {name: module for module, name in names.items()}
     types = {dtype: name for name, dtype in DTYPES.items()}
     entries = []
     for name, tensor in state.items():
         entry = FileTensor(name, types[tensor.dtype], tuple(tensor.shape))
-        if name in names:
-            module = names[name]
+        if name in modules:
+            module = modules[name]
             layer = model.get_submodule(module)
             entry = _packed(entry, formats[module].weight, kind_of(layer).blocks(layer, entry.shape))
         entries.append(entry)
     biases = write_packed(path, entries, state.__getitem__, {} if outcome is None else {OUTCOME: outcome})
-    return {names[name]: bias for name, bias in biases.items()}
+    return {module: biases[name] for module, name in names.items() if name in biases}
 
 
-def check_savable(state: Mapping[str, object], modules: Iterable[str]) -> None:
+def packed_names(model: nn.Module, modules: Iterable[str]) -> dict[str, str]:
+    """By path of these modules, the names of their weights in a network's state; activations are not stored."""
+    names = {module: stored_name(model.get_submodule(module), module) for module in modules}
+    return {module: name for module, name in names.items() if name is not None}
+
+
+def check_savable(state: Mapping[str, object], names: Mapping[str, str]) -> None:
     """Refuse a network whose packed weights no file could hold.
 
     Args:
         state: of the network.
-        modules: paths of those whose weights are to be packed.
+        names: of the weights that are to be packed, by the paths of their modules.
 
     Raises:
         BitqError: such a weight is no tensor of the state, as a parametrization's, or the state holds what safetensors
             does not.
     """
-    for name, module in ((_weight(module), module) for module in modules):
+    for module, name in names.items():
         if name not in state:
             raise BitqError(
                 f"the network's state has no {name!r}; a parametrized weight of module {module!r} can be saved after "
@@ -156,9 +164,9 @@ def _planned(tensors: Mapping[str, FileTensor], plan: Plan, source: Path) -> dic
     """The tensors that a plan packs."""
     packed = {}
     for layer in plan.layers:
-        if layer.formats.weight is None:
+        if layer.formats.weight is None or layer.weight_is_parameter is False:
             continue
-        name = _weight(layer.module)
+        name = layer.parameter or f"{layer.module}.weight".lstrip(".")
         if name not in tensors:
             raise BitqError(
                 f"{source} has no {shown(name)}, to which the plan gives a format; is it the planned network's?"
@@ -175,6 +183,8 @@ def _planned(tensors: Mapping[str, FileTensor], plan: Plan, source: Path) -> dic
 
 
 def _fits(shape: tuple[int, ...], layer: PlanLayer) -> bool:
+    if layer.table is not None:
+        return shape == layer.table
     k, c, r, s = (layer.loops[loop] for loop in "KCRS")
     channels = (c * layer.groups, k // layer.groups) if layer.transposed else (k, c)
     return shape[:2] == channels and prod(shape[2:]) == r * s
@@ -191,10 +201,6 @@ def _uniform(tensors: Mapping[str, FileTensor], fmt: Format) -> dict[str, FileTe
 
 def _packed(entry: FileTensor, fmt: Format | None, blocks: WeightBlocks) -> FileTensor:
     return FileTensor(entry.name, entry.dtype, entry.shape, fmt, blocks)
-
-
-def _weight(module: str) -> str:
-    return f"{module}.weight" if module else "weight"
 
 
 def checksum(path: Path) -> str:

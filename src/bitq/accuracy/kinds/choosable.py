@@ -10,8 +10,10 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from bitq.accuracy.kinds.kind import Kind, class_names, has_kind, kind_of
 from bitq.floating import ACTIVATIONS, StaysFloat
 from bitq.layers import Layer
-from bitq.private_torch import is_lazy
+from bitq.multiplying import PROJECTING, multiplies
+from bitq.private_torch import is_lazy, uncompiled_path
 
+_IDLE = "was not called where the network was traced"
 _HIDDEN = "is wrapped by torch.compile, behind which no format reaches it; give the network as it was before"
 
 
@@ -48,15 +50,16 @@ def float_reasons(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
     takes = quantizable(model)
     reasons = {}
     for layer in layers:
-        if not layer.weight_is_parameter:
+        kind = takes.get(layer.module)
+        if not layer.weight_is_parameter and not (kind and kind.of_activations):
             reasons[layer.name] = ACTIVATIONS
-        elif layer.module not in takes:
+        elif kind is None:
             reasons[layer.name] = reason_against(model, layer.module) or _HIDDEN
     return reasons
 
 
 def staying_float(model: nn.Module, layers: Sequence[Layer]) -> tuple[StaysFloat, ...]:
-    """What of a network stays float: the layers of `float_reasons`, and modules of `unquantizable` that compute none.
+    """What of a network stays float: the layers of `float_reasons`, and modules that compute none of the layers.
 
     Args:
         model: the network.
@@ -71,7 +74,9 @@ def staying_float(model: nn.Module, layers: Sequence[Layer]) -> tuple[StaysFloat
     for name, reason in float_reasons(model, layers).items():
         modules.setdefault(reason, {})[module_of[name]] = None
         names.setdefault(reason, []).append(name)
-    for path, reason in unquantizable(model).items():
+    traced = {layer.module for layer in layers}
+    idle = {path: _IDLE for path in quantizable(model) if uncompiled_path(path) not in traced}
+    for path, reason in (*unquantizable(model).items(), *idle.items()):
         if not _projects_attention(model, path):
             modules.setdefault(reason, {})[path] = None
     return tuple(
@@ -99,11 +104,14 @@ def reason_against(model: nn.Module, name: str) -> str | None:
         return "has a forward of its own set on the object, so formats could have no effect; set it on its class"
     if "weight" in vars(module):
         return "gets its weight from a hook; take it off, as by torch.nn.utils.remove_weight_norm, to quantize it"
-    return None
+    return kind_of(module).refuses(module)
 
 
 def _only_read(model: nn.Module, name: str, module: nn.Module) -> bool:
     """Whether torch's attention reads the module's weight and never calls it, as it does with a class made for this."""
+    parent = model.get_submodule(name.rpartition(".")[0])
+    if multiplies(parent):  # its calls are computed by children, its projections among them
+        return False
     return _projects_attention(model, name) or isinstance(module, NonDynamicallyQuantizableLinear)
 
 
@@ -120,4 +128,6 @@ def _stored_bytes(module: nn.Module) -> int:
 
 
 def _multiplies(module: nn.Module) -> bool:
+    if isinstance(module, PROJECTING) and multiplies(module):  # its children do
+        return False
     return any(is_lazy(weight) or weight.dim() > 1 for weight in module.parameters(recurse=False))

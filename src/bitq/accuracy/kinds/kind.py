@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ class Kind:
         transposed: whether the weight has its input channels first.
         output_axes: of the weight as it is blocked (`blocks`), those that the output channels run along.
         steps: the methods that make torch's own forward; a subclass that replaces one computes in a way of its own.
+        of_activations: whether its weight is an activation, too: what forward takes second, blocked along its last
+            axis.
+        refuses: why a layer of these classes cannot take formats, a clause after its name; None if it can.
     """
 
     classes: tuple[type[nn.Module], ...]
@@ -33,9 +37,13 @@ class Kind:
     transposed: bool = False
     output_axes: tuple[int, ...] = (0,)
     steps: tuple[str, ...] = ("forward",)
+    of_activations: bool = False
+    refuses: Callable[[Any], str | None] = lambda layer: None
 
     def blocks(self, layer: Any, shape: tuple[int, ...]) -> WeightBlocks:
         """Where the blocks of a layer's weight of this shape lie."""
+        if self.of_activations:
+            return WeightBlocks((prod(shape[:-1]), shape[-1]), 1, ())
         return weight_blocks(shape, self.transposed, layer.groups if self.transposed else 1)
 
     def computes_as_torch(self, layer: type[nn.Module]) -> bool:
@@ -73,4 +81,4 @@ def kind_of(layer: nn.Module | type[nn.Module]) -> Kind:
 
 def class_names() -> str:
     """The classes that take formats, for messages."""
-    return ", ".join(cls.__name__ for kind in _kinds for cls in kind.classes)
+    return ", ".join(cls.__name__ for kind in _kinds if not kind.of_activations for cls in kind.classes)

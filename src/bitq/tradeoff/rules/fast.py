@@ -29,7 +29,7 @@ from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.records import Proposal
 from bitq.tradeoff.rules.assigned import assigned, distinct, finest_first
 from bitq.tradeoff.rules.rule import Brought, Rule
-from bitq.tradeoff.rules.statistics import BATCHES, summed_over_inputs
+from bitq.tradeoff.rules.statistics import BATCHES, summed_over_inputs, weight_numbers
 from bitq.tradeoff.study import Study
 
 ROUNDINGS = {"nearest": "", "toward_zero": ":toward_zero"}
@@ -89,8 +89,7 @@ def _ratio(sums: tuple[float, float]) -> float:
 
 
 def _weight_ratio(study: Study, name: str, fine: Format, coarse: Format) -> float:
-    layer = study.subject.model.get_submodule(name)
-    weight: Tensor = layer.weight.detach()  # type: ignore[operator]
+    layer, weight = study.subject.model.get_submodule(name), weight_numbers(study, name)
     with torch.inference_mode():
         return _ratio(difference(*(quantized_weight(layer, weight, fmt) for fmt in (fine, coarse))))
 

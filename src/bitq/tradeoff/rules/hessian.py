@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bitq.accuracy.evaluate import device_of
+from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import quantized_weight
 from bitq.batches import forward, pairs, to_device
 from bitq.errors import BitqError
@@ -27,6 +28,7 @@ from bitq.tradeoff.measure import seeded
 from bitq.tradeoff.records import Proposal
 from bitq.tradeoff.rules.gradient import BATCHES
 from bitq.tradeoff.rules.limits import limits
+from bitq.tradeoff.rules.statistics import weight_numbers
 from bitq.tradeoff.rules.units import admissible
 from bitq.tradeoff.study import Study
 
@@ -44,9 +46,8 @@ def hessian(study: Study, count: int) -> Proposal:
         admissible(study, unit)
     scores = []
     for module, (name, trace) in enumerate(zip(study.space.modules, traces(study), strict=True)):
-        layer = study.subject.model.get_submodule(name)
-        weight: Tensor = layer.weight.detach()  # type: ignore[operator]
-        mean = trace / weight.numel()
+        layer, weight = study.subject.model.get_submodule(name), weight_numbers(study, name)
+        mean = trace / max(weight.numel(), 1)
         formats = study.formats(name, "weight")
         table = np.full((len(TENSORS), len(formats)), np.inf)
         for tensor, row in enumerate(table):
@@ -59,13 +60,15 @@ def hessian(study: Study, count: int) -> Proposal:
 
 
 def traces(study: Study) -> list[float]:
-    """Trace of the Hessian of the loss by each module's weight (Hutchinson's estimate)."""
+    """Trace of the Hessian of the loss by each module's weight (Hutchinson's estimate).
+
+    A weight that is an activation counts as the one with the largest trace (ours: no parameter has it).
+    """
     subject = study.subject
     model, device = copy.deepcopy(subject.model).eval(), device_of(subject.model)
-    weights: list[Tensor] = [
-        model.get_submodule(name).weight  # type: ignore[misc]
-        for name in study.space.modules
-    ]
+    layers = [model.get_submodule(name) for name in study.space.modules]
+    having = [place for place, layer in enumerate(layers) if not kind_of(layer).of_activations]
+    weights: list[Tensor] = [layers[place].weight for place in having]  # type: ignore[misc]
     found = np.zeros(len(weights))
     with seeded(study.seed), sdpa_kernel(SDPBackend.MATH):  # other ways of attention have no second derivative
         for done, (inputs, target) in enumerate(list(islice(pairs(model, subject.data.train), BATCHES))):
@@ -84,4 +87,6 @@ def traces(study: Study) -> list[float]:
                     "the network computes something that has no second derivative by a weight, which traces of the "
                     "Hessian are made of; leave this rule out"
                 ) from error
-    return [max(float(value), 0.0) / (BATCHES * PROBES) for value in found]
+    traces = np.full(len(layers), found.max(initial=0.0))
+    traces[having] = found
+    return [max(float(value), 0.0) / (BATCHES * PROBES) for value in traces]

@@ -52,10 +52,18 @@ def zeroed(x: Tensor, fmt: Format, dim: int, inner_dims: Sequence[int] = ()) -> 
     return int(((own - found >= magnitude) | (x == 0)).sum()), x.numel()
 
 
+def weight_numbers(study: Study, name: str) -> Tensor:
+    """The weight of the module of this path; where it is an activation, what was sampled of it."""
+    layer = study.subject.model.get_submodule(name)
+    if not kind_of(layer).of_activations:
+        return layer.weight.detach()  # type: ignore[operator]
+    rows = study.samples.rows(name, "weight")
+    return torch.zeros(0, 1) if rows is None else rows
+
+
 def weight_zeroed(study: Study, name: str, fmt: Format) -> float:
     """The share of `zeroed` elements in the weight of the module of this path."""
-    layer = study.subject.model.get_submodule(name)
-    weight: Tensor = layer.weight.detach()  # type: ignore[operator]
+    layer, weight = study.subject.model.get_submodule(name), weight_numbers(study, name)
     shape, dim, inner = kind_of(layer).blocks(layer, tuple(weight.shape))
     lost, count = zeroed(weight.reshape(shape), fmt, dim, inner)
     return lost / max(count, 1)

@@ -1,0 +1,179 @@
+"""Modules for products that no module of its own computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitq.calls import Call
+from bitq.errors import BitqError
+from bitq.multiplying.attention import attention
+from bitq.multiplying.operands import Linear, Multiply, linear, operands
+from bitq.multiplying.recurrent import RECURRENT
+from bitq.private_torch import storage_of, with_its_calls_seen
+
+Computed = Call | str
+"""What a child computes: this call of the module above it, or all its linear layers with the parameter of this name."""
+
+PROJECTING = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+"""Modules of torch whose own parameters are the weights of linear layers."""
+
+_OWN = "_bitq_products"
+"""The attribute of a module whose calls are computed by children: by function and number of a call, or the name of a
+parameter, the child's name."""
+
+
+class Product(nn.Module):
+    """One call of a function that multiplies two activations.
+
+    Both operands have the axis along which they are summed up last, and the product its columns.
+    """
+
+    def forward(self, input: Tensor, weight: Tensor, multiply: Multiply) -> Tensor:
+        """The product of the first operand and the second, in the shapes that `Operands` has them in."""
+        return multiply(input, weight)
+
+
+class Projection(nn.Linear):
+    """A linear layer with a weight of another module, which goes on being stored as that's.
+
+    Args:
+        weight: of the other module.
+        stored: its name in the state of the network.
+    """
+
+    def __init__(self, weight: nn.Parameter, stored: str) -> None:
+        nn.Module.__init__(self)
+        self.out_features, self.in_features = weight.shape
+        self.weight, self.stored = weight, stored
+        self.register_parameter("bias", None)
+        self.register_state_dict_post_hook(_unsaved)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_unloaded)  # type: ignore[no-untyped-call]
+
+    def forward(self, input: Tensor, rows: slice = slice(None), bias: Tensor | None = None) -> Tensor:
+        """The outputs of these rows of the weight; the bias is as the other module has it."""
+        return functional.linear(input, self.weight[rows], bias)
+
+
+def _unsaved(projection: nn.Module, state: dict[str, Any], prefix: str, *rest: object) -> None:
+    del state[f"{prefix}weight"]
+
+
+def _unloaded(projection: nn.Module, state: dict[str, Any], prefix: str, *rest: object) -> None:
+    state[f"{prefix}weight"] = projection.weight
+
+
+TOLD: Mapping[Any, Callable[..., Any]] = {
+    functional.scaled_dot_product_attention: attention,
+    functional.multi_head_attention_forward: with_its_calls_seen(functional.multi_head_attention_forward),
+    **RECURRENT,
+}
+"""Functions that multiply inside, each as one that calls functions to multiply, or gives NotImplemented."""
+
+
+def install(network: nn.Module, products: Mapping[str, Computed]) -> None:
+    """Give a network's modules children that compute these products; what has one already keeps it.
+
+    Args:
+        network: is changed.
+        products: by path of the child.
+
+    Raises:
+        BitqError: a network without such modules or parameters, or one that has something else of that name.
+    """
+    for path, computed in products.items():
+        above, _, name = path.rpartition(".")
+        module = computed.module if isinstance(computed, Call) else above
+        try:
+            parent = network.get_submodule(above)
+            weight = None if isinstance(computed, Call) else network.get_parameter(computed)
+        except AttributeError:
+            missing = f"module {above!r}" if isinstance(computed, Call) else f"parameter {computed!r}"
+            raise BitqError(f"the model has no {missing}, whose product {path!r} has formats") from None
+        if above != module or not name or not can_multiply(parent) or (weight is not None and weight.dim() != 2):
+            raise BitqError(f"module {module!r} cannot have a product {path!r}")
+        own = vars(parent).setdefault(_OWN, {})
+        key = (computed.function, computed.number) if isinstance(computed, Call) else computed
+        if own.get(key) == name:
+            continue
+        if hasattr(parent, name):
+            raise BitqError(f"module {above!r} has another {name!r} than a product that has formats")
+        parent.add_module(name, Product() if weight is None else Projection(weight, str(computed)))
+        own[key] = name
+
+
+def can_multiply(module: nn.Module) -> bool:
+    """Whether a module may have children that compute its calls: it is none whose children are what it computes."""
+    return not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+
+
+def remove(network: nn.Module) -> None:
+    """Take away what `install` gave."""
+    for module in list(network.modules()):
+        for name in vars(module).pop(_OWN, {}).values():
+            delattr(module, name)
+
+
+def instead(module: nn.Module, call: Call, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a child of a module gives for one of its calls; NotImplemented, where none computes it.
+
+    Raises:
+        BitqError: the call multiplies in another way than when the network was traced.
+    """
+    own = vars(module).get(_OWN)
+    if own is None:
+        return NotImplemented
+    name = own.get((call.function, call.number))
+    if name is None:
+        layer = linear(function, args, kwargs)
+        return NotImplemented if layer is None else _projected(module, layer)
+    found = operands(function, args, kwargs)
+    if found is None:
+        raise BitqError(
+            f"{call.function} of module {call.module!r} multiplies in another way than when the network was traced; "
+            "let its control flow and its shapes follow from shapes alone"
+        )
+    return found.finish(module.get_submodule(name)(found.first, found.second, found.multiply))
+
+
+def _projected(module: nn.Module, layer: Linear) -> Any:
+    """What the child with a linear layer's weight computes."""
+    if isinstance(module, nn.MultiheadAttention) and layer.weight is module.out_proj.weight:
+        return module.out_proj(layer.input)
+    for child in module.children():
+        if isinstance(child, Projection) and (rows := rows_of(child.weight, layer.weight)) is not None:
+            return child(layer.input, rows, layer.bias)
+    return NotImplemented
+
+
+def rows_of(parameter: Tensor, weight: Tensor) -> slice | None:
+    """The rows of a matrix that another one is; None, if it is none of its rows."""
+    alike = weight.dim() == parameter.dim() == 2 and weight.stride() == parameter.stride()
+    if not alike or weight.shape[1] != parameter.shape[1] or storage_of(weight) != storage_of(parameter):
+        return None
+    first = (weight.storage_offset() - parameter.storage_offset()) // max(parameter.stride(0), 1)
+    return slice(first, first + len(weight)) if 0 <= first <= len(parameter) - len(weight) else None
+
+
+def products_of(network: nn.Module) -> dict[str, Computed]:
+    """By path of the children that `install` gave a network, what they compute."""
+    return {
+        f"{path}.{name}".lstrip("."): key if isinstance(key, str) else Call(path, *key)
+        for path, module in network.named_modules()
+        for key, name in vars(module).get(_OWN, {}).items()
+    }
+
+
+def stored_name(module: nn.Module, path: str) -> str | None:
+    """The name of a module's weight in the state of the network that has it under this path; None, if it has none."""
+    if isinstance(module, Product):
+        return None
+    return module.stored if isinstance(module, Projection) else f"{path}.weight".lstrip(".")
+
+
+def multiplies(module: nn.Module) -> bool:
+    """Whether children compute some of a module's own calls."""
+    return _OWN in vars(module)

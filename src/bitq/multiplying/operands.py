@@ -1,0 +1,146 @@
+"""What functions of torch multiply: their two operands, and what they make of the product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Multiply = Callable[[Tensor, Tensor], Tensor]
+"""From both operands to their product."""
+
+
+class Operands(NamedTuple):
+    """What a call multiplies.
+
+    Attributes:
+        first, second: with the axis that is summed up last.
+        multiply: from tensors in their shapes to the product, its columns last.
+        finish: what the call makes of the product.
+    """
+
+    first: Tensor
+    second: Tensor
+    multiply: Multiply
+    finish: Callable[[Tensor], Tensor] = lambda product: product
+
+
+def operands(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operands | None:
+    """The operands of a call of a function of torch; None if it is no product that can be told so."""
+    read = _READ.get(getattr(function, "__name__", ""))
+    if read is None or kwargs.get("out") is not None:
+        return None
+    found = read(function, list(args), dict(kwargs))
+    if found is None or not (found.first.is_floating_point() and found.second.is_floating_point()):
+        return None
+    return found
+
+
+def _matmul(function: Any, args: list[Any], kwargs: dict[str, Any]) -> Operands | None:
+    first, second = [*args, *kwargs.values()]
+    return _matrices(first, second, function)
+
+
+def _reflected(function: Any, args: list[Any], kwargs: dict[str, Any]) -> Operands | None:
+    second, first = args
+    return _matrices(first, second, torch.matmul)
+
+
+def _matrices(first: Any, second: Any, multiply: Multiply) -> Operands | None:
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)) or not 0 < second.dim() <= first.dim():
+        return None  # torch turns others around, so that the second one is the first of what it computes
+    if second.dim() == 1:
+        return Operands(first, second, multiply) if first.dim() > 1 else None
+    return Operands(first, second.mT, lambda first, second: multiply(first, second.mT))
+
+
+def _linear(function: Any, args: list[Any], kwargs: dict[str, Any]) -> Operands | None:
+    first, second, bias = named(("input", "weight", "bias"), args, kwargs)
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)) or second.dim() != 2:
+        return None
+    return Operands(first, second, lambda first, second: function(first, second, bias))
+
+
+def _added(function: Any, args: list[Any], kwargs: dict[str, Any]) -> Operands | None:
+    """A sum of a matrix and a product."""
+    names = ("input", "batch1", "batch2") if function.__name__ == "baddbmm" else ("input", "mat1", "mat2")
+    beta, alpha = kwargs.pop("beta", 1), kwargs.pop("alpha", 1)
+    if len(args) > len(names):
+        return None
+    added, first, second = named(names, args, kwargs)
+    found = _matrices(first, second, torch.matmul)
+
+    def finish(product: Tensor) -> Tensor:
+        scaled = product if alpha == 1 else product * alpha
+        return scaled if beta == 0 else scaled + (added if beta == 1 else added * beta)
+
+    return found and found._replace(finish=finish)
+
+
+def named(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    """The arguments of a call by these names of its parameters, in order; None for those that are missing."""
+    return iter((*args, *(kwargs.get(name) for name in names[len(args) :])))
+
+
+def _einsum(function: Any, args: list[Any], kwargs: dict[str, Any]) -> Operands | None:
+    """A sum over one letter of two tensors, whose result ends with a letter of the second alone."""
+    equation, *factors = args
+    if len(factors) == 1 and isinstance(factors[0], list | tuple):
+        factors = list(factors[0])
+    if not isinstance(equation, str) or len(factors) != 2 or "." in equation or "->" not in equation:
+        return None
+    sides, out = equation.replace(" ", "").split("->")
+    first, second = sides.split(",")
+    summed = [letter for letter in first if letter not in out]
+    if any(len(set(each)) < len(each) for each in (first, second, out)) or not out or len(summed) != 1:
+        return None
+    (inner,) = summed
+    if inner not in second or set(second) - {inner} - set(out) or out[-1] in first or out[-1] not in second:
+        return None
+    last = [each.replace(inner, "") + inner for each in (first, second)]
+    moved = [factor.movedim(each.index(inner), -1) for factor, each in zip(factors, (first, second), strict=True)]
+    written = f"{','.join(last)}->{out}"
+    return Operands(moved[0], moved[1], lambda first, second: function(written, first, second))
+
+
+_READ: Mapping[str, Callable[[Any, list[Any], dict[str, Any]], Operands | None]] = {
+    **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm", "mv"), _matmul),
+    "__rmatmul__": _reflected,
+    "linear": _linear,
+    **dict.fromkeys(("baddbmm", "addmm"), _added),
+    "einsum": _einsum,
+}
+"""By a function's own name, what reads its operands."""
+
+
+class Linear(NamedTuple):
+    """A linear layer that a call computes.
+
+    Attributes:
+        input: its features last.
+        weight: [outputs, features].
+        bias: if it has one.
+    """
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+def linear(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Linear | None:
+    """The linear layer that a call computes, whatever the weight is; None, if it is none."""
+    name = getattr(function, "__name__", "")
+    if kwargs.get("out") is not None:
+        return None
+    if name == "linear":
+        found = Linear(*named(("input", "weight", "bias"), args, kwargs))
+    elif _READ.get(name) is _matmul and len((*args, *kwargs)) == 2:
+        input, second = (*args, *kwargs.values())
+        if not isinstance(second, Tensor) or second.dim() != 2:
+            return None
+        found = Linear(input, second.mT, None)
+    else:
+        return None
+    return found if isinstance(found.input, Tensor) and isinstance(found.weight, Tensor) else None
