@@ -53,7 +53,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Step:
+class Milestone:
     """What one evaluation of a course reached.
 
     Attributes:
@@ -102,7 +102,7 @@ class Evidence:
     offers: Offers | None
     references: Mapping[str, Cost]
     efforts: tuple[Effort, ...]
-    course: tuple[Step, ...]
+    course: tuple[Milestone, ...]
     finished: float | None
 
     def score(self, layer: PlanLayer) -> float | None:
@@ -186,7 +186,7 @@ def _amounts(series: Series) -> tuple[float, ...]:
     return (*series.traffic_bits, *series.energy_pj, series.floor_bits, *(each for each in reached if each is not None))
 
 
-def _course(plan: Plan, evaluations: Sequence[Evaluation], where: Path) -> Iterator[Step]:
+def _course(plan: Plan, evaluations: Sequence[Evaluation], where: Path) -> Iterator[Milestone]:
     seconds = 0.0
     for each in evaluations:
         if each.kind in _WHOLE:
@@ -202,7 +202,7 @@ def _course(plan: Plan, evaluations: Sequence[Evaluation], where: Path) -> Itera
         else:
             continue
         reached = objective(accuracy, found.movement_bits, plan.totals.movement_bits_max, plan.alpha)
-        yield Step(seconds, found.label, tuned, reached)
+        yield Milestone(seconds, found.label, tuned, reached)
 
 
 def _efforts(evaluations: tuple[Evaluation, ...]) -> tuple[Effort, ...]:
