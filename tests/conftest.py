@@ -1,6 +1,7 @@
 """Settings of all tests."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -30,6 +31,14 @@ def _cache_folder(tmp_path_factory):
         patch.setenv("BITQ_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("COLUMNS", raising=False)  # which workers of pytest-xdist have, and bounds tables
         yield
+
+
+@pytest.fixture(autouse=True)
+def _compiled_afresh():
+    """Let no test be the one too many that torch.compile compiles a function of PyTorch's for."""
+    yield
+    if dynamo := sys.modules.get("torch._dynamo"):
+        dynamo.reset()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bitq.errors import BitqError, Infeasible
@@ -30,9 +30,10 @@ from bitq.movement import (
     simulate,
     traffic,
 )
+from bitq.movement import axis as axis_module
 from bitq.movement import optimum as optimum_module
 from bitq.movement.asking import heard
-from bitq.movement.axis import Axis, axis_tiles
+from bitq.movement.axis import Axis, axis_tiles, largest_rows
 from bitq.movement.expression import MOST_PARTS, split, whole
 from bitq.movement.network import traffic_bits
 from bitq.movement.widths import widths as widths_of
@@ -387,6 +388,24 @@ def test_widths_of_too_many_tilings_are_solved_in_pieces(monkeypatch):
     monkeypatch.setattr(optimum_module, "MOST_CANDIDATES", -1)
     with pytest.raises(BitqError, match=r"layer 'pieces' has over -1 tilings to compare, which take .* smaller input"):
         optimal_tilings(layer, np.ones((2, 3)), 1e4)
+
+
+@settings(max_examples=300)
+@given(
+    out=st.integers(1, 80),
+    window=st.tuples(st.integers(1, 7), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3)),
+    edges=st.tuples(st.integers(0, 24), st.integers(0, 24)),
+    tile=st.tuples(st.integers(1, 80), st.integers(1, 7)),
+)
+def test_the_largest_tile_of_an_axis_is_that_of_a_shorter_one(out, window, edges, tile):
+    (taps, stride, dilation, spread), (before, after) = window, edges
+    padding = min(before, (taps - 1) * dilation)
+    stored = (out - 1) * stride + (taps - 1) * dilation + 1 - padding - min(after, (taps - 1) * dilation)
+    assume(stored > 0)
+    axis = Axis(out, taps, stride, dilation, padding, (stored - 1) // spread + 1, spread)
+    tile_out, tile_tap = min(tile[0], out), min(tile[1], taps)
+    whole = axis_module._summed(axis, tile_out, tile_tap)
+    assert largest_rows(axis, tile_out, tile_tap) == whole.span
 
 
 def test_a_long_axis_with_padding_is_tiled_soon():

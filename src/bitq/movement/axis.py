@@ -86,7 +86,20 @@ def kept_rows(axis: Axis, tile_out: int, tile_tap: int) -> tuple[int, ...]:
 @lru_cache(maxsize=65536)
 def largest_rows(axis: Axis, tile_out: int, tile_tap: int) -> int:
     """Rows of the largest tile of these sizes."""
-    return int(_summed(axis, tile_out, tile_tap).span)
+    _check_length(axis)
+    return int(_summed(_shortened(axis, tile_out), tile_out, tile_tap).span)
+
+
+def _shortened(axis: Axis, tile_out: int) -> Axis:
+    """An axis with the same kinds of tiles of so many outputs: of those that no edge cuts, nor any tile that uses their
+    rows, it has one for each phase of spread rows, which repeats after as many tiles as there are phases."""
+    step, reach = tile_out * axis.stride, (axis.taps - 1) * axis.dilation
+    before = -(-(axis.padding + reach) // step)
+    over = (axis.out - 1) * axis.stride + reach - axis.padding - (axis.size - 1) * axis.spread
+    after = (max(over, 0) + reach) // step + 2
+    spare = axis.out // tile_out - before - after - axis.spread
+    removed = max(spare // axis.spread, 0) * axis.spread
+    return replace(axis, out=axis.out - removed * tile_out, size=axis.size - removed * step // axis.spread)
 
 
 def _summed(axis: Axis, tile_out: int, tile_tap: int) -> Any:

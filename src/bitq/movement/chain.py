@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from math import prod
+from math import isqrt, prod
 from typing import Any
 
 from bitq.layers import LOOPS, Layer
@@ -99,8 +99,8 @@ def _sizes(extents: tuple[int, ...], halves: bool) -> tuple[tuple[int, ...], ...
 
 def _trips(extent: int) -> Sequence[int]:
     """Numbers of tiles that between them have all smallest sizes: few tiles, and those of every small size."""
-    few = [trips for trips in range(1, extent + 1) if (trips - 1) ** 2 <= extent]
-    return [*few, *(-(-extent // size) for size in range(1, few[-1] + 1))]
+    few = range(1, min(isqrt(extent) + 1, extent) + 1)
+    return [*few, *(-(-extent // size) for size in few)]
 
 
 @lru_cache(maxsize=1024)

@@ -140,6 +140,7 @@ class _Pool:
         self.chosen = np.full(len(table), -1, dtype=np.int32)
         self._best = np.full(len(table), np.inf)
         self._known: set[tuple[object, ...]] = set()
+        self.offer(*plan_one_by_one(layer, table[:1], self.capacities).plans)  # tells of what is too large to look at
 
     def solve(self, row: int, thorough: bool = True) -> None:
         """Offer plans made for one row; of a small layer the best there is."""

@@ -202,7 +202,8 @@ def _course(plan: Plan, evaluations: Sequence[Evaluation], where: Path) -> Itera
         else:
             continue
         reached = objective(accuracy, found.movement_bits, plan.totals.movement_bits_max, plan.alpha)
-        yield Milestone(seconds, found.label, tuned, reached)
+        if isfinite(reached):
+            yield Milestone(seconds, found.label, tuned, reached)
 
 
 def _efforts(evaluations: tuple[Evaluation, ...]) -> tuple[Effort, ...]:
