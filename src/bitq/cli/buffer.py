@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitq.cli.choosing import MinimizeWhat, PlannedHow, planned_device
 from bitq.cli.chosen import HELP, NAMES, Planned, Uniform, read_formats
 from bitq.cli.given import Inputs
+from bitq.cli.memories import MinimizeWhat, PlannedHow, planned_device
 from bitq.cli.output import Json, bits_text, bytes_text, csv_text, energy_text, print_json, ratio_text, show
 from bitq.cli.shapes import InputShape, Network, input_and_layers
 from bitq.cli.tables import FirstThatFits, TextColumn

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitq.cli.uses import check_uses
-from bitq.planning import Minimize, Planning
 
 if TYPE_CHECKING:
-    from bitq.devices import Device
     from bitq.tradeoff.formatset import FormatSet
 
 FORMATS, TUNING = "Formats", "Fine-tuning"
@@ -49,14 +46,6 @@ OutputAsInput = Annotated[
         rich_help_panel=FORMATS,
     ),
 ]
-PlannedHow = Annotated[
-    Planning,
-    typer.Option(help="Plan all memories together, or one by one, each for its least traffic from DRAM inward."),
-]
-MinimizeWhat = Annotated[
-    Minimize,
-    typer.Option("--minimize", help="What plans of the memories minimize: bits moved between them, or energy."),
-]
 Alpha = Annotated[
     float, typer.Option(help="Weight of data movement in O = (1 - accuracy) + alpha * movement / largest movement.")
 ]
@@ -74,17 +63,6 @@ Amp = Annotated[
         rich_help_panel=TUNING,
     ),
 ]
-
-
-def planned_device(device: str, levels: Planning, minimize: Minimize) -> Device:
-    """The device of these options.
-
-    Raises:
-        BitqError: as `bitq.devices.load_device` does.
-    """
-    from bitq.devices import load_device
-
-    return replace(load_device(device), planned=levels, minimize=minimize)
 
 
 def check_grid(grid: PaperGrid | None, formats: str | None, weights: str | None, activations: str | None) -> None:

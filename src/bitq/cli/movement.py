@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitq.cli.choosing import MinimizeWhat, PlannedHow, planned_device
 from bitq.cli.chosen import HELP, NAMES, read_formats
 from bitq.cli.given import Inputs
 from bitq.cli.layers import (
@@ -24,6 +23,7 @@ from bitq.cli.layers import (
     shape_column,
     weights_column,
 )
+from bitq.cli.memories import MinimizeWhat, PlannedHow, planned_device
 from bitq.cli.output import (
     Json,
     bits_text,

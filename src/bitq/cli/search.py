@@ -22,13 +22,10 @@ from bitq.cli.choosing import (
     Amp,
     Grid,
     LearningRate,
-    MinimizeWhat,
     OutputAsInput,
-    PlannedHow,
     Weights,
     check_grid,
     offered_of,
-    planned_device,
 )
 from bitq.cli.given import TracedOn, example_of
 from bitq.cli.inputs import (
@@ -44,6 +41,7 @@ from bitq.cli.inputs import (
     Std,
     load_source,
 )
+from bitq.cli.memories import MinimizeWhat, PlannedHow, planned_device
 from bitq.cli.output import Json, accuracy_text, bits_text, bytes_text, energy_text, print_json, show
 from bitq.cli.planned import plan_tables
 from bitq.cli.quantities import with_limits

@@ -52,32 +52,54 @@ def chained(
     """
     one, levels = layer.group, len(capacities)
     sizes = _sizes(tuple(one.extent(loop) for loop in LOOPS), halves)
-    axes = [Axis.of(one, axis) for axis in (0, 1)]
-    tables = [ffi.new("int64_t[]", own) for own in sizes]
-    rows = [_rows(axis, sizes[3 + place], sizes[5 + place]) for place, axis in enumerate(axes)]
-    doubles = [ffi.new("double[]", list(values)) for values in (capacities, prices)]
-    asked = ffi.new(
-        "bitq_chain *",
-        {
-            "counts": list(map(len, sizes)),
-            "sizes": tables,
-            "held": tables,
-            "axis": [[a.out, a.taps, a.stride, a.dilation, a.padding, a.size, a.spread] for a in axes],
-            "rows": rows,
-            "levels": levels,
-            "capacity": doubles[0],
-            "price": doubles[1],
-            "widths": [widths.input, widths.weight, widths.accumulated, widths.output],
-            "outputs": one.N * one.K * one.P * one.Q,
-            "scale": layer.groups,
-        },
-    )
+    rows = [_rows(Axis.of(one, axis), sizes[3 + axis], sizes[5 + axis]) for axis in (0, 1)]
+    asked, _kept = chain_question(layer, widths, capacities, prices, sizes, sizes, rows=rows)
     tiles, orders = ffi.new("int64_t[]", levels * len(LOOPS)), ffi.new("int64_t[]", levels)
     found = lib.bitq_chain_plan(asked, MOST_ORDERS, UNWANTED, tiles, orders)
     if not checked(found, f"layer {layer.name!r}"):
         return None
     at = [tiles[level * len(LOOPS) : (level + 1) * len(LOOPS)] for level in range(levels)]
     return tuple(_tiling(order, own, sizes) for order, own in zip(orders, at, strict=True))
+
+
+def chain_question(
+    layer: Layer,
+    widths: Widths,
+    capacities: Sequence[float],
+    prices: Sequence[float],
+    sizes: Sequence[Sequence[int]],
+    held: Sequence[Sequence[int]],
+    **tables: Any,
+) -> tuple[Any, object]:
+    """The engine's `bitq_chain`, and what has to be kept as long as it is asked.
+
+    Args:
+        layer, widths, capacities, prices: as for `chained`.
+        sizes: of each loop's tiles, for what they move.
+        held: of the same tiles, for what they take of a memory.
+        tables: its other fields, made by the engine's `ffi`.
+    """
+    one = layer.group
+    integers = [[ffi.new("int64_t[]", list(own)) for own in each] for each in (sizes, held)]
+    doubles = [ffi.new("double[]", list(values)) for values in (capacities, prices)]
+    axes = [Axis.of(one, axis) for axis in (0, 1)]
+    asked = ffi.new(
+        "bitq_chain *",
+        {
+            "counts": list(map(len, sizes)),
+            "sizes": integers[0],
+            "held": integers[1],
+            "axis": [[a.out, a.taps, a.stride, a.dilation, a.padding, a.size, a.spread] for a in axes],
+            "levels": len(capacities),
+            "capacity": doubles[0],
+            "price": doubles[1],
+            "widths": [widths.input, widths.weight, widths.accumulated, widths.output],
+            "outputs": one.N * one.K * one.P * one.Q,
+            "scale": layer.groups,
+            **tables,
+        },
+    )
+    return asked, (integers, doubles, tables)
 
 
 def _tiling(order: int, tile: Any, sizes: Sequence[Sequence[int]]) -> Tiling:

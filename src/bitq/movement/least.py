@@ -53,6 +53,7 @@ from bitq.movement._engine import ffi, lib
 from bitq.movement.asking import UNWANTED, checked
 from bitq.movement.axis import Axis, kept_rows, largest_rows
 from bitq.movement.bound import compulsory
+from bitq.movement.chain import chain_question
 from bitq.movement.model import Widths
 from bitq.movement.optimum import Table, least_traffic, optimize_many, priced
 
@@ -99,27 +100,17 @@ def least_chained(layer: Layer, widths: Widths, capacities: Sequence[float], pri
     cells = list(_cells(tuple(one.extent(loop) for loop in LOOPS)))
     for place, axis in enumerate(axes, LOOPS.index("R")):
         cells[place] = tuple(cell for cell in cells[place] for _ in _windows(axis, (1, 1), cell, 0))
-    tops = [ffi.new("int64_t[]", [top for top, _ in own]) for own in cells]
-    held = [ffi.new("int64_t[]", [bottom for _, bottom in own]) for own in cells]
     tables = [_tables(axis, cells[3 + place], cells[5 + place], levels) for place, axis in enumerate(axes)]
-    doubles = [ffi.new("double[]", list(values)) for values in (capacities, prices)]
-    asked = ffi.new(
-        "bitq_chain *",
-        {
-            "counts": list(map(len, cells)),
-            "sizes": tops,
-            "held": held,
-            "axis": [[a.out, a.taps, a.stride, a.dilation, a.padding, a.size, a.spread] for a in axes],
-            "rows": [spans for spans, _ in tables],
-            "kept": [kept for _, kept in tables],
-            "shared": [_boundaries(axis)[1] for axis in axes],
-            "levels": levels,
-            "capacity": doubles[0],
-            "price": doubles[1],
-            "widths": [widths.input, widths.weight, widths.accumulated, widths.output],
-            "outputs": one.N * one.K * one.P * one.Q,
-            "scale": layer.groups,
-        },
+    asked, _held = chain_question(
+        layer,
+        widths,
+        capacities,
+        prices,
+        [[top for top, _ in own] for own in cells],
+        [[bottom for _, bottom in own] for own in cells],
+        rows=[spans for spans, _ in tables],
+        kept=[kept for _, kept in tables],
+        shared=[_boundaries(axis)[1] for axis in axes],
     )
     least = ffi.new("double *")
     checked(lib.bitq_chain_least(asked, MOST_ORDERS, UNWANTED, least), f"layer {layer.name!r}")

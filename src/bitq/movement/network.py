@@ -12,7 +12,7 @@ from bitq.layers import Layer
 from bitq.movement.asking import heard
 from bitq.movement.levels import LayerPlan, plan
 from bitq.movement.model import Traffic, Widths
-from bitq.movement.tiled import LevelMovement
+from bitq.movement.tiled import LevelMovement, LevelTotal
 from bitq.movement.widths import taken, widths
 
 
@@ -112,22 +112,6 @@ def traffic_bits(traffic: Traffic, sizes: Widths) -> dict[str, float]:
         "output_writes": sizes.accumulated * traffic.output_writes + finishing,
         "output_reads": sizes.accumulated * traffic.output_reads,
     }
-
-
-@dataclass(frozen=True)
-class LevelTotal:
-    """Traffic between two memories over all layers (bits), its energy (pJ), and its lower bound (bits)."""
-
-    memory: str
-    source: str
-    bits: float
-    energy_pj: float
-    lower_bound_bits: float
-
-    @property
-    def over_bound(self) -> float:
-        """Traffic over its lower bound, at least 1."""
-        return self.bits / self.lower_bound_bits
 
 
 def level_totals(moved: Iterable[LayerMovement]) -> tuple[LevelTotal, ...]:

@@ -23,23 +23,19 @@ Tilings = tuple[Tiling, ...]
 
 
 @dataclass(frozen=True)
-class LevelMovement:
-    """What one memory of a device receives and sends while a layer is computed.
+class LevelTotal:
+    """What one memory of a device receives and sends.
 
     Attributes:
         memory: the memory that holds the tiles.
         source: the next outer memory, where its tiles come from.
-        tiling: tile sizes and order of the tile loops.
-        traffic: between the two, in elements.
-        bits: the same in bits.
+        bits: traffic between the two.
         energy_pj: bits times the device's energy of one bit from `source`, in pJ.
-        lower_bound_bits: no schedule of the layer moves less through a memory of this size, whatever the others do.
+        lower_bound_bits: no schedule moves less through a memory of this size, whatever the others do.
     """
 
     memory: str
     source: str
-    tiling: Tiling
-    traffic: Traffic
     bits: float
     energy_pj: float
     lower_bound_bits: float
@@ -48,6 +44,19 @@ class LevelMovement:
     def over_bound(self) -> float:
         """Traffic over its lower bound, at least 1."""
         return self.bits / self.lower_bound_bits
+
+
+@dataclass(frozen=True)
+class LevelMovement(LevelTotal):
+    """The same while one layer is computed.
+
+    Attributes:
+        tiling: tile sizes and order of the tile loops.
+        traffic: the bits as elements.
+    """
+
+    tiling: Tiling
+    traffic: Traffic
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +87,7 @@ def levels_of(layer: Layer, widths: Widths, device: Device, tilings: Tilings) ->
     for (memory, source), tiling, moved in zip(device.boundaries, tilings, moved_by(layer, tilings), strict=True):
         bits = moved.bits(widths)
         energy, least = bits * source.energy_pj_per_bit, lower_bound(layer, widths, memory.capacity_bits)
-        levels.append(LevelMovement(memory.name, source.name, tiling, moved, bits, energy, least))
+        levels.append(LevelMovement(memory.name, source.name, bits, energy, least, tiling, moved))
     return tuple(levels)
 
 

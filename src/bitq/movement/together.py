@@ -140,7 +140,6 @@ class _Pool:
         self.chosen = np.full(len(table), -1, dtype=np.int32)
         self._best = np.full(len(table), np.inf)
         self._known: set[tuple[object, ...]] = set()
-        self.offer(*plan_one_by_one(layer, table[:1], self.capacities).plans)  # tells of what is too large to look at
 
     def solve(self, row: int, thorough: bool = True) -> None:
         """Offer plans made for one row; of a small layer the best there is."""
@@ -149,15 +148,15 @@ class _Pool:
             self.offer(self.search(row).tilings)
 
     def make(self, row: int, thorough: bool = True) -> None:
-        """Offer plans made for one row."""
+        """Offer plans made for one row; those one by one come first, which tell of a layer too large to look at."""
+        if thorough or self.chosen[row] < 0:
+            self.offer(*plan_one_by_one(self.layer, self.table[[row]], self.capacities).plans)
         q = row_widths(self.table[row])
         for halves, share in product((False, True), SHARES if thorough else SHARES[:1]):
             smaller = [share * capacity for capacity in self.capacities]
             found = chained(self.layer, q, smaller, self.device.prices, halves)
             if found is not None:
                 self.offer(found)
-        if thorough or self.chosen[row] < 0:
-            self.offer(*plan_one_by_one(self.layer, self.table[[row]], self.capacities).plans)
 
     def search(self, row: int) -> BestKnown:
         """The best plan of all for a row of a small layer, else the best one known; and what no plan comes below."""

@@ -49,13 +49,9 @@ def figures(run: Evidence) -> dict[str, charts.Spec]:
 
 
 def _course(run: Evidence) -> charts.Spec:
-    steps = [
-        {"seconds": each.seconds, "label": each.label, "tuned": each.tuned, "objective": each.objective}
-        for each in run.course
-    ]
     least = accumulate((each.objective for each in run.course), min)
     best = [{"seconds": each.seconds, "objective": so_far} for each, so_far in zip(run.course, least, strict=True)]
-    return charts.course(steps, best)
+    return charts.course([vars(each) for each in run.course], best)
 
 
 def _label(name: str) -> str:
