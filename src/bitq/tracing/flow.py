@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from bitq.accuracy.kinds import reader_of
 from bitq.calls import Call
 from bitq.private_torch import storage_of, transforming
 from bitq.tracing.watch import Operation
@@ -80,13 +79,12 @@ class Flow:
     def note(self, operation: Operation) -> None:
         """Note what a result is made of, and which layer reads and writes it."""
         operands, results, path = operation.activations, operation.results, operation.path
-        reader = reader_of(operation.name)
-        if reader and not operands:
+        layers = operation.layers or ()
+        if operation.layers is not None and not operands:
             self._constant.add(path)
         if not operands or not results:
             return
         values = [self._value(t) for t in operands]
-        layers = list(reader(operation.name, operation)) if reader else []
         if len(layers) == 1:
             for value in values:
                 value.read = True

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bitq.accuracy.kinds import ReadLayer, reader_of
 from bitq.errors import BitqError
 from bitq.private_torch import (
     VALUE_NEEDED,
@@ -46,6 +48,12 @@ class Operation:
     def is_activation(self, argument: Tensor) -> bool:
         """Whether the values of one of its arguments depend on the network's input."""
         return storage_of(argument) in map(storage_of, self.activations)
+
+    @cached_property
+    def layers(self) -> tuple[ReadLayer, ...] | None:
+        """The layers that it computes, as its kind reads them; None if no kind does."""
+        reader = reader_of(self.name)
+        return None if reader is None else tuple(reader(self.name, self))
 
     @property
     def place(self) -> str:

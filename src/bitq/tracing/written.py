@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bitq.accuracy.kinds import ReadLayer, has_kind, reader_of
+from bitq.accuracy.kinds import ReadLayer, has_kind
 from bitq.errors import BitqError
 from bitq.layers import Layer, unique_name
 from bitq.tracing.watch import Operation
@@ -28,10 +28,9 @@ class Products:
         Raises:
             BitqError: it multiplies and is not modelled.
         """
-        reader = reader_of(operation.name)
-        if reader is None and _UNKNOWN_PRODUCT.search(operation.name):
+        if operation.layers is None and _UNKNOWN_PRODUCT.search(operation.name):
             raise BitqError(f"{operation.place} computes {operation.name}, which bitq does not model")
-        for read in reader(operation.name, operation) if reader else ():
+        for read in operation.layers or ():
             self._add(operation, read)
 
     def _add(self, operation: Operation, read: ReadLayer) -> None:

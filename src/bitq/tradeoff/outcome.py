@@ -19,7 +19,7 @@ from bitq.movement.network import traffic_bits
 from bitq.movement.sweep import by_module, sweep
 from bitq.movement.tiled import LevelMovement
 from bitq.movement.widths import taken, widths
-from bitq.multiplying import products_of
+from bitq.multiplying import Computed, products_of
 from bitq.store import versions
 from bitq.tracing import Traced
 from bitq.tradeoff.allocate import allocate, predicted_loss
@@ -126,8 +126,9 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
     model = study.load_finetuned(best.plan)
     biases = save_weights(ledger.folder.weights, model, formats, key)
     ranges = as_stored(study.space, study.ranges, calibration(model))
+    computed = products_of(study.subject.model)
     planned = tuple(
-        _layer(study, layer, own, best.plan.choices, biases, ranges)
+        _layer(study, layer, own, best.plan.choices, computed.get(layer.module), biases, ranges)
         for layer, own in zip(layers, by_module(layers, formats), strict=True)
     )
     moved = {layer.name: (layer.movement_bits, layer.energy_pj) for layer in planned}
@@ -266,13 +267,14 @@ def _layer(
     layer: Layer,
     formats: TensorFormats,
     choices: Choices,
+    computed: Computed | None,
     biases: Mapping[str, int],
     ranges: Mapping[str, Ranges],
 ) -> PlanLayer:
     formats = taken(layer, formats)
     module = study.subject.model.get_submodule(layer.module) if formats.weight else None
     kind = None if module is None else kind_of(module)
-    q, computed = widths(layer, formats, study.space.device.partial_sum_bits), products_of(study.subject.model)
+    q = widths(layer, formats, study.space.device.partial_sum_bits)
     seen = ranges.get(layer.module, UNKNOWN)
     return PlanLayer(
         name=layer.name,
@@ -284,8 +286,8 @@ def _layer(
         table=layer.table,
         weight_is_parameter=layer.weight_is_parameter,
         input=_activation(formats.input, seen.input),
-        parameter=call if isinstance(call := computed.get(layer.module), str) else None,
-        computed_by=PlanCall.of(call) if isinstance(call := computed.get(layer.module), Call) else None,
+        parameter=computed if isinstance(computed, str) else None,
+        computed_by=PlanCall.of(computed) if isinstance(computed, Call) else None,
         weight=(
             _weight(formats.weight, biases.get(layer.module))
             if layer.weight_is_parameter
