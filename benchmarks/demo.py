@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bitq.accuracy.finetune import Training
 from bitq.api import search
-from bitq.cli.inputs import load_source
+from bitq.cli.inputs import DataGiven, load_source
 from bitq.cli.search import DEMO_DEVICE
 from bitq.files import RunFolder
 from bitq.store import Store
@@ -48,7 +48,7 @@ def main() -> int:
 
 def compare(options: argparse.Namespace, seed: int) -> float:
     """Search with one seed; returns O of the best uniform format minus O of the plan, both on the test images."""
-    source = load_source("demo", None, None, 64, None, None, None, None, None, seed)
+    source = load_source("demo", None, DataGiven(batch_size=64))
     training = Training(steps=options.steps, seed=seed)
     result = search(
         source.model,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitq.cli.inputs import load_source
+from bitq.cli.inputs import DataGiven, load_source
 from bitq.errors import BitqError
 from bitq.images import ArrayImages, Batches, Scaling
 from bitq.loading import load_checkpoint
@@ -40,7 +40,7 @@ class MissingError(BitqError):
 
 def demo(seed: int) -> Subject:
     """The package's own ResNet-8 on Fashion-MNIST."""
-    source = load_source("demo", None, None, 64, None, None, None, None, None, seed)
+    source = load_source("demo", None, DataGiven(batch_size=64))
     return Subject("demo", source.model, Data(source.train, source.validation, source.test), torch.empty(1, 1, 28, 28))
 
 

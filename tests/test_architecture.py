@@ -28,7 +28,7 @@ RANKS = (
     {"allocator", "arrays", "batches", "database", "floating", "geometry"},
     {"csvfile", "devices", "images", "numerics", "store", "torchfile"},
     {"accuracy", "movement", "datasets", "loading", "networks", "demo", "salvage"},
-    {"onnx", "tracing"},
+    {"onnx", "tasks", "tracing"},
     {"tradeoff"},
     {"report", "ladder"},
     {"api"},

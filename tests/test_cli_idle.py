@@ -49,6 +49,8 @@ VALUES = {
     "--formats": "int8",
     "--weights": "int8",
     "--activations": "int8",
+    "--task": "segment",
+    "--void": "255",
 }
 FLAGS = ("--amp", "--without-qat", "--without-movement", "--without-tradeoff", "--ablations", "--csv", "--json")
 
@@ -69,7 +71,8 @@ IDLE = (
     Idle(ARRAYS, "--image-size --channels", "taken as they are, of one size and 3 channels; leave {} out"),
     Idle(TABLE, "--image-size --channels --mean --std", "table.csv holds no images; leave {} out"),
     Idle(NUMBERS, "--image-size --channels --mean --std", "numbers.npz holds no images; leave {} out"),
-    Idle("search demo", "--image-size --channels --mean --std --limit", "as its network needs them; leave {} out"),
+    Idle("search demo", "--image-size --channels --mean --std --limit --task", "its network needs them; leave {} out"),
+    Idle(ARRAYS, "--void", "is of masks, which this task has none of; leave it out"),
     Idle("search demo", "--data --checkpoint", "the demo has its own data and checkpoint; leave --data and"),
     Idle("search demo --without-qat", "--steps --learning-rate --amp", "with --without-qat; leave {} out"),
     Idle("search demo --without-movement", "--rounds --plans --uniforms --within", "--without-movement; leave {} out"),
@@ -81,7 +84,8 @@ IDLE = (
     Idle("search demo --workers 2", "--ray", "not both"),
     Idle("compare {nets}:flat --data images.npz", "--image-size --channels", "leave {} out"),
     Idle("compare {nets}:table --data table.csv", "--image-size --channels --mean --std", "no images; leave {} out"),
-    Idle("compare demo", "--image-size --channels --mean --std --limit", "as its network needs them; leave {} out"),
+    Idle("compare demo", "--image-size --channels --mean --std --limit --task", "its network needs them; leave {} out"),
+    Idle("compare demo", "--void", "as its network needs them; leave {} out"),
     Idle("compare demo", "--data --checkpoint", "the demo has its own data and checkpoint; leave --data and"),
     Idle("compare demo --without-qat", "--steps --learning-rate --amp", "with --without-qat; leave {} out"),
     Idle("evaluate demo --formats float32", "--image-size --channels --mean --std --limit", "leave {} out"),
@@ -91,7 +95,7 @@ IDLE = (
     Idle("evaluate {nets}:flat --formats float32 --data images.npz", "--image-size --channels", "leave {} out"),
     Idle("evaluate {nets}:table --formats float32 --data table.csv", "--mean --std", "leave {} out"),
     Idle("evaluate {run}", "--checkpoint --device --batch-size --stored", "{} belongs to --formats"),
-    Idle("evaluate {run}", "--image-size --channels --mean --std --limit", "leave {} out"),
+    Idle("evaluate {run}", "--image-size --channels --mean --std --limit --task --void", "leave {} out"),
     Idle("evaluate {run}", "--seed", "nothing is drawn from the demo's data; leave {} out"),
     Idle("evaluate {run}", "--data", "leave --data and --checkpoint out"),
     Idle("evaluate {run} --network {nets}:flat --data images.npz", "--image-size --channels", "leave {} out"),
@@ -102,11 +106,11 @@ IDLE = (
 )
 EVERYWHERE = {
     "search": "--device --levels --minimize --run --grid --formats --weights --activations --output-as-input --alpha "
-    "--stored --effort --seed --max-movement --max-energy --max-model-bytes --batch-size --input --json "
-    "--traceback",
+    "--stored --effort --seed --max-movement --max-energy --max-model-bytes --batch-size --input --metric "
+    "--json --traceback",
     "compare": "--device --run --rules --grid --formats --weights --activations --output-as-input --alpha --stored "
-    "--within --seeds --plans --batch-size --json --traceback",
-    "evaluate": "--formats --json --traceback",
+    "--within --seeds --plans --batch-size --metric --json --traceback",
+    "evaluate": "--formats --metric --json --traceback",
     "movement": "--device --formats --levels --minimize --json --traceback",
     "buffer": "--device --memory --formats --levels --minimize --from --to --out --json --traceback",
     "quantize": "--json --traceback",

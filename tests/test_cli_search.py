@@ -540,14 +540,14 @@ def test_evaluate_says_what_it_measures_of_a_run_from_python(bitq, mistake, fold
     tiny.search("python", half, rounds=1, plans=1)
     said = mistake("evaluate", "python", "--data", "data.npz")
     assert "network 'Sequential' that was searched from Python" in said
-    assert "top-1 accuracy on labelled images, not its metric 'test_evaluate_says" in said
+    assert "measures on data of its --task, not its metric 'test_evaluate_says" in said
     assert "--network package.module:function" in said
     words = ["evaluate", "python", "--network", NETWORK, "--data", "data.npz"]
     code, out, err = bitq(*words)
     planned = plan_of(folder / "python")["totals"]["accuracy"]
     assert code == 0
-    assert f"top-1 accuracy {200 * planned:.2f} % on the test data; the plan has {planned:.4f} by its metric" in out
-    assert re.fullmatch("the run has a metric 'test_.*' of its own, which only Python can measure.*\n", err)
+    assert f"accuracy {200 * planned:.2f} % on the test data; the plan has {planned:.4f} by its metric" in out
+    assert re.fullmatch("the run has another metric 'test_.*'; here the metric is accuracy: give --task .*\n", err)
     document = json.loads(bitq(*words, "--json")[1])
     assert (document["accuracy"], document["planned"]) == (2 * planned, planned)
     assert document["planned_metric"].endswith("half")

@@ -67,7 +67,7 @@ def test_a_folder_of_splits(folder: Path) -> None:
 
 def test_large_splits_stay_in_their_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = load_data(folder)
-    monkeypatch.setattr(datasets, "_HELD_BYTES", 3 * 4 * 6 * 3 * COUNTS["val"])
+    monkeypatch.setattr(datasets, "HELD_BYTES", 3 * 4 * 6 * 3 * COUNTS["val"])
     data = load_data(folder)
     assert (type(data.val), type(data.test)) == (ArrayImages, FileImages)
     assert contents(data.test) == contents(held.test)

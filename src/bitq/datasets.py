@@ -29,13 +29,17 @@ SPLITS = ("train", "val", "test")
 LABELS = "labels.csv"
 """In a folder of images, or beside it: its files and their labels."""
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
+HELD_BYTES = 2 * 2**30
+"""Decoded images of a split that is read again and again."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+"""Of image files."""
+
 _MOST_BYTES = 16 * 2**30  # of one array
 _FREE_BYTES, _MOST_GROWTH = 256 * 2**20, 100  # of all arrays; beyond, they have at most so many times the file's bytes
 _MOST_LISTING = 4 * 2**20  # bytes of an .npz file's table of contents, and of what is read of it at once
 _MOST_SIDE = 4096  # pixels
 _DEEPEST_NUMBER = 16  # bytes of NumPy's largest number
-_HELD_BYTES = 2 * 2**30  # decoded images of a split that is read again and again
 _TAKEN = 10  # a split that is missing takes every tenth image of train
 
 
@@ -143,7 +147,7 @@ def load_data(
 
 
 def _split(parts: Mapping[str, _Part], limit: int | None, seed: int) -> Dataset:
-    splits = _drawn({name: part.images for name, part in parts.items()}, limit, seed)
+    splits = drawn({name: part.images for name, part in parts.items()}, limit, seed)
     largest = {part.where: int(part.images.labels.max()) for part in parts.values()}
     return Dataset(splits["train"], _held(splits["val"]), _held(splits["test"]), largest, parts["train"].classes)
 
@@ -175,6 +179,9 @@ def check_options(
     return Scaling((0.0,) if mean is None else tuple(mean), (1.0,) if std is None else tuple(std))
 
 
+_Known = ArrayImages | FileImages | ArrayInputs
+
+
 @dataclass(frozen=True)
 class _Part:
     """Inputs of one split as they were found, where their labels stand, and the names of these.
@@ -182,17 +189,17 @@ class _Part:
     `gray_floats`: whether they were [n, height, width] in floating point, which may be no images.
     """
 
-    images: Split
+    images: _Known
     where: str
     classes: tuple[str, ...] = ()
     gray_floats: bool = False
 
 
-def _scaled(images: Split, scaling: Scaling) -> Split:
+def _scaled(images: _Known, scaling: Scaling) -> _Known:
     return images if isinstance(images, ArrayInputs) else replace(images, scaling=scaling)
 
 
-def _unstacked(images: Split) -> Split:
+def _unstacked(images: _Known) -> _Known:
     """Gray images without the axis of their channel."""
     return ArrayInputs({ALONE: images.pixels[:, 0]}, images.labels) if isinstance(images, ArrayImages) else images
 
@@ -208,8 +215,16 @@ def _check_scaled(images: Split, where: str) -> None:
             )
 
 
-def _drawn(parts: Mapping[str, Split], limit: int | None, seed: int) -> dict[str, Split]:
-    """All three splits, those missing taken from train, none larger than `limit`."""
+def drawn(parts: Mapping[str, Split], limit: int | None, seed: int) -> dict[str, Split]:
+    """All three splits, those missing taken from train, none larger than `limit`.
+
+    Args:
+        parts: by names of `SPLITS`, train among them.
+        limit, seed: as for `load_data`.
+
+    Raises:
+        BitqError: too few to take a split from.
+    """
     generator = torch.Generator().manual_seed(seed)
     train, splits = parts["train"], dict(parts)
     order, share = torch.randperm(len(train), generator=generator), -(-len(train) // _TAKEN)
@@ -231,7 +246,7 @@ def _called(images: Split) -> str:
 
 
 def _held(images: Split) -> Split:
-    fits = isinstance(images, FileImages) and len(images) * prod(images.shape) <= _HELD_BYTES
+    fits = isinstance(images, FileImages) and len(images) * prod(images.shape) <= HELD_BYTES
     return images.held() if isinstance(images, FileImages) and fits else images
 
 
@@ -337,7 +352,7 @@ def _files_in(folder: Path, path: Path, table: FileTable, folders: Sequence[str]
         if not _is_file(file):
             raise BitqError(f"{where}, which {folder} does not hold; name files as they are called there")
         found[file] = place
-    images = (file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    images = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     if unlabelled := min((file for file in images if file not in found), default=None):
         raise BitqError(f"{unlabelled} has no label; name it in {path}, or remove it")
     if not found:
@@ -355,14 +370,14 @@ def _is_file(path: Path) -> bool:
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
     """The image files of every class, classes and files by name."""
     classes = {
-        entry.name: sorted(file for file in entry.iterdir() if file.suffix.lower() in _SUFFIXES)
+        entry.name: sorted(file for file in entry.iterdir() if file.suffix.lower() in SUFFIXES)
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
     }
     if not classes:
         raise BitqError(f"{folder} holds no folder; it must hold one per class, or images and a table {LABELS}")
     if empty := [name for name, files in classes.items() if not files]:
-        raise BitqError(f"{folder / empty[0]} holds no image ({', '.join(_SUFFIXES)})")
+        raise BitqError(f"{folder / empty[0]} holds no image ({', '.join(SUFFIXES)})")
     return classes
 
 

@@ -8,14 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from bitq.arrays import ArrayInputs
 from bitq.errors import BitqError
 from bitq.memory import check_fits, memory_told
 from bitq.outside import opened_outside
@@ -29,7 +28,6 @@ _MOST_READS = 2**20  # of one image file, by blocks; a decoder that looks for a 
 
 T = TypeVar("T")
 ImageBatch = tuple[Tensor, Tensor]
-InputBatch = tuple[Tensor | dict[str, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,9 @@ class Scaling:
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images in memory: `pixels` uint8 or float32 [n, channels, height, width], `labels` int64 [n].
+    """Images in memory: `pixels` uint8 or float32 [n, channels, height, width], `labels` of whole numbers [n, ...].
 
-    A map-style dataset: an index gives (image, label), a tensor of indices or a slice gives a batch.
+    A map-style dataset: an index gives (image, label), a tensor of indices or a slice gives a batch, labels as int64.
     """
 
     pixels: Tensor
@@ -70,7 +68,7 @@ class ArrayImages:
         return len(self.labels)
 
     def __getitem__(self, index: int | slice | Tensor) -> ImageBatch:
-        return self.scaling(self.pixels[index]), self.labels[index]
+        return self.scaling(self.pixels[index]), self.labels[index].long()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -142,8 +140,24 @@ class FileImages:
         return ArrayImages(torch.from_numpy(pixels), self.labels, self.scaling)
 
 
-Images = ArrayImages | FileImages
-Split = Images | ArrayInputs
+class Split(Protocol):
+    """Labelled inputs, in memory or in files, of which some are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor, /) -> Any:
+        """The batch (inputs, labels) at these indices."""
+
+    @property
+    def bytes_each(self) -> int:
+        """Of one input, as the network sees it."""
+
+    @property
+    def told(self) -> str:
+        """What they are, for messages."""
+
+    def subset(self, indices: Tensor) -> Split:
+        """The inputs at `indices` alone."""
 
 
 def _bytes_each(shape: tuple[int, ...]) -> int:
@@ -175,7 +189,7 @@ class Batches:
     def __len__(self) -> int:
         return len(range(*self._starts()))
 
-    def __iter__(self) -> Iterator[InputBatch]:
+    def __iter__(self) -> Iterator[Any]:
         count = len(self.images)
         order = torch.randperm(count) if self.shuffle else torch.arange(count)
         return (self.images[order[start : start + self.size]] for start in range(*self._starts()))
@@ -191,7 +205,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         BitqError: the file is no PNG or JPEG image, or too large a one.
     """
-    return _opened(path, lambda image: (image.height, image.width))
+    return opened_image(path, lambda image: (image.height, image.width))
 
 
 def _decode(path: Path, shape: tuple[int, int, int], resize: bool) -> Tensor:
@@ -210,11 +224,15 @@ def _decode(path: Path, shape: tuple[int, int, int], resize: bool) -> Tensor:
         array = np.array(converted).reshape(height, width, channels)
         return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
-    return _opened(path, pixels)
+    return opened_image(path, pixels)
 
 
-def _opened(path: Path, use: Callable[[Image.Image], T]) -> T:
-    """What `use` makes of an image file, which is PNG or JPEG whatever its name."""
+def opened_image(path: Path, use: Callable[[Image.Image], T]) -> T:
+    """What `use` makes of an image file, which is PNG or JPEG whatever its name.
+
+    Raises:
+        BitqError: the file is none, or has too many pixels; and what `use` raises.
+    """
     try:
         with opened_outside(path, _MOST_FILE, "a PNG or JPEG image") as file, _image(file) as image:
             if image.width * image.height > _MOST_PIXELS:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite, sqrt
-from typing import Any
+from types import FunctionType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,37 @@ scalars, of which that called "loss" counts, or else their sum."""
 
 Metric = Callable[[nn.Module, Iterable[Batch]], float]
 """(network in evaluation mode, batches) to a number in [0, 1], larger is better."""
+
+
+class Tally(Protocol):
+    """What a metric is counted by, batch by batch."""
+
+    def count(self, output: Any, target: Any) -> None:
+        """Take a batch in."""
+
+    @property
+    def share(self) -> float:
+        """The metric of all batches, in [0, 1]."""
+
+
+_TALLIES: dict[Any, Callable[[], Tally]] = {}
+
+
+def tallied(tally: Callable[[], Tally]) -> Callable[[Metric], Metric]:
+    """Say of a metric what it is counted by: `score` then counts it in the pass that measures the loss."""
+
+    def register(metric: Metric) -> Metric:
+        _TALLIES[metric] = tally
+        return metric
+
+    return register
+
+
+def counted(model: nn.Module, batches: Iterable[Batch], tally: Tally) -> float:
+    """What a metric is on some data that is counted by `tally`."""
+    for inputs, target in _on_device(model, batches):
+        tally.count(forward(model, inputs), target)
+    return tally.share
 
 
 @dataclass(frozen=True)
@@ -88,7 +120,7 @@ def finite(found: Score) -> Score:
 
 
 cross_entropy: Loss = functional.cross_entropy
-_IGNORED = -100
+IGNORED = -100
 """Label that cross entropy leaves out."""
 _LABELS = (torch.long, torch.uint8)
 """Types of targets that cross entropy takes for classes."""
@@ -145,24 +177,12 @@ def check_classes(output: Any, target: Any) -> None:
         return
     if output.dim() and target.numel():
         classes = output.shape[min(1, output.dim() - 1)]
-        for label in torch.stack(target.where(target != _IGNORED, 0).aminmax()).tolist():
+        for label in torch.stack(target.where(target != IGNORED, 0).aminmax()).tolist():
             if not 0 <= label < classes:
                 raise BitqError(
                     f"label {label} in a batch's target, but the network has {classes} outputs; labels count classes "
                     f"from 0 to {classes - 1}"
                 )
-
-
-def top1(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """Share of inputs whose largest output is the target's class: the default metric.
-
-    Raises:
-        BitqError: a target that is not one class for each of the network's answers.
-    """
-    hits = _Hits()
-    for inputs, target in _on_device(model, batches):
-        hits.count(forward(model, inputs), target)
-    return hits.share
 
 
 class _Hits:
@@ -198,6 +218,16 @@ class _Hits:
         return Labels(len(self._targets), self._total, int(self._targets.max()))
 
 
+@tallied(_Hits)
+def top1(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Share of inputs whose largest output is the target's class: the default metric.
+
+    Raises:
+        BitqError: a target that is not one class for each of the network's answers.
+    """
+    return counted(model, batches, _Hits())
+
+
 def _hits(output: Any, target: Any) -> int:
     if not (isinstance(output, Tensor) and isinstance(target, Tensor) and output.shape[:-1] == target.shape):
         raise BitqError(
@@ -219,7 +249,7 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
         model: any network.
         batches: can be walked more than once.
         loss: averaged over batches.
-        metric: `top1` costs no second pass over the data, another function does.
+        metric: one that is `tallied`, such as `top1`, costs no second pass over the data, another function does.
 
     Raises:
         BitqError: no batch or one that is none (see `bitq.batches`), a network, a loss or a metric that fails
@@ -230,13 +260,13 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
     model.eval()
     try:
         with torch.inference_mode(), memory_told("evaluating the network"), in_formats(model):
-            losses, hits = [], _Hits()
+            losses, tally = [], _tally_of(metric)
             for inputs, target in _on_device(model, batches):
                 output = forward(model, inputs)
                 losses.append(float(loss_of(output, target, loss)))
-                if metric is top1:
-                    hits.count(output, target)
-            accuracy = hits.share if metric is top1 else _judged(model, batches, metric)
+                if tally is not None:
+                    tally.count(output, target)
+            accuracy = _judged(model, batches, metric) if tally is None else tally.share
     finally:
         for module, training in modes.items():
             module.training = training
@@ -244,7 +274,13 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
         raise no_batch("the data to measure on")
     if not 0 <= accuracy <= 1:
         raise BitqError(f"the metric gave {accuracy!r}; it must be a number in [0, 1], larger being better")
-    return Score(sum(losses) / len(losses), accuracy, hits.labels if metric is top1 else None)
+    return Score(sum(losses) / len(losses), accuracy, tally.labels if isinstance(tally, _Hits) else None)
+
+
+def _tally_of(metric: Metric) -> Tally | None:
+    """What a metric is counted by; None for one that has to look at the network itself."""
+    found = _TALLIES.get(metric) if isinstance(metric, FunctionType) else None
+    return None if found is None else found()
 
 
 def _judged(model: nn.Module, batches: Iterable[Batch], metric: Metric) -> float:

@@ -30,12 +30,16 @@ from bitq.cli.inputs import (
     BatchSize,
     Channels,
     Checkpoint,
+    DataGiven,
     DataPath,
     ImageSize,
     Limit,
     Mean,
+    MetricName,
     Network,
     Std,
+    TaskName,
+    Void,
     load_source,
 )
 from bitq.cli.output import Json, print_json, show
@@ -45,6 +49,7 @@ from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError, shortened
 from bitq.progress import time_text
+from bitq.tasks import CLASSIFY
 
 if TYPE_CHECKING:
     from bitq.tradeoff.compare import Comparison, Reached, Refused, Spread, Summary
@@ -123,6 +128,9 @@ def compare(
     mean: Mean = None,
     std: Std = None,
     limit: Limit = None,
+    task: TaskName = CLASSIFY,
+    metric: MetricName = None,
+    void: Void = None,
     as_json: Json = False,
 ) -> None:
     """Compare rules that choose formats: every rule's plans are fine-tuned alike, and its best is measured.
@@ -173,8 +181,9 @@ def compare(
     def subject(seed: int) -> Subject:
         from bitq.tradeoff.measure import Data, Subject, Task
 
-        own = load_source(network, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
-        return Subject(network, own.model, Data(own.train, own.validation, own.test), Task())
+        told = DataGiven(data, batch_size, image_size, channels, mean, std, limit, seed, void, task, metric)
+        own = load_source(network, checkpoint, told)
+        return Subject(network, own.model, Data(own.train, own.validation, own.test), Task(own.loss, own.metric))
 
     contest = Contest(rules_of(rules), plans, within / 100)
     offered = offered_of(formats, weights, activations, output_as_input, grid)

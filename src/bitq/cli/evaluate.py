@@ -16,11 +16,15 @@ from bitq.cli.inputs import (
     DEMO_DEVICE,
     BatchSize,
     Channels,
+    DataGiven,
     DataPath,
     ImageSize,
     Limit,
     Mean,
+    MetricName,
     Std,
+    TaskName,
+    Void,
     load_source,
 )
 from bitq.cli.output import Json, accuracy_text, print_json, show
@@ -30,6 +34,7 @@ from bitq.cli.stored import HELP as HELP_OF_STORED
 from bitq.cli.stored import StoredChoice
 from bitq.errors import BitqError, printable, shortened
 from bitq.files import RunFolder
+from bitq.tasks import CLASSIFY, metric_of, task_of
 
 LADDER = "A network in formats"
 
@@ -89,13 +94,16 @@ def evaluate(
             rich_help_panel=DATA_OPTIONS,
         ),
     ] = None,
+    task: TaskName = CLASSIFY,
+    metric: MetricName = None,
+    void: Void = None,
     as_json: Json = False,
 ) -> None:
     """Measure the accuracy of a plan again on the test data, from the packed weights and the plan alone; or, with
     --formats, what a float network reaches and moves in each of some formats, with nothing fine-tuned.
 
-    For a plan, give the network and the image options that the search was given. What is measured is top-1 accuracy:
-    where a search from Python had a metric of its own, that is told.
+    For a plan, give the network, the task and the image options that the search was given. Where a search had another
+    metric, that is told.
 
     Examples:
 
@@ -107,11 +115,12 @@ def evaluate(
 
     `bitq evaluate nets:resnet20 --checkpoint resnet20.safetensors --data cifar10.npz --formats 8:e4:b8..b32`
     """
+    given = DataGiven(data, None, image_size, channels, mean, std, limit, seed, void, task, metric)
     if formats is not None:
         if network is not None:
             raise BitqError(f"with --formats, {shortened(source)!r} is the network itself; leave --network out")
         _check_seed(source, seed)
-        own = load_source(source, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
+        own = load_source(source, checkpoint, given._replace(batch_size=batch_size))
         print_rungs(own, formats, device or DEMO_DEVICE, (stored or StoredChoice.after_activation).value, as_json)
         return
     of_formats = {"--checkpoint": checkpoint, "--device": device, "--batch-size": batch_size, "--stored": stored}
@@ -130,22 +139,22 @@ def evaluate(
     from bitq.tradeoff.plan import load_plan
     from bitq.tradeoff.weights import load_quantized
 
-    plan, known = load_plan(RunFolder(run).plan), remembered(run)
+    judged_by = task_of(task)
+    measure, judge = metric_of(judged_by, metric)
+    plan, known = load_plan(RunFolder(run).plan), remembered(run, judged_by.loss, judge)
     if network is None and plan.network != DEMO:
         raise _unnamed(plan.network, run) if ":" in plan.network else _from_python(plan.network, run, known)
     _check_seed(network or DEMO, seed)
-    found_in = load_source(
-        network or DEMO, data, None, None, image_size, channels, mean, std, limit, seed, not_from=run
-    )
+    found_in = load_source(network or DEMO, None, given, not_from=run)
     plan = load_quantized(found_in.model, run)
     if plan.weights is None:
         note = f"{RunFolder(run).plan} is of an earlier version, which did not tell which weights belong to a plan"
         print(printable(note), file=sys.stderr)
-    found = finite(score(found_in.model, found_in.test))
+    found = finite(score(found_in.model, found_in.test, found_in.loss, found_in.metric))
     if known.own:
         note = (
-            f"the run has a {known.own} of its own, which only Python can measure; here it is top-1 accuracy and cross "
-            "entropy"
+            f"the run has another {known.own}; here the metric is {measure}: give --task and --metric if the run had "
+            "them, or measure in Python"
         )
         print(printable(note), file=sys.stderr)
     if known.tested is not None and found.labels is not None and known.tested != found.labels.count:
@@ -154,12 +163,12 @@ def evaluate(
     planned, reached = plan.totals.accuracy, accuracy_text(found.accuracy)
     if as_json:
         figures = {"run": str(run), "accuracy": found.accuracy, "planned": planned, "loss": found.loss}
-        print_json({**figures, "planned_metric": known.metric or "top1"})
+        print_json({**figures, "planned_metric": known.metric or measure})
     elif known.metric is None:
-        show(f"{plan.network}: accuracy {reached} on the test data, {accuracy_text(planned)} in the plan")
+        show(f"{plan.network}: {measure} {reached} on the test data, {accuracy_text(planned)} in the plan")
     else:
         show(
-            f"{plan.network}: top-1 accuracy {reached} on the test data; the plan has {planned:.4f} by "
+            f"{plan.network}: {measure} {reached} on the test data; the plan has {planned:.4f} by "
             f"its metric {known.metric!r}"
         )
 
@@ -174,7 +183,7 @@ def _from_python(planned: str, run: Path, known: Remembered) -> BitqError:
     but = f", not its {known.own}" if known.own else ""
     return BitqError(
         f"{RunFolder(run).plan} is of a network {shortened(planned)!r} that was searched from Python; this command "
-        f"measures top-1 accuracy on labelled images{but}: give a function that makes the network and the images with "
+        f"measures on data of its --task{but}: give a function that makes the network and the images with "
         "--network package.module:function --data PATH, or measure in Python what bitq.load_quantized makes of it"
     )
 

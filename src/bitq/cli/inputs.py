@@ -6,23 +6,26 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from bitq.errors import BitqError, printable, shortened
+from bitq.tasks import CLASSIFY, NamedTask, Reading, metric_of, names, task_of
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from bitq.accuracy.evaluate import Loss, Metric
     from bitq.batches import Batch
     from bitq.datasets import Dataset
 
 DEMO = "demo"
 DEMO_DEVICE = "stm32f103c8"
 DATA_OPTIONS = "Data"
-EVALUATION_BATCH = 500
+MOST_VOID = 256
 _MOST_TOLD = 20  # classes
+_OF_DATA = ("image_size", "channels", "mean", "std", "limit", "void", "task")
 
 Network = Annotated[
     str,
@@ -47,18 +50,22 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option(help="Float weights: a .safetensors file or what torch.save wrote (nothing in it is run)."),
 ]
-_BATCH = 64
-
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        min=1, max=10**6, help="Inputs of a training step.", show_default=str(_BATCH), rich_help_panel=DATA_OPTIONS
+        min=1,
+        max=10**6,
+        help="Inputs of a training step.",
+        show_default="64, 8 with masks",
+        rich_help_panel=DATA_OPTIONS,
     ),
 ]
 ImageSize = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        help="For a folder: resize and crop its images to this height and width, in pixels.",
+        metavar="PIXELS",
+        help="For a folder: resize and crop its images to this height and width; with masks, resize both to "
+        "HEIGHTxWIDTH, such as 360x480.",
         rich_help_panel=DATA_OPTIONS,
     ),
 ]
@@ -91,65 +98,102 @@ Limit = Annotated[
     typer.Option(help="Use at most this many inputs of every part of the data.", rich_help_panel=DATA_OPTIONS),
 ]
 
+TaskName = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        help=f"What the network is for: {', '.join(names())}. segment: a class for each pixel; --data is a folder of "
+        "images and masks, images/train with masks/train or as CamVid, ADE20K, Cityscapes and Pascal VOC are kept.",
+        rich_help_panel=DATA_OPTIONS,
+    ),
+]
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        help="What counts: accuracy (top-1) or top5; of masks mean-iou or pixel-accuracy.",
+        show_default="the first of its task",
+        rich_help_panel=DATA_OPTIONS,
+    ),
+]
+Void = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NUMBERS",
+        help="In masks: pixels that belong to no class, such as 255 or 11,255.",
+        show_default="as data of its layout have it, else 255",
+        rich_help_panel=DATA_OPTIONS,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Source:
-    """A float network with batches to fine-tune on, to choose by, and to measure on."""
+    """A float network with batches to fine-tune on, to choose by, and to measure on, and what it is for."""
 
     model: nn.Module
     train: Iterable[Batch]
     validation: Iterable[Batch]
     test: Iterable[Batch]
+    loss: Loss
+    metric: Metric
+    measure: str
+    """The metric's name."""
+
+
+class DataGiven(NamedTuple):
+    """The options that say what data are and how they are read, None where they are not given."""
+
+    path: Path | None = None
+    batch_size: int | None = None
+    image_size: str | None = None
+    channels: int | None = None
+    mean: str | None = None
+    std: str | None = None
+    limit: int | None = None
+    seed: int | None = None
+    void: str | None = None
+    task: str = CLASSIFY
+    metric: str | None = None
 
 
 def load_source(
-    network: str,
-    data: Path | None,
-    checkpoint: Path | None,
-    batch_size: int | None,
-    image_size: int | None,
-    channels: int | None,
-    mean: str | None,
-    std: str | None,
-    limit: int | None,
-    seed: int | None,
-    not_from: Path | None = None,
+    network: str, checkpoint: Path | None, given: DataGiven, not_from: Path | None = None
 ) -> Source:
-    """What the options name, None where they are not given; no code comes from the folder `not_from`.
+    """What the options name; no code comes from the folder `not_from`.
 
     Raises:
         BitqError: a network without data, options that do not fit together, or anything the loaders refuse.
     """
+    task = task_of(given.task)
+    measure, metric = metric_of(task, given.metric)
     if network == DEMO:
-        if data is not None or checkpoint is not None:
+        if given.path is not None or checkpoint is not None:
             raise BitqError("the demo has its own data and checkpoint; leave --data and --checkpoint out")
-        own = {"image-size": image_size, "channels": channels, "mean": mean, "std": std, "limit": limit}
-        if given := [f"--{name}" for name, value in own.items() if value is not None]:
-            raise BitqError(f"the demo's images are as its network needs them; leave {', '.join(given)} out")
-        return _demo(batch_size or _BATCH)
-    if data is None:
-        raise BitqError(
-            f"network {shortened(network)!r} needs --data: a folder of labelled images, an .npz file or a .csv table"
-        )
+        own = {name: value for name in _OF_DATA if (value := getattr(given, name)) not in (None, CLASSIFY)}
+        if own:
+            told = ", ".join(f"--{name.replace('_', '-')}" for name in own)
+            raise BitqError(f"the demo's images are as its network needs them; leave {told} out")
+        return _demo(given.batch_size or task.batch_size, task, metric, measure)
+    if given.path is None:
+        raise BitqError(f"network {shortened(network)!r} needs --data: {task.told}")
     from bitq.batches import parameters
-    from bitq.datasets import check_options, load_data
+    from bitq.datasets import check_options
     from bitq.images import Batches
     from bitq.loading import load_checkpoint, load_network
 
-    means, stds = _numbers("--mean", mean), _numbers("--std", std)
-    check_options(image_size, channels, means, stds, limit)
+    size = _size(given.image_size)
+    means, stds = _numbers("--mean", given.mean), _numbers("--std", given.std)
+    for side in size or ():
+        check_options(side, given.channels, means, stds, given.limit)
+    check_options(None, given.channels, means, stds, given.limit)
     model = load_network(network, not_from).eval()
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
-    parts = load_data(
-        data,
-        image_size=image_size,
-        channels=channels,
-        mean=means,
-        std=stds,
-        limit=limit,
-        seed=seed or 0,
-        takes=parameters(model),
+    void = None if given.void is None else _whole_numbers("--void", given.void)
+    parts = task.load(
+        given.path,
+        Reading(size, given.channels, means, stds, given.limit, given.seed or 0, void, parameters(model)),
     )
     if parts.classes:
         print(printable(f"classes: {_numbered(parts.classes)}"), file=sys.stderr)
@@ -158,9 +202,12 @@ def load_source(
         parts.check_labels(output[1])
     return Source(
         model,
-        Batches(parts.train, batch_size or _BATCH, shuffle=True),
-        Batches(parts.val, EVALUATION_BATCH),
-        Batches(parts.test, EVALUATION_BATCH),
+        Batches(parts.train, given.batch_size or task.batch_size, shuffle=True),
+        Batches(parts.val, task.evaluated),
+        Batches(parts.test, task.evaluated),
+        task.loss,
+        metric,
+        measure,
     )
 
 
@@ -190,7 +237,7 @@ def _fitting(model: nn.Module, data: Dataset) -> tuple[Dataset, tuple[int, ...] 
     return (data.signals, other) if other is not None and len(other) == 2 else (data, shape)
 
 
-def _demo(batch_size: int) -> Source:
+def _demo(batch_size: int, task: NamedTask, metric: Metric, measure: str) -> Source:
     import torch
     from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
@@ -206,8 +253,11 @@ def _demo(batch_size: int) -> Source:
     return Source(
         own.model,
         batches(own.train_images, own.train_labels, batch_size, True),
-        batches(own.validation_images, own.validation_labels, EVALUATION_BATCH, False),
-        batches(own.test_images, own.test_labels, EVALUATION_BATCH, False),
+        batches(own.validation_images, own.validation_labels, task.evaluated, False),
+        batches(own.test_images, own.test_labels, task.evaluated, False),
+        task.loss,
+        metric,
+        measure,
     )
 
 
@@ -215,6 +265,28 @@ def _numbered(classes: Sequence[str]) -> str:
     """Names of classes and the labels that stand for them, such as "0 cat, 1 dog"."""
     told = [f"{number} {shortened(name, 30)}" for number, name in enumerate(classes)]
     return ", ".join(told if len(told) <= _MOST_TOLD else [*told[: _MOST_TOLD - 1], "…", told[-1]])
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Height and width, of one number or two."""
+    if text is None:
+        return None
+    sides = [part.strip() for part in text.lower().split("x")]
+    if len(sides) > 2 or not all(side.isascii() and side.lstrip("-").isdigit() and len(side) < 12 for side in sides):
+        raise BitqError(
+            f"--image-size is {shortened(text)!r}; it must be a number of pixels such as 224, or HEIGHTxWIDTH such as "
+            "360x480"
+        )
+    height, width = int(sides[0]), int(sides[-1])
+    return height, width
+
+
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    right = all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts)
+    if not right or not 0 < len(parts) <= MOST_VOID:
+        raise BitqError(f"{option} is {shortened(text)!r}; it must be whole numbers separated by commas: 11,255")
+    return tuple(map(int, parts))
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from os.path import lexists
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitq.errors import BitqError, shortened
 from bitq.files import RunFolder
+
+if TYPE_CHECKING:
+    from bitq.accuracy.evaluate import Loss, Metric
 
 _DIGEST = re.compile(r" (?:[0-9a-f]{16}|\(unidentified [0-9a-f]{12}\))$")
 
@@ -20,8 +23,7 @@ class Remembered:
     """How a run measured.
 
     Attributes:
-        loss, metric: names of functions that were given from Python; None for the defaults of every command, or where
-            that is not known.
+        loss, metric: names of its functions; None for those that the command measures by, or where that is not known.
         tested: inputs of the test data; None where that is not known.
     """
 
@@ -31,14 +33,18 @@ class Remembered:
 
     @property
     def own(self) -> str:
-        """Its functions in words, such as "loss 'dice' and metric 'f1'"; "" if it has none of its own."""
+        """Its functions in words, such as "loss 'dice' and metric 'f1'"; "" if they are those of the command."""
         given = (("loss", self.loss), ("metric", self.metric))
         return " and ".join(f"{what} {name!r}" for what, name in given if name is not None)
 
 
-def remembered(run: Path) -> Remembered:
-    """What the store in a run's folder tells; nothing where there is none, or one that cannot be read."""
-    from bitq.accuracy.evaluate import cross_entropy, top1
+def remembered(run: Path, loss: Loss, metric: Metric) -> Remembered:
+    """What the store in a run's folder tells; nothing where there is none, or one that cannot be read.
+
+    Args:
+        run: the folder.
+        loss, metric: what the command measures by.
+    """
     from bitq.store import Store
     from bitq.tradeoff.functions import identity_of
 
@@ -51,8 +57,8 @@ def remembered(run: Path) -> Remembered:
     except BitqError:
         return Remembered()
     return Remembered(
-        _other(identity, "loss", identity_of(cross_entropy).text),
-        _other(identity, "metric", identity_of(top1).text),
+        _other(identity, "loss", identity_of(loss).text),
+        _other(identity, "metric", identity_of(metric).text),
         _tested(identity.get("data sizes")),
     )
 

@@ -30,18 +30,29 @@ def print_rungs(source: Source, formats: str, device: str, stored: Stored, as_js
     """
     from bitq.ladder import evaluate
 
-    rows = evaluate(source.model, source.test, formats, calibration=source.train, device=device, stored=stored)
+    rows = evaluate(
+        source.model,
+        source.test,
+        formats,
+        calibration=source.train,
+        device=device,
+        loss=source.loss,
+        metric=source.metric,
+        stored=stored,
+    )
     if as_json:
-        print_json({"device": device, "rows": [row.model_dump(exclude={"objective"}) for row in rows]})
+        told = [row.model_dump(exclude={"objective"}) for row in rows]
+        print_json({"device": device, "metric": source.measure, "rows": told})
     else:
-        show(_table(rows), "Nothing was fine-tuned. `bitq search` does that, and chooses a format for each tensor.")
+        table = _table(rows, source.measure)
+        show(table, "Nothing was fine-tuned. `bitq search` does that, and chooses a format for each tensor.")
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[Row], measure: str) -> Table:
     table = Table(header_style="bold")
     table.add_column("")
     float32 = next((row for row in rows if row.role == "float32"), None)
-    for heading in ("accuracy", "movement", *(["of float32"] if float32 else []), "energy", "model"):
+    for heading in (measure, "movement", *(["of float32"] if float32 else []), "energy", "model"):
         table.add_column(heading, justify="right")
     for row in rows:
         share = [ratio_text(row.movement_bits, float32.movement_bits)] if float32 else []

@@ -33,12 +33,16 @@ from bitq.cli.inputs import (
     BatchSize,
     Channels,
     Checkpoint,
+    DataGiven,
     DataPath,
     ImageSize,
     Limit,
     Mean,
+    MetricName,
     Network,
     Std,
+    TaskName,
+    Void,
     load_source,
 )
 from bitq.cli.memories import MinimizeWhat, PlannedHow, planned_device
@@ -51,6 +55,7 @@ from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError
 from bitq.planning import Minimize, Planning
+from bitq.tasks import CLASSIFY
 from bitq.tradeoff.shares import ShareOf
 
 if TYPE_CHECKING:
@@ -196,6 +201,9 @@ def search(
     mean: Mean = None,
     std: Std = None,
     limit: Limit = None,
+    task: TaskName = CLASSIFY,
+    metric: MetricName = None,
+    void: Void = None,
     inputs: TracedOn = None,
     as_json: Json = False,
     **limits: float | ShareOf | None,
@@ -265,7 +273,8 @@ def search(
         **given,
     )
     offered = offered_of(formats, weights, activations, output_as_input, grid)
-    source = load_source(network, data, checkpoint, batch_size, image_size, channels, mean, std, limit, seed)
+    told = DataGiven(data, batch_size, image_size, channels, mean, std, limit, seed, void, task, metric)
+    source = load_source(network, checkpoint, told)
     folder = run or Path("runs") / network.replace(":", ".").replace("/", ".")
     if workers is not None and ray is not None:
         raise BitqError("give --workers for a cluster of this machine or --ray for a running one, not both")
@@ -279,6 +288,8 @@ def search(
             run=folder,
             formats=offered,
             settings=settings,
+            loss=source.loss,
+            metric=source.metric,
             ablations=ablations,
             workers=measuring,
             network=network,
@@ -304,7 +315,11 @@ def search(
 
         show(
             *plan_tables(load_evidence(result.folder)),
-            _table((result.rows[0], *result.alternatives, *result.rows[1:], *result.ablations), result.references),
+            _table(
+                (result.rows[0], *result.alternatives, *result.rows[1:], *result.ablations),
+                result.references,
+                source.measure,
+            ),
             f"{', '.join(row.name for row in result.alternatives)}: for all tensors, calibrated, not fine-tuned",
             offers_table(result.offers, result.references),
             *([f"Note: {result.advice}"] if result.advice else []),
@@ -318,9 +333,9 @@ def _ray_workers(address: str | None, count: int | None) -> RayWorkers:
     return RayWorkers(address, count)
 
 
-def _table(rows: Sequence[Row], references: Mapping[str, Cost]) -> FirstThatFits:
+def _table(rows: Sequence[Row], references: Mapping[str, Cost], measure: str) -> FirstThatFits:
     name = TextColumn("", [row.name for row in rows], left=True)
-    accuracy = TextColumn("accuracy", [accuracy_text(row.accuracy) for row in rows])
+    accuracy = TextColumn(measure, [accuracy_text(row.accuracy) for row in rows])
     dram = TextColumn("DRAM", [bits_text(row.dram_bits) for row in rows])
     on_chip = TextColumn("on-chip", [bits_text(row.on_chip_bits) for row in rows])
     of_int8 = TextColumn("of int8", [int8_text(row, references) for row in rows])
