@@ -171,6 +171,14 @@ def test_tasks_and_metrics_go_by_name():
         metric_of(task_of("segment"), "f1")
 
 
+def test_top5_counts_what_is_among_the_five_largest_and_refuses_other_outputs():
+    top5 = task_of("classify").metrics["top5"]
+    scores, target = torch.arange(16.0).reshape(2, 8), torch.tensor([3, 2])
+    assert score(nn.Identity(), [(scores, target)], cross_entropy, top5).accuracy == 0.5
+    with pytest.raises(BitqError, match="top-5 accuracy cannot judge"):
+        top5(nn.Identity(), [(scores, torch.zeros(3, dtype=torch.long))])
+
+
 NETS = """
 import torch
 from torch import nn

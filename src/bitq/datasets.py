@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import inf, prod
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
@@ -24,6 +24,8 @@ from bitq.images import ArrayImages, FileImages, Rationed, Scaling, Split
 from bitq.images import image_size as size_of_file
 from bitq.memory import check_fits, memory_told
 from bitq.outside import opened_outside
+
+S = TypeVar("S", bound=Split)
 
 SPLITS = ("train", "val", "test")
 LABELS = "labels.csv"
@@ -133,9 +135,7 @@ def load_data(
         depth = found["train"].images.shape[0]
         if isinstance(found["train"].images, ArrayImages):
             _check_left_out(fitting, f"the images of {path} are taken as they are, of one size and {depth} channels")
-        for name, values in (("--mean", scaling.mean), ("--std", scaling.std)):
-            if len(values) not in (1, depth):
-                raise BitqError(f"{name} has {len(values)} numbers; it must have one, or {depth} for as many channels")
+        scaling.check_channels(depth)
         parts = {name: replace(part, images=_scaled(part.images, scaling)) for name, part in found.items()}
         for name, part in parts.items():
             _check_scaled(part.images, f"{path}: x_{name}")
@@ -215,7 +215,7 @@ def _check_scaled(images: Split, where: str) -> None:
             )
 
 
-def drawn(parts: Mapping[str, Split], limit: int | None, seed: int) -> dict[str, Split]:
+def drawn(parts: Mapping[str, S], limit: int | None, seed: int) -> dict[str, S]:
     """All three splits, those missing taken from train, none larger than `limit`.
 
     Args:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -46,6 +46,16 @@ class Scaling:
             for value in values:
                 if not least <= value <= most:
                     raise BitqError(f"{name} is {value!r}; it must be a number from {least:g} to {most:g}")
+
+    def check_channels(self, count: int) -> None:
+        """Refuse numbers that are not for images of so many channels.
+
+        Raises:
+            BitqError: neither one number nor one for each channel.
+        """
+        for name, values in (("--mean", self.mean), ("--std", self.std)):
+            if len(values) not in (1, count):
+                raise BitqError(f"{name} has {len(values)} numbers; it must have one, or {count} for as many channels")
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float32 images of the same shape [..., channels, height, width]."""
@@ -129,14 +139,13 @@ class FileImages:
 
     def held(self) -> ArrayImages:
         """The same images, decoded once and held in memory."""
-        with memory_told("decoding images"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        with memory_told("decoding images"):
             pixels = np.empty((len(self), *self.shape), np.uint8)
 
             def hold(index: int) -> None:
                 pixels[index] = _decode(self.paths[index], self.shape, self.resize).numpy()
 
-            for _ in pool.map(hold, range(len(self))):
-                pass
+            in_threads(hold, len(self))
         return ArrayImages(torch.from_numpy(pixels), self.labels, self.scaling)
 
 
@@ -156,7 +165,7 @@ class Split(Protocol):
     def told(self) -> str:
         """What they are, for messages."""
 
-    def subset(self, indices: Tensor) -> Split:
+    def subset(self, indices: Tensor) -> Self:
         """The inputs at `indices` alone."""
 
 
@@ -197,6 +206,13 @@ class Batches:
     def _starts(self) -> tuple[int, int, int]:
         count = len(self.images)
         return 0, count - count % self.size if self.shuffle and count >= self.size else count, self.size
+
+
+def in_threads(hold: Callable[[int], None], count: int) -> None:
+    """Call `hold` of every index below `count`, as many at once as PyTorch has threads; its first exception ends it."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in pool.map(hold, range(count)):
+            pass
 
 
 def image_size(path: Path) -> tuple[int, int]:

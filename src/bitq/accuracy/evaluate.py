@@ -228,12 +228,17 @@ def top1(model: nn.Module, batches: Iterable[Batch]) -> float:
     return counted(model, batches, _Hits())
 
 
-def _hits(output: Any, target: Any) -> int:
+def check_scores(output: Any, target: Any, metric: str) -> None:
+    """Refuse an output that has no score of each class for each class of the target; `metric` names who asks."""
     if not (isinstance(output, Tensor) and isinstance(target, Tensor) and output.shape[:-1] == target.shape):
         raise BitqError(
-            f"top-1 accuracy cannot judge {_fit(output, target)}: they must be scores [..., classes], classes [...]; "
+            f"{metric} cannot judge {_fit(output, target)}: they must be scores [..., classes], classes [...]; "
             "give a metric of your own"
         )
+
+
+def _hits(output: Any, target: Any) -> int:
+    check_scores(output, target, "top-1 accuracy")
     return int((output.argmax(-1) == target).sum())
 
 

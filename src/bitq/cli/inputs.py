@@ -170,8 +170,8 @@ def load_source(
     if network == DEMO:
         if given.path is not None or checkpoint is not None:
             raise BitqError("the demo has its own data and checkpoint; leave --data and --checkpoint out")
-        own = {name: value for name in _OF_DATA if (value := getattr(given, name)) not in (None, CLASSIFY)}
-        if own:
+        usual = DataGiven()
+        if own := [name for name in _OF_DATA if getattr(given, name) != getattr(usual, name)]:
             told = ", ".join(f"--{name.replace('_', '-')}" for name in own)
             raise BitqError(f"the demo's images are as its network needs them; leave {told} out")
         return _demo(given.batch_size or task.batch_size, task, metric, measure)
@@ -184,9 +184,8 @@ def load_source(
 
     size = _size(given.image_size)
     means, stds = _numbers("--mean", given.mean), _numbers("--std", given.std)
-    for side in size or ():
+    for side in size or (None,):
         check_options(side, given.channels, means, stds, given.limit)
-    check_options(None, given.channels, means, stds, given.limit)
     model = load_network(network, not_from).eval()
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from bitq.accuracy.evaluate import counted, cross_entropy, tallied, top1
+from bitq.accuracy.evaluate import check_scores, counted, cross_entropy, tallied, top1
 from bitq.batches import Batch
 from bitq.datasets import Dataset, load_data
 from bitq.errors import BitqError
@@ -22,6 +22,7 @@ class _Among5:
 
     def count(self, output: Tensor, target: Tensor) -> None:
         """Take a batch in."""
+        check_scores(output, target, "top-5 accuracy")
         best = output.topk(min(5, output.shape[-1])).indices
         self._hits += int((best == target.unsqueeze(-1)).sum())
         self._total += target.numel()

@@ -13,7 +13,7 @@ from bitq.accuracy.evaluate import IGNORED, counted, cross_entropy, tallied
 from bitq.batches import Batch, described
 from bitq.datasets import HELD_BYTES, Dataset, drawn
 from bitq.errors import BitqError
-from bitq.images import ArrayImages, Scaling, Split, image_size
+from bitq.images import ArrayImages, Scaling, image_size
 from bitq.tasks import NamedTask, Reading
 from bitq.tasks.segment.layouts import found_in
 from bitq.tasks.segment.masks import Marks, MaskedFiles
@@ -23,7 +23,8 @@ class _Confusion:
     """How many pixels of each class were taken for which, over all images."""
 
     def __init__(self) -> None:
-        self._counts = torch.zeros(0, 0, dtype=torch.long)
+        self.counts = torch.zeros(0, 0, dtype=torch.long)
+        """Pixels [true class, predicted class]."""
 
     def count(self, output: Tensor, target: Tensor) -> None:
         """Take a batch in."""
@@ -34,20 +35,16 @@ class _Confusion:
             )
         classes, known = output.shape[1], target != IGNORED
         pairs = target[known] * classes + output.argmax(1)[known]
-        self._counts = self._counts if len(self._counts) else torch.zeros(classes, classes, dtype=torch.long)
-        self._counts += torch.bincount(pairs.cpu(), minlength=classes**2).view(classes, classes)
-
-    @property
-    def counts(self) -> Tensor:
-        """Pixels [true class, predicted class]."""
-        return self._counts.double()
+        found = torch.bincount(pairs.cpu(), minlength=classes**2).view(classes, classes)
+        self.counts = self.counts + found if len(self.counts) else found
 
 
 class _Overlap(_Confusion):
     @property
     def share(self) -> float:
         """Mean over the classes that masks have of intersection over union."""
-        hit, true, found = self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)
+        counts = self.counts.double()
+        hit, true, found = counts.diagonal(), counts.sum(1), counts.sum(0)
         met = true > 0
         return float((hit / (true + found - hit))[met].mean()) if met.any() else 0.0
 
@@ -56,7 +53,7 @@ class _Pixels(_Confusion):
     @property
     def share(self) -> float:
         """Share of the pixels that have a class."""
-        return float(self.counts.diagonal().sum() / self.counts.sum().clamp(min=1))
+        return int(self.counts.diagonal().sum()) / max(int(self.counts.sum()), 1)
 
 
 @tallied(_Overlap)
@@ -90,9 +87,7 @@ def load(path: Path, reading: Reading) -> Dataset:
     height, width = reading.image_size or image_size(pairs["train"][0][0])
     shape, resize = (reading.channels or 3, height, width), reading.image_size is not None
     scaling = Scaling(reading.mean or (0.0,), reading.std or (1.0,))
-    for name, values in (("--mean", scaling.mean), ("--std", scaling.std)):
-        if len(values) not in (1, shape[0]):
-            raise BitqError(f"{name} has {len(values)} numbers; it must have one, or {shape[0]} for as many channels")
+    scaling.check_channels(shape[0])
     parts = {
         split: MaskedFiles(images, masks, shape, resize, marks, scaling) for split, (images, masks) in pairs.items()
     }
@@ -103,9 +98,8 @@ def load(path: Path, reading: Reading) -> Dataset:
     return Dataset(splits["train"], splits["val"], splits["test"], largest)
 
 
-def _held(part: Split) -> Split:
-    fits = isinstance(part, MaskedFiles) and len(part) * 3 * prod(part.shape) <= HELD_BYTES
-    return part.held() if isinstance(part, MaskedFiles) and fits else part
+def _held(part: MaskedFiles) -> MaskedFiles | ArrayImages:
+    return part.held() if len(part) * 3 * prod(part.shape) <= HELD_BYTES else part
 
 
 TASK = NamedTask(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from bitq.accuracy.evaluate import IGNORED
 from bitq.errors import BitqError
-from bitq.images import ArrayImages, ImageBatch, Scaling, opened_image
+from bitq.images import ArrayImages, ImageBatch, Scaling, in_threads, opened_image
 from bitq.memory import memory_told
 
 MOST_CLASSES = 2**15
@@ -101,15 +100,14 @@ class MaskedFiles:
             BitqError: what cannot be read, has another size than it must have, or a mask with a number that means
                 nothing.
         """
-        with memory_told("decoding images and masks"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        with memory_told("decoding images and masks"):
             pixels = np.empty((len(self), *self.shape), np.uint8)
             labels = np.empty((len(self), *self.shape[1:]), np.int16)
 
             def hold(index: int) -> None:
                 pixels[index], labels[index] = self._decoded(self.images[index], self.masks[index])
 
-            for _ in pool.map(hold, range(len(self))):
-                pass
+            in_threads(hold, len(self))
         return ArrayImages(torch.from_numpy(pixels), torch.from_numpy(labels), self.scaling)
 
     def _decoded(self, path: Path, mask: Path) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
