@@ -20,7 +20,7 @@ from test_plan import LAYER, LEVEL, PLAN, changed
 TRACE = "open('TRACE', 'w').close(); import os; os.abort()\ndef make(): pass\n"
 EVALUATE = "evaluate run --data d.npz"
 NAMED = r"runs its code, so it has to be named by you: if you trust it, give bitq evaluate run --data d.npz"
-SEARCH = "search demo --run run --steps 1 --rounds 1 --plans 1 --uniforms 1"
+SEARCH = "search demo --run run --formats 8:e3:b16 --steps 1 --rounds 1 --plans 1 --uniforms 1"
 DAMAGED = r"results\.sqlite is damaged: .*`bitq report run --salvage` keeps all that can still be read"
 
 
