@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1000, help="of every fine-tuning (default: 1000)")
     parser.add_argument("--alpha", type=float, default=0.2, help="weight of movement in O (default: 0.2)")
     parser.add_argument("--device", default=DEMO_DEVICE, help=f"device (default: {DEMO_DEVICE})")
+    parser.add_argument("--formats", help="that tensors choose from (default: any)")
     parser.add_argument("--run", type=Path, default=Path("runs/benchmark-demo"), help="folder for the runs")
     options = parser.parse_args()
     margins = []
@@ -57,6 +58,7 @@ def compare(options: argparse.Namespace, seed: int) -> float:
         source.test,
         device=options.device,
         run=options.run / f"seed-{seed}",
+        formats=options.formats,
         settings=Settings(
             alpha=options.alpha,
             training=training,

@@ -61,7 +61,7 @@ memories = [
 """
 WORDS = (
     *("search", "subject:network", "--data", "data.npz", "--device", "small.toml", "--run", "run"),
-    *("--steps", "4", "--rounds", "2", "--plans", "1", "--uniforms", "1"),
+    *("--formats", "8:e2..e4:b8..b16", "--steps", "4", "--rounds", "2", "--plans", "1", "--uniforms", "1"),
 )
 LONGEST_SECONDS = 300.0
 """After which a search hangs."""

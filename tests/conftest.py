@@ -26,9 +26,13 @@ settings.load_profile("bitq")
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_folder(tmp_path_factory):
-    """Keep what the tests compute, here and in processes they start, out of the user's own cache, and tables wide."""
+    """Keep what the tests compute, here and in processes they start, out of the user's own cache, and tables wide.
+
+    What one worker of pytest-xdist computed the others find.
+    """
+    own = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BITQ_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("BITQ_CACHE_DIR", str((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"))
         patch.delenv("COLUMNS", raising=False)  # which workers of pytest-xdist have, and bounds tables
         yield
 

@@ -323,8 +323,8 @@ def test_a_search_gives_every_product_formats(tmp_path, name):
     finetune(model, train, Training(steps=150, learning_rate=1e-2), **more)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     run = tmp_path / "run"
-    given = {"device": tiny.DEVICE, "run": run, "settings": tiny.settings(rounds=1), "listener": Silent(), **more}
-    found = bitq.search(model, train, validation, **given)
+    given = {"device": tiny.DEVICE, "formats": tiny.FORMATS, "settings": tiny.settings(rounds=1), **more}
+    found = bitq.search(model, train, validation, run=run, listener=Silent(), **given)
     assert type(model) is make
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     plan = load_plan(run / "plan.json")
@@ -353,6 +353,6 @@ def test_a_search_gives_every_product_formats(tmp_path, name):
         assert projection.parameter == "encoder.self_attn.in_proj_weight"
         weight = packed[projection.parameter]
         assert torch.equal(quantize(weight, projection.weight.format, 1), weight)
-    again = bitq.search(model, train, validation, **given)  # from its store
+    again = bitq.search(model, train, validation, run=run, listener=Silent(), **given)  # from its store
     assert again.plan == plan
     assert "matmul" in (run / "report.html").read_text()

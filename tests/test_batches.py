@@ -365,7 +365,8 @@ class Half(nn.Module):
 def test_a_search_tells_of_modules_that_the_loss_does_not_depend_on(tmp_path):
     heard = tiny.Listening()
     few = tiny.settings(rounds=1, plans=1, training=Training(steps=2))
-    bitq.search(Half(), *tiny.loaders(), device=tiny.DEVICE, run=tmp_path, settings=few, listener=heard)
+    given = {"device": tiny.DEVICE, "formats": tiny.FORMATS, "settings": few, "listener": heard}
+    bitq.search(Half(), *tiny.loaders(), run=tmp_path, **given)
     (note,) = (note for note in heard.notes if "changes the loss" in note)
     assert note.startswith("no format of idle changes the loss")
 
@@ -396,10 +397,8 @@ def test_a_search_finds_the_same_in_whatever_way_batches_are_stored(tmp_path):
         "collated": DataLoader(examples, 50),
     }
     few = tiny.settings(rounds=1, plans=1)
-    plans = [
-        bitq.search(model, data, data, device=tiny.DEVICE, run=tmp_path / way, settings=few, listener=Silent()).plan
-        for way, data in ways.items()
-    ]
+    given = {"device": tiny.DEVICE, "formats": tiny.FORMATS, "settings": few, "listener": Silent()}
+    plans = [bitq.search(model, data, data, run=tmp_path / way, **given).plan for way, data in ways.items()]
     assert plans[0] == plans[1] == plans[2]
 
 
@@ -424,6 +423,7 @@ def test_targets_may_be_dictionaries(tmp_path):
         data(300, 1),
         data(200, 2),
         device=tiny.DEVICE,
+        formats=tiny.FORMATS,
         run=tmp_path,
         settings=few,
         loss=loss,
@@ -479,6 +479,7 @@ def test_a_mapping_is_a_batch_and_its_own_target(tmp_path):
         train,
         validation,
         device=tiny.DEVICE,
+        formats=tiny.FORMATS,
         run=tmp_path / "run",
         settings=tiny.settings(rounds=1, plans=1, uniforms=1, training=Training(steps=5)),
         loss=own_loss,

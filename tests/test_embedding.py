@@ -129,7 +129,7 @@ def test_a_search_among_sentences(tmp_path, tied):
     model = Words(tied)
     found = bitq.search(
         model, sentences(600, 0), sentences(200, 1), device=tiny.DEVICE, run=tmp_path / "run", listener=Silent(),
-        settings=tiny.settings(rounds=1),
+        formats=tiny.FORMATS, settings=tiny.settings(rounds=1),
     )
     table = next(layer for layer in found.plan.layers if layer.name == "words")
     assert (table.input, table.table, table.layer.table) == (None, (WORDS, SIZE), (WORDS, SIZE))

@@ -295,7 +295,7 @@ def test_lists_of_batches_are_told_apart_wholly_and_others_by_their_first():
 
 def search(folder, metric=top1, data=None, **options):
     few = tiny.settings(rounds=1, plans=1)
-    options = {"device": tiny.DEVICE, "listener": tiny.Listening(), "settings": few, **options}
+    options = {"device": tiny.DEVICE, "formats": tiny.FORMATS, "listener": tiny.Listening(), "settings": few, **options}
     return bitq.search(tiny.trained(), *(data or tiny.loaders()), run=folder, metric=metric, **options)
 
 

@@ -309,9 +309,8 @@ def test_the_error_of_a_stored_tensor_is_counted_once():
 
 
 def test_a_plan_says_where_its_tensors_are_stored(tmp_path):
-    found = bitq.search(
-        tiny.trained(), *tiny.loaders(), device=tiny.DEVICE, run=tmp_path, settings=tiny.settings(), listener=Silent()
-    )
+    given = {"device": tiny.DEVICE, "formats": tiny.FORMATS, "settings": tiny.settings(), "listener": Silent()}
+    found = bitq.search(tiny.trained(), *tiny.loaders(), run=tmp_path, **given)
     plan = load_plan(tmp_path / "plan.json")
     assert plan.points() == {"0": (Call("2", "relu", 0),), "3": (Call("5", "relu", 0),)}
     written, read = (next(layer for layer in plan.layers if layer.module == name) for name in ("0", "3"))

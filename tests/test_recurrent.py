@@ -173,6 +173,7 @@ def test_a_search_gives_every_layer_formats(tmp_path):
         train,
         validation,
         device=tiny.DEVICE,
+        formats=tiny.FORMATS,
         run=tmp_path / "run",
         settings=tiny.settings(rounds=1),
         loss=tags,
@@ -221,9 +222,8 @@ def test_a_table_that_is_multiplied_by_is_a_layer_in_the_same_format(tmp_path, w
     hidden = torch.relu(model.mix(quantize(functional.embedding(x, table), OUTPUT, -1))).mean(1)
     assert torch.equal(own(x), quantize(functional.linear(quantize(hidden, INPUT, -1), table), OUTPUT, -1))
     few = tiny.settings(rounds=1, plans=1, uniforms=1, training=Training(steps=2))
-    found = bitq.search(
-        model, batches, batches, device=tiny.DEVICE, run=tmp_path, settings=few, listener=Silent()
-    )
+    given = {"device": tiny.DEVICE, "formats": tiny.FORMATS, "settings": few, "listener": Silent()}
+    found = bitq.search(model, batches, batches, run=tmp_path, **given)
     weights = {layer.name: layer.weight.format for layer in found.plan.layers}
     assert weights["words"] == weights["matmul"]
     assert found.plan.stays_float == ()

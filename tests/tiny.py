@@ -14,6 +14,9 @@ from bitq.tradeoff.settings import Settings
 
 torch.set_num_threads(1)
 
+FORMATS = "8:e2..e4:b8..b16"
+"""Few enough that what they move is soon known."""
+
 CLASSES, SIDE = 4, 8
 
 DEVICE = Device(
@@ -97,6 +100,7 @@ def search(folder, metric, workers=None, listener=None, **changes):
         trained(),
         *loaders(),
         device=DEVICE,
+        formats=FORMATS,
         run=folder,
         metric=metric,
         settings=settings(**changes),
