@@ -30,7 +30,7 @@ RANKS = (
     {"accuracy", "movement", "datasets", "loading", "networks", "demo", "salvage"},
     {"onnx", "tasks", "tracing"},
     {"tradeoff"},
-    {"report", "ladder"},
+    {"exporting", "report", "ladder"},
     {"api"},
     {"cli"},
     {"__main__"},

@@ -19,6 +19,7 @@ from .formats import Format as Format
 from .formats import TensorFormats as TensorFormats
 from .formats import grid as grid
 from .formats import parse_format as parse_format
+from .exporting import export as export
 from .ladder import evaluate as evaluate
 from .layers import Layer as Layer
 from .numerics import Packed as Packed

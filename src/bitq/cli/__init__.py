@@ -18,6 +18,7 @@ from bitq.cli.buffer import buffer
 from bitq.cli.compare import compare
 from bitq.cli.devices import devices
 from bitq.cli.evaluate import evaluate
+from bitq.cli.export import export
 from bitq.cli.formats import formats
 from bitq.cli.movement import movement
 from bitq.cli.quantize import quantize
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (search, compare, movement, buffer, evaluate, quantize, report, formats, devices):
+for command in (search, compare, movement, buffer, evaluate, quantize, export, report, formats, devices):
     app.command()(traceable(command))
 
 

@@ -1,0 +1,123 @@
+"""`bitq export`: hand a finished run over as a file that something else runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bitq.cli.given import Inputs, bound, read_inputs, shape_of
+from bitq.cli.inputs import DEMO
+from bitq.cli.output import Json, print_json, show
+from bitq.cli.shapes import DEMO_SHAPE
+from bitq.errors import BitqError, printable, shortened
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished search, with plan.json and weights.safetensors.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    to: Annotated[
+        str, typer.Option(metavar="TARGET", help="What to write: `onnx`, one file of standard operators.")
+    ] = "onnx",
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="`package.module:function` that gives the network, as the search was given it. It is imported because "
+            "you name it: no code is taken from the run's folder. Not needed for the demo."
+        ),
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHAPE",
+            help="Shape of the network's input in elements, such as 1,3,224,224. Any number of inputs can be given at "
+            "once to what is written; its other axes are fixed.",
+        ),
+    ] = None,
+    inputs: Inputs = None,
+    as_json: Json = False,
+) -> None:
+    """Write a searched network so that it runs without bitq, and gives the numbers that it gives here.
+
+    The file has standard ONNX operators alone: weights are integers of few bits with their scales
+    (DequantizeLinear, blocked), where that says their format exactly; activations are quantized by a function of
+    standard operators that comes with the file, one for each format. What cannot be said so is refused, with its
+    module. Where the package onnxruntime is installed, the file is run once on random numbers and compared.
+
+    Examples:
+
+    `bitq export runs/demo --out demo.onnx`
+
+    `bitq export runs/resnet20 --network nets:resnet20 --input-shape 1,3,32,32 --out resnet20.onnx`
+    """
+    from bitq.exporting import export as exported
+    from bitq.exporting import target_of
+    from bitq.files import RunFolder, check_replaceable
+    from bitq.nested import mapped
+    from bitq.progress import Terminal
+    from bitq.tradeoff.plan import load_plan
+    from bitq.tradeoff.weights import load_quantized
+
+    target_of(to)
+    check_replaceable(out)
+    plan = load_plan(RunFolder(run).plan)
+    name = network or plan.network
+    if network is None and plan.network != DEMO:
+        raise BitqError(
+            f"{RunFolder(run).plan} names the network {shortened(plan.network)!r}; importing that runs its code, so it "
+            "has to be named by you: give --network package.module:function"
+        )
+    if input_shape is not None and inputs:
+        raise BitqError("--input says what --input-shape does, and more; give one of them")
+    if input_shape is None and not inputs and name != DEMO:
+        raise BitqError(f"network {shortened(name)!r} needs --input-shape, such as 1,3,224,224, or --input")
+    model = _network(name, run)
+    load_quantized(model, run)
+    example = mapped(_example(model, name, input_shape, inputs), _filled, "the input")
+    with Terminal() as terminal:
+        terminal.step(f"exporting to {to}", 0, 2)
+        handed = exported(model, example, out, to)
+        terminal.step(f"running {shortened(out.name, 40)}", 1, 2)
+        ran = handed.ran(model, example)
+        terminal.step("done", 2, 2)
+    counts = {"bytes": out.stat().st_size, **handed.figures}
+    if as_json:
+        print_json({"out": str(out), **counts, "notes": list(handed.notes), "ran": ran})
+        return
+    told = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in counts.items())
+    show(printable(f"{out}: {told}"), *(printable(f"Note: {note}") for note in handed.notes), printable(ran))
+
+
+def _network(name: str, run: Path) -> nn.Module:
+    if name == DEMO:
+        from bitq.demo.resnet8 import resnet8
+
+        return resnet8()
+    from bitq.loading import load_network
+
+    return load_network(name, not_from=run)
+
+
+def _example(model: nn.Module, name: str, shape: str | None, inputs: list[str] | None) -> Any:
+    """Inputs without data, as the options or the demo have them."""
+    import torch
+
+    if inputs:
+        return bound(read_inputs(inputs), model, name)
+    extents = DEMO_SHAPE if shape is None else shape_of(shape, "--input-shape", "1,3,224,224")
+    return torch.empty(extents, device="meta")
+
+
+def _filled(path: str, held: Any) -> Any:
+    """An input with data: normal floats, whole numbers 0 and 1."""
+    import torch
+
+    if not isinstance(held, torch.Tensor) or held.device.type != "meta":
+        return held
+    if held.is_floating_point():
+        return torch.randn(held.shape).to(held.dtype)
+    return torch.zeros(held.shape, dtype=held.dtype)

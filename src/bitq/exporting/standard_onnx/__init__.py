@@ -1,0 +1,30 @@
+"""`onnx`: one file of standard ONNX operators, which gives the numbers that the quantized network gives here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bitq.errors import BitqError
+from bitq.exporting.target import Handed, Target, register
+
+
+def write(model: nn.Module, example_input: Any, path: Path) -> Handed:
+    """Write the file.
+
+    Raises:
+        BitqError: as for `bitq.export`.
+    """
+    try:
+        import onnx_ir  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise BitqError(f"exporting to ONNX needs the package {error.name}; install 'bitq[onnx]'") from error
+    from bitq.exporting.standard_onnx.program import written
+
+    return written(model, example_input, path)
+
+
+register(Target("onnx", "standard ONNX operators, in one file", write))
