@@ -14,7 +14,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("without TRITON_INTERPRET=1 the kernels are compiled for a GPU", allow_module_level=True)
 
 from bitq.formats import BlockFormat
-from bitq.numerics import ops, paths, quantize, reference, torch_path, triton_path
+from bitq.numerics import ops, paths, quantize, reference, torch_path, triton_path, triton_tiles
+from bitq.numerics.grid_format import MOST_DIGITS
 from bitq.numerics.recipe import Axes, Recipe
 from test_quantize import (
     EXTREMES,
@@ -41,11 +42,11 @@ def _on_cpu(monkeypatch):
 @pytest.fixture
 def large_tiles(monkeypatch):
     """NumPy takes its time for each operation, not for each element."""
-    monkeypatch.setattr(triton_path, "TILE", 2**17)
-    monkeypatch.setattr(triton_path, "LARGEST", 2**17)
-    triton_path.job.cache_clear()
+    monkeypatch.setattr(triton_tiles, "TILE", 2**17)
+    monkeypatch.setattr(triton_tiles, "LARGEST", 2**17)
+    triton_tiles.job.cache_clear()
     yield
-    triton_path.job.cache_clear()
+    triton_tiles.job.cache_clear()
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_every_bit_is_that_of_exact_arithmetic(data, tensor, fmt, rounding, seed
 
 
 @pytest.mark.usefixtures("large_tiles", "no_fallback")
-@pytest.mark.parametrize("fmt", [f for f in FORMATS if f.mantissa_bits <= triton_path.MOST_DIGITS], ids=str)
+@pytest.mark.parametrize("fmt", [f for f in FORMATS if f.mantissa_bits <= MOST_DIGITS], ids=str)
 def test_every_format_at_every_exponent(fmt):
     x = blocks_of_every_exponent(fmt, min(fmt.block_size, 64))
     x = x if fmt in EXTREMES else x[fmt.exponent_bits % 5 :: 5].contiguous()

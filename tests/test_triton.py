@@ -14,7 +14,7 @@ triton = pytest.importorskip("triton", reason="Triton is not installed: pip inst
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from bitq.numerics import blocks, triton_path  # noqa: E402
+from bitq.numerics import blocks, triton_path, triton_tiles, triton_uniform  # noqa: E402
 from bitq.numerics.recipe import ROUNDINGS, Axes  # noqa: E402
 
 POINTERS = {torch.float32: "*i32", torch.bfloat16: "*i16", torch.float16: "*i16"}
@@ -88,18 +88,19 @@ def test_kernels_compile_to_wide_moves_and_exact_operations(
     x = torch.empty(shape, device="meta")
     drawn = rounding == STOCHASTIC
     layout = blocks.layout(x.shape, x.stride(), Axes(*axes), block_size)
-    cut = triton_path.job(layout, triton_path.tile_size(dtype, marked, drawn)).cut
+    cut = triton_tiles.job(layout, triton_tiles.tile_size(dtype, marked, drawn)).cut
     pointers = {"x": POINTERS[dtype], "y": POINTERS[dtype], "marks": "*i32", "top": "*i32", "key": "*i64"}
     absent = {"marks": not marked, "top": not derived, "key": not drawn}
-    constants = {**cut._asdict(), "KIND": triton_path.KINDS[dtype], "ROUNDING": ROUNDINGS.index(rounding)}
+    constants = {**cut._asdict(), "KIND": triton_tiles.KINDS[dtype], "ROUNDING": ROUNDINGS.index(rounding)}
     constants |= {name: None for name, missing in absent.items() if missing}
-    warps = triton_path.warps(dtype)
-    kernel = compiled(triton_path._round, pointers, constants, architecture, warps=warps)
+    warps = triton_tiles.warps(dtype)
+    kernel = compiled(triton_uniform._round, pointers, constants, architecture, warps=warps)
     check(kernel, architecture, tmp_path)
     if derived:
         del constants["ROUNDING"]
-        constants = {n: value for n, value in constants.items() if n in triton_path._largest.arg_names and n != "top"}
-        largest = compiled(triton_path._largest, pointers, constants, architecture, warps=warps)
+        constants["NEVER_NEGATIVE"] = False
+        constants = {n: value for n, value in constants.items() if n in triton_tiles._largest.arg_names and n != "top"}
+        largest = compiled(triton_tiles._largest, pointers, constants, architecture, warps=warps)
         check(largest, architecture, tmp_path)
 
 
@@ -108,7 +109,7 @@ def test_kernels_compile_to_wide_moves_and_exact_operations(
 def test_gradient_kernel_compiles_to_wide_moves(monkeypatch, tmp_path, architecture, pointer):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     pointers = {"grad": pointer, "passed": pointer, "clipped": "*u8"}
-    octets = {"OCTETS": triton_path.TILE // 8}
+    octets = {"OCTETS": triton_tiles.TILE // 8}
     check(compiled(triton_path._pass, pointers, octets, architecture, ["count"]), architecture, tmp_path)
 
 
