@@ -40,7 +40,8 @@ def layout(shape: torch.Size, stride: tuple[int, ...], axes: Axes, block_size: i
         expected *= shape[d]
     size = prod(shape)
     block = min(block_size, shape[dim])
-    at, in_order = order.index(dim), order == sorted(order)
+    at, longer = order.index(dim), [d for d in order if shape[d] != 1]
+    in_order = longer == sorted(longer)
     if size and set(window) == set(order[at + 1 :]):
         inner = prod(shape[d] for d in window)
         row, block = shape[dim] * inner, block * inner

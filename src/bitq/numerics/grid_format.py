@@ -32,7 +32,7 @@ class Described(NamedTuple):
 
 @lru_cache(4096)
 def described(recipe: Recipe) -> Described | None:
-    """None of what is no grid under one scale: levels, sums and plain floats."""
+    """None of what is not one element under one scale: sums and plain floats."""
     fmt = recipe.format
     element, scale = fmt.elements[0], fmt.scale
     if len(fmt.elements) > 1 or scale is None:
@@ -50,8 +50,9 @@ def described(recipe: Recipe) -> Described | None:
         digits = element.mantissa_bits
         fields |= {"most": element.largest(), "least": element.smallest(), "mantissa": digits, "bits": digits + 1}
         unit = 0
-    else:
-        return None
+    else:  # of a table, the ends
+        fields |= {"most": fmt.largest, "least": fmt.smallest, "mantissa": 0, "bits": 0}
+        unit = 0
     found = _under_float(recipe, scale) if isinstance(scale, FloatScale) else _under_power(recipe, unit)
     return Described(fields | found.fields, found.can_clip or fmt.never_negative or recipe.tensor_range is not None)
 

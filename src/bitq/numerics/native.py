@@ -56,7 +56,7 @@ def described(recipe: Recipe) -> Described | None:
     if isinstance(element, Integer):
         possible = element.bits + (not element.signed) <= MOST_DIGITS
     else:
-        possible = fields["mantissa"] > 0
+        possible = isinstance(element, Float) and element.mantissa_bits > 0
     if fields.get("bump") and fields["to_unit"] == 0:
         possible = False  # the unit may be 2^128
     if fields.get("least_second"):

@@ -1,7 +1,7 @@
-"""Every other format of one element on a grid on a GPU, and plain floats: general.py in one pass, bit for bit.
+"""Every other format of one element on a GPU, and plain floats: general.py in one pass, bit for bit.
 
 What a whole tensor shares is computed by PyTorch from one number, max|x|, and so are the scales of blocks that are
-longer than a tile. Under a power of two elements are rounded in float32, which is exact there; under a float in float64.
+longer than a tile. Elements are rounded in float32 under powers of two, where that is exact, in float64 under floats.
 """
 
 from __future__ import annotations
@@ -11,42 +11,32 @@ from math import ceil
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from bitq.formats.blocking import Whole
-from bitq.formats.elements import Float
+from bitq.formats.elements import Float, Levels
 from bitq.formats.scales import FloatScale, SharedExponent
 from bitq.numerics import blocks, general
 from bitq.numerics.blocks import Layout
 from bitq.numerics.grid_format import MOST_DIGITS, described
 from bitq.numerics.recipe import ROUNDINGS, Axes, Recipe
-from bitq.numerics.triton_rounding import integer, on_grid, power, quotient, scale_of, total
-from bitq.numerics.triton_tiles import (
-    INFINITE,
-    KINDS,
-    PATTERNS,
-    SIZES,
-    TILE,
-    Job,
-    as_bits,
-    job,
-    largest_peak,
-    no_marks,
-    peaks_of,
-    tile,
-    uniforms,
-    warps,
-    widened,
+from bitq.numerics.triton_elements import (
+    COMPARED,
+    FLOAT,
+    INVERSE,
+    POWER,
+    QUOTIENT,
+    ZERO_POINT,
+    cast,
+    quantize_pieces,
+    quantize_tiles,
 )
-
-_POWER, _FLOAT, _ZERO_POINT = (tl.constexpr(kind) for kind in range(3))
+from bitq.numerics.triton_tiles import KINDS, LARGEST, PATTERNS, TILE, Job, as_bits, job, largest_peak, no_marks, warps
 
 DOUBLE_DIGITS = 53
 
 
-class Grid(NamedTuple):
+class ElementGrid(NamedTuple):
     """Of elements; floats, since of such arguments no value compiles anything new.
 
     Attributes:
@@ -60,8 +50,8 @@ class Grid(NamedTuple):
     fine: float
 
 
-class Powers(NamedTuple):
-    """Powers of two as scales: which exponents of max|x| they may count, as whole numbers.
+class PowerScales(NamedTuple):
+    """PowerScales of two as scales: which exponents of max|x| they may count, as whole numbers.
 
     Attributes:
         lowest: of code 0.
@@ -80,8 +70,8 @@ class Powers(NamedTuple):
     to_unit: float
 
 
-class Floats(NamedTuple):
-    """Floats as scales.
+class FloatScales(NamedTuple):
+    """FloatScales as scales.
 
     Attributes:
         smallest, largest: between them they are brought.
@@ -97,22 +87,45 @@ class Floats(NamedTuple):
     up: float
 
 
-_Numbers = TypeVar("_Numbers", Grid, Powers, Floats)
+_Numbers = TypeVar("_Numbers", ElementGrid, PowerScales, FloatScales)
+
+
+class Table(NamedTuple):
+    """Levels, of which float64 numbers are one or the other.
+
+    Attributes:
+        levels: ascending.
+        middles: where one ends and the next begins.
+        last: index of the largest; whole.
+    """
+
+    levels: Tensor
+    middles: Tensor
+    last: float
+
+    @classmethod
+    @lru_cache(256)
+    def on(cls, device: torch.device, element: Levels) -> Table:
+        """The same on a device."""
+        levels = torch.tensor(element.values, dtype=torch.float64, device=device)
+        return cls(levels, general.middles(levels), float(len(element.values) - 1))
 
 
 class Told(NamedTuple):
     """What kernels are told of a recipe: numbers, and constants that are compiled.
 
     Attributes:
-        kind: of the scale, `_POWER`, `_FLOAT` or `_ZERO_POINT`.
+        kind: of the scale, `POWER`, `FLOAT` or `ZERO_POINT`.
+        division: `INVERSE`, `COMPARED` or `QUOTIENT`.
         wide: whether elements are rounded in float64.
         bare: whether they are floats without mantissa.
         can_clip: whether an element may pass no gradient.
     """
 
-    grid: Grid
-    scale: Powers | Floats
+    grid: ElementGrid
+    scale: PowerScales | FloatScales
     kind: int
+    division: int
     wide: bool
     bare: bool
     can_clip: bool
@@ -120,22 +133,24 @@ class Told(NamedTuple):
 
 @lru_cache(4096)
 def told(recipe: Recipe) -> Told | None:
-    """None of tables and sums, and of more digits than float64 has for an element times its scales."""
+    """None of sums and of plain floats."""
     found, fmt = described(recipe), recipe.format
     if found is None:
         return None
     f, scale = found.fields, fmt.scale
-    grid, bare = _floats(Grid, f["most"], f["least"], 2.0 ** -f["mantissa"]), f["mantissa"] == 0
+    grid, bare = _floats(ElementGrid, f["most"], f["least"], 2.0 ** -f["mantissa"]), f["mantissa"] == 0
     if isinstance(scale, FloatScale):
         number = scale.number
-        floats = _floats(Floats, f["smallest"], f["largest"], number.mantissa_bits, number.least_exponent, scale.up)
-        kind = _ZERO_POINT if fmt.has_zero_point else _FLOAT
-        return Told(grid, floats, kind.value, True, bare, found.can_clip) if _exact(recipe, scale) else None
+        floats = _floats(
+            FloatScales, f["smallest"], f["largest"], number.mantissa_bits, number.least_exponent, scale.up
+        )
+        kind, division = ZERO_POINT if fmt.has_zero_point else FLOAT, COMPARED if _exact(recipe, scale) else QUOTIENT
+        return Told(grid, floats, kind.value, division.value, True, bare, found.can_clip)
     ceiling = 127 + (f.get("bump", 0) > 0)
     reach = f["highest"] - f["lowest"] if f["has_bias"] else f["top_code"]
-    powers = _floats(Powers, f.get("lowest", 0), reach, f["floor"], ceiling, f.get("bump", 0), f["to_unit"])
-    wide = f["bits"] >= MOST_DIGITS or ceiling + f["to_unit"] > 127
-    return Told(grid, powers, _POWER.value, wide, bare, found.can_clip)
+    powers = _floats(PowerScales, f.get("lowest", 0), reach, f["floor"], ceiling, f.get("bump", 0), f["to_unit"])
+    wide = f["bits"] >= MOST_DIGITS or ceiling + f["to_unit"] > 127 or isinstance(fmt.elements[0], Levels)
+    return Told(grid, powers, POWER.value, INVERSE.value, wide, bare, found.can_clip)
 
 
 def _floats(kind: type[_Numbers], *numbers: float) -> _Numbers:
@@ -171,6 +186,11 @@ def _in_rows(at: Layout) -> bool:
     return at.inner == 1 and at.channels % at.block == 0
 
 
+def _is_long(recipe: Recipe, at: Layout) -> bool:
+    """Whether blocks are taken in pieces: too few threads have registers for more elements."""
+    return isinstance(recipe.format.geometry, Whole) or (at.block > LARGEST // 2 and _in_rows(at))
+
+
 def quantize(
     x: Tensor, recipe: Recipe, key: Tensor | None, with_clipped: bool, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None] | None:
@@ -185,7 +205,7 @@ def quantize(
             call.cast()
             return y, None
         marks = no_marks(x) if with_clipped and known.can_clip else None
-        work = None if isinstance(recipe.format.geometry, Whole) else job(at, size_of(x.dtype, known.wide))
+        work = None if _is_long(recipe, at) else job(at, size_of(x.dtype, known.wide))
         if work is None:
             call.pieces(at, known, marks)
         else:
@@ -224,7 +244,7 @@ class _Call(NamedTuple):
     def tiles(self, work: Job, known: Told, marks: Tensor | None) -> None:
         """Blocks of which a program has several."""
         never_negative = self.recipe.format.never_negative
-        _tiles[(work.programs,)](
+        quantize_tiles[(work.programs,)](
             *self.memory,
             marks,
             self._shared(work),
@@ -232,14 +252,21 @@ class _Call(NamedTuple):
             *work.sizes,
             known.grid,
             known.scale,
+            self._table,
             *work.cut,
             *self.constants,
             known.kind,
+            known.division,
             known.wide,
             known.bare,
             never_negative,
             **self.options(work.cut.elements // size_of(self.x.dtype, known.wide) or 1),
         )
+
+    @property
+    def _table(self) -> Table | None:
+        element = self.recipe.format.elements[0]
+        return Table.on(self.x.device, element) if isinstance(element, Levels) else None
 
     def _shared(self, work: Job) -> Tensor | None:
         """The bias of `eN` if none is given (int64), or the second scale (float64), 0-d; None for neither."""
@@ -262,7 +289,7 @@ class _Call(NamedTuple):
         scales = general.scales_of(least.double(), most.double(), recipe, general.shared_by(least, most, recipe))
         step = scales.step.masked_fill(~(least.isfinite() & most.isfinite()), torch.nan)
         each = ceil(at.block / size)
-        _pieces[(rows.shape[0] * each,)](
+        quantize_pieces[(rows.shape[0] * each,)](
             *self.memory,
             marks,
             step,
@@ -273,9 +300,10 @@ class _Call(NamedTuple):
             at.block,
             each,
             known.grid,
+            self._table,
             size,
-            min(at.block & -at.block, 16),
             *self.constants,
+            max(known.division, COMPARED.value),
             known.bare,
             recipe.format.never_negative,
             **self.options(),
@@ -285,267 +313,14 @@ class _Call(NamedTuple):
         """Plain floats."""
         number, size = self.recipe.format.elements[0], size_of(self.x.dtype, True)
         assert isinstance(number, Float)
-        _cast[(ceil(self.x.numel() / size),)](
+        cast[(ceil(self.x.numel() / size),)](
             *self.memory,
             self.key,
             self.x.numel(),
-            Grid(number.largest(), number.smallest(), 2.0**-number.mantissa_bits),
+            ElementGrid(number.largest(), number.smallest(), 2.0**-number.mantissa_bits),
             size,
             *self.constants,
             number.mantissa_bits == 0,
             number.kind == "i",
             **self.options(),
         )
-
-
-@triton.jit
-def _powers_of(peaks, shared, scale, WIDE: tl.constexpr):
-    """Steps of blocks with these peaks, their inverses, and whether a block alone would have got a larger one."""
-    lowest = integer(scale.lowest)
-    if shared is not None:
-        lowest = integer(0) + tl.load(shared).to(tl.int32)
-    least = tl.maximum(lowest, integer(scale.floor))
-    most = tl.minimum(tl.maximum(lowest + integer(scale.reach), least), integer(scale.ceiling))
-    own = ((peaks + integer(scale.bump)) >> 23 & 0xFF) - 127
-    exponent = tl.minimum(tl.maximum(own, least), most)
-    to_unit = integer(scale.to_unit)
-    step = exponent + to_unit
-    if WIDE:
-        found, inverse = power(step), power(-step)
-    else:
-        found = ((step + 127) << 23).to(tl.float32, bitcast=True)
-        inverse = tl.where(step < 127, (127 - step) << 23, 1 << 22).to(tl.float32, bitcast=True)  # or subnormal
-    return found, inverse, own > exponent
-
-
-@triton.jit
-def _floats_of(wanted, second, scale):
-    """The same of blocks that want these floats (float64), to be multiplied by a second scale."""
-    near = scale_of(wanted, integer(scale.digits), integer(scale.least_exponent), integer(scale.up))
-    found = tl.minimum(tl.maximum(near, scale.smallest), scale.largest)
-    step = found * second
-    return step, _below(1.0 / step), near > found
-
-
-@triton.jit
-def _below(inverse):
-    """Less than the exact inverse, so that products with it are at most the exact quotients."""
-    return inverse - inverse * 8.8817841970012523e-16  # 2^-50
-
-
-@triton.jit
-def _elements(
-    wide,
-    step,
-    inverse,
-    grid,
-    draws,
-    ROUNDING: tl.constexpr,
-    EXACT: tl.constexpr,
-    BARE: tl.constexpr,
-    NEVER_NEGATIVE: tl.constexpr,
-):
-    """Values of numbers before they are rounded to float32, and which of them are rounded beyond the last element."""
-    size = tl.abs(wide).to(step.dtype)
-    if NEVER_NEGATIVE:
-        size = tl.where(wide < 0, 0.0, size)
-    k = tl.minimum(size * inverse, 2.0 * grid.most)
-    rounded = on_grid(size, k, step, grid.least, grid.fine, draws, ROUNDING, EXACT, BARE)
-    y = tl.minimum(rounded, grid.most) * step
-    return tl.where(wide < 0, -y, y), rounded > grid.most
-
-
-@triton.jit
-def _unsigned(wide, step, zero, low, least, most, grid, draws, ROUNDING: tl.constexpr):
-    """The same with a zero point, in blocks that were made for least..most and are of too small a step if `low`; which
-    of them pass no gradient."""
-    size = tl.abs(wide).to(tl.float64)
-    k = tl.minimum(size * _below(1.0 / step), 2.0 * grid.most)
-    rounded = on_grid(size, k, step, 1.0, grid.fine, draws, ROUNDING, False, False)
-    code = tl.where(wide < 0, -rounded, rounded) + zero
-    within = tl.minimum(tl.maximum(code, 0.0), grid.most)
-    return (within - zero) * step, (code != within) & (low | (wide < least) | (wide > most))
-
-
-@triton.jit
-def _zero_point(least, step, grid):
-    """That of blocks whose least number, 0 or less, is given."""
-    size = -least
-    k = tl.minimum(size * _below(1.0 / step), 2.0 * grid.most)
-    return tl.minimum(on_grid(size, k, step, 1.0, grid.fine, k, 0, False, False), grid.most)
-
-
-@triton.jit
-def _narrowed(y, finite, KIND: tl.constexpr):
-    """Patterns of float32 or float64 numbers, rounded to float32 and within its reach to this type; never -0."""
-    y = tl.minimum(tl.maximum(y, -3.4028234663852886e38), 3.4028234663852886e38).to(tl.float32)
-    if KIND == 0:
-        raw = tl.where(finite, y.to(tl.int32, bitcast=True), 0x7FC00000)
-    elif KIND == 1:
-        bits = tl.minimum(tl.maximum(y, -3.3895313892515355e38), 3.3895313892515355e38).to(tl.int32, bitcast=True)
-        bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-        raw = tl.where(finite, bits, 0x7FC0).to(tl.int16)
-    else:
-        half = tl.minimum(tl.maximum(y, -65504.0), 65504.0).to(tl.float16)
-        raw = tl.where(finite, half.to(tl.int16, bitcast=True), 0x7E00).to(tl.int16)
-    return tl.where((raw << 1).to(raw.dtype) == 0, 0, raw).to(raw.dtype)
-
-
-@triton.jit
-def _mark(marks, at, over):
-    tl.atomic_or(marks + (at >> 5), 1 << (at & 31).to(tl.int32), over, sem="relaxed")
-
-
-@triton.jit(do_not_specialize=SIZES)
-def _tiles(
-    x,
-    y,
-    marks,
-    shared,
-    key,
-    stacks,
-    per_row,
-    channels,
-    inner,
-    strips,
-    grid,
-    scale,
-    STACKS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    DEPTH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    UNIT: tl.constexpr,
-    WHOLE: tl.constexpr,
-    KIND: tl.constexpr,
-    ROUNDING: tl.constexpr,
-    SCALE: tl.constexpr,
-    WIDE: tl.constexpr,
-    BARE: tl.constexpr,
-    NEVER_NEGATIVE: tl.constexpr,
-):
-    """Writes to y what x becomes, and sets a bit of `marks` for each element that passes no gradient.
-
-    `shared`, if given, is the bias of the powers of two or the second scale; `key`, if given, is what to draw from.
-    """
-    start, offsets, exists = tile(stacks, per_row, channels, inner, strips, STACKS, BLOCK, DEPTH, WIDTH, UNIT, WHOLE)
-    at = start + offsets
-    wide = widened(tl.load(x + at, exists, other=0), KIND)
-    peaks = peaks_of(wide, NEVER_NEGATIVE)
-    finite = peaks < INFINITE
-    draws = wide
-    if key is not None:
-        draws = uniforms(at, tl.load(key))
-    if SCALE == _ZERO_POINT:
-        least = tl.minimum(tl.min(wide, 1, keep_dims=True), 0.0)
-        most = tl.maximum(tl.max(wide, 1, keep_dims=True), 0.0)
-        span = total(most.to(tl.float64), -least.to(tl.float64))
-        step, _, low = _floats_of(quotient(span, grid.most + span * 0.0), 1.0, scale)
-        zero = _zero_point(least.to(tl.float64), step, grid)
-        value, over = _unsigned(wide, step, zero, low, least, most, grid, draws, ROUNDING)
-    else:
-        if SCALE == _POWER:
-            step, inverse, low = _powers_of(peaks, shared, scale, WIDE)
-        else:
-            own = peaks.to(tl.float32, bitcast=True).to(tl.float64)
-            second = own * 0.0 + 1.0
-            if shared is not None:
-                second = own * 0.0 + tl.load(shared)
-            step, inverse, low = _floats_of(quotient(own, grid.most * second), second, scale)
-        value, over = _elements(wide, step, inverse, grid, draws, ROUNDING, SCALE == _POWER, BARE, NEVER_NEGATIVE)
-        over = over & low
-        if NEVER_NEGATIVE:
-            over = tl.where(wide < 0, True, over)
-    tl.store(y + at, _narrowed(value, finite, KIND), exists)
-    if marks is not None:
-        _mark(marks, at, over & finite & exists)
-
-
-@triton.jit(do_not_specialize=["length", "each"])
-def _pieces(
-    x,
-    y,
-    marks,
-    steps,
-    lows,
-    zeros,
-    leasts,
-    mosts,
-    key,
-    length,
-    each,
-    grid,
-    SIZE: tl.constexpr,
-    UNIT: tl.constexpr,
-    KIND: tl.constexpr,
-    ROUNDING: tl.constexpr,
-    BARE: tl.constexpr,
-    NEVER_NEGATIVE: tl.constexpr,
-):
-    """The same for `SIZE` elements of a block of `length`, each block with as many programs as it takes.
-
-    Blocks have steps (float64), NaN if they are not finite, and are `low` if they alone would have got a larger one;
-    with zero points (float64) also the least and the largest number that they were made for.
-    """
-    block = tl.program_id(0) // each
-    within = (tl.program_id(0) - block * each).to(tl.int64) * SIZE + tl.arange(0, SIZE)
-    at, exists = block.to(tl.int64) * (length // UNIT * UNIT) + within, within < length
-    wide = widened(tl.load(x + at, exists, other=0), KIND)
-    own = block + tl.arange(0, 1)
-    step, low = tl.load(steps + own), tl.load(lows + own) != 0
-    draws = wide
-    if key is not None:
-        draws = uniforms(at, tl.load(key))
-    finite = step > 0.0
-    if zeros is not None:
-        zero, least, most = tl.load(zeros + own), tl.load(leasts + own), tl.load(mosts + own)
-        value, over = _unsigned(wide, step, zero, low, least, most, grid, draws, ROUNDING)
-    else:
-        inverse = _below(1.0 / step)
-        value, over = _elements(wide, step, inverse, grid, draws, ROUNDING, False, BARE, NEVER_NEGATIVE)
-        over = over & low
-        if NEVER_NEGATIVE:
-            over = tl.where(wide < 0, True, over)
-    tl.store(y + at, _narrowed(value, finite, KIND), exists)
-    if marks is not None:
-        _mark(marks, at, over & finite & exists)
-
-
-@triton.jit(do_not_specialize=["count"])
-def _cast(
-    x,
-    y,
-    key,
-    count,
-    grid,
-    SIZE: tl.constexpr,
-    KIND: tl.constexpr,
-    ROUNDING: tl.constexpr,
-    BARE: tl.constexpr,
-    ENDLESS: tl.constexpr,
-):
-    """Plain floats, of a type that has infinity if it is `ENDLESS`."""
-    at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
-    wide = widened(tl.load(x + at, at < count, other=0), KIND)
-    bits = wide.to(tl.int32, bitcast=True)
-    size = bits & 0x7FFFFFFF
-    k = tl.where(size < INFINITE, tl.abs(wide), 0.0).to(tl.float64)
-    draws = wide
-    if key is not None:
-        draws = uniforms(at, tl.load(key))
-    found = on_grid(k, k, 1.0, grid.least, grid.fine, draws, ROUNDING, True, BARE)
-    last = tl.minimum(found, grid.most)
-    raw = _narrowed(last, size < INFINITE, KIND).to(tl.int32)
-    if KIND == 0:
-        infinite, nan, sign = 0x7F800000, 0x7FC00000, bits & -0x80000000
-    elif KIND == 1:
-        infinite, nan, sign = 0x7F80, 0x7FC0, bits >> 16 & -0x8000
-    else:
-        infinite, nan, sign = 0x7C00, 0x7E00, bits >> 16 & -0x8000
-    if ENDLESS:
-        if ROUNDING != 2:
-            raw = tl.where(found > grid.most, infinite, raw)
-        raw = tl.where(size == INFINITE, infinite, raw)
-    raw = tl.where(size > INFINITE, nan, raw | sign)
-    if not ENDLESS:
-        raw = tl.where(size == INFINITE, nan | sign, raw)
-    tl.store(y + at, raw.to(tl.int32 if KIND == 0 else tl.int16), at < count)

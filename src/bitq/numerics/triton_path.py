@@ -12,11 +12,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bitq.formats import BlockFormat
-from bitq.numerics import torch_path, triton_grids, triton_uniform
+from bitq.formats import parse_format
+from bitq.numerics import general, torch_path, triton_grids, triton_uniform
 from bitq.numerics.blocks import Layout
-from bitq.numerics.recipe import Axes, Recipe
+from bitq.numerics.recipe import Recipe, recipe_for
 from bitq.numerics.triton_tiles import TILE
+
+_CHECKED = (  # formats of every kernel and of every kind of arithmetic; the second bias clips
+    ("8:e4:b16", None),
+    ("8:e4:b16", -8),
+    ("n4:e4:b16:half_away", -8),
+    ("e2m1:e8m0:v16", None),
+    ("s24:e8m0.ceil:v8:toward_zero", None),
+    ("e2m1:e4m3.up*f32:v16", None),
+    ("e4m3:f32*f32:v4", None),
+    ("u4:f16:channel", None),
+    ("l(-1;-0.25;0;0.5;0.75):f32:v8", None),
+    ("i8:f32:tensor", None),
+    ("e4m3", None),
+)
 
 
 def layout(shape: torch.Size, stride: tuple[int, ...], recipe: Recipe) -> Layout | None:
@@ -48,22 +62,22 @@ def pass_gradient(grad: Tensor, clipped: Tensor) -> Tensor | None:
 
 def agrees(device: torch.device) -> bool:
     """Whether these kernels give the torch path's bits there, for a few numbers that go wrong first."""
-    fmt, axes = BlockFormat(8, 4, 16), Axes(1)
     powers = 2.0 ** torch.arange(-24, 24, 3, dtype=torch.float64)
     rows = [powers * (1 - 2.0**-24), -powers, powers * 2.0**-126, powers.where(powers != 1, torch.nan), 0 * powers]
     x = torch.stack(rows).float().to(device)
+    return all(_agrees(x, recipe_for(x, parse_format(text), 1, exponent_bias=bias)) for text, bias in _CHECKED)
+
+
+def _agrees(x: Tensor, recipe: Recipe) -> bool:
+    exact, over = (general if recipe.steps(x.shape) is None else torch_path).quantize(x, recipe, None, True)
+    found = quantize(x, recipe, None, True)
+    if found is None or not torch.equal(_one_nan(found[0]), _one_nan(exact)):
+        return False
+    if over is None:
+        return True
     grad = torch.ones_like(x)
-    for bias in (None, -8):  # the second clips
-        recipe = Recipe(fmt, axes, bias)
-        exact, over = torch_path.quantize(x, recipe, None, True)
-        found = quantize(x, recipe, None, True)
-        if found is None or not torch.equal(_one_nan(found[0]), _one_nan(exact)):
-            return False
-        if over is not None:
-            passed = None if found[1] is None else pass_gradient(grad, found[1])
-            if passed is None or not torch.equal(passed, grad.masked_fill(over, 0)):
-                return False
-    return True
+    passed = grad if found[1] is None else pass_gradient(grad, found[1])
+    return passed is not None and torch.equal(passed, grad.masked_fill(over, 0))
 
 
 def _one_nan(x: Tensor) -> Tensor:

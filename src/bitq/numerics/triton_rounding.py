@@ -22,11 +22,16 @@ def quotient(a, b):
     """a/b of positive numbers, or of 0, rounded to odd; b has at most 48 bits."""
     near = a / b
     left = near * b
-    near_high, b_high = _high(near), _high(b)
-    near_low, b_low = near - near_high, b - b_high
-    error = near_low * b_low - (((left - near_high * b_high) - near_low * b_high) - near_high * b_low)
-    rest = a - left
+    rest, error = a - left, _lacking(left, near, b)
     return _odd(near, rest < error, rest != error)
+
+
+@triton.jit
+def product(a, b):
+    """a*b of numbers that are not negative, rounded to odd; b has at most 48 bits."""
+    near = a * b
+    error = _lacking(near, a, b)
+    return _odd(near, error < 0, error != 0)
 
 
 @triton.jit
@@ -36,6 +41,14 @@ def total(a, b):
     second = near - a
     error = (a - (near - second)) + (b - second)
     return _odd(near, error < 0, error != 0)
+
+
+@triton.jit
+def _lacking(near, a, b):
+    """What a*b is more than it is rounded to (Dekker, 1971)."""
+    a_high, b_high = _high(a), _high(b)
+    a_low, b_low = a - a_high, b - b_high
+    return a_low * b_low - (((near - a_high * b_high) - a_low * b_high) - a_high * b_low)
 
 
 @triton.jit
@@ -52,7 +65,7 @@ def _odd(size, larger, inexact):
 @triton.jit
 def integer(number):
     """An argument that is a whole number in float32."""
-    return tl.full([1, 1, 1], number, tl.float32).to(tl.int32)
+    return tl.full([1], number, tl.float32).to(tl.int32)
 
 
 @triton.jit
