@@ -90,7 +90,7 @@ class FloatScales(NamedTuple):
 _Numbers = TypeVar("_Numbers", ElementGrid, PowerScales, FloatScales)
 
 
-class Table(NamedTuple):
+class LevelTable(NamedTuple):
     """Levels, of which float64 numbers are one or the other.
 
     Attributes:
@@ -105,7 +105,7 @@ class Table(NamedTuple):
 
     @classmethod
     @lru_cache(256)
-    def on(cls, device: torch.device, element: Levels) -> Table:
+    def on(cls, device: torch.device, element: Levels) -> LevelTable:
         """The same on a device."""
         levels = torch.tensor(element.values, dtype=torch.float64, device=device)
         return cls(levels, general.middles(levels), float(len(element.values) - 1))
@@ -264,9 +264,9 @@ class _Call(NamedTuple):
         )
 
     @property
-    def _table(self) -> Table | None:
+    def _table(self) -> LevelTable | None:
         element = self.recipe.format.elements[0]
-        return Table.on(self.x.device, element) if isinstance(element, Levels) else None
+        return LevelTable.on(self.x.device, element) if isinstance(element, Levels) else None
 
     def _shared(self, work: Job) -> Tensor | None:
         """The bias of `eN` if none is given (int64), or the second scale (float64), 0-d; None for neither."""
