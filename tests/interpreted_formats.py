@@ -42,6 +42,7 @@ LEFT_TO_PYTORCH_ON_A_CPU = (
     "n4:e4:t4x4",
     "u4:f32:b2p2",
 )
+TEXTS = (*(text for text in FORMATS if parse_format(text).element_bits < 16), *LEFT_TO_PYTORCH_ON_A_CPU)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -69,7 +70,7 @@ def compared(x, recipe, monkeypatch, in_place=False):
 
 
 @pytest.mark.usefixtures("large_tiles")
-@pytest.mark.parametrize("text", [*FORMATS, *LEFT_TO_PYTORCH_ON_A_CPU])
+@pytest.mark.parametrize("text", TEXTS)
 def test_ties_and_extremes_are_those_of_the_torch_path(text, monkeypatch):
     fmt, generator = parse_format(text), torch.Generator().manual_seed(len(text))
     for turn, taps in enumerate(map(torch.Size, [(), (3, 3), (7, 11)])):
@@ -97,7 +98,7 @@ def test_layout_does_not_matter(view, text, monkeypatch):
 
 @pytest.mark.parametrize("text", ["i8:f32:channel", "u8:f32:channel", "s4:e8m0:channel:stochastic", "n4:e4:channel"])
 def test_blocks_that_are_longer_than_a_tile(text, monkeypatch):
-    x = torch.randn(3, 9000, generator=torch.Generator().manual_seed(2)) * 4
+    x = torch.randn(2, 8200, generator=torch.Generator().manual_seed(2)) * 4
     x[1, 8000] = torch.nan
     compared(x, recipe_for(x, parse_format(text), 1), monkeypatch)
 
