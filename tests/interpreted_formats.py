@@ -19,7 +19,7 @@ from test_kernel_formats import FORMATS, PLAIN, RANGES, every_half, patterns, pl
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of NaN and infinity
 
-LEFT_TO_PYTORCH_ON_A_CPU = (
+OTHERS = (
     "u8:f32:channel",
     "u4:bf16.up:v16:toward_zero",
     "u3:f32:tensor:half_away",
@@ -42,7 +42,7 @@ LEFT_TO_PYTORCH_ON_A_CPU = (
     "n4:e4:t4x4",
     "u4:f32:b2p2",
 )
-TEXTS = (*(text for text in FORMATS if parse_format(text).element_bits < 16), *LEFT_TO_PYTORCH_ON_A_CPU)
+TEXTS = (*(text for text in FORMATS if parse_format(text).element_bits < 16), *OTHERS)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -33,8 +33,6 @@ from bitq.numerics.triton_elements import (
 )
 from bitq.numerics.triton_tiles import KINDS, LARGEST, PATTERNS, TILE, Job, as_bits, job, largest_peak, no_marks, warps
 
-DOUBLE_DIGITS = 53
-
 
 class ElementGrid(NamedTuple):
     """Of elements; floats, since of such arguments no value compiles anything new.
@@ -51,7 +49,7 @@ class ElementGrid(NamedTuple):
 
 
 class PowerScales(NamedTuple):
-    """PowerScales of two as scales: which exponents of max|x| they may count, as whole numbers.
+    """Powers of two as scales: which exponents of max|x| they may count, as whole numbers.
 
     Attributes:
         lowest: of code 0.
@@ -71,7 +69,7 @@ class PowerScales(NamedTuple):
 
 
 class FloatScales(NamedTuple):
-    """FloatScales as scales.
+    """Floats as scales.
 
     Attributes:
         smallest, largest: between them they are brought.
@@ -162,7 +160,7 @@ def _exact(recipe: Recipe, scale: FloatScale) -> bool:
     """Whether float64 has all digits of elements, or of draws, times a block's scales."""
     scales = scale.number.mantissa_bits + 1 + (24 if scale.second else 0)
     digits = 24 if recipe.rounding == "stochastic" else general.precision(recipe.format.elements[0]) + 2
-    return scales + digits <= DOUBLE_DIGITS
+    return scales + digits <= 53
 
 
 def layout(shape: torch.Size, stride: tuple[int, ...], recipe: Recipe) -> Layout | None:
