@@ -14,7 +14,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("without TRITON_INTERPRET=1 the kernels are compiled for a GPU", allow_module_level=True)
 
 from bitq.formats import BlockFormat
-from bitq.numerics import ops, paths, quantize, reference, torch_path, triton_path, triton_tiles
+from bitq.numerics import ops, paths, quantize, reference, torch_path, triton_grids, triton_path, triton_tiles
 from bitq.numerics.grid_format import MOST_DIGITS
 from bitq.numerics.recipe import Axes, Recipe
 from test_quantize import (
@@ -194,10 +194,13 @@ def test_operators_take_the_kernels(no_fallback, dtype):
     assert same(torch.ops.bitq.pass_gradient(grad, bits, y.stride()), grad.masked_fill(clipped, 0))
 
 
-@pytest.mark.parametrize("wrong", [None, "quantize", "pass_gradient"])
-def test_a_device_on_which_a_bit_differs_is_told_from_others(monkeypatch, wrong):
+@pytest.mark.parametrize(
+    ("module", "wrong"),
+    [(triton_path, None), (triton_path, "quantize"), (triton_path, "pass_gradient"), (triton_grids, "quantize")],
+)
+def test_a_device_on_which_a_bit_differs_is_told_from_others(monkeypatch, module, wrong):
     if wrong is not None:
-        right = getattr(triton_path, wrong)
+        right = getattr(module, wrong)
 
         def one_bit_off(*arguments):
             found = right(*arguments)
@@ -205,5 +208,5 @@ def test_a_device_on_which_a_bit_differs_is_told_from_others(monkeypatch, wrong)
             y.view(torch.int32)[2, 5] ^= 1
             return found
 
-        monkeypatch.setattr(triton_path, wrong, one_bit_off)
+        monkeypatch.setattr(module, wrong, one_bit_off)
     assert triton_path.agrees(torch.device("cpu")) == (wrong is None)
