@@ -14,7 +14,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("without TRITON_INTERPRET=1 the kernels are compiled for a GPU", allow_module_level=True)
 
 from bitq.formats import BlockFormat
-from bitq.numerics import ops, paths, quantize, reference, torch_path, triton_path
+from bitq.numerics import ops, paths, quantize, reference, torch_path, triton_grids, triton_path, triton_tiles
+from bitq.numerics.grid_format import MOST_DIGITS
 from bitq.numerics.recipe import Axes, Recipe
 from test_quantize import (
     EXTREMES,
@@ -41,11 +42,11 @@ def _on_cpu(monkeypatch):
 @pytest.fixture
 def large_tiles(monkeypatch):
     """NumPy takes its time for each operation, not for each element."""
-    monkeypatch.setattr(triton_path, "TILE", 2**17)
-    monkeypatch.setattr(triton_path, "LARGEST", 2**17)
-    triton_path.job.cache_clear()
+    monkeypatch.setattr(triton_tiles, "TILE", 2**17)
+    monkeypatch.setattr(triton_tiles, "LARGEST", 2**17)
+    triton_tiles.job.cache_clear()
     yield
-    triton_path.job.cache_clear()
+    triton_tiles.job.cache_clear()
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_every_bit_is_that_of_exact_arithmetic(data, tensor, fmt, rounding, seed
 
 
 @pytest.mark.usefixtures("large_tiles", "no_fallback")
-@pytest.mark.parametrize("fmt", [f for f in FORMATS if f.mantissa_bits <= triton_path.MOST_DIGITS], ids=str)
+@pytest.mark.parametrize("fmt", [f for f in FORMATS if f.mantissa_bits <= MOST_DIGITS], ids=str)
 def test_every_format_at_every_exponent(fmt):
     x = blocks_of_every_exponent(fmt, min(fmt.block_size, 64))
     x = x if fmt in EXTREMES else x[fmt.exponent_bits % 5 :: 5].contiguous()
@@ -193,10 +194,13 @@ def test_operators_take_the_kernels(no_fallback, dtype):
     assert same(torch.ops.bitq.pass_gradient(grad, bits, y.stride()), grad.masked_fill(clipped, 0))
 
 
-@pytest.mark.parametrize("wrong", [None, "quantize", "pass_gradient"])
-def test_a_device_on_which_a_bit_differs_is_told_from_others(monkeypatch, wrong):
+@pytest.mark.parametrize(
+    ("module", "wrong"),
+    [(triton_path, None), (triton_path, "quantize"), (triton_path, "pass_gradient"), (triton_grids, "quantize")],
+)
+def test_a_device_on_which_a_bit_differs_is_told_from_others(monkeypatch, module, wrong):
     if wrong is not None:
-        right = getattr(triton_path, wrong)
+        right = getattr(module, wrong)
 
         def one_bit_off(*arguments):
             found = right(*arguments)
@@ -204,5 +208,5 @@ def test_a_device_on_which_a_bit_differs_is_told_from_others(monkeypatch, wrong)
             y.view(torch.int32)[2, 5] ^= 1
             return found
 
-        monkeypatch.setattr(triton_path, wrong, one_bit_off)
+        monkeypatch.setattr(module, wrong, one_bit_off)
     assert triton_path.agrees(torch.device("cpu")) == (wrong is None)

@@ -1,5 +1,6 @@
 """Every number format against exact arithmetic: by the path that `quantize` takes, and by PyTorch's operations."""
 
+import os
 from fractions import Fraction
 from math import isfinite
 
@@ -21,14 +22,19 @@ from test_quantize import draws_of, same, with_gradient
 
 ONE_SCALE = {name: fmt for name, fmt in PRESETS.items() if len(fmt.elements) == 1}
 
-each_path = pytest.mark.parametrize("path", ["chosen", "torch", "general"])
+PATHS = ["triton"] if os.environ.get("TRITON_INTERPRET") == "1" else ["chosen", "torch", "general"]
+each_path = pytest.mark.parametrize("path", PATHS)
 
 
 @pytest.fixture(autouse=True)
 def _take_path(request, monkeypatch):
-    """Runs a test that asks for a `path` on that path."""
+    """Runs a test that asks for a `path` on that path; `test_triton.py` asks for that of a GPU, interpreted."""
     path = request.getfixturevalue("path") if "path" in request.fixturenames else "chosen"
-    if path != "chosen":
+    if path == "triton":
+        from bitq.numerics import triton_path
+
+        monkeypatch.setattr(paths, "kernels_of", lambda x: triton_path)
+    elif path != "chosen":
         monkeypatch.setattr(paths, "kernels_of", lambda x: None)
     if path == "general":
         monkeypatch.setattr(Recipe, "steps", lambda self, shape: None)

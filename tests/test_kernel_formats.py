@@ -223,6 +223,30 @@ def test_the_rest_is_left_to_the_torch_path(text):
     assert torch.equal(paths.quantize(x, recipe, None)[0], paths.plain(x, recipe, None, False)[0])
 
 
+@pytest.mark.parametrize("text", ["s4:e8m0:b24p3:toward_zero", "e2m1:e8m0:t4x4", "n4:e3:t3x40", "i8:f32:b2p2"])
+def test_blocks_that_lie_scattered_are_arranged_for_the_kernel(text, monkeypatch):
+    fmt, generator = parse_format(text), torch.Generator().manual_seed(9)
+    x = torch.randn(6, 50, 5, 7, generator=generator)
+    x *= torch.exp2(torch.randint(-9, 9, x.shape, generator=generator))
+    x[1, 2, 3, 4], x[5, 49, 4, 6] = torch.nan, -torch.inf
+    for tensor in (x, x.to(torch.bfloat16), x.to(memory_format=torch.channels_last), x[:, ::3]):
+        bias = -4 if isinstance(fmt.scale, SharedExponent) else None
+        recipe = recipe_for(tensor, fmt, 1, exponent_bias=bias)
+        want, mask = paths.plain(tensor, recipe, None, True)
+        with monkeypatch.context() as patch:
+            patch.delattr(paths, "plain")
+            y, over = paths.quantize(tensor, recipe, None, True)
+            in_place = tensor.clone()
+            paths.quantize(in_place, recipe, None, out=in_place)
+        assert y.stride() == torch.empty_like(tensor).stride()
+        assert torch.equal(patterns(y), patterns(want))
+        assert torch.equal(patterns(in_place), patterns(want))
+        if mask is None:
+            assert over is None or not over.any()
+        else:
+            assert torch.equal(over, mask)
+
+
 @pytest.mark.parametrize("text", ["e2m1:e8m0:v32", "i8:f32:channel"])
 def test_floats_are_rounded_to_nearest_only(text):
     x = torch.randn(6, 32)

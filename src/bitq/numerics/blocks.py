@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bitq.formats import BlockFormat
-from bitq.numerics.recipe import Axes, Steps
+from bitq.numerics.recipe import Axes, Recipe, Steps
 
 INFINITE = 0x7F800000  # bit pattern of a float32 infinity; those above it are NaN
 
@@ -40,7 +40,8 @@ def layout(shape: torch.Size, stride: tuple[int, ...], axes: Axes, block_size: i
         expected *= shape[d]
     size = prod(shape)
     block = min(block_size, shape[dim])
-    at, in_order = order.index(dim), order == sorted(order)
+    at, longer = order.index(dim), [d for d in order if shape[d] != 1]
+    in_order = longer == sorted(longer)
     if size and set(window) == set(order[at + 1 :]):
         inner = prod(shape[d] for d in window)
         row, block = shape[dim] * inner, block * inner
@@ -50,6 +51,22 @@ def layout(shape: torch.Size, stride: tuple[int, ...], axes: Axes, block_size: i
         outer, inner = (prod(shape[d] for d in part) for part in (order[:at], order[at + 1 :]))
         return Layout(outer, shape[dim], inner, block, in_order)
     return None
+
+
+def layout_for(shape: torch.Size, stride: tuple[int, ...], recipe: Recipe) -> Layout | None:
+    """The same for the blocks of a format; None of plain floats, and of blocks that are short along several axes."""
+    geometry, (dim, inner) = recipe.format.geometry, recipe.axes
+    if geometry is None:
+        return None
+    lengths = geometry.lengths(shape, dim, inner)
+    whole = [d for d, n in enumerate(shape) if 1 < n <= lengths[d]]
+    partial = [d for d, n in enumerate(shape) if 1 < lengths[d] < n]
+    if len(partial) > 1:
+        return None
+    if not partial:  # along the outermost of its axes, the others inside
+        whole.sort(key=lambda d: -stride[d])
+        partial = [whole.pop(0)] if whole else [dim]
+    return layout(shape, stride, Axes(partial[0], tuple(whole)), lengths[partial[0]])
 
 
 @lru_cache(4096)

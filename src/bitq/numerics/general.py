@@ -285,12 +285,16 @@ def on_levels(q: Tensor, element: Levels, rounding: str, draws: Tensor | None = 
         part = draws.double() * (high - low)
         up = torch.where(q < 0, ~(part < high - q), part < q - low)
     else:
-        # of no level and its neighbour signs differ: one is 0
-        between = doubles.total(levels[:-1].abs(), levels[1:].abs()) / 2
-        middle = torch.where(levels[1:] > 0, between, -between)[below]
+        middle = middles(levels)[below]
         away = below % 2 == 1 if rounding == "nearest" else q > 0
         up = (q > middle) | ((q == middle) & away)
     return torch.where((up | (q >= high)) & (q > low), high, low)
+
+
+def middles(levels: Tensor) -> Tensor:
+    """Between neighbours of a table (float64), rounded to odd."""
+    between = doubles.total(levels[:-1].abs(), levels[1:].abs()) / 2  # signs do not differ: one of the levels is 0
+    return torch.where(levels[1:] > 0, between, -between)
 
 
 def _cast(x: Tensor, recipe: Recipe, draws: Tensor | None) -> Tensor:

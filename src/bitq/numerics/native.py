@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitq.formats.elements import Float
-from bitq.numerics import blocks
-from bitq.numerics.native_format import described
+from bitq.formats.elements import Float, Integer
+from bitq.formats.format import Format
+from bitq.formats.scales import FloatScale
+from bitq.numerics import blocks, grid_format
+from bitq.numerics.general import precision
+from bitq.numerics.grid_format import MOST_DIGITS, Described
 from bitq.numerics.recipe import Axes, Recipe
 
 try:
@@ -33,19 +36,41 @@ def layout(shape: torch.Size, stride: tuple[int, ...], recipe: Recipe) -> blocks
 
 @lru_cache(4096)
 def _layout(shape: torch.Size, stride: tuple[int, ...], recipe: Recipe) -> blocks.Layout | None:
-    geometry, (dim, inner) = recipe.format.geometry, recipe.axes
-    if geometry is None or described(recipe) is None:
+    if described(recipe) is None:
         return None
-    lengths = geometry.lengths(shape, dim, inner)
-    whole = [d for d, n in enumerate(shape) if 1 < n <= lengths[d]]
-    partial = [d for d, n in enumerate(shape) if 1 < lengths[d] < n]
-    if len(partial) > 1:
-        return None
-    if not partial:  # along the outermost of its axes, the others inside
-        whole.sort(key=lambda d: -stride[d])
-        partial = [whole.pop(0)] if whole else [dim]
-    found = blocks.layout(shape, stride, Axes(partial[0], tuple(whole)), lengths[partial[0]])
+    found = blocks.layout_for(shape, stride, recipe)
     return None if found is None or (recipe.rounding == "stochastic" and not found.in_order) else found
+
+
+@lru_cache(4096)
+def described(recipe: Recipe) -> Described | None:
+    """None where the kernel cannot do it.
+
+    It has no levels, zero points, sums, plain floats, whole numbers of more than 23 bits or floats without mantissa;
+    none but whole numbers under the exponent of max|x| are rounded otherwise than to nearest.
+    """
+    found, fmt = grid_format.described(recipe), recipe.format
+    if found is None or fmt.has_zero_point:
+        return None
+    element, fields = fmt.elements[0], found.fields
+    if isinstance(element, Integer):
+        possible = element.bits + (not element.signed) <= MOST_DIGITS
+    else:
+        possible = isinstance(element, Float) and element.mantissa_bits > 0
+    if fields.get("bump") and fields["to_unit"] == 0:
+        possible = False  # the unit may be 2^128
+    if fields.get("least_second"):
+        possible = possible and _exact_products(fmt)
+    return found if possible and (recipe.rounding == "nearest" or fields.get("uniform")) else None
+
+
+def _exact_products(fmt: Format) -> bool:
+    """Whether every element's product with a scale is a normal float32."""
+    assert isinstance(fmt.scale, FloatScale)
+    number = fmt.scale.number
+    digits = precision(fmt.elements[0]) + 1 + number.mantissa_bits + 1
+    least, most = fmt.smallest * number.smallest(), fmt.largest * number.largest()
+    return digits <= 24 and least >= 2.0**-126 and most < 2.0**127
 
 
 @lru_cache(4096)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from bitq.formats.blocking import Along, Whole
+from bitq.formats.format import made
 from bitq.numerics import blocks, general, native, torch_path
-from bitq.numerics.recipe import Recipe
+from bitq.numerics.block_rows import BlockRows
+from bitq.numerics.recipe import Axes, Recipe
 
 ValuesAndMask = tuple[Tensor, Tensor | None]
 """Values, and what was clipped: None, bits (uint8) in order of the values' memory, or a mask (bool)."""
@@ -29,7 +33,7 @@ def quantize(
         found = kernels.quantize(x, recipe, key, with_clipped, out)
     if kernels is not None and found is None:
         y = torch.empty_like(x) if out is None or not _apart(x, out) else out
-        found = _on_a_copy(kernels, x, recipe, key, with_clipped, y)
+        found = _on_a_copy(kernels, x, recipe, key, with_clipped, y) or _as_rows(kernels, x, recipe, key, with_clipped)
     y, clipped = found or plain(x, recipe, key, with_clipped)
     if out is None or y is out:
         return y, clipped
@@ -63,6 +67,27 @@ def _on_a_copy(
         clipped = kernels.quantize(copy, recipe, key, with_clipped, copy)[1]
         return y.copy_(copy), None if clipped is None else from_bits(clipped, x.shape, stride)
     return None
+
+
+def _as_rows(
+    kernels: ModuleType, x: Tensor, recipe: Recipe, key: Tensor | None, with_clipped: bool
+) -> ValuesAndMask | None:
+    """The same of blocks that lie scattered, however memory is ordered: each is made a row of a matrix.
+
+    None if kernels do not take these either, or draws have the order of x.
+    """
+    fmt = recipe.format
+    if key is not None or fmt.scale is None or isinstance(fmt.geometry, Whole) or not x.numel():
+        return None
+    at = BlockRows.of(recipe, tuple(x.shape))
+    rows = at.arranged(x)
+    along = made(fmt.elements, fmt.scale, Along(rows.shape[1]), fmt.rounding)
+    found = kernels.quantize(rows, replace(recipe, format=along, axes=Axes(1)), None, with_clipped)
+    if found is None:
+        return None
+    y, clipped = found
+    mask = None if clipped is None else at.restored(from_bits(clipped, y.shape, y.stride()))
+    return torch_path.laid_as(x, at.restored(y)), mask
 
 
 def pass_gradient(grad: Tensor, clipped: Tensor, stride: tuple[int, ...]) -> Tensor:

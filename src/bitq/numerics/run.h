@@ -87,7 +87,7 @@ INLINE void close_run(run *r, const job *j, int64_t at, int64_t count) {
         default: call(STOCHASTIC);                   \
     }
 
-/* A number of the grid times the scale of its block, which is exact if there is a second one (native_format.py sees to it),
+/* A number of the grid times the scale of its block, which is exact if there is a second one (native.py sees to it),
  * and that: rounded once, and limited unless that is `tame`. */
 INLINE float times(float q, float step, float second, float largest, int tame) {
     float y = (q * step) * second;

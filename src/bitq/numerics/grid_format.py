@@ -1,4 +1,4 @@
-"""A recipe as the kernel takes it: the numbers of the struct `bitq_format` in kernel.h, which says what they mean."""
+"""A recipe as kernels take it: the numbers of the struct `bitq_format` in kernel.h, which says what they mean."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from bitq.formats import ROUNDINGS, Format
+from bitq.formats import ROUNDINGS
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Float, Integer
 from bitq.formats.float32 import floor_log2
@@ -15,12 +15,11 @@ from bitq.numerics.general import FLOAT32, precision
 from bitq.numerics.recipe import Recipe, magnitude
 
 MOST_DIGITS = 23
-"""Of a whole number with its sign, for which the kernel's roundings are exact."""
-
+"""Of a whole number with its sign, for which roundings in float32 are exact."""
 
 
 class Described(NamedTuple):
-    """What the kernel is told of a format.
+    """What kernels are told of a format.
 
     Attributes:
         fields: of `bitq_format`, by their names.
@@ -33,11 +32,7 @@ class Described(NamedTuple):
 
 @lru_cache(4096)
 def described(recipe: Recipe) -> Described | None:
-    """None where the kernel cannot do it.
-
-    It has no levels, zero points, sums, plain floats, whole numbers of more than 23 bits or floats without mantissa;
-    none but whole numbers under the exponent of max|x| are rounded otherwise than to nearest.
-    """
+    """None of what is not one element under one scale: sums and plain floats."""
     fmt = recipe.format
     element, scale = fmt.elements[0], fmt.scale
     if len(fmt.elements) > 1 or scale is None:
@@ -48,22 +43,21 @@ def described(recipe: Recipe) -> Described | None:
         "whole": isinstance(fmt.geometry, Whole),
         "magnitude": -1.0 if recipe.tensor_range is None else abs(magnitude(recipe.tensor_range, fmt)),  # not -0.0
     }
-    if not fmt.has_zero_point and isinstance(element, Integer) and element.bits + (not element.signed) <= MOST_DIGITS:
+    if isinstance(element, Integer):
         fields |= {"most": element.most, "least": 1, "mantissa": MOST_DIGITS, "bits": element.most.bit_length()}
         unit = floor_log2(element.unit(fmt.power_of_two))
-    elif isinstance(element, Float) and element.mantissa_bits:
+    elif isinstance(element, Float):
         digits = element.mantissa_bits
         fields |= {"most": element.largest(), "least": element.smallest(), "mantissa": digits, "bits": digits + 1}
         unit = 0
-    else:
-        return None
+    else:  # of a table, the ends
+        fields |= {"most": fmt.largest, "least": fmt.smallest, "mantissa": 0, "bits": 0}
+        unit = 0
     found = _under_float(recipe, scale) if isinstance(scale, FloatScale) else _under_power(recipe, unit)
-    if found is None or (recipe.rounding != "nearest" and not found.fields.get("uniform")):
-        return None
     return Described(fields | found.fields, found.can_clip or fmt.never_negative or recipe.tensor_range is not None)
 
 
-def _under_power(recipe: Recipe, unit: int) -> Described | None:
+def _under_power(recipe: Recipe, unit: int) -> Described:
     """`unit`: floor(log2) of what k = 1 stands for under a scale of 1."""
     fmt, places = recipe.format, recipe.format.top_exponent
     element, scale = fmt.elements[0], fmt.scale
@@ -78,8 +72,6 @@ def _under_power(recipe: Recipe, unit: int) -> Described | None:
     assert isinstance(scale, PowerOfTwo)
     lowest, highest = (exponent + places for exponent in scale.exponents)
     bump = (1 << 23) - _least_fraction(fmt.largest, places, precision(element), scale.mode)
-    if bump and unit == places:
-        return None  # the unit may be 2^128
     fields |= {"uniform": isinstance(element, Integer) and not bump, "has_bias": True, "bump": bump}
     return Described(fields | {"lowest": lowest, "highest": highest}, highest < 127 + (bump > 0))
 
@@ -94,11 +86,9 @@ def _least_fraction(largest: float, places: int, digits: int, mode: str) -> int:
     return int(over * (1 << 23)) + 1
 
 
-def _under_float(recipe: Recipe, scale: FloatScale) -> Described | None:
+def _under_float(recipe: Recipe, scale: FloatScale) -> Described:
     fmt, number = recipe.format, scale.number
     smallest, largest = scale.reach(fmt.smallest)
-    if scale.second and not _exact_products(fmt, number):
-        return None
     fields: dict[str, float] = {
         "is_float": True,
         "smallest": smallest,
@@ -109,10 +99,3 @@ def _under_float(recipe: Recipe, scale: FloatScale) -> Described | None:
         "least_second": FLOAT32.reach(fmt.smallest * smallest)[0] if scale.second else 0.0,
     }
     return Described(fields, True)
-
-
-def _exact_products(fmt: Format, number: Float) -> bool:
-    """Whether every element's product with a scale is a normal float32."""
-    digits = precision(fmt.elements[0]) + 1 + number.mantissa_bits + 1
-    least, most = fmt.smallest * number.smallest(), fmt.largest * number.largest()
-    return digits <= 24 and least >= 2.0**-126 and most < 2.0**127
