@@ -1,4 +1,4 @@
-"""Networks of the paper's evaluation as plain PyTorch, with the keys of the published checkpoints.
+"""Networks of the paper's evaluation, and ESPNet, as plain PyTorch, with the keys of the published checkpoints.
 
 Nothing is downloaded: weights are random until a checkpoint is loaded. Every function takes no argument. Classifiers
 take images [n, 3, h, w], normalized as is usual for ImageNet, and return logits [n, 1000]; what the other networks take
@@ -7,6 +7,7 @@ and return say their classes.
 
 from bitq.networks.convnext import convnext_large
 from bitq.networks.eca_mobilenet import eca_mobilenet_v2
+from bitq.networks.espnet import espnet
 from bitq.networks.googlenet import googlenet
 from bitq.networks.resnet import resnet18
 from bitq.networks.yolo import (
@@ -26,6 +27,7 @@ _DETECTING = (yolov8n, yolov8s, yolov8m, yolov8l, yolov8x)
 _WITH_MASKS = (yolov8n_seg, yolov8s_seg, yolov8m_seg, yolov8l_seg, yolov8x_seg)
 _BY_INPUT = {
     (1, 3, 224, 224): (resnet18, googlenet, eca_mobilenet_v2, convnext_large),
+    (1, 3, 360, 480): (espnet,),
     (1, 3, 640, 640): (*_DETECTING, *_WITH_MASKS),
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "NETWORKS",
     "convnext_large",
     "eca_mobilenet_v2",
+    "espnet",
     "googlenet",
     "resnet18",
     "yolov8l",
