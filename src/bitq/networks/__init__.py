@@ -9,6 +9,7 @@ from bitq.networks.convnext import convnext_large
 from bitq.networks.eca_mobilenet import eca_mobilenet_v2
 from bitq.networks.espnet import espnet
 from bitq.networks.googlenet import googlenet
+from bitq.networks.onepeace import onepeace
 from bitq.networks.resnet import resnet18
 from bitq.networks.yolo import (
     yolov8l,
@@ -27,6 +28,7 @@ _DETECTING = (yolov8n, yolov8s, yolov8m, yolov8l, yolov8x)
 _WITH_MASKS = (yolov8n_seg, yolov8s_seg, yolov8m_seg, yolov8l_seg, yolov8x_seg)
 _BY_INPUT = {
     (1, 3, 224, 224): (resnet18, googlenet, eca_mobilenet_v2, convnext_large),
+    (1, 3, 256, 256): (onepeace,),
     (1, 3, 360, 480): (espnet,),
     (1, 3, 640, 640): (*_DETECTING, *_WITH_MASKS),
 }
@@ -44,6 +46,7 @@ __all__ = [
     "eca_mobilenet_v2",
     "espnet",
     "googlenet",
+    "onepeace",
     "resnet18",
     "yolov8l",
     "yolov8l_seg",

@@ -29,7 +29,7 @@ class Activated(nn.Module):
         return y
 
 
-class Plain(nn.Module):
+class Unbiased(nn.Module):
     """A convolution alone: [n, inputs, h, w] to [n, outputs, ceil(h/stride), ceil(w/stride)]."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
@@ -67,9 +67,9 @@ class Pyramid(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> None:
         super().__init__()
         few = outputs // 5
-        self.c1 = Plain(inputs, few, kernel, stride)
-        self.d1 = Plain(few, outputs - 4 * few, 3)
-        self.d2, self.d4, self.d8, self.d16 = (Plain(few, few, 3, dilation=dilation) for dilation in (2, 4, 8, 16))
+        self.c1 = Unbiased(inputs, few, kernel, stride)
+        self.d1 = Unbiased(few, outputs - 4 * few, 3)
+        self.d2, self.d4, self.d8, self.d16 = (Unbiased(few, few, 3, dilation=dilation) for dilation in (2, 4, 8, 16))
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -122,7 +122,7 @@ class Encoder(nn.Module):
         self.level3_0 = Downsampling(128 + 3, 128)
         self.level3 = nn.ModuleList(ActivatedPyramid(128, 128, True) for _ in range(REPEATS[1]))
         self.b3 = Activated(256)
-        self.classifier = Plain(256, CLASSES, 1)
+        self.classifier = Unbiased(256, CLASSES, 1)
         self.halving = nn.AvgPool2d(3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,7 +148,7 @@ class EspNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = Encoder()
-        self.level3_C = Plain(128 + 3, CLASSES, 1)
+        self.level3_C = Unbiased(128 + 3, CLASSES, 1)
         self.br = nn.BatchNorm2d(CLASSES, EPSILON)
         self.conv = ConvActivated(16 + 3 + CLASSES, CLASSES, 3)
         self.up_l3 = nn.Sequential(_doubling())
