@@ -9,6 +9,7 @@ from bitq.networks.convnext import convnext_large
 from bitq.networks.eca_mobilenet import eca_mobilenet_v2
 from bitq.networks.espnet import espnet
 from bitq.networks.googlenet import googlenet
+from bitq.networks.maskdino import maskdino_r50, maskdino_r50_semantic, maskdino_swin_l, maskdino_swin_l_semantic
 from bitq.networks.onepeace import onepeace
 from bitq.networks.resnet import resnet18
 from bitq.networks.yolo import (
@@ -30,6 +31,8 @@ _BY_INPUT = {
     (1, 3, 224, 224): (resnet18, googlenet, eca_mobilenet_v2, convnext_large),
     (1, 3, 256, 256): (onepeace,),
     (1, 3, 360, 480): (espnet,),
+    (1, 3, 512, 512): (maskdino_r50_semantic, maskdino_swin_l_semantic),
+    (1, 3, 800, 1088): (maskdino_r50, maskdino_swin_l),
     (1, 3, 640, 640): (*_DETECTING, *_WITH_MASKS),
 }
 
@@ -46,6 +49,10 @@ __all__ = [
     "eca_mobilenet_v2",
     "espnet",
     "googlenet",
+    "maskdino_r50",
+    "maskdino_r50_semantic",
+    "maskdino_swin_l",
+    "maskdino_swin_l_semantic",
     "onepeace",
     "resnet18",
     "yolov8l",
