@@ -114,26 +114,29 @@ class QueryDecoder(nn.Module):
         self.mask_embed = Perceptron(width, width, width, 3)
 
     def forward(self, memory: Tensor, sizes: Sizes, pixels: Tensor) -> list[Found]:
-        """What the cells found, and each layer after them; see `PixelDecoder` for what is taken."""
+        """What the last layer finds; before that, where `masks_first`, what the cells do.
+
+        See `PixelDecoder` for what is taken.
+        """
         proposed = self.enc_output_norm(self.enc_output(memory))
         best = self.class_embed(proposed).amax(-1).topk(self.queries, 1).indices[..., None]
         x = proposed.gather(1, best.expand(-1, -1, proposed.shape[-1]))
-        first = _first_boxes(sizes, memory).expand(len(memory), -1, -1).gather(1, best.expand(-1, -1, 4))
-        found = [self._found(x, first, pixels)]
-        boxes = _around(found[0].masks) if self.masks_first else found[0].boxes
-        for layer in self.layers:
-            boxes = boxes.detach()
-            positions = self.ref_point_head(waves(boxes[..., [1, 0, 2, 3]], x.shape[-1] // 2))
-            x = layer(x, positions, boxes, memory, sizes)
-            found.append(self._found(x, boxes, pixels))
-            boxes = found[-1].boxes
+        boxes = _first_boxes(sizes, memory).expand(len(memory), -1, -1).gather(1, best.expand(-1, -1, 4))
+        depth, found = len(self.layers), []
+        for number in range(depth + 1):
+            if number:
+                boxes = boxes.detach()
+                positions = self.ref_point_head(waves(boxes[..., [1, 0, 2, 3]], x.shape[-1] // 2))
+                x = self.layers[number - 1](x, positions, boxes, memory, sizes)
+            y = self.decoder_norm(x)
+            boxes = (_scores(boxes) + self.bbox_embed(y)).sigmoid()
+            first = self.masks_first and not number
+            if first or number == depth:
+                masks = torch.unflatten(self.mask_embed(y) @ pixels.flatten(2), 2, pixels.shape[2:])
+                found.append(Found(self.class_embed(y), boxes, masks))
+            if first:
+                boxes = _around(found[0].masks)
         return found
-
-    def _found(self, x: Tensor, boxes: Tensor, pixels: Tensor) -> Found:
-        """What queries say now, whose boxes were `boxes` before."""
-        y = self.decoder_norm(x)
-        masks = torch.unflatten(self.mask_embed(y) @ pixels.flatten(2), 2, pixels.shape[2:])
-        return Found(self.class_embed(y), (_scores(boxes) + self.bbox_embed(y)).sigmoid(), masks)
 
 
 def _scores(boxes: Tensor) -> Tensor:
