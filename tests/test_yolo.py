@@ -11,12 +11,15 @@ from bitq import TensorFormats, apply, fold, parse_format
 from bitq.accuracy.kinds import quantizable, staying_float
 from bitq.loading import load_checkpoint
 from bitq.networks import INPUT_SHAPES, NETWORKS
+from bitq.networks.yolo.v5 import ANCHORS
 from bitq.tracing import record, trace
 from bitq.tradeoff.weights import load_into, save_weights
 
-# Digests of "key shape type" lines of the published definitions' state dicts (ultralytics 8.2.0). Published: millions
-# of parameters, and billions of operations, which are twice the multiply-accumulates.
+# Digests of "key shape type" lines of the published definitions' state dicts (ultralytics 8.2.0; of YOLOv5 of our own,
+# which a published checkpoint fits). Published: millions of parameters, and billions of operations, which are twice the
+# multiply-accumulates.
 PUBLISHED = {
+    "yolov5n_seg": ("ef81dcf21fc6b1e42f3565e157c940e7", 2.0, 7.1),
     "yolov8n": ("23a3c8ac24d751968929a37198d6ba06", 3.2, 8.7),
     "yolov8s": ("1ea57042bb07049b5aa133f4395c7b87", 11.2, 28.6),
     "yolov8m": ("2b00259a40e51d69d5159abdb32e2f4b", 25.9, 78.9),
@@ -44,7 +47,7 @@ def test_keys_shapes_and_parameters_are_the_published_ones(name):
     assert round(parameters / 1e6, 1) == PUBLISHED[name][1]
 
 
-@pytest.mark.parametrize("name", ["yolov8n", "yolov8x", "yolov8n_seg"])
+@pytest.mark.parametrize("name", ["yolov5n_seg", "yolov8n", "yolov8x", "yolov8n_seg"])
 def test_operations_are_the_published_ones(name):
     layers = trace(meta(name), torch.empty(INPUT_SHAPES[name], device="meta"))
     counted = sum((4 if layer.transposed else 1) * layer.macs for layer in layers)  # as published, see the package
@@ -108,7 +111,33 @@ def test_masks_come_with_prototypes(alive):
     assert ([x.shape[1] for x in maps], mixtures.shape) == ([144] * 3, (2, 32, 126))
 
 
-@pytest.mark.parametrize("name", ["yolov8n", "yolov8n_seg"])
+def test_predictions_lie_beside_anchor_boxes(alive):
+    make, images = alive
+    network = make("yolov5n_seg")
+    with torch.no_grad():
+        predictions, prototypes = network(images)
+        for module in (network, network.model["24"]):
+            module.training = True
+        maps, same = network(images)
+    assert torch.equal(prototypes, same)
+    assert (predictions.shape, prototypes.shape) == ((2, 116, 3 * 126), (2, 32, 16, 24))
+    place = 0
+    for x, stride, anchors in zip(maps, (8, 16, 32), ANCHORS, strict=True):
+        for number, (across, down) in enumerate(anchors):
+            for row in range(x.shape[2]):
+                for column in range(x.shape[3]):
+                    told = x[1, 117 * number : 117 * (number + 1), row, column]
+                    y = told.sigmoid().tolist()
+                    box = [(column + 2 * y[0] - 0.5) * stride, (row + 2 * y[1] - 0.5) * stride]
+                    box += [across * (2 * y[2]) ** 2, down * (2 * y[3]) ** 2]
+                    found = predictions[1, :, place]
+                    assert torch.allclose(found[:4], torch.tensor(box), rtol=1e-4, atol=1e-3)
+                    assert torch.allclose(found[4:84], y[4] * told[5:85].sigmoid(), atol=1e-6)
+                    assert torch.equal(found[84:], told[85:])
+                    place += 1
+
+
+@pytest.mark.parametrize("name", ["yolov5n_seg", "yolov8n", "yolov8n_seg"])
 def test_a_folded_checkpoint_is_the_same_network(alive, tmp_path, name):
     make, images = alive
     network = make(name)

@@ -1,8 +1,8 @@
-"""Networks of the paper's evaluation, and ESPNet, as plain PyTorch, with the keys of the published checkpoints.
+"""Networks of the paper's evaluation, and two small ones with masks, as plain PyTorch.
 
-Nothing is downloaded: weights are random until a checkpoint is loaded. Every function takes no argument. Classifiers
-take images [n, 3, h, w], normalized as is usual for ImageNet, and return logits [n, 1000]; what the other networks take
-and return say their classes.
+They have the keys of published checkpoints, but for MaskDINO. Nothing is downloaded: weights are random until a
+checkpoint is loaded. Every function takes no argument. Classifiers take images [n, 3, h, w], normalized as is usual for
+ImageNet, and return logits [n, 1000]; what the other networks take and return say their classes.
 """
 
 from bitq.networks.convnext import convnext_large
@@ -13,6 +13,7 @@ from bitq.networks.maskdino import maskdino_r50, maskdino_r50_semantic, maskdino
 from bitq.networks.onepeace import onepeace
 from bitq.networks.resnet import resnet18
 from bitq.networks.yolo import (
+    yolov5n_seg,
     yolov8l,
     yolov8l_seg,
     yolov8m,
@@ -26,7 +27,7 @@ from bitq.networks.yolo import (
 )
 
 _DETECTING = (yolov8n, yolov8s, yolov8m, yolov8l, yolov8x)
-_WITH_MASKS = (yolov8n_seg, yolov8s_seg, yolov8m_seg, yolov8l_seg, yolov8x_seg)
+_WITH_MASKS = (yolov5n_seg, yolov8n_seg, yolov8s_seg, yolov8m_seg, yolov8l_seg, yolov8x_seg)
 _BY_INPUT = {
     (1, 3, 224, 224): (resnet18, googlenet, eca_mobilenet_v2, convnext_large),
     (1, 3, 256, 256): (onepeace,),
@@ -55,6 +56,7 @@ __all__ = [
     "maskdino_swin_l_semantic",
     "onepeace",
     "resnet18",
+    "yolov5n_seg",
     "yolov8l",
     "yolov8l_seg",
     "yolov8m",

@@ -1,15 +1,21 @@
 """YOLO networks, with the keys of their checkpoints, whose batch norms may be folded: as `bitq.loading` takes them.
 
-Parameters and operations are the published ones (github.com/ultralytics/ultralytics, table of YOLOv8 models: millions
-of parameters, and twice the multiply-accumulates of an image of 640x640), to their digits. Of the networks with masks
-the published operations count a transposed convolution four times, where it is computed once.
+Parameters and operations are the published ones (github.com/ultralytics, tables of YOLOv5 and YOLOv8 models: millions
+of parameters, and twice the multiply-accumulates of an image of 640x640), to their digits. Of YOLOv8 with masks the
+published operations count a transposed convolution four times, where it is computed once.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
+from bitq.networks.yolo.v5 import YoloV5
 from bitq.networks.yolo.v8 import YoloV8
+
+
+def yolov5n_seg() -> nn.Module:
+    """A fresh YOLOv5n with masks: 1,991,549 parameters, 3.535 billion multiply-accumulates an image."""
+    return YoloV5()
 
 
 def yolov8n() -> nn.Module:
