@@ -1,4 +1,4 @@
-"""The networks that come with bitq are the published ones: keys, shapes, parameters and multiply-accumulates."""
+"""Classifiers and ESPNet are the published ones: keys, shapes, parameters and multiply-accumulates."""
 
 import hashlib
 import json
@@ -6,11 +6,16 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
-from bitq.networks import NETWORKS
+from bitq.accuracy.kinds import quantizable, staying_float
+from bitq.networks import INPUT_SHAPES, NETWORKS
 from bitq.networks.eca_mobilenet import ChannelAttention
+from bitq.networks.espnet import Pyramid
 from bitq.networks.googlenet import MEAN, GoogLeNet
-from bitq.tracing import trace
+from bitq.tracing import record, trace
+
+DILATIONS = (1, 2, 4, 8, 16)  # of ESPNet
 
 # Digests of "key shape type" lines of the published definitions' state dicts: torchvision 0.28.0, and for
 # eca_mobilenet_v2 that of ECA-Net's authors as of their last commit. `published` is what they state: millions of
@@ -52,7 +57,7 @@ def digest(network: nn.Module) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=EXPECTED)
 def named(request):
     """A network's name and the network without data."""
     with torch.device("meta"):
@@ -101,6 +106,46 @@ def test_googlenet_sees_images_as_its_weights_were_trained():
     assert torch.allclose(seen[0], (pixels - 0.5) / 0.5, atol=1e-6)
 
 
+def test_espnet_is_the_published_one_and_takes_formats_everywhere():
+    with torch.device("meta"):
+        network = NETWORKS["espnet"]().eval()
+    state = {key: tuple(value.shape) for key, value in network.state_dict().items() if "num_batches" not in key}
+    lines = "\n".join(sorted(f"{key} {shape}" for key, shape in state.items()))
+    traced = record(network, torch.empty(INPUT_SHAPES["espnet"], device="meta"))
+    # Of a published checkpoint for CamVid, p = 2 and q = 8: its "key shape" lines in order.
+    assert hashlib.sha256(lines.encode()).hexdigest()[:32] == "56d1e640215038569452355b0f7b3244"
+    assert sum(p.numel() for p in network.parameters()) == 354_517
+    assert sum(layer.macs for layer in traced.layers) == 1_335_320_100
+    assert {layer.name for layer in traced.layers} == set(quantizable(network))
+    assert staying_float(network, traced.layers) == ()
+    assert network(torch.empty(2, 3, 64, 96, device="meta")).shape == (2, 12, 64, 96)
+
+
+def test_espnet_joins_sums_of_its_dilations_and_learns():
+    torch.manual_seed(0)
+    network = NETWORKS["espnet"]()
+    network(torch.rand(2, 3, 32, 32)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    block, x = network.encoder.level2_0, torch.randn(1, 19, 12, 16)
+    with torch.no_grad():
+        y = block.c1(x)
+        each = {d: functional.conv2d(y, getattr(block, f"d{d}").conv.weight, padding=d, dilation=d) for d in DILATIONS}
+        joined = [each[1], each[2], each[2] + each[4], each[2] + each[4] + each[8], sum(each[d] for d in DILATIONS[1:])]
+        torch.testing.assert_close(Pyramid.forward(block, x), torch.cat(joined, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_espnet_sees_images_as_its_weights_were_trained():
+    network = NETWORKS["espnet"]().eval()
+    seen = []
+    network.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    shades = torch.randint(256, (1, 3, 16, 16)).double()
+    with torch.no_grad():
+        network((shades / 255).float())
+    for place, (channel, mean, deviation) in enumerate(((2, 110.33, 72.13), (1, 108.41, 72.69), (0, 105.03, 69.90))):
+        expected = (shades[:, channel] - mean) / deviation / 255
+        assert torch.allclose(seen[0][:, place].double(), expected, atol=1e-6)
+
+
 def test_channel_attention_scales_by_the_means_of_neighbours():
     torch.manual_seed(0)
     attention = ChannelAttention(3)
@@ -129,10 +174,11 @@ def test_movement_knows_the_networks_by_name_and_their_input(bitq):
     assert document["totals"]["macs"] == sum(layer.macs for layer in layers)
 
 
-def test_input_and_layers_of_a_known_network_need_no_shape():
+@pytest.mark.parametrize("name", ["resnet18", "bitq.networks:resnet18"])
+def test_input_and_layers_of_a_known_network_need_no_shape(name):
     from bitq.cli.shapes import input_and_layers
 
-    found = input_and_layers("resnet18", None)
+    found = input_and_layers(name, None)
     assert found.shape == (1, 3, 224, 224)
     assert (found.stays_float, found.assumed) == ((), None)
     assert sum(layer.macs for layer in found.layers) == EXPECTED["resnet18"]["macs"]
@@ -140,4 +186,4 @@ def test_input_and_layers_of_a_known_network_need_no_shape():
 
 def test_an_unknown_network_is_told_which_are_known(mistake):
     said = mistake("movement", "resnet19", "--device", "stm32h743")
-    assert "give demo, resnet18, googlenet, eca_mobilenet_v2, convnext_large" in said
+    assert "give demo, resnet18, googlenet, eca_mobilenet_v2, convnext_large, " in said

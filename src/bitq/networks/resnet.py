@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al., "Deep Residual Learning for Image Recognition", 2016), with torchvision's keys."""
+"""ResNet-18 and ResNet-50 (He et al., "Deep Residual Learning", 2016), with torchvision's keys."""
 
 from __future__ import annotations
 
@@ -39,6 +39,65 @@ def _projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1))
+
+
+class Bottleneck(nn.Module):
+    """A 3x3 convolution between two of 1x1 beside a shortcut; a projection where the shape changes.
+
+    `forward` takes [n, inputs, h, w] and returns [n, 4 * hidden, ceil(h/stride), ceil(w/stride)].
+    """
+
+    def __init__(self, inputs: int, hidden: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, hidden, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.conv2 = nn.Conv2d(hidden, hidden, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(hidden)
+        self.conv3 = nn.Conv2d(hidden, 4 * hidden, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * hidden)
+        self.relu = nn.ReLU()
+        same_shape = stride == 1 and inputs == 4 * hidden
+        self.downsample = None if same_shape else _projection(inputs, 4 * hidden, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        y: Tensor = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.relu(y + shortcut)
+        return y
+
+
+class ResNetMaps(nn.Module):
+    """Images [n, 3, h, w] to maps of strides 4, 8, 16 and 32, of 4, 8, 16 and 32 times `width` channels.
+
+    Args:
+        depths: blocks of the four stages; those of ResNet-50 are 3, 4, 6 and 3.
+        width: channels of the stem; those of ResNet-50 are 64.
+    """
+
+    def __init__(self, depths: tuple[int, int, int, int] = (3, 4, 6, 3), width: int = 64) -> None:
+        super().__init__()
+        self.channels = (4 * width, 8 * width, 16 * width, 32 * width)
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        for stage, depth in enumerate(depths):
+            inputs, hidden = self.channels[stage - 1] if stage else width, width * 2**stage
+            first = Bottleneck(inputs, hidden, 2 if stage else 1)
+            others = (Bottleneck(4 * hidden, hidden, 1) for _ in range(depth - 1))
+            self.add_module(f"layer{stage + 1}", nn.Sequential(first, *others))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """See the class."""
+        y: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        maps = []
+        for stage in range(4):
+            y = self.get_submodule(f"layer{stage + 1}")(y)
+            maps.append(y)
+        return maps
 
 
 class ResNet18(nn.Module):

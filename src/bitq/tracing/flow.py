@@ -119,11 +119,13 @@ class Flow:
 
     def groups(self) -> tuple[tuple[End, ...], ...]:
         """The ends of every stored tensor that meets two or more, as `Traced.stored` has them."""
-        groups: list[dict[End, None]] = []
-        for stored in self._stored:
-            joined = {end: None for group in groups if group.keys() & stored.ends.keys() for end in group}
-            groups = [group for group in groups if not group.keys() & stored.ends.keys()] + [joined | stored.ends]
-        return tuple(tuple(group) for group in groups if len(group) > 1)
+        groups: dict[int, dict[End, None]] = {}
+        group_of: dict[End, int] = {}
+        for number, stored in enumerate(self._stored):
+            met = sorted({group_of[end] for end in stored.ends if end in group_of})
+            groups[number] = {end: None for each in met for end in groups.pop(each)} | stored.ends
+            group_of.update(dict.fromkeys(groups[number], number))
+        return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
     def points(self) -> Mapping[str, tuple[Call, ...]]:
         """By path of a layer, the calls whose results are what it stores, as `Traced.points` has them."""
