@@ -241,6 +241,26 @@ def drawn(parts: Mapping[str, S], limit: int | None, seed: int) -> dict[str, S]:
     return {name: part.subset(drawn[name].sort().values) for name, part in splits.items()}
 
 
+def images_by_name(folder: Path, end: str = "") -> dict[str, Path]:
+    """The image files of a folder and of those in it, by path below it without suffix and without `end`.
+
+    Args:
+        folder: of images.
+        end: what their names end in before the suffix; others are not looked at.
+
+    Raises:
+        BitqError: two are called alike.
+    """
+    found: dict[str, Path] = {}
+    for file in sorted(folder.rglob(f"*{end}.*")):
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
+            name = str(file.relative_to(folder).with_suffix("")).removesuffix(end)
+            if name in found:
+                raise BitqError(f"{file} and {found[name].name} are called alike; remove one")
+            found[name] = file
+    return found
+
+
 def _called(images: Split) -> str:
     return "inputs" if isinstance(images, ArrayInputs) else "images"
 

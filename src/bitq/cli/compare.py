@@ -41,6 +41,7 @@ from bitq.cli.inputs import (
     TaskName,
     Void,
     load_source,
+    notes_of,
 )
 from bitq.cli.output import Json, print_json, show
 from bitq.cli.stored import HELP as HELP_OF_STORED
@@ -177,12 +178,14 @@ def compare(
         without="qat" if without_qat else None,
     )
     folder = RunFolder(run or Path("runs") / f"{network.replace(':', '.').replace('/', '.')}-compared")
+    measured: dict[str, str] = {}
 
     def subject(seed: int) -> Subject:
         from bitq.tradeoff.measure import Data, Subject, Task
 
         told = DataGiven(data, batch_size, image_size, channels, mean, std, limit, seed, void, task, metric)
         own = load_source(network, checkpoint, told)
+        measured.update(own.measured)
         return Subject(network, own.model, Data(own.train, own.validation, own.test), Task(own.loss, own.metric))
 
     contest = Contest(rules_of(rules), plans, within / 100)
@@ -193,9 +196,9 @@ def compare(
         found = compared(subject, load_device(device), offered, settings, contest, wanted, folder, listener, command)
     page = write_comparison(folder, found)
     if as_json:
-        print_json(document(found, folder.path, page))
+        print_json({**document(found, folder.path, page), **measured})
     else:
-        show(*tables(found), f"Page: {page}; results: {folder.path}/seed-N")
+        show(*tables(found), *notes_of(measured), f"Page: {page}; results: {folder.path}/seed-N")
 
 
 def seeds_of(text: str) -> tuple[int, ...]:

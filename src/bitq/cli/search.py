@@ -44,6 +44,7 @@ from bitq.cli.inputs import (
     TaskName,
     Void,
     load_source,
+    notes_of,
 )
 from bitq.cli.memories import MinimizeWhat, PlannedHow, planned_device
 from bitq.cli.output import Json, accuracy_text, bits_text, bytes_text, energy_text, print_json, show
@@ -300,6 +301,7 @@ def search(
         print_json(
             {
                 "run": str(folder),
+                **source.measured,
                 "rows": [row.model_dump() for row in result.rows],
                 "alternatives": [row.model_dump() for row in result.alternatives],
                 "ablations": [row.model_dump() for row in result.ablations],
@@ -321,6 +323,7 @@ def search(
                 source.measure,
             ),
             f"{', '.join(row.name for row in result.alternatives)}: for all tensors, calibrated, not fine-tuned",
+            *notes_of(source.measured),
             offers_table(result.offers, result.references),
             *([f"Note: {result.advice}"] if result.advice else []),
             f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})",

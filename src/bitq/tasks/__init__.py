@@ -43,6 +43,15 @@ class Reading:
     void: tuple[int, ...] | None = None
     takes: Parameters | None = None
 
+    def check_no_masks(self) -> None:
+        """Refuse what is said of masks, for tasks without them.
+
+        Raises:
+            BitqError: something is.
+        """
+        if self.void is not None:
+            raise BitqError("--void is of masks, which this task has none of; leave it out")
+
 
 @dataclass(frozen=True)
 class NamedTask:
@@ -54,6 +63,7 @@ class NamedTask:
         load: data as people keep them, at a path; BitqError for what is wrong with them.
         told: what is to be given as data, for messages.
         batch_size, evaluated: inputs of a training step, and of a batch that is measured, where nobody says.
+        protocol: how it is measured, as far as figures of the same name are measured otherwise elsewhere.
     """
 
     loss: Loss
@@ -62,6 +72,7 @@ class NamedTask:
     told: str
     batch_size: int = 64
     evaluated: int = 500
+    protocol: Callable[[Reading], str] = lambda reading: ""
 
 
 CLASSIFY = "classify"
