@@ -215,7 +215,7 @@ def _paired(images: Path, labels: Path) -> Part:
         raise BitqError(f"{images} holds no image ({', '.join(SUFFIXES)})")
     if not texts.keys() & files.keys():
         first = labels / f"{next(iter(files))}.txt"
-        raise BitqError(f"{images} has no labels; {labels} must hold a text for each image with objects, such as {first}")
+        raise BitqError(f"{images} has no labels; give a text for each image with objects, such as {first}")
     objects = (_listed(_lines(texts[name]) if name in texts else []) for name in files)
     return Part(tuple(files.values()), tuple(objects))
 
