@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bitq import fold
 from bitq.errors import BitqError
 from bitq.loading import load_checkpoint, load_network
 from bitq.torchfile import StoredTensor, opened_torch
@@ -180,6 +181,57 @@ def test_a_safetensors_file_fills_the_network(tmp_path: Path, prefix: str) -> No
     model = network()
     load_checkpoint(model, tmp_path / "c.safetensors")
     assert all(torch.equal(model.state_dict()[key], value) for key, value in trained().items())
+
+
+class Normed(nn.Module):
+    """Layers without bias, each with a norm beside it, whose statistics those of data are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.ModuleDict({"conv": nn.Conv2d(3, 4, 1, bias=False), "bn": nn.BatchNorm2d(4, affine=False)})
+        self.second = nn.ModuleDict({"linear": nn.Linear(4, 2, bias=False), "norm": nn.BatchNorm1d(2)})
+        for _ in range(5):
+            self(torch.randn(8, 3, 2, 2) + 1)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first["bn"](self.first["conv"](x)).mean((2, 3))
+        z: Tensor = self.second["norm"](self.second["linear"](y))
+        return z
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_network_whose_norms_were_folded_is_loaded_as_it_was_saved(tmp_path: Path, prefix: str) -> None:
+    saved, x = Normed(), torch.randn(5, 3, 2, 2)
+    expected = saved(x)
+    assert fold(saved, x) == {"first.conv": "first.bn", "second.linear": "second.norm"}
+    save_file({prefix + key: value for key, value in saved.state_dict().items()}, tmp_path / "c.safetensors")
+    model = Normed()
+    load_checkpoint(model, tmp_path / "c.safetensors")
+    assert isinstance(model.first["bn"], nn.Identity)
+    assert model.state_dict().keys() == saved.state_dict().keys()
+    assert torch.equal(model(x), saved(x))
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_a_folded_checkpoint_that_does_not_fit_leaves_the_network_as_it_was(tmp_path: Path) -> None:
+    state = {key: value for key, value in Normed().state_dict().items() if "first.bn" not in key}
+    save_file(state | {"first.conv.bias": torch.zeros(5)}, tmp_path / "c.safetensors")
+    model, x = Normed(), torch.randn(5, 3, 2, 2)
+    expected = model(x)
+    with pytest.raises(BitqError, match=r"'first\.conv\.bias' has shape"):
+        load_checkpoint(model, tmp_path / "c.safetensors")
+    assert torch.equal(model(x), expected)
+
+
+def test_a_norm_is_missing_where_no_bias_stands_for_it(tmp_path: Path) -> None:
+    def network() -> nn.Module:
+        return nn.ModuleDict({"linear": nn.Linear(4, 2), "norm": nn.BatchNorm1d(2)})
+
+    state = {key: value for key, value in network().state_dict().items() if "norm" not in key}
+    save_file(state, tmp_path / "c.safetensors")
+    with pytest.raises(BitqError, match=r"has no 'norm\.weight', which the network needs"):
+        load_checkpoint(network(), tmp_path / "c.safetensors")
 
 
 def test_a_prefix_that_the_network_has_itself_stays(tmp_path: Path) -> None:

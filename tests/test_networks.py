@@ -1,4 +1,4 @@
-"""The networks that come with bitq are the published ones: keys, shapes, parameters and multiply-accumulates."""
+"""The classifiers that come with bitq are the published ones: keys, shapes, parameters and multiply-accumulates."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def digest(network: nn.Module) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=EXPECTED)
 def named(request):
     """A network's name and the network without data."""
     with torch.device("meta"):
@@ -129,10 +129,11 @@ def test_movement_knows_the_networks_by_name_and_their_input(bitq):
     assert document["totals"]["macs"] == sum(layer.macs for layer in layers)
 
 
-def test_input_and_layers_of_a_known_network_need_no_shape():
+@pytest.mark.parametrize("name", ["resnet18", "bitq.networks:resnet18"])
+def test_input_and_layers_of_a_known_network_need_no_shape(name):
     from bitq.cli.shapes import input_and_layers
 
-    found = input_and_layers("resnet18", None)
+    found = input_and_layers(name, None)
     assert found.shape == (1, 3, 224, 224)
     assert (found.stays_float, found.assumed) == ((), None)
     assert sum(layer.macs for layer in found.layers) == EXPECTED["resnet18"]["macs"]
@@ -140,4 +141,4 @@ def test_input_and_layers_of_a_known_network_need_no_shape():
 
 def test_an_unknown_network_is_told_which_are_known(mistake):
     said = mistake("movement", "resnet19", "--device", "stm32h743")
-    assert "give demo, resnet18, googlenet, eca_mobilenet_v2, convnext_large" in said
+    assert "give demo, resnet18, googlenet, eca_mobilenet_v2, convnext_large, " in said

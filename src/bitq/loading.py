@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from importlib.machinery import PathFinder
@@ -26,6 +26,9 @@ _WHAT = "a checkpoint of this network"
 # What training scripts wrap a state in, and what parallel, compiled and trainer modules put before names.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("_orig_mod.", "module.", "_orig_mod.", "model.")
+# What norms are folded into, and these norms.
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 # Optimizer states and wider types make a checkpoint a few times its network; a larger file is another's.
 _MOST_BYTES_PER_BYTE, _MOST_BYTES_BESIDES = 16, 64 * 2**20
 
@@ -114,7 +117,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
 
     Nothing in the file is executed, and no tensor is read before its name and shape are the network's. A state within
     {"state_dict": …} or {"model": …} and names that begin with "module." (as torch.nn.DataParallel saves them) are
-    understood.
+    understood. Batch norms that were folded before the checkpoint was saved (`folded_norms`) are left out of the
+    network (`leave_out`).
 
     Raises:
         BitqError: a file that is missing, damaged, no regular one, far larger than the network or holds more than
@@ -126,9 +130,59 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     source = _opened_safetensors if path.suffix == ".safetensors" else opened_torch
     with source(path, _MOST_BYTES_PER_BYTE * network_bytes + _MOST_BYTES_BESIDES, _WHAT) as content:
         stored = _without_prefix(_state(content, path), expected)
+        folded = folded_norms(model, stored)
+        expected = state_without(model, folded)
         _check_names(stored, expected, path)
         state = {key: _finite(tensor.load(), expected[key].dtype, key, path) for key, tensor in stored.items()}
+    leave_out(model, folded)
     model.load_state_dict(state, strict=False)
+
+
+def folded_norms(model: nn.Module, stored: Iterable[str]) -> dict[str, str]:
+    """Batch norms that were folded before a state was stored, as the names of its tensors tell.
+
+    Nothing of such a norm is stored, but a bias of the one layer without bias beside it in the same module.
+
+    Returns:
+        By the paths of these layers those of their norms.
+    """
+    names = set(stored)
+    present = {name.rpartition(".")[0] for name in names}
+    folded = {}
+    for path, parent in model.named_modules():
+        children = {f"{path}.{name}".lstrip("."): child for name, child in parent.named_children()}
+        norms = [name for name, child in children.items() if isinstance(child, _NORMS)]
+        layers = [name for name, child in children.items() if isinstance(child, _LAYERS) and child.bias is None]
+        if len(norms) == len(layers) == 1 and norms[0] not in present and f"{layers[0]}.bias" in names:
+            folded[layers[0]] = norms[0]
+    return folded
+
+
+def state_without(model: nn.Module, folded: Mapping[str, str]) -> dict[str, Tensor]:
+    """What the state of a network will be after `leave_out`."""
+    left_out = {f"{norm}.{name}" for norm in folded.values() for name in model.get_submodule(norm).state_dict()}
+    state = {key: tensor for key, tensor in model.state_dict().items() if key not in left_out}
+    return state | {f"{layer}.bias": _zeros(model, layer, norm) for layer, norm in folded.items()}
+
+
+def leave_out(model: nn.Module, folded: Mapping[str, str]) -> None:
+    """Give layers a bias of zeros in place of the norms behind them, each of which becomes a `torch.nn.Identity`.
+
+    Args:
+        model: a network; is changed.
+        folded: as `folded_norms` returns it.
+    """
+    for layer, norm in folded.items():
+        module: Any = model.get_submodule(layer)
+        module.bias = nn.Parameter(_zeros(model, layer, norm), module.weight.requires_grad)
+        parent, _, last = norm.rpartition(".")
+        setattr(model.get_submodule(parent), last, nn.Identity())
+
+
+def _zeros(model: nn.Module, layer: str, norm: str) -> Tensor:
+    module: Any = model.get_submodule(layer)
+    zeros: Tensor = module.weight.new_zeros(model.get_submodule(norm).num_features)
+    return zeros
 
 
 @contextmanager

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 DEMO_SHAPE = (1, 1, 28, 28)
-IMAGE_SHAPE = (1, 3, 224, 224)  # of the networks that come with bitq
+OWN = "bitq.networks:"  # What may stand before the names of the networks that come with bitq.
 FIRST = ""  # as for load_onnx: the first input, by no name
 
 Network = Annotated[
     str,
     typer.Argument(
-        help="`demo`; `resnet18`, `googlenet`, `eca_mobilenet_v2` or `convnext_large`; an ONNX file (.onnx); or "
-        "`package.module:function`: a function without arguments that returns a torch.nn.Module, in the current "
-        "folder or installed."
+        help="`demo`; a network that comes with bitq, such as `resnet18`, `convnext_large` or `yolov8n` (a wrong name "
+        "is told all of them); an ONNX file (.onnx); or `package.module:function`: a function without arguments that "
+        "returns a torch.nn.Module, in the current folder or installed."
     ),
 ]
 InputShape = Annotated[
@@ -96,15 +96,16 @@ def _key(place: int, given: Input) -> str | int:
 def _traced(network: str, given: Shape | None, inputs: Sequence[Input]) -> NetworkLayers:
     import torch
 
-    from bitq.networks import NETWORKS
+    from bitq.networks import INPUT_SHAPES, NETWORKS
 
+    own = network.removeprefix(OWN)
     if network == DEMO:
         from bitq.demo.resnet8 import resnet8
 
         return _on(resnet8(), given or DEMO_SHAPE, inputs, network)
-    if network in NETWORKS:
+    if own in NETWORKS:
         with torch.device("meta"):
-            return _on(NETWORKS[network](), given or IMAGE_SHAPE, inputs, network)
+            return _on(NETWORKS[own](), given or INPUT_SHAPES[own], inputs, network)
     if ":" not in network:
         known = ", ".join((DEMO, *NETWORKS))
         given_name = shortened(network)

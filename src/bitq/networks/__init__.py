@@ -1,19 +1,55 @@
-"""Networks of the paper's evaluation as plain PyTorch, one file each, with the keys of the published checkpoints.
+"""Networks of the paper's evaluation as plain PyTorch, with the keys of the published checkpoints.
 
-Nothing is downloaded: weights are random until a checkpoint is loaded. Every function takes no argument and returns
-a network from images [n, 3, h, w], normalized as is usual for ImageNet and published at 224x224, to logits [n, 1000].
+Nothing is downloaded: weights are random until a checkpoint is loaded. Every function takes no argument. Classifiers
+take images [n, 3, h, w], normalized as is usual for ImageNet, and return logits [n, 1000]; what the other networks take
+and return say their classes.
 """
 
 from bitq.networks.convnext import convnext_large
 from bitq.networks.eca_mobilenet import eca_mobilenet_v2
 from bitq.networks.googlenet import googlenet
 from bitq.networks.resnet import resnet18
+from bitq.networks.yolo import (
+    yolov8l,
+    yolov8l_seg,
+    yolov8m,
+    yolov8m_seg,
+    yolov8n,
+    yolov8n_seg,
+    yolov8s,
+    yolov8s_seg,
+    yolov8x,
+    yolov8x_seg,
+)
 
-NETWORKS = {
-    "resnet18": resnet18,
-    "googlenet": googlenet,
-    "eca_mobilenet_v2": eca_mobilenet_v2,
-    "convnext_large": convnext_large,
+_DETECTING = (yolov8n, yolov8s, yolov8m, yolov8l, yolov8x)
+_WITH_MASKS = (yolov8n_seg, yolov8s_seg, yolov8m_seg, yolov8l_seg, yolov8x_seg)
+_BY_INPUT = {
+    (1, 3, 224, 224): (resnet18, googlenet, eca_mobilenet_v2, convnext_large),
+    (1, 3, 640, 640): (*_DETECTING, *_WITH_MASKS),
 }
 
-__all__ = ["NETWORKS", "convnext_large", "eca_mobilenet_v2", "googlenet", "resnet18"]
+NETWORKS = {make.__name__: make for makes in _BY_INPUT.values() for make in makes}
+"""By name."""
+
+INPUT_SHAPES = {make.__name__: shape for shape, makes in _BY_INPUT.items() for make in makes}
+"""Of the input that their figures are published for, by name."""
+
+__all__ = [
+    "INPUT_SHAPES",
+    "NETWORKS",
+    "convnext_large",
+    "eca_mobilenet_v2",
+    "googlenet",
+    "resnet18",
+    "yolov8l",
+    "yolov8l_seg",
+    "yolov8m",
+    "yolov8m_seg",
+    "yolov8n",
+    "yolov8n_seg",
+    "yolov8s",
+    "yolov8s_seg",
+    "yolov8x",
+    "yolov8x_seg",
+]

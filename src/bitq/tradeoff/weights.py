@@ -17,6 +17,7 @@ from bitq.accuracy.quantized import apply
 from bitq.errors import BitqError, shortened
 from bitq.files import RunFolder, check_replaceable
 from bitq.formats import Format, TensorFormats
+from bitq.loading import folded_norms, leave_out, state_without
 from bitq.multiplying import stored_name
 from bitq.numerics.packedfile import DIGEST, DTYPES, ENTRY, PACKABLE, FileTensor, opened, read_packed, write_packed
 from bitq.numerics.packing import WeightBlocks, weight_blocks
@@ -242,14 +243,17 @@ def load_quantized(model: nn.Module, folder: Path) -> Plan:
 
 
 def load_into(model: nn.Module, path: Path) -> None:
-    """Fill a network with the weights of a file.
+    """Fill a network with the weights of a file; as `bitq.loading.load_checkpoint` does, where norms were folded.
 
     Raises:
         BitqError: a file that cannot be read, one of another network (names the first difference), or numbers that no
             training leaves: of another kind than the network's, or parameters that are not finite.
     """
-    state, tensors = model.state_dict(), load_weights(path)
+    tensors = load_weights(path)
+    folded = folded_norms(model, tensors)
+    state = state_without(model, folded)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    parameters |= {f"{layer}.bias" for layer in folded}
     for name, tensor in state.items():
         if name not in tensors or tensors[name].shape != tensor.shape:
             raise BitqError(f"{path} is of another network: it has no {name!r} of shape {tuple(tensor.shape)}")
@@ -261,4 +265,5 @@ def load_into(model: nn.Module, path: Path) -> None:
     extra = next((name for name in tensors if name not in state), None)
     if extra is not None:
         raise BitqError(f"{path} is of another network: the network has no {shown(extra)}")
+    leave_out(model, folded)
     model.load_state_dict(tensors)
