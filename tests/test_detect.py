@@ -15,9 +15,8 @@ from torch import nn
 from bitq.accuracy.distilling import distance
 from bitq.accuracy.evaluate import score
 from bitq.errors import BitqError
-from bitq.images import opened_image
 from bitq.tasks import Reading
-from bitq.tasks.detect import TASK, Truth, box_ap, box_ap50, box_ap_small, detection_loss, load
+from bitq.tasks.detect import box_ap, box_ap50, box_ap_small, detection_loss, load
 from bitq.tasks.detect.assigning import CANDIDATES, assigned
 from bitq.tasks.detect.boxes import ABSENT, Labelled, complete_overlap, overlap
 from bitq.tasks.detect.heads import BINS, OVERLAP, heads_of, kept_of
@@ -154,7 +153,7 @@ def of_box(*box):
 
 
 WRONG_COCO = {
-    "no folder": (lambda root: (root / "train2017").rename(root / "b"), "json is of images that must be in .*train2017"),
+    "no folder": (lambda root: (root / "train2017").rename(root / "b"), "is of images that must be in .*train2017"),
     "no train": (lambda root: (root / "annotations/instances_train2017.json").unlink(), "but none of train"),
     "two of a split": (
         lambda root: (root / "annotations/instances_train2014.json").write_text("{}"),
@@ -183,7 +182,7 @@ WRONG_COCO = {
     "other categories": (in_coco(lambda d: d["categories"][1].update(name="green")), "other categories than"),
     "an id twice": (in_coco(lambda d: d["images"][1].update(id=1)), "images have one image twice"),
     "a name twice": (in_coco(lambda d: d["images"][1].update(file_name="00.png")), "images have one file_name twice"),
-    "no such file": (in_coco(lambda d: d["images"][1].update(file_name="x.png")), "names the image 'x.png', which is no"),
+    "no such file": (in_coco(lambda d: d["images"][1].update(file_name="x.png")), "names the image 'x.png', which"),
     "elsewhere": (
         in_coco(lambda d: d["images"][1].update(file_name="../val2017/00.png")),
         "names the image '../val2017/00.png', which is no",
@@ -209,7 +208,7 @@ def line(words):
 
 WRONG_YOLO = {
     "no folder": (lambda root: (root / "images").rename(root / "pictures"), "holds no images with boxes; keep them as"),
-    "no labels": (lambda root: (root / "labels/val").rename(root / "labels/x"), "images/val has no labels; give a text"),
+    "no labels": (lambda root: (root / "labels/val").rename(root / "labels/x"), "images/val has no labels; give a"),
     "no images": (
         lambda root: [each.unlink() for each in (root / "images/val").iterdir()], "images/val holds no image"
     ),
@@ -346,7 +345,7 @@ def test_maps_and_what_they_say_in_detail_are_judged_and_learned_alike():
 def test_other_outputs_are_refused(output):
     truth = truth_from([])
     for judge in (lambda: detection_loss(output, truth), lambda: Precision().count(output, truth)):
-        with pytest.raises(BitqError, match="detection cannot judge .*must be a list of maps"):
+        with pytest.raises(BitqError, match=r"detection cannot judge .*must be a list of maps"):
             judge()
 
 
@@ -460,11 +459,10 @@ def test_average_precision_is_what_plain_counting_gives(seed, images, most):
     decoded, logits = torch.zeros(images, 6, 16), torch.full((images, 2, 16), -20.0)
     scores = iter(drawn.permutation(np.linspace(0.05, 0.95, 16 * images)))
     for image in range(images):
-        boxes = [drawn.integers(0, 32, 2).tolist() for _ in range(drawn.integers(0, most + 1))]
-        row = [
-            (int(drawn.integers(2)), (x, y, x + int(drawn.integers(4, 33)), y + int(drawn.integers(4, 33))), bool(crowd))
-            for (x, y), crowd in zip(boxes, drawn.random(len(boxes)) < 0.2, strict=True)
-        ]
+        count = drawn.integers(0, most + 1)
+        places, extents = drawn.integers(0, 32, (count, 2)), drawn.integers(4, 33, (count, 2))
+        boxes = np.concatenate((places, places + extents), 1).tolist()
+        row = [(int(drawn.integers(2)), tuple(box), bool(drawn.random() < 0.2)) for box in boxes]
         rows.append(row)
         true += [(image, label, box, crowd) for label, box, crowd in row]
         for cell in range(drawn.integers(0, 8)):
@@ -582,3 +580,111 @@ def test_a_network_that_answers_more_in_evaluation_is_its_own_teacher():
     alone = distance(given, right)
     assert float(alone) > 0
     torch.testing.assert_close(distance(given, (in_detail(right, (SIDE, SIDE)), right)), alone)
+
+
+NETS = """
+import torch
+from torch import nn
+
+
+class Finding(nn.Module):
+    '''Squares of 16 pixels, red or blue, that cells hold: a box of half a cell to each side.'''
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 2, 16, 16, bias=False)
+        self.head = nn.Conv2d(2, 66, 1)
+        self.mean = nn.Conv2d(16, 1, 1, bias=False)
+        with torch.no_grad():
+            self.stem.weight.zero_()
+            self.stem.weight[0, 0], self.stem.weight[1, 2] = 1 / 256, 1 / 256
+            self.head.weight.zero_()
+            self.head.weight[64, 0] = self.head.weight[65, 1] = 20
+            self.head.weight[64, 1] = self.head.weight[65, 0] = -20
+            self.head.bias.fill_(-30)
+            for side in range(4):
+                self.head.bias[16 * side : 16 * side + 2] = 0
+            self.head.bias[64:] = -12
+            self.mean.weight.copy_(torch.arange(16.0).view(1, 16, 1, 1))
+        self.mean.requires_grad_(False)
+
+    def forward(self, x):
+        given = self.head(self.stem(x).relu())
+        if self.training:
+            return [given]
+        flat = given.flatten(2)
+        near, far = self.mean(flat[:, :64].unflatten(1, (4, 16)).transpose(1, 2).softmax(1))[:, 0].mul(16).chunk(2, 1)
+        rows, columns = torch.meshgrid(*(torch.arange(side) for side in given.shape[2:]), indexing="ij")
+        centres = torch.stack((columns, rows)).flatten(1) * 16 + 8
+        boxes = torch.cat((centres + (far - near) / 2, near + far), 1)
+        return torch.cat((boxes, flat[:, 64:].sigmoid()), 1), [given]
+
+
+def alone():
+    torch.manual_seed(0)
+    return nn.Conv2d(3, 6, 1)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A user's folder with networks and data."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets_to_detect.py").write_text(NETS)
+    kept(tmp_path / "data", *LAYOUTS["YOLO"])
+    kept(tmp_path / "coco", *LAYOUTS["COCO"])
+    yield tmp_path
+    sys.modules.pop("nets_to_detect", None)
+
+
+DATA = ("nets_to_detect:Finding", "--task", "detect", "--data", "data", "--image-size", SIDE)
+
+
+def test_formats_are_measured_with_their_protocol_beside_them(bitq, folder):
+    code, out, err = bitq("evaluate", *DATA, "--formats", "float32,mxint8,4:e2:b16", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["metric"] == "box-ap"
+    assert found["protocol"].startswith("images letterboxed to 64 x 64: centred, bilinear without antialiasing, padded")
+    assert [row["accuracy"] for row in found["rows"]][:2] == [pytest.approx(1), pytest.approx(1)]
+    _, out, err = bitq("evaluate", *DATA, "--formats", "float32", "--metric", "box-ap50", "--data", "coco")
+    assert "box-ap50" in out
+    assert "box-ap50: images letterboxed to 64 x 64" in " ".join(out.split())
+    assert err.startswith("classes: 0 red, 1 blue")
+
+
+def test_a_network_is_searched_and_measured_again(bitq, folder):
+    few = ("--effort", "quick", "--steps", 2, "--formats", "8:e4:b16,mxint8,int4")
+    code, out, err = bitq("search", *DATA, *few, "--run", "run", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["metric"] == "box-ap"
+    again = ("evaluate", "run", "--network", *DATA, "--json")
+    code, out, err = bitq(*again)
+    assert code == 0, err
+    assert json.loads(out)["accuracy"] == document["totals"]["accuracy"] > 0.9
+    assert json.loads(out)["protocol"] == document["protocol"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--void", "255"), "--void is of masks, which this task has none of; leave it out"),
+        (("--metric", "mean-iou"), "metric 'mean-iou' is unknown; this task has box-ap, box-ap50"),
+        (("--mean", "0,1"), "--mean has 2 numbers; it must have one, or 3"),
+        (("--image-size", "40"), "2 x 2 cells for an image of 40 x 40 pixels"),
+    ],
+)
+def test_options_that_cannot_be_are_told(mistake, folder, words, told):
+    assert told in mistake("evaluate", *DATA, "--formats", "float32", *words)
+
+
+def test_a_network_of_another_kind_is_told(mistake, folder):
+    said = mistake("evaluate", "nets_to_detect:alone", *DATA[1:], "--formats", "float32")
+    assert "detection cannot judge a tensor of shape" in said
+
+
+def test_the_package_that_counts_is_named_where_it_is_missing(mistake, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    said = mistake("evaluate", *DATA, "--formats", "float32")
+    assert "average precision needs the package faster-coco-eval: pip install 'bitq[detect]'" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log2
 from typing import Any
 
 import torch
@@ -97,10 +98,10 @@ def _cells(maps: list[Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     for each in maps:
         height, width = each.shape[2:]
         stride = shape[0] / height
-        if shape[1] != stride * width:
+        if shape[1] != stride * width or not log2(stride).is_integer():
             raise BitqError(
-                f"a map has {height} x {width} cells for an image of {shape[0]} x {shape[1]} pixels, which do not "
-                "divide it alike; give an --image-size that the network's strides divide"
+                f"a map has {height} x {width} cells for an image of {shape[0]} x {shape[1]} pixels; cells must be "
+                "squares of 8, 16, 32, … pixels: give an --image-size that the network's strides divide"
             )
         down, across = ((torch.arange(side, device=each.device) + 0.5) * stride for side in (height, width))
         centres.append(torch.cartesian_prod(down, across).flip(1))
