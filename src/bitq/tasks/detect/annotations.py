@@ -64,14 +64,14 @@ _NO_LABELS = "classes.txt"
 """What programs for labelling write beside labels: names of the classes."""
 
 
-class Part(NamedTuple):
+class Boxed(NamedTuple):
     """The images of a split and the objects in each."""
 
     images: tuple[Path, ...]
     objects: tuple[Objects, ...]
 
 
-def found_in(root: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
+def found_in(root: Path) -> tuple[dict[str, Boxed], tuple[str, ...]]:
     """By split, the images and objects that a folder holds; the names of the classes, if they are told.
 
     A folder's split is what its name begins with, as that of train2017 does with train.
@@ -115,8 +115,8 @@ def _name(document: Path) -> str:
     return document.parent.name if document.name == _BESIDE else document.stem.removeprefix("instances_")
 
 
-def _coco(root: Path, documents: Mapping[str, Path]) -> tuple[dict[str, Part], tuple[str, ...]]:
-    parts: dict[str, Part] = {}
+def _coco(root: Path, documents: Mapping[str, Path]) -> tuple[dict[str, Boxed], tuple[str, ...]]:
+    parts: dict[str, Boxed] = {}
     known: dict[int, str] = {}
     for split, path in documents.items():
         instances = _instances(path)
@@ -142,7 +142,7 @@ def _instances(path: Path) -> _Instances:
         raise BitqError(f"{path} {error}") from error
 
 
-def _placed(instances: _Instances, path: Path, folder: Path, categories: Sequence[int]) -> Part:
+def _placed(instances: _Instances, path: Path, folder: Path, categories: Sequence[int]) -> Boxed:
     """The images of a document, by name, and the objects of each."""
     images = sorted(instances.images, key=lambda each: each.file_name)
     files = tuple(_file(each.file_name, path, folder) for each in images)
@@ -171,7 +171,7 @@ def _placed(instances: _Instances, path: Path, folder: Path, categories: Sequenc
     )
     sizes = [(each.height, each.width) for each in images]
     objects = map(Objects, *(np.split(column[order], ends) for column in columns), sizes)
-    return Part(files, tuple(objects))
+    return Boxed(files, tuple(objects))
 
 
 def _file(name: str, path: Path, folder: Path) -> Path:
@@ -190,7 +190,7 @@ def _check_box(box: Sequence[float], image: _Picture, where: str) -> None:
         raise BitqError(f"{where} lies outside its image of {across} x {down} pixels")
 
 
-def _yolo(root: Path) -> dict[str, Part]:
+def _yolo(root: Path) -> dict[str, Boxed]:
     for images, labels in _YOLO:
         place = images.split("/").index("{}")
         named = ((path.relative_to(root).parts[place], path) for path in root.glob(images.format("*")) if path.is_dir())
@@ -204,7 +204,7 @@ def _yolo(root: Path) -> dict[str, Part]:
     return {"train": _paired(*plain)} if all(folder.is_dir() for folder in plain) else {}
 
 
-def _paired(images: Path, labels: Path) -> Part:
+def _paired(images: Path, labels: Path) -> Boxed:
     files = images_by_name(images)
     texts = {
         str(file.relative_to(labels).with_suffix("")): file
@@ -217,7 +217,7 @@ def _paired(images: Path, labels: Path) -> Part:
         first = labels / f"{next(iter(files))}.txt"
         raise BitqError(f"{images} has no labels; give a text for each image with objects, such as {first}")
     objects = (_listed(_lines(texts[name]) if name in texts else []) for name in files)
-    return Part(tuple(files.values()), tuple(objects))
+    return Boxed(tuple(files.values()), tuple(objects))
 
 
 class _Shape(NamedTuple):

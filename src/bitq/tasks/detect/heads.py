@@ -110,7 +110,7 @@ def _cells(maps: list[Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Found:
+class Detected:
     """Objects found in an image, the most probable first.
 
     Attributes:
@@ -124,7 +124,7 @@ class Found:
     scores: Tensor
 
 
-def found_in_image(heads: Heads, image: int) -> Found:
+def found_in_image(heads: Heads, image: int) -> Detected:
     """The objects that an answer says are in an image.
 
     A cell may give several, of different classes. Of two boxes of one class that overlap by more than `OVERLAP` the
@@ -136,7 +136,7 @@ def found_in_image(heads: Heads, image: int) -> Found:
     order = likely.sort(descending=True, stable=True).indices[:_CONSIDERED]
     boxes, classes, likely = heads.boxes[image][cells[order]], classes[order], likely[order]
     kept = kept_of(Labelled(boxes, classes))
-    return Found(boxes[kept], classes[kept], likely[kept])
+    return Detected(boxes[kept], classes[kept], likely[kept])
 
 
 def kept_of(given: Labelled) -> Tensor:
