@@ -15,13 +15,14 @@ from torch import nn
 from bitq.accuracy.distilling import distance
 from bitq.accuracy.evaluate import score
 from bitq.errors import BitqError
-from bitq.tasks import Reading
+from bitq.tasks import Reading, task_of
 from bitq.tasks.detect import box_ap, box_ap50, box_ap_small, detection_loss, load
 from bitq.tasks.detect.assigning import CANDIDATES, assigned
 from bitq.tasks.detect.boxes import ABSENT, Labelled, complete_overlap, overlap
 from bitq.tasks.detect.heads import BINS, OVERLAP, heads_of, kept_of
 from bitq.tasks.detect.letterbox import PAD, Objects, fit_of, truth_of
 from bitq.tasks.detect.precision import Precision
+from bitq.tradeoff.settings import Settings
 
 pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval: pip install 'bitq[detect]'")
 
@@ -677,6 +678,12 @@ def test_a_network_is_searched_and_measured_again(bitq, folder):
 )
 def test_options_that_cannot_be_are_told(mistake, folder, words, told):
     assert told in mistake("evaluate", *DATA, "--formats", "float32", *words)
+
+
+def test_a_search_is_as_much_lighter_as_images_are_heavier():
+    usual, lighter = Settings.quick(alpha=0.3), Settings.quick(alpha=0.3).lighter(task_of("detect").heaviness)
+    assert (lighter.training.steps, lighter.scored_inputs, lighter.screened_inputs) == (13, 16, 64)
+    assert (lighter.alpha, lighter.rounds, usual.lighter(1)) == (0.3, usual.rounds, usual)
 
 
 def test_a_network_of_another_kind_is_told(mistake, folder):

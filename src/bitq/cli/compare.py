@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +50,7 @@ from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError, shortened
 from bitq.progress import time_text
-from bitq.tasks import CLASSIFY
+from bitq.tasks import CLASSIFY, task_of
 
 if TYPE_CHECKING:
     from bitq.tradeoff.compare import Comparison, Reached, Refused, Spread, Summary
@@ -116,7 +116,9 @@ def compare(
     ] = 3,
     steps: Annotated[
         int | None,
-        typer.Option(help="Optimizer steps of every fine-tuning.", show_default="1000", rich_help_panel=TUNING),
+        typer.Option(
+            help="Optimizer steps of every fine-tuning.", show_default="1000, 63 with boxes", rich_help_panel=TUNING
+        ),
     ] = None,
     learning_rate: LearningRate = None,
     amp: Amp = False,
@@ -151,7 +153,6 @@ def compare(
 
     `bitq compare nets:resnet20 --checkpoint resnet20.safetensors --data cifar10.npz --device stm32h743 --plans 7`
     """
-    from bitq.accuracy.finetune import Training
     from bitq.devices import load_device
     from bitq.files import RunFolder, check_replaceable
     from bitq.progress import Terminal
@@ -171,9 +172,11 @@ def compare(
     if not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     wanted = seeds_of(seeds)
-    settings = Settings(
+    base = Settings().lighter(task_of(task).heaviness)
+    settings = replace(
+        base,
         alpha=alpha,
-        training=Training(amp=amp, **tuning),
+        training=replace(base.training, amp=amp, **tuning),
         stored=stored.value,
         without="qat" if without_qat else None,
     )

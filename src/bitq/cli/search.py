@@ -56,7 +56,7 @@ from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError
 from bitq.planning import Minimize, Planning
-from bitq.tasks import CLASSIFY
+from bitq.tasks import CLASSIFY, task_of
 from bitq.tradeoff.shares import ShareOf
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def search(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Optimizer steps of every fine-tuning: 200 if quick, 1000, 2000 if thorough.",
+            help="Optimizer steps of every fine-tuning: 200 if quick, 1000, 2000 if thorough; with boxes a "
+            "sixteenth.",
             rich_help_panel=TUNING,
             show_default=False,
         ),
@@ -237,7 +238,7 @@ def search(
     from bitq.tradeoff.budgets import Budgets
     from bitq.tradeoff.settings import Settings
 
-    base: Settings = getattr(Settings, effort)()
+    base: Settings = getattr(Settings, effort)().lighter(task_of(task).heaviness)
     given = given_of(rounds=rounds, plans=plans, uniforms=uniforms)
     tuning = given_of(steps=steps, learning_rate=learning_rate)
     without = [

@@ -63,6 +63,8 @@ class NamedTask:
         load: data as people keep them, at a path; BitqError for what is wrong with them.
         told: what is to be given as data, for messages.
         batch_size, evaluated: inputs of a training step, and of a batch that is measured, where nobody says.
+        heaviness: so many times fewer steps are taken, and inputs scored and screened, where nobody says, since each
+            input has so much in it.
         protocol: how it is measured, as far as figures of the same name are measured otherwise elsewhere.
     """
 
@@ -72,6 +74,7 @@ class NamedTask:
     told: str
     batch_size: int = 64
     evaluated: int = 500
+    heaviness: int = 1
     protocol: Callable[[Reading], str] = lambda reading: ""
 
 

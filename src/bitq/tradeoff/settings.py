@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from bitq.accuracy.finetune import Training
@@ -99,6 +99,15 @@ class Settings:
         """Up to eight plans and three uniform formats, fine-tuned for 2,000 steps."""
         effort = {"screened_inputs": 10**6, "rounds": 4, "plans": 2, "uniforms": 3}
         return cls._with(changed, training=Training(steps=2000), **effort)
+
+    def lighter(self, times: int) -> Settings:
+        """So many times fewer steps, and inputs to score and to screen: for inputs that each take the longer."""
+        return replace(
+            self,
+            training=replace(self.training, steps=-(-self.training.steps // times)),
+            scored_inputs=-(-self.scored_inputs // times),
+            screened_inputs=-(-self.screened_inputs // times),
+        )
 
     @classmethod
     def _with(cls, changed: Mapping[str, Any], **effort: Any) -> Settings:

@@ -134,5 +134,6 @@ TASK = NamedTask(
     "a folder of images and boxes, such as images/train and labels/train, or annotations/instances_train2017.json",
     batch_size=8,
     evaluated=16,
+    heaviness=16,
     protocol=_protocol,
 )
