@@ -581,6 +581,8 @@ def test_a_network_that_answers_more_in_evaluation_is_its_own_teacher():
     alone = distance(given, right)
     assert float(alone) > 0
     torch.testing.assert_close(distance(given, (in_detail(right, (SIDE, SIDE)), right)), alone)
+    with pytest.raises(BitqError, match=r"gives a list of 2 in training and a tensor of shape .* or train with"):
+        distance(given, right[0])
 
 
 NETS = """
@@ -684,6 +686,12 @@ def test_a_search_is_as_much_lighter_as_images_are_heavier():
     usual, lighter = Settings.quick(alpha=0.3), Settings.quick(alpha=0.3).lighter(task_of("detect").heaviness)
     assert (lighter.training.steps, lighter.scored_inputs, lighter.screened_inputs) == (13, 16, 64)
     assert (lighter.alpha, lighter.rounds, usual.lighter(1)) == (0.3, usual.rounds, usual)
+
+
+def test_labels_beyond_the_classes_are_told(mistake, folder):
+    (folder / "data/labels/val/01.txt").write_text("2 0.5 0.5 0.5 0.5")
+    said = mistake("evaluate", *DATA, "--formats", "float32")
+    assert "label 2 in the labels of val, but the network has 2 outputs" in said
 
 
 def test_a_network_of_another_kind_is_told(mistake, folder):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -205,8 +205,8 @@ def load_source(
     if parts.classes:
         print(printable(f"classes: {_numbered(parts.classes)}"), file=sys.stderr)
     parts, output = _fitting(model, parts)
-    if output is not None and len(output) > 1:
-        parts.check_labels(output[1])
+    if (known := task.classes(output)) is not None:
+        parts.check_labels(known)
     return Source(
         model,
         Batches(parts.train, given.batch_size or task.batch_size, shuffle=True),
@@ -224,30 +224,33 @@ def notes_of(measured: Mapping[str, str]) -> tuple[str, ...]:
     return (f"{measured['metric']}: {measured['protocol']}",) if measured["protocol"] else ()
 
 
-def _fitting(model: nn.Module, data: Dataset) -> tuple[Dataset, tuple[int, ...] | None]:
-    """The data as the network takes them, where they can be taken for two things, and its output's shape for one input.
+def _fitting(model: nn.Module, data: Dataset) -> tuple[Dataset, Any]:
+    """The data as the network takes them, where they can be taken for two things, and its output for one input.
 
     Gray images come first; signals are what gives one row of scores where those do not.
     """
-    from bitq.accuracy.evaluate import output_shape
+    from bitq.accuracy.evaluate import answer
     from bitq.images import Batches
 
-    def output(of: Dataset) -> tuple[int, ...] | None:
-        return output_shape(model, next(iter(Batches(of.test, 1)))[0])
+    def output(of: Dataset) -> Any:
+        return answer(model, next(iter(Batches(of.test, 1)))[0])
+
+    def is_row(found: Any) -> bool:
+        return len(getattr(found, "shape", ())) == 2
 
     if data.signals is None:
         return data, output(data)
     try:
-        shape = output(data)
+        found = output(data)
     except BitqError:
         return data.signals, output(data.signals)
-    if shape is not None and len(shape) == 2:
-        return data, shape
+    if is_row(found):
+        return data, found
     try:
         other = output(data.signals)
     except BitqError:
-        return data, shape
-    return (data.signals, other) if other is not None and len(other) == 2 else (data, shape)
+        return data, found
+    return (data.signals, other) if is_row(other) else (data, found)
 
 
 def _demo(batch_size: int, task: NamedTask, metric: Metric, measure: str) -> Source:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bitq.errors import BitqError, shortened
 
@@ -53,6 +53,12 @@ class Reading:
             raise BitqError("--void is of masks, which this task has none of; leave it out")
 
 
+def scored_classes(output: Any) -> int | None:
+    """Of a tensor of scores [n, classes, ...], how many classes; None of another output."""
+    shape: tuple[int, ...] = getattr(output, "shape", ())
+    return shape[1] if len(shape) > 1 else None
+
+
 @dataclass(frozen=True)
 class NamedTask:
     """A task.
@@ -62,6 +68,7 @@ class NamedTask:
         metrics: what judges it, by name, the usual one first.
         load: data as people keep them, at a path; BitqError for what is wrong with them.
         told: what is to be given as data, for messages.
+        classes: how many a network's output tells apart; None where it does not tell.
         batch_size, evaluated: inputs of a training step, and of a batch that is measured, where nobody says.
         heaviness: so many times fewer steps are taken, and inputs scored and screened, where nobody says, since each
             input has so much in it.
@@ -72,6 +79,7 @@ class NamedTask:
     metrics: Mapping[str, Metric]
     load: Callable[[Path, Reading], Dataset]
     told: str
+    classes: Callable[[Any], int | None] = scored_classes
     batch_size: int = 64
     evaluated: int = 500
     heaviness: int = 1

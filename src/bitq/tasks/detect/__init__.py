@@ -16,7 +16,7 @@ from bitq.tasks import NamedTask, Reading
 from bitq.tasks.detect.annotations import found_in
 from bitq.tasks.detect.assigning import detection_loss
 from bitq.tasks.detect.boxes import Truth
-from bitq.tasks.detect.heads import CONFIDENCE, MOST, OVERLAP
+from bitq.tasks.detect.heads import CONFIDENCE, MOST, OVERLAP, classes_of
 from bitq.tasks.detect.letterbox import PAD, LetterboxedFiles, LetterboxedImages
 from bitq.tasks.detect.precision import Precision
 
@@ -102,7 +102,7 @@ def load(path: Path, reading: Reading) -> Dataset:
     splits = {split: _held(part) for split, part in drawn(files, reading.limit, reading.seed).items()}
     largest = {
         f"the labels of {split}": max((int(each.classes.max(initial=0)) for each in part.objects), default=0)
-        for split, part in parts.items()
+        for split, part in found.items()
     }
     return Dataset(splits["train"], splits["val"], splits["test"], largest, classes)
 
@@ -132,6 +132,7 @@ TASK = NamedTask(
     },
     load,
     "a folder of images and boxes, such as images/train and labels/train, or annotations/instances_train2017.json",
+    classes=classes_of,
     batch_size=8,
     evaluated=16,
     heaviness=16,

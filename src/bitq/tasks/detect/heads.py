@@ -70,6 +70,11 @@ def heads_of(output: Any, shape: tuple[int, int]) -> Heads:
     return Heads(boxes, flat[..., 4 * BINS :], sides, centres, strides)
 
 
+def classes_of(output: Any) -> int:
+    """How many classes an answer, as `heads_of` takes it, tells apart; BitqError of another output."""
+    return _parts(output)[1][0].shape[1] - 4 * BINS
+
+
 def _parts(output: Any) -> tuple[Tensor | None, list[Tensor]]:
     """What is given in detail, if it is, and the maps."""
     decoded, maps = output if _is_pair(output) else (None, output)
