@@ -662,6 +662,9 @@ def test_a_network_is_searched_and_measured_again(bitq, folder):
     assert code == 0, err
     document = json.loads(out)
     assert document["metric"] == "box-ap"
+    page = (folder / "run/report.html").read_text()
+    assert "<dt>Test box-ap</dt>" in page
+    assert "Accuracy is box-ap in all that follows" in page
     again = ("evaluate", "run", "--network", *DATA, "--json")
     code, out, err = bitq(*again)
     assert code == 0, err
