@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from bitq.errors import BitqError, shortened
 from bitq.files import RunFolder
-from bitq.report.text import without_digest
 
 if TYPE_CHECKING:
     from bitq.accuracy.evaluate import Loss, Metric
@@ -60,6 +59,8 @@ def remembered(run: Path, loss: Loss, metric: Metric) -> Remembered:
     )
 
 def _other(identity: Mapping[str, Any], what: str, usual: str) -> str | None:
+    from bitq.report.text import without_digest
+
     found = identity.get(what)
     return shortened(without_digest(found)) if isinstance(found, str) and found != usual else None
 
