@@ -63,7 +63,7 @@ def heads_of(output: Any, shape: tuple[int, int]) -> Heads:
     centres, strides = _cells(maps, shape)
     if decoded is None:
         steps = torch.arange(BINS, dtype=sides.dtype, device=sides.device)
-        away = sides.softmax(-1) @ steps * strides
+        away = (sides.softmax(-1) * steps).sum(-1) * strides  # no product that automatic mixed precision would round
         boxes = torch.cat((centres - away[..., :2], centres + away[..., 2:]), -1)
     else:
         boxes = corners(decoded[:, :4].transpose(1, 2).float())

@@ -9,10 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitq.batches import described
+from bitq.batches import described, to_device
 from bitq.errors import BitqError
 from bitq.tasks.detect.boxes import ABSENT, Truth
 from bitq.tasks.detect.heads import found_in_image, heads_of
+
+_CPU = torch.device("cpu")
+"""Where boxes are suppressed: it takes many small steps, one after the other."""
 
 
 class Precision:
@@ -36,6 +39,7 @@ class Precision:
         """Take a batch in."""
         if not isinstance(target, Truth):
             raise BitqError(f"detection cannot judge by {described(target)}; it must be a bitq.tasks.detect.Truth")
+        output, target = to_device(output, _CPU, "the output"), to_device(target, _CPU)
         heads = heads_of(output, target.shape)
         for image in range(len(target)):
             number = len(self._sizes)
@@ -46,7 +50,7 @@ class Precision:
             boxes[:, 2:] -= boxes[:, :2]
             numbers = torch.full_like(found.scores, number)
             columns = (numbers[:, None], boxes, found.scores[:, None], found.classes[:, None].to(boxes))
-            self._found.append(torch.cat(columns, 1).cpu())
+            self._found.append(torch.cat(columns, 1))
 
     @property
     def share(self) -> float:
