@@ -17,6 +17,7 @@ from bitq.accuracy.evaluate import score
 from bitq.errors import BitqError
 from bitq.tasks import Reading, task_of
 from bitq.tasks.detect import box_ap, box_ap50, box_ap_small, detection_loss, load
+from bitq.tasks.detect.annotations import found_in
 from bitq.tasks.detect.assigning import CANDIDATES, assigned
 from bitq.tasks.detect.boxes import ABSENT, Labelled, complete_overlap, overlap
 from bitq.tasks.detect.heads import BINS, OVERLAP, heads_of, kept_of
@@ -232,6 +233,42 @@ def test_what_is_wrong_in_yolos_layout_is_told(tmp_path, case):
     spoil(kept(tmp_path, *LAYOUTS["YOLO"]))
     with pytest.raises(BitqError, match=told):
         load(tmp_path, Reading((SIDE, SIDE)))
+
+
+EDITS = st.lists(
+    st.tuples(
+        st.floats(0, 1),
+        st.integers(0, 12),
+        st.sampled_from(["", "-1", "1e999", "null", '"', "[", "}", "0.5", "é", "\n", "\0", "/a" * 3000, "9" * 500]),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=150)
+@given(EDITS, st.sampled_from(["COCO", "YOLO"]))
+def test_documents_that_are_not_what_they_should_be_are_told_and_no_more(tmp_path_factory, edits, layout):
+    root = tmp_path_factory.getbasetemp() / f"edited-{layout}"
+    if not root.exists():
+        kept(root, *LAYOUTS[layout])
+    path = root / ("annotations/instances_train2017.json" if layout == "COCO" else "labels/train/01.txt")
+    content = before = path.read_text()
+    for place, length, new in edits:
+        start = int(place * len(content))
+        content = content[:start] + new + content[start + length :]
+    path.write_text(content, encoding="utf-8")
+    parts, said = {}, str(path)
+    try:
+        parts = found_in(root)[0]
+    except BitqError as error:
+        said = str(error)
+    path.write_text(before)
+    assert str(path) in said or "categories" in said
+    assert len(said) < 1000
+    for part in parts.values():
+        assert len(part.images) == len(part.objects)
+        assert all(np.isfinite(each.boxes).all() and (each.classes >= 0).all() for each in part.objects)
 
 
 def bilinear(pixels, size):

@@ -362,14 +362,14 @@ def _files_in(folder: Path, path: Path, table: FileTable, folders: Sequence[str]
             raise BitqError(f"{where}; it must begin with the name of a folder, such as {folders[0]}/1.png")
         if folders and parts[0] != folder.name:
             continue
-        beside = path.parent != folder and parts[0] == folder.name and not _is_file(folder.joinpath(*parts))
+        beside = path.parent != folder and parts[0] == folder.name and not is_file(folder.joinpath(*parts))
         if folders or beside:
             parts = parts[1:]
         file = folder.joinpath(*parts)
         if file in found:
             before = table.lines[found[file]]
             raise BitqError(f"{where} again, as line {before} does; give each file one label")
-        if not _is_file(file):
+        if not is_file(file):
             raise BitqError(f"{where}, which {folder} does not hold; name files as they are called there")
         found[file] = place
     images = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
@@ -380,7 +380,7 @@ def _files_in(folder: Path, path: Path, table: FileTable, folders: Sequence[str]
     return dict(sorted(found.items()))
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
     """Whether there is such a file, whatever it is called."""
     with suppress(OSError, ValueError):
         return path.is_file()

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from bitq.datasets import SPLITS, SUFFIXES, images_by_name
+from bitq.datasets import SPLITS, SUFFIXES, images_by_name, is_file
 from bitq.errors import BitqError, shortened
 from bitq.outside import read_outside
 from bitq.tasks.detect.letterbox import Objects
@@ -18,7 +18,7 @@ from bitq.validation import parsed, shown, told
 
 MOST_CLASSES = 2**15
 _MOST_DOCUMENT, _MOST_VALUES = 2**30, 2**26  # bytes and values of a COCO document; COCO's largest has 2^29 and 2^25
-_MOST_TEXT, _MOST_OBJECTS = 2**24, 10_000  # bytes of an image's labels, and lines
+_MOST_TEXT, _MOST_OBJECTS = 2**22, 10_000  # bytes of an image's labels, and lines
 
 _Whole = Annotated[int, Field(strict=True)]
 _Side = Annotated[int, Field(strict=True, gt=0, le=10**9)]
@@ -176,7 +176,7 @@ def _placed(instances: _Instances, path: Path, folder: Path, categories: Sequenc
 
 def _file(name: str, path: Path, folder: Path) -> Path:
     parts = PurePosixPath(name).parts
-    if not parts or parts[0] == "/" or ".." in parts or "\0" in name or not (folder / name).is_file():
+    if not parts or parts[0] == "/" or ".." in parts or not is_file(folder / name):
         raise BitqError(f"{path} names the image {shortened(name)!r}, which is no file in {folder}")
     return folder / name
 
