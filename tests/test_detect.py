@@ -182,8 +182,9 @@ WRONG_COCO = {
         r"annotations\.2\.category_id is 5, which none of its categories has",
     ),
     "other categories": (in_coco(lambda d: d["categories"][1].update(name="green")), "other categories than"),
-    "an id twice": (in_coco(lambda d: d["images"][1].update(id=1)), "images have one image twice"),
-    "a name twice": (in_coco(lambda d: d["images"][1].update(file_name="00.png")), "images have one file_name twice"),
+    "an id twice": (in_coco(lambda d: d["images"][1].update(id=1)), "has one id of images twice"),
+    "a name twice": (in_coco(lambda d: d["images"][1].update(file_name="00.png")), "one file_name of images twice"),
+    "a category twice": (in_coco(lambda d: d["categories"][1].update(id=90)), "one id of categories twice"),
     "no such file": (in_coco(lambda d: d["images"][1].update(file_name="x.png")), "names the image 'x.png', which"),
     "elsewhere": (
         in_coco(lambda d: d["images"][1].update(file_name="../val2017/00.png")),
@@ -209,7 +210,7 @@ def line(words):
 
 
 WRONG_YOLO = {
-    "no folder": (lambda root: (root / "images").rename(root / "pictures"), "holds no images with boxes; keep them as"),
+    "no folder": (lambda root: (root / "images").rename(root / "pictures"), "is no folder of images with boxes; keep"),
     "no labels": (lambda root: (root / "labels/val").rename(root / "labels/x"), "images/val has no labels; give a"),
     "no images": (
         lambda root: [each.unlink() for each in (root / "images/val").iterdir()], "images/val holds no image"

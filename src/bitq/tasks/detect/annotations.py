@@ -93,7 +93,7 @@ def found_in(root: Path) -> tuple[dict[str, Boxed], tuple[str, ...]]:
         raise BitqError(f"{root} has images of {', '.join(parts)} but none of train, which formats are calibrated on")
     if not parts:
         raise BitqError(
-            f"{root} holds no images with boxes; keep them as images/train and labels/train (YOLO), or as "
+            f"{root} is no folder of images with boxes; keep them as images/train and labels/train (YOLO), or as "
             "images/train2017 and annotations/instances_train2017.json (COCO), val alike"
         )
     return parts, classes
@@ -147,10 +147,14 @@ def _placed(instances: _Instances, path: Path, folder: Path, categories: Sequenc
     images = sorted(instances.images, key=lambda each: each.file_name)
     files = tuple(_file(each.file_name, path, folder) for each in images)
     places = {each.id: place for place, each in enumerate(images)}
-    for what, count in (("image", len(places)), ("file_name", len(set(files)))):
-        if count < len(images):
-            raise BitqError(f"{path}: images have one {what} twice; give each its own")
     numbers = {category: number for number, category in enumerate(categories)}
+    for what, found, every in (
+        ("id of images", places, images),
+        ("file_name of images", set(files), images),
+        ("id of categories", numbers, instances.categories),
+    ):
+        if len(found) < len(every):
+            raise BitqError(f"{path} has one {what} twice; give each its own")
     annotations = instances.annotations
     for place, each in enumerate(annotations):
         for name, wanted, known in (("image_id", each.image_id, places), ("category_id", each.category_id, numbers)):
