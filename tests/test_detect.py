@@ -724,9 +724,12 @@ def test_options_that_cannot_be_are_told(mistake, folder, words, told):
 
 
 def test_a_search_is_as_much_lighter_as_images_are_heavier():
-    usual, lighter = Settings.quick(alpha=0.3), Settings.quick(alpha=0.3).lighter(task_of("detect").heaviness)
-    assert (lighter.training.steps, lighter.scored_inputs, lighter.screened_inputs) == (13, 16, 64)
-    assert (lighter.alpha, lighter.rounds, usual.lighter(1)) == (0.3, usual.rounds, usual)
+    usual = Settings.quick(alpha=0.3)
+    suited = usual.suited(task_of("detect"))
+    assert (suited.training.steps, suited.scored_inputs, suited.screened_inputs) == (13, 16, 64)
+    assert suited.training.learning_rate < usual.training.learning_rate
+    assert (suited.alpha, suited.rounds) == (0.3, usual.rounds)
+    assert usual.suited(task_of("classify")) == usual
 
 
 def test_labels_beyond_the_classes_are_told(mistake, folder):

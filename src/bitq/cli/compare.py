@@ -172,7 +172,7 @@ def compare(
     if not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     wanted = seeds_of(seeds)
-    base = Settings().lighter(task_of(task).heaviness)
+    base = Settings().suited(task_of(task))
     settings = replace(
         base,
         alpha=alpha,

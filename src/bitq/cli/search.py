@@ -238,7 +238,7 @@ def search(
     from bitq.tradeoff.budgets import Budgets
     from bitq.tradeoff.settings import Settings
 
-    base: Settings = getattr(Settings, effort)().lighter(task_of(task).heaviness)
+    base: Settings = getattr(Settings, effort)().suited(task_of(task))
     given = given_of(rounds=rounds, plans=plans, uniforms=uniforms)
     tuning = given_of(steps=steps, learning_rate=learning_rate)
     without = [

@@ -72,6 +72,7 @@ class NamedTask:
         batch_size, evaluated: inputs of a training step, and of a batch that is measured, where nobody says.
         heaviness: so many times fewer steps are taken, and inputs scored and screened, where nobody says, since each
             input has so much in it.
+        learning_rate: of fine-tuning, where nobody says.
         protocol: how it is measured, as far as figures of the same name are measured otherwise elsewhere.
     """
 
@@ -83,6 +84,7 @@ class NamedTask:
     batch_size: int = 64
     evaluated: int = 500
     heaviness: int = 1
+    learning_rate: float = 1e-3
     protocol: Callable[[Reading], str] = lambda reading: ""
 
 
