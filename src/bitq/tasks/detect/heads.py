@@ -92,9 +92,8 @@ def _parts(output: Any) -> tuple[Tensor | None, list[Tensor]]:
 
 
 def _is_pair(output: Any) -> bool:
-    return isinstance(output, list | tuple) and len(output) == 2 and isinstance(output[0], Tensor) and (
-        output[0].dim() == 3
-    )
+    pair = isinstance(output, list | tuple) and len(output) == 2
+    return pair and isinstance(output[0], Tensor) and output[0].dim() == 3
 
 
 def _cells(maps: list[Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
