@@ -14,13 +14,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tiny
-from bitq.accuracy.evaluate import cross_entropy, loss_of, output_shape, score, top1
+from bitq.accuracy.evaluate import answer, cross_entropy, loss_of, score, top1
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.quantized import apply, observing
 from bitq.accuracy.sensitivity import POWER, PROBED_BLOCKS, TENSORS, _ordered, perturbations, probed, scores
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats, grid
 from bitq.numerics import quantize
+from bitq.tasks import scored_classes
 
 MODULES = ("0", "3", "8")
 SHORT = Training(steps=12, learning_rate=3e-3)
@@ -79,21 +80,21 @@ def test_score_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("network", "inputs", "shape"),
+    ("network", "inputs", "classes"),
     [
-        (tiny.network(), (1, 1, 8, 8), (1, 4)),
-        (nn.Conv2d(1, 7, 1), (1, 1, 8, 8), (1, 7, 8, 8)),
-        (nn.Flatten(0), (3, 1, 8), (24,)),
+        (tiny.network(), (1, 1, 8, 8), 4),
+        (nn.Conv2d(1, 7, 1), (1, 1, 8, 8), 7),
+        (nn.Flatten(0), (3, 1, 8), None),
         (nn.LSTM(8, 5), (3, 1, 8), None),
     ],
 )
-def test_the_shape_of_outputs_for_one_input(network, inputs, shape):
-    assert output_shape(network.eval(), torch.zeros(inputs)) == shape
+def test_how_many_classes_an_answer_tells_apart(network, inputs, classes):
+    assert scored_classes(answer(network.eval(), torch.zeros(inputs))) == classes
 
 
 def test_an_input_that_a_network_cannot_run_on_is_told():
     with pytest.raises(BitqError, match=r"cannot run on an input as a tensor of shape \(1, 3, 8, 8\): .*channels"):
-        output_shape(tiny.network().eval(), torch.zeros(1, 3, 8, 8))
+        answer(tiny.network().eval(), torch.zeros(1, 3, 8, 8))
 
 
 def test_inputs_can_be_tuples():

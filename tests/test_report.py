@@ -525,3 +525,17 @@ def test_a_plan_that_keeps_no_bounds_shows_none(run: tuple[Path, Plan], tmp_path
     (tmp_path / "plan.json").write_text(json.dumps(document))
     pages = [write_report(folder).read_text() for folder in (run[0], tmp_path)]
     assert ['id="over-bound"' in page for page in pages] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("identity", "name"),
+    [
+        (None, "accuracy"),
+        ("bitq.accuracy.evaluate.top1", "accuracy"),
+        ("bitq.tasks.detect.box_ap50", "box-ap50"),
+        ("nets.f1_score 0123456789abcdef", "f1_score"),
+        ("nets.lost (unidentified 0123456789ab)", "lost"),
+    ],
+)
+def test_a_metric_is_called_as_its_task_calls_it(identity, name):
+    assert text.measure(identity) == name

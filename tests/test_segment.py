@@ -165,7 +165,7 @@ def test_tasks_and_metrics_go_by_name():
     for name in names():
         task = task_of(name)
         assert metric_of(task, None)[1] in task.metrics.values()
-    with pytest.raises(BitqError, match="task 'paint' is unknown; tasks are classify, segment"):
+    with pytest.raises(BitqError, match="task 'paint' is unknown; tasks are classify, detect, segment"):
         task_of("paint")
     with pytest.raises(BitqError, match="metric 'f1' is unknown; this task has mean-iou, pixel-accuracy"):
         metric_of(task_of("segment"), "f1")

@@ -78,10 +78,11 @@ def test_predictions_are_what_the_maps_say(alive):
         for p in network.model["22"].parameters():
             if p.dim() == 1:
                 p.add_(torch.randn_like(p))
-        predictions = network(images)
+        predictions, known = network(images)
         for module in (network, network.model["22"]):  # the norms stay as they are
             module.training = True
         maps = network(images)
+    assert all(map(torch.equal, maps, known))
     assert [tuple(x.shape) for x in maps] == [(2, 144, 8, 12), (2, 144, 4, 6), (2, 144, 2, 3)]
     assert predictions.shape == (2, 84, 8 * 12 + 4 * 6 + 2 * 3)
     place = 0
@@ -105,10 +106,11 @@ def test_predictions_are_what_the_maps_say(alive):
 def test_masks_come_with_prototypes(alive):
     make, images = alive
     network = make("yolov8n_seg")
-    predictions, prototypes = network(images)
-    maps, mixtures, _ = network.train()(images)
+    predictions, (maps, mixtures, prototypes) = network(images)
+    assert torch.equal(predictions[:, 84:], mixtures)
     assert (predictions.shape, prototypes.shape) == ((2, 116, 126), (2, 32, 16, 24))
     assert ([x.shape[1] for x in maps], mixtures.shape) == ([144] * 3, (2, 32, 126))
+    assert [x.shape for x in network.train()(images)[1:]] == [mixtures.shape, prototypes.shape]
 
 
 def test_predictions_lie_beside_anchor_boxes(alive):
@@ -163,7 +165,7 @@ def test_the_packed_weights_of_a_folded_network_come_back(alive, tmp_path):
     loaded = NETWORKS["yolov8n"]().eval()
     load_into(loaded, tmp_path / "weights.safetensors")
     with torch.no_grad():
-        assert torch.equal(loaded(images), network(images))
+        assert torch.equal(loaded(images)[0], network(images)[0])
 
 
 def test_every_layer_takes_formats_and_trains_in_them(alive):

@@ -14,12 +14,12 @@ from .devices import Device as Device
 from .devices import load_device as load_device
 from .errors import BitqError as BitqError
 from .errors import Infeasible as Infeasible
+from .exporting import export as export
 from .formats import BlockFormat as BlockFormat
 from .formats import Format as Format
 from .formats import TensorFormats as TensorFormats
 from .formats import grid as grid
 from .formats import parse_format as parse_format
-from .exporting import export as export
 from .ladder import evaluate as evaluate
 from .layers import Layer as Layer
 from .numerics import Packed as Packed

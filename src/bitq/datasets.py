@@ -241,6 +241,26 @@ def drawn(parts: Mapping[str, S], limit: int | None, seed: int) -> dict[str, S]:
     return {name: part.subset(drawn[name].sort().values) for name, part in splits.items()}
 
 
+def images_by_name(folder: Path, end: str = "") -> dict[str, Path]:
+    """The image files of a folder and of those in it, by path below it without suffix and without `end`.
+
+    Args:
+        folder: of images.
+        end: what their names end in before the suffix; others are not looked at.
+
+    Raises:
+        BitqError: two are called alike.
+    """
+    found: dict[str, Path] = {}
+    for file in sorted(folder.rglob(f"*{end}.*")):
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
+            name = str(file.relative_to(folder).with_suffix("")).removesuffix(end)
+            if name in found:
+                raise BitqError(f"{file} and {found[name].name} are called alike; remove one")
+            found[name] = file
+    return found
+
+
 def _called(images: Split) -> str:
     return "inputs" if isinstance(images, ArrayInputs) else "images"
 
@@ -342,14 +362,14 @@ def _files_in(folder: Path, path: Path, table: FileTable, folders: Sequence[str]
             raise BitqError(f"{where}; it must begin with the name of a folder, such as {folders[0]}/1.png")
         if folders and parts[0] != folder.name:
             continue
-        beside = path.parent != folder and parts[0] == folder.name and not _is_file(folder.joinpath(*parts))
+        beside = path.parent != folder and parts[0] == folder.name and not is_file(folder.joinpath(*parts))
         if folders or beside:
             parts = parts[1:]
         file = folder.joinpath(*parts)
         if file in found:
             before = table.lines[found[file]]
             raise BitqError(f"{where} again, as line {before} does; give each file one label")
-        if not _is_file(file):
+        if not is_file(file):
             raise BitqError(f"{where}, which {folder} does not hold; name files as they are called there")
         found[file] = place
     images = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
@@ -360,7 +380,7 @@ def _files_in(folder: Path, path: Path, table: FileTable, folders: Sequence[str]
     return dict(sorted(found.items()))
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
     """Whether there is such a file, whatever it is called."""
     with suppress(OSError, ValueError):
         return path.is_file()

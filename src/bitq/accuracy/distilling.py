@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitq.accuracy.evaluate import Loss, cross_entropy, loss_of
-from bitq.batches import forward
+from bitq.batches import described, forward
+from bitq.errors import BitqError
 from bitq.nested import tensors
 
 TEMPERATURE = 4.0
@@ -59,11 +60,24 @@ def divergence(output: Tensor, right: Tensor) -> Tensor:
 
 
 def distance(output: Any, right: Any) -> Tensor:
-    """Mean squared difference of all floats in two outputs alike, by the variance of the right ones; 0 without any."""
-    pairs = [
-        (given.float(), wanted.float())
-        for given, wanted in zip(tensors(output), tensors(right), strict=True)
-        if wanted.is_floating_point() and wanted.numel()
-    ]
-    found = [(given - wanted).square().mean() / wanted.var(correction=0).clamp(min=1e-12) for given, wanted in pairs]
+    """Mean squared difference of all floats in two outputs, by the variance of the right ones; 0 without any.
+
+    In evaluation, as the teacher is asked, a network may answer more than in training, such as boxes beside the maps
+    that tell them: each tensor is held against the next one of its shape.
+
+    Raises:
+        BitqError: a tensor of floats that the right output has no such one for.
+    """
+    rest, found = iter(tensors(right)), []
+    for given in tensors(output):
+        wanted = next((each for each in rest if each.shape == given.shape), None)
+        if wanted is None:
+            raise BitqError(
+                f"the network gives {described(output)} in training and {described(right)} in evaluation, where the "
+                "float network is learned from; let it give the former as a part of the latter, or train with "
+                "taught=False"
+            )
+        if wanted.is_floating_point() and wanted.numel():
+            spread = wanted.float().var(correction=0).clamp(min=1e-12)
+            found.append((given.float() - wanted.float()).square().mean() / spread)
     return torch.stack(found).mean() if found else torch.zeros(())

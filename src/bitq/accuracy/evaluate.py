@@ -298,8 +298,8 @@ def _judged(model: nn.Module, batches: Iterable[Batch], metric: Metric) -> float
         raise BitqError(f"the metric gave {described(value)}; it must be a number in [0, 1]") from error
 
 
-def output_shape(model: nn.Module, inputs: Any) -> tuple[int, ...] | None:
-    """The shape of a network's output for one input, None if that is no tensor.
+def answer(model: nn.Module, inputs: Any) -> Any:
+    """A network's output for one input.
 
     Args:
         model: in evaluation mode.
@@ -309,8 +309,7 @@ def output_shape(model: nn.Module, inputs: Any) -> tuple[int, ...] | None:
         BitqError: the network cannot run on the input, or memory runs out.
     """
     with torch.inference_mode(), memory_told("running the network on one input"):
-        output = forward(model, to_device(inputs, device_of(model)))
-    return tuple(output.shape) if isinstance(output, Tensor) else None
+        return forward(model, to_device(inputs, device_of(model)))
 
 
 def _on_device(model: nn.Module, batches: Iterable[Batch]) -> Iterable[Batch]:

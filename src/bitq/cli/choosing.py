@@ -52,7 +52,9 @@ Alpha = Annotated[
 LearningRate = Annotated[
     float | None,
     typer.Option(
-        help="Of the first step; falls to zero along a half cosine.", show_default="0.001", rich_help_panel=TUNING
+        help="Of the first step; falls to zero along a half cosine.",
+        show_default="0.001, 0.0001 with boxes",
+        rich_help_panel=TUNING,
     ),
 ]
 Amp = Annotated[

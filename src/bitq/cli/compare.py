@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +41,7 @@ from bitq.cli.inputs import (
     TaskName,
     Void,
     load_source,
+    notes_of,
 )
 from bitq.cli.output import Json, print_json, show
 from bitq.cli.stored import HELP as HELP_OF_STORED
@@ -49,7 +50,7 @@ from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError, shortened
 from bitq.progress import time_text
-from bitq.tasks import CLASSIFY
+from bitq.tasks import CLASSIFY, task_of
 
 if TYPE_CHECKING:
     from bitq.tradeoff.compare import Comparison, Reached, Refused, Spread, Summary
@@ -115,7 +116,9 @@ def compare(
     ] = 3,
     steps: Annotated[
         int | None,
-        typer.Option(help="Optimizer steps of every fine-tuning.", show_default="1000", rich_help_panel=TUNING),
+        typer.Option(
+            help="Optimizer steps of every fine-tuning.", show_default="1000, 63 with boxes", rich_help_panel=TUNING
+        ),
     ] = None,
     learning_rate: LearningRate = None,
     amp: Amp = False,
@@ -150,7 +153,6 @@ def compare(
 
     `bitq compare nets:resnet20 --checkpoint resnet20.safetensors --data cifar10.npz --device stm32h743 --plans 7`
     """
-    from bitq.accuracy.finetune import Training
     from bitq.devices import load_device
     from bitq.files import RunFolder, check_replaceable
     from bitq.progress import Terminal
@@ -170,19 +172,23 @@ def compare(
     if not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     wanted = seeds_of(seeds)
-    settings = Settings(
+    base = Settings().suited(task_of(task))
+    settings = replace(
+        base,
         alpha=alpha,
-        training=Training(amp=amp, **tuning),
+        training=replace(base.training, amp=amp, **tuning),
         stored=stored.value,
         without="qat" if without_qat else None,
     )
     folder = RunFolder(run or Path("runs") / f"{network.replace(':', '.').replace('/', '.')}-compared")
+    measured: dict[str, str] = {}
 
     def subject(seed: int) -> Subject:
         from bitq.tradeoff.measure import Data, Subject, Task
 
         told = DataGiven(data, batch_size, image_size, channels, mean, std, limit, seed, void, task, metric)
         own = load_source(network, checkpoint, told)
+        measured.update(own.measured)
         return Subject(network, own.model, Data(own.train, own.validation, own.test), Task(own.loss, own.metric))
 
     contest = Contest(rules_of(rules), plans, within / 100)
@@ -193,9 +199,9 @@ def compare(
         found = compared(subject, load_device(device), offered, settings, contest, wanted, folder, listener, command)
     page = write_comparison(folder, found)
     if as_json:
-        print_json(document(found, folder.path, page))
+        print_json({**document(found, folder.path, page), **measured})
     else:
-        show(*tables(found), f"Page: {page}; results: {folder.path}/seed-N")
+        show(*tables(found), *notes_of(measured), f"Page: {page}; results: {folder.path}/seed-N")
 
 
 def seeds_of(text: str) -> tuple[int, ...]:

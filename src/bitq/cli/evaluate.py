@@ -26,6 +26,7 @@ from bitq.cli.inputs import (
     TaskName,
     Void,
     load_source,
+    notes_of,
 )
 from bitq.cli.output import Json, accuracy_text, print_json, show
 from bitq.cli.remembered import Remembered, remembered
@@ -163,13 +164,15 @@ def evaluate(
     planned, reached = plan.totals.accuracy, accuracy_text(found.accuracy)
     if as_json:
         figures = {"run": str(run), "accuracy": found.accuracy, "planned": planned, "loss": found.loss}
-        print_json({**figures, "planned_metric": known.metric or measure})
+        print_json({**figures, "planned_metric": known.metric or measure, "protocol": found_in.protocol})
     elif known.metric is None:
-        show(f"{plan.network}: {measure} {reached} on the test data, {accuracy_text(planned)} in the plan")
+        told = f"{plan.network}: {measure} {reached} on the test data, {accuracy_text(planned)} in the plan"
+        show(told, *notes_of(found_in.measured))
     else:
         show(
             f"{plan.network}: {measure} {reached} on the test data; the plan has {planned:.4f} by "
-            f"its metric {known.metric!r}"
+            f"its metric {known.metric!r}",
+            *notes_of(found_in.measured),
         )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -56,7 +56,7 @@ BatchSize = Annotated[
         min=1,
         max=10**6,
         help="Inputs of a training step.",
-        show_default="64, 8 with masks",
+        show_default="64, 8 with masks or boxes",
         rich_help_panel=DATA_OPTIONS,
     ),
 ]
@@ -65,7 +65,7 @@ ImageSize = Annotated[
     typer.Option(
         metavar="PIXELS",
         help="For a folder: resize and crop its images to this height and width; with masks, resize both to "
-        "HEIGHTxWIDTH, such as 360x480.",
+        "HEIGHTxWIDTH, such as 360x480; with boxes, letterbox to it, 640 by default.",
         rich_help_panel=DATA_OPTIONS,
     ),
 ]
@@ -103,7 +103,9 @@ TaskName = Annotated[
     typer.Option(
         "--task",
         help=f"What the network is for: {', '.join(names())}. segment: a class for each pixel; --data is a folder of "
-        "images and masks, images/train with masks/train or as CamVid, ADE20K, Cityscapes and Pascal VOC are kept.",
+        "images and masks, images/train with masks/train or as CamVid, ADE20K, Cityscapes and Pascal VOC are kept. "
+        "detect: boxes, as YOLOv8 gives them; --data is a folder as of COCO, annotations/instances_train2017.json with "
+        "images/train2017, or as of YOLO, images/train with labels/train.",
         rich_help_panel=DATA_OPTIONS,
     ),
 ]
@@ -111,7 +113,8 @@ MetricName = Annotated[
     str | None,
     typer.Option(
         "--metric",
-        help="What counts: accuracy (top-1) or top5; of masks mean-iou or pixel-accuracy.",
+        help="What counts: accuracy (top-1) or top5; of masks mean-iou or pixel-accuracy; of boxes box-ap, box-ap50, "
+        "box-ap75, box-ap-small, box-ap-medium or box-ap-large.",
         show_default="the first of its task",
         rich_help_panel=DATA_OPTIONS,
     ),
@@ -139,6 +142,13 @@ class Source:
     metric: Metric
     measure: str
     """The metric's name."""
+    protocol: str = ""
+    """How it is measured, where figures of its name are measured otherwise elsewhere."""
+
+    @property
+    def measured(self) -> dict[str, str]:
+        """What its figures are, for documents."""
+        return {"metric": self.measure, "protocol": self.protocol}
 
 
 class DataGiven(NamedTuple):
@@ -190,15 +200,13 @@ def load_source(
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     void = None if given.void is None else _whole_numbers("--void", given.void)
-    parts = task.load(
-        given.path,
-        Reading(size, given.channels, means, stds, given.limit, given.seed or 0, void, parameters(model)),
-    )
+    reading = Reading(size, given.channels, means, stds, given.limit, given.seed or 0, void, parameters(model))
+    parts = task.load(given.path, reading)
     if parts.classes:
         print(printable(f"classes: {_numbered(parts.classes)}"), file=sys.stderr)
     parts, output = _fitting(model, parts)
-    if output is not None and len(output) > 1:
-        parts.check_labels(output[1])
+    if (known := task.classes(output)) is not None:
+        parts.check_labels(known)
     return Source(
         model,
         Batches(parts.train, given.batch_size or task.batch_size, shuffle=True),
@@ -207,33 +215,42 @@ def load_source(
         task.loss,
         metric,
         measure,
+        task.protocol(reading),
     )
 
 
-def _fitting(model: nn.Module, data: Dataset) -> tuple[Dataset, tuple[int, ...] | None]:
-    """The data as the network takes them, where they can be taken for two things, and its output's shape for one input.
+def notes_of(measured: Mapping[str, str]) -> tuple[str, ...]:
+    """What stands beside the figures that `Source.measured` is of."""
+    return (f"{measured['metric']}: {measured['protocol']}",) if measured["protocol"] else ()
+
+
+def _fitting(model: nn.Module, data: Dataset) -> tuple[Dataset, Any]:
+    """The data as the network takes them, where they can be taken for two things, and its output for one input.
 
     Gray images come first; signals are what gives one row of scores where those do not.
     """
-    from bitq.accuracy.evaluate import output_shape
+    from bitq.accuracy.evaluate import answer
     from bitq.images import Batches
 
-    def output(of: Dataset) -> tuple[int, ...] | None:
-        return output_shape(model, next(iter(Batches(of.test, 1)))[0])
+    def output(of: Dataset) -> Any:
+        return answer(model, next(iter(Batches(of.test, 1)))[0])
+
+    def is_row(found: Any) -> bool:
+        return len(getattr(found, "shape", ())) == 2
 
     if data.signals is None:
         return data, output(data)
     try:
-        shape = output(data)
+        found = output(data)
     except BitqError:
         return data.signals, output(data.signals)
-    if shape is not None and len(shape) == 2:
-        return data, shape
+    if is_row(found):
+        return data, found
     try:
         other = output(data.signals)
     except BitqError:
-        return data, shape
-    return (data.signals, other) if other is not None and len(other) == 2 else (data, shape)
+        return data, found
+    return (data.signals, other) if is_row(other) else (data, found)
 
 
 def _demo(batch_size: int, task: NamedTask, metric: Metric, measure: str) -> Source:

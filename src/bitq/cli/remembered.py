@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os.path import lexists
@@ -14,8 +13,6 @@ from bitq.files import RunFolder
 
 if TYPE_CHECKING:
     from bitq.accuracy.evaluate import Loss, Metric
-
-_DIGEST = re.compile(r" (?:[0-9a-f]{16}|\(unidentified [0-9a-f]{12}\))$")
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,6 @@ class Remembered:
         """Its functions in words, such as "loss 'dice' and metric 'f1'"; "" if they are those of the command."""
         given = (("loss", self.loss), ("metric", self.metric))
         return " and ".join(f"{what} {name!r}" for what, name in given if name is not None)
-
 
 def remembered(run: Path, loss: Loss, metric: Metric) -> Remembered:
     """What the store in a run's folder tells; nothing where there is none, or one that cannot be read.
@@ -62,11 +58,11 @@ def remembered(run: Path, loss: Loss, metric: Metric) -> Remembered:
         _tested(identity.get("data sizes")),
     )
 
-
 def _other(identity: Mapping[str, Any], what: str, usual: str) -> str | None:
-    found = identity.get(what)
-    return shortened(_DIGEST.sub("", found)) if isinstance(found, str) and found != usual else None
+    from bitq.report.text import without_digest
 
+    found = identity.get(what)
+    return shortened(without_digest(found)) if isinstance(found, str) and found != usual else None
 
 def _tested(sizes: Any) -> int | None:
     """From [number of batches, of inputs] of training, validation and test data."""

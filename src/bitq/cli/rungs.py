@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from bitq.cli.inputs import Source
+from bitq.cli.inputs import Source, notes_of
 from bitq.cli.output import accuracy_text, bits_text, bytes_text, energy_text, print_json, ratio_text, show
 
 if TYPE_CHECKING:
@@ -42,10 +42,11 @@ def print_rungs(source: Source, formats: str, device: str, stored: Stored, as_js
     )
     if as_json:
         told = [row.model_dump(exclude={"objective"}) for row in rows]
-        print_json({"device": device, "metric": source.measure, "rows": told})
+        print_json({"device": device, **source.measured, "rows": told})
     else:
         table = _table(rows, source.measure)
-        show(table, "Nothing was fine-tuned. `bitq search` does that, and chooses a format for each tensor.")
+        hint = "Nothing was fine-tuned. `bitq search` does that, and chooses a format for each tensor."
+        show(table, *notes_of(source.measured), hint)
 
 
 def _table(rows: Sequence[Row], measure: str) -> Table:

@@ -44,6 +44,7 @@ from bitq.cli.inputs import (
     TaskName,
     Void,
     load_source,
+    notes_of,
 )
 from bitq.cli.memories import MinimizeWhat, PlannedHow, planned_device
 from bitq.cli.output import Json, accuracy_text, bits_text, bytes_text, energy_text, print_json, show
@@ -55,7 +56,7 @@ from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError
 from bitq.planning import Minimize, Planning
-from bitq.tasks import CLASSIFY
+from bitq.tasks import CLASSIFY, task_of
 from bitq.tradeoff.shares import ShareOf
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def search(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Optimizer steps of every fine-tuning: 200 if quick, 1000, 2000 if thorough.",
+            help="Optimizer steps of every fine-tuning: 200 if quick, 1000, 2000 if thorough; with boxes a "
+            "sixteenth.",
             rich_help_panel=TUNING,
             show_default=False,
         ),
@@ -236,7 +238,7 @@ def search(
     from bitq.tradeoff.budgets import Budgets
     from bitq.tradeoff.settings import Settings
 
-    base: Settings = getattr(Settings, effort)()
+    base: Settings = getattr(Settings, effort)().suited(task_of(task))
     given = given_of(rounds=rounds, plans=plans, uniforms=uniforms)
     tuning = given_of(steps=steps, learning_rate=learning_rate)
     without = [
@@ -300,6 +302,7 @@ def search(
         print_json(
             {
                 "run": str(folder),
+                **source.measured,
                 "rows": [row.model_dump() for row in result.rows],
                 "alternatives": [row.model_dump() for row in result.alternatives],
                 "ablations": [row.model_dump() for row in result.ablations],
@@ -321,6 +324,7 @@ def search(
                 source.measure,
             ),
             f"{', '.join(row.name for row in result.alternatives)}: for all tensors, calibrated, not fine-tuned",
+            *notes_of(source.measured),
             offers_table(result.offers, result.references),
             *([f"Note: {result.advice}"] if result.advice else []),
             f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})",

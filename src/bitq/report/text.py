@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import floor, isfinite, log10
 
@@ -11,6 +12,8 @@ from bitq.formats import BlockFormat, Format
 ABSENT = "–"
 BITS_PER_MBIT = 1e6
 PJ_PER_UJ = 1e6
+_DIGEST = re.compile(r" (?:[0-9a-f]{16}|\(unidentified [0-9a-f]{12}\))$")
+_TOP1 = "bitq.accuracy.evaluate.top1"
 _LONG = 12
 """Elements of a list that a line has no room for."""
 
@@ -35,6 +38,25 @@ def entry(value: object) -> str:
     if isinstance(value, list) and len(value) > _LONG:
         return f"{len(value)} of them, from {value[0]} to {value[-1]}"
     return str(value)
+
+
+def measure(identity: object) -> str:
+    """What a metric is called, by what a results store tells of it: as its task calls it, or by its function's name.
+
+    Args:
+        identity: such as "bitq.tasks.detect.box_ap", or "nets.f1 0123456789abcdef" with a digest of what it does.
+
+    Returns:
+        "accuracy" for top-1 accuracy and where nothing is told.
+    """
+    name = without_digest(identity) if isinstance(identity, str) else _TOP1
+    own = name.rpartition(".")[2]
+    return "accuracy" if name == _TOP1 else own.replace("_", "-") if name.startswith("bitq.") else shortened(own)
+
+
+def without_digest(identity: str) -> str:
+    """The name of a function, by what a results store tells of it."""
+    return _DIGEST.sub("", identity)
 
 
 def energy(picojoules: float) -> str:

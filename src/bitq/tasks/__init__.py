@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bitq.errors import BitqError, shortened
 
@@ -43,6 +43,21 @@ class Reading:
     void: tuple[int, ...] | None = None
     takes: Parameters | None = None
 
+    def check_no_masks(self) -> None:
+        """Refuse what is said of masks, for tasks without them.
+
+        Raises:
+            BitqError: something is.
+        """
+        if self.void is not None:
+            raise BitqError("--void is of masks, which this task has none of; leave it out")
+
+
+def scored_classes(output: Any) -> int | None:
+    """Of a tensor of scores [n, classes, ...], how many classes; None of another output."""
+    shape: tuple[int, ...] = getattr(output, "shape", ())
+    return shape[1] if len(shape) > 1 else None
+
 
 @dataclass(frozen=True)
 class NamedTask:
@@ -53,15 +68,24 @@ class NamedTask:
         metrics: what judges it, by name, the usual one first.
         load: data as people keep them, at a path; BitqError for what is wrong with them.
         told: what is to be given as data, for messages.
+        classes: how many a network's output tells apart; None where it does not tell.
         batch_size, evaluated: inputs of a training step, and of a batch that is measured, where nobody says.
+        heaviness: so many times fewer steps are taken, and inputs scored and screened, where nobody says, since each
+            input has so much in it.
+        learning_rate: of fine-tuning, where nobody says.
+        protocol: how it is measured, as far as figures of the same name are measured otherwise elsewhere.
     """
 
     loss: Loss
     metrics: Mapping[str, Metric]
     load: Callable[[Path, Reading], Dataset]
     told: str
+    classes: Callable[[Any], int | None] = scored_classes
     batch_size: int = 64
     evaluated: int = 500
+    heaviness: int = 1
+    learning_rate: float = 1e-3
+    protocol: Callable[[Reading], str] = lambda reading: ""
 
 
 CLASSIFY = "classify"

@@ -41,8 +41,7 @@ def top5(model: nn.Module, batches: Iterable[Batch]) -> float:
 
 def _load(path: Path, reading: Reading) -> Dataset:
     size = reading.image_size
-    if reading.void is not None:
-        raise BitqError("--void is of masks, which this task has none of; leave it out")
+    reading.check_no_masks()
     if size is not None and size[0] != size[1]:
         raise BitqError(
             f"an image size of {size[0]}x{size[1]} is no square, which images are cropped to; give one number"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from bitq.accuracy.finetune import Training
 from bitq.accuracy.ranges import METHODS, Method
 from bitq.errors import BitqError
+from bitq.tasks import NamedTask
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.records import MOST_ALPHA
 from bitq.tradeoff.stored import Stored
@@ -99,6 +100,16 @@ class Settings:
         """Up to eight plans and three uniform formats, fine-tuned for 2,000 steps."""
         effort = {"screened_inputs": 10**6, "rounds": 4, "plans": 2, "uniforms": 3}
         return cls._with(changed, training=Training(steps=2000), **effort)
+
+    def suited(self, task: NamedTask) -> Settings:
+        """The same effort for a task: its learning rate, and the fewer steps and inputs, the heavier these are."""
+
+        def share(count: int) -> int:
+            return -(-count // task.heaviness)
+
+        training = replace(self.training, steps=share(self.training.steps), learning_rate=task.learning_rate)
+        scored, screened = share(self.scored_inputs), share(self.screened_inputs)
+        return replace(self, training=training, scored_inputs=scored, screened_inputs=screened)
 
     @classmethod
     def _with(cls, changed: Mapping[str, Any], **effort: Any) -> Settings:

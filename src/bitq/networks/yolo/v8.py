@@ -104,10 +104,10 @@ class Detect(nn.Module):
     def forward(self, maps: list[Tensor]) -> Any:
         """See `YoloV8`."""
         raw = [torch.cat([box(x), cls(x)], 1) for box, cls, x in zip(self.cv2, self.cv3, maps, strict=True)]
-        return raw if self.training else self.decoded(raw)
+        return raw if self.training else (self.decoded(raw), raw)
 
     def decoded(self, raw: list[Tensor]) -> Tensor:
-        """Predictions as `YoloV8` returns them in evaluation, of the maps that it returns in training."""
+        """The predictions of maps, both as `YoloV8` returns them."""
         centres = [torch.cat(at_centres(x), 1).flatten(2) for x in raw]
         pixels = torch.cat([torch.full_like(x[:, :1], s) for x, s in zip(centres, STRIDES, strict=True)], 2)
         scores = torch.cat([x.flatten(2) for x in raw], 2)
@@ -135,7 +135,10 @@ class Segment(Detect):
         prototypes = self.proto(maps[0])
         mixtures = torch.cat([mix(x).flatten(2) for mix, x in zip(self.cv4, maps, strict=True)], 2)
         found = super().forward(maps)
-        return (found, mixtures, prototypes) if self.training else (torch.cat([found, mixtures], 1), prototypes)
+        if self.training:
+            return found, mixtures, prototypes
+        predictions, raw = found
+        return torch.cat([predictions, mixtures], 1), (raw, mixtures, prototypes)
 
 
 def _branches(channels: tuple[int, int, int], hidden: int, outputs: int, bias: float = 0.0) -> nn.ModuleList:
@@ -153,17 +156,16 @@ class YoloV8(nn.Module):
 
     With a = h·w/64 + h·w/256 + h·w/1024 cells of the three maps, the finest first, each row by row:
 
-    In evaluation predictions [n, 4 + 80, a]: of the box its centre's column and row, its width and its height, in
-    pixels of the input; then the probability of every class. Which boxes are the same object is left to the caller
-    (non-maximum suppression).
+    In training the scores that losses are computed from: a list of [n, 64 + 80, h/s, w/s] for s = 8, 16, 32; of each
+    cell 16 scores of the distance to the left, the upper, the right and the lower side, then of the classes.
 
-    In training the scores that these come of, to compute losses from: a list of [n, 64 + 80, h/s, w/s] for s = 8, 16,
-    32; of each cell 16 scores of the distance to the left, the upper, the right and the lower side, then of the
-    classes.
+    In evaluation a pair: predictions [n, 4 + 80, a], and the scores that they come of, as in training. Predictions are
+    of the box its centre's column and row, its width and its height, in pixels of the input; then the probability of
+    every class. Which boxes are the same object is left to the caller (non-maximum suppression).
 
-    With masks, in evaluation a pair: predictions [n, 4 + 80 + 32, a], and prototypes [n, 32, h/4, w/4]. An object's
-    mask is the sigmoid of the sum of the prototypes times its last 32 numbers, within its box. In training three: the
-    list, the last numbers [n, 32, a] and the prototypes.
+    With masks, in training three: the list, how to mix each cell's mask [n, 32, a], and prototypes [n, 32, h/4, w/4].
+    An object's mask is the sigmoid of the sum of the prototypes times its 32 numbers, within its box. In evaluation a
+    pair: predictions [n, 4 + 80 + 32, a], which end in these numbers, and the three.
 
     Args:
         size: one of `SIZES`.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bitq.datasets import SUFFIXES
+from bitq.datasets import SUFFIXES, images_by_name
 from bitq.errors import BitqError, shortened
 from bitq.outside import read_outside
 from bitq.tasks.segment.masks import Marks
@@ -96,8 +96,8 @@ def _is_there(root: Path, place: Place) -> bool:
 
 
 def _paired(root: Path, place: Place, layout: MaskLayout) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    images = _files(root / place.images, layout.ends[0])
-    masks = _files(root / place.masks, layout.ends[1])
+    images = images_by_name(root / place.images, layout.ends[0])
+    masks = images_by_name(root / place.masks, layout.ends[1])
     if place.named:
         chosen = _names(root / place.named)
         for name in chosen:
@@ -114,18 +114,6 @@ def _paired(root: Path, place: Place, layout: MaskLayout) -> tuple[tuple[Path, .
         raise BitqError(f"{masks[alone]} is the mask of no image in {root / place.images}; remove it")
     names = sorted(images)
     return tuple(images[name] for name in names), tuple(masks[name] for name in names)
-
-
-def _files(folder: Path, end: str) -> dict[str, Path]:
-    """By path below the folder without what all names end in."""
-    found: dict[str, Path] = {}
-    for file in sorted(folder.rglob(f"*{end}.*")):
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
-            name = str(file.relative_to(folder).with_suffix("")).removesuffix(end)
-            if name in found:
-                raise BitqError(f"{file} and {found[name].name} are called alike; remove one")
-            found[name] = file
-    return found
 
 
 def _names(path: Path) -> list[str]:
