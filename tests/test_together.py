@@ -96,6 +96,53 @@ def test_no_plan_moves_less_into_a_memory_than_its_bound(problem):
     assert least_chained(layer, q, capacities, device.prices) <= least * (1 + 1e-12)
 
 
+@st.composite
+def cut_windows(draw):
+    """Layers whose kernel windows memories may have to cut: along one axis, and short ones along both."""
+    rows = {"P": draw(st.integers(2, 12)), "R": draw(st.integers(2, 7))}
+    columns = {"Q": draw(st.integers(2, 5)), "S": draw(st.integers(2, 3))} if draw(st.integers(0, 4)) == 0 else {}
+    others = {loop: draw(st.sampled_from([1, 1, 2, 3, 5])) for loop in "NKC"}
+    stride, padding = (draw(st.tuples(each, each)) for each in (st.integers(1, 3), st.integers(0, 2)))
+    size = tuple(
+        max((out - 1) * step + taps - 2 * pad, 1)
+        for out, taps, step, pad in zip(
+            (rows["P"], columns.get("Q", 1)), (rows["R"], columns.get("S", 1)), stride, padding, strict=True
+        )
+    )
+    return Layer("cut", **rows, **columns, **others, stride=stride, padding=padding, input_size=size)
+
+
+UNEQUAL_WIDTHS = st.builds(Widths, *(st.sampled_from(each) for each in ((1, 4, 20), (0.2, 1, 4), (0.1, 1, 8, 20))))
+
+
+@given(cut_windows(), UNEQUAL_WIDTHS, st.data())
+@settings(max_examples=400, deadline=None)
+def test_no_plan_moves_less_than_the_bounds_for_memories_that_it_just_fills(layer, q, data):
+    parts, problem, capacities, bits = whole(layer), layer.group, [], []
+    for _ in range(data.draw(st.integers(1, 3))):
+        extents = {loop: problem.extent(loop) for loop in LOOPS}
+        tiles = {loop: data.draw(st.just(extent) | st.integers(1, extent)) for loop, extent in extents.items()}
+        several = [loop for loop in LOOPS if any(len(span) > tiles[loop] for span in parts[loop])]
+        tilings = [Tiling(data.draw(st.permutations(several)), tiles) for _ in range(4)]
+        capacities.append(footprint(problem, tilings[0]).bits(q))
+        bits.append(min(traffic(layer, tiling, parts).bits(q) for tiling in tilings))
+        problem, parts = interior(problem, tilings[0]), split(parts, tilings[0])
+    assert np.all(least_bits(layer, table([q]), capacities)[0] <= np.array(bits) * (1 + 1e-12))
+    for prices in ([1.0] * len(bits), [0.0] * (len(bits) - 1) + [1.0]):
+        assert least_chained(layer, q, capacities, prices) <= np.dot(bits, prices) * (1 + 1e-12)
+
+
+@given(st.integers(3, 8), st.integers(2, 5), st.integers(1, 3), st.integers(0, 1), UNEQUAL_WIDTHS, st.data())
+@settings(max_examples=300, deadline=None)
+def test_no_plan_that_cuts_the_kernel_window_moves_less_than_the_bound(P, R, stride, padding, q, data):
+    layer = Layer("cut", P=P, R=R, stride=(stride, 1), padding=(padding, 0))
+    room = st.floats(1, 4 if R < 4 else 3)
+    capacities = sorted(((q.input + q.output + q.weight) * data.draw(room) for _ in range(2)), reverse=True)
+    prices = data.draw(st.sampled_from([(0.0, 1.0), (0.1, 1.0), (1.0, 1.0)]))
+    least = least_of_all(layer, q, list(zip(capacities, prices, strict=True)), layer.group, whole(layer))
+    assert least_chained(layer, q, capacities, prices) <= least * (1 + 1e-12)
+
+
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_plan_is_what_its_tiles_move_part_by_part(data):
@@ -217,6 +264,7 @@ def test_inner_memories_no_longer_take_tiles_that_cost_them_dearly():
     before, found = plan(layer, q, replace(device, **OLD)), plan(layer, q, device)
     assert before.price > 15 * found.price
     assert found.lower_bound > 0.9 * found.price
+    assert found.price <= plan(layer, q.with_partial_sums(32), device).price
 
 
 def test_where_no_bit_takes_energy_bits_count():

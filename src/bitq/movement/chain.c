@@ -7,10 +7,12 @@
 #include "axis.h"
 #include "parts.h"
 
-enum { MOST_LEVELS = 8 };
+enum { MOST_LEVELS = 8, GAPS = LOOPS, CHOICES = LOOPS + 2 };
 
+/* Indices into sizes: the larger, the smaller the tile. Behind them, of a bound, for each axis whether the tile has no rows
+ * between its taps. */
 typedef struct {
-    int32_t at[LOOPS]; /* indices into sizes: the larger, the smaller the tile */
+    int32_t at[CHOICES];
 } tile;
 
 typedef struct {
@@ -78,7 +80,7 @@ static bitq_loop_tile loop_tile(int64_t extent, int64_t part, int64_t size) {
 
 /* At least how often one loop's parts, and at least how often its tiles, repeat what the loop does not index; see least.py. */
 static bitq_loop_tile least_tile(int64_t extent, int64_t part, int64_t size, int64_t level) {
-    double trips = (double)ceil_div(extent, size), parts = (double)(extent - level * size) / (double)part;
+    double trips = (double)ceil_div(extent, size), parts = ((double)extent - level * (trips * size - extent)) / (double)part;
     if (parts < 1) parts = 1;
     if (part == size) return (bitq_loop_tile){size, {(double)extent, 0, (double)extent}, {trips, 0, trips}};
     if (parts > trips) parts = trips;
@@ -87,8 +89,13 @@ static bitq_loop_tile least_tile(int64_t extent, int64_t part, int64_t size, int
 
 static void least_rows(search *s, int64_t level, int a, const int32_t *outer, const int32_t *own, bitq_pair_tile *pair) {
     const bitq_chain *x = s->x;
-    int64_t outs = x->counts[OUT[a]], taps = x->counts[TAP[a]];
-    memcpy(pair->rows, &x->kept[a][9 * ((level * outs + own[0]) * taps + own[1])], sizeof pair->rows);
+    const double *whole = &x->kept[a][9 * ((own[2] * x->counts[OUT[a]] + own[0]) * x->counts[TAP[a]] + own[1])];
+    for (int i = 0; i < 9; i++) { /* what has one tile in each part keeps it there */
+        int out = i / 3, tap = i % 3;
+        if (out == INNER && own[0] == outer[0]) out = OUTER;
+        if (tap == INNER && own[1] == outer[1]) tap = OUTER;
+        pair->rows[i] = whole[3 * out + tap];
+    }
     if (own[1] || x->shared[a] < 0 || !own[0]) return;
     const bitq_loop_tile *l = &s->loops[level][OUT[a]][outer[0] * x->counts[OUT[a]] + own[0]];
     double h = x->shared[a], current = l->repeat[CURRENT] * h, wraps = own[0] == outer[0] ? pair->rows[0] : l->repeat[INNER] * h;
@@ -119,10 +126,10 @@ static void sum_parts(search *s, int a, const int32_t *outer, const int32_t *own
 static const bitq_pair_tile *pair_tile(search *s, int64_t level, int a, const tile *outer, const tile *own) {
     pairs *p = &s->pairs[a];
     const bitq_chain *x = s->x;
-    int32_t u[2] = {outer->at[OUT[a]], outer->at[TAP[a]]}, t[2] = {own->at[OUT[a]], own->at[TAP[a]]};
+    int32_t u[2] = {outer->at[OUT[a]], outer->at[TAP[a]]}, t[3] = {own->at[OUT[a]], own->at[TAP[a]], own->at[GAPS + a]};
     int64_t outs = x->counts[OUT[a]], taps = x->counts[TAP[a]];
     int64_t key = ((u[0] * taps + u[1]) * outs + t[0]) * taps + t[1];
-    if (x->kept[0]) key = key * MOST_LEVELS + level;
+    if (x->kept[0]) key = (key * 2 + t[2]) * MOST_LEVELS + level;
     if (2 * p->count >= p->room) {
         int64_t room = p->room ? 2 * p->room : 1024;
         pair_entry *items = malloc((size_t)room * sizeof *items);
@@ -184,6 +191,23 @@ static double moved(search *s, int64_t level, const tile *outer, const tile *own
     return s->x->price[level] * s->x->scale * (bitq_shared_bits(&t, q, OUTSIDE) - once - bitq_best_order(&t, q, order));
 }
 
+/* Where what lies inside of a tile stands, or is to stand. */
+static known *place(const search *s, int64_t level, const tile *outer) {
+    uint64_t h = (uint64_t)level;
+    for (int d = 0; d < CHOICES; d++) h = mixed(h * 0x100000001B3u + (uint64_t)outer->at[d] + 1);
+    uint64_t at = h & (uint64_t)(s->memo_room - 1);
+    while (s->memo[at].level >= 0 && (s->memo[at].level != level || memcmp(&s->memo[at].outer, outer, sizeof *outer)))
+        at = (at + 1) & (uint64_t)(s->memo_room - 1);
+    return &s->memo[at];
+}
+
+/* No path inward from a tile is known to be below this. */
+static double known_least(const search *s, int64_t level, const tile *outer) {
+    if (level == s->x->levels) return 0;
+    const known *k = place(s, level, outer);
+    return k->level < 0 ? s->rest[level] : k->price;
+}
+
 static known *find(search *s, int64_t level, const tile *outer) {
     if (2 * s->memo_count >= s->memo_room) {
         int64_t room = s->memo_room ? 2 * s->memo_room : 1 << 12;
@@ -199,19 +223,41 @@ static known *find(search *s, int64_t level, const tile *outer) {
             if (old[i].level >= 0) *find(s, old[i].level, &old[i].outer) = old[i];
         free(old);
     }
-    uint64_t h = (uint64_t)level;
-    for (int d = 0; d < LOOPS; d++) h = mixed(h * 0x100000001B3u + (uint64_t)outer->at[d] + 1);
-    uint64_t at = h & (uint64_t)(s->memo_room - 1);
-    while (s->memo[at].level >= 0 && (s->memo[at].level != level || memcmp(&s->memo[at].outer, outer, sizeof *outer)))
-        at = (at + 1) & (uint64_t)(s->memo_room - 1);
-    if (s->memo[at].level < 0) {
-        s->memo[at] = (known){*outer, level, s->rest[level], 0, 0, {{0}}};
+    known *k = place(s, level, outer);
+    if (k->level < 0) {
+        *k = (known){*outer, level, s->rest[level], 0, 0, {{0}}};
         s->memo_count++;
     }
-    return &s->memo[at];
+    return k;
 }
 
 static int stopped(const search *s) { return s->failed || s->solved >= s->most; }
+
+static int fits(const search *s, int64_t level, const tile *t) {
+    const bitq_chain *x = s->x;
+    double size[LOOPS], rows[2];
+    for (int d = 0; d < LOOPS; d++) size[d] = (double)x->held[d][t->at[d]];
+    for (int a = 0; a < 2; a++) {
+        int64_t o = t->at[OUT[a]], r = t->at[TAP[a]], pairs = x->counts[OUT[a]] * x->counts[TAP[a]];
+        int second = x->kept[0] ? t->at[GAPS + a] : o || r;
+        rows[a] = (double)x->rows[a][second * pairs + o * x->counts[TAP[a]] + r];
+    }
+    double input = size[LOOP_N] * size[LOOP_C] * rows[0] * rows[1], weight = size[LOOP_K] * size[LOOP_C] * size[LOOP_R] * size[LOOP_S];
+    double output = size[LOOP_N] * size[LOOP_K] * size[LOOP_P] * size[LOOP_Q];
+    return x->widths[0] * input + x->widths[1] * weight + x->widths[2] * output <= x->capacity[level];
+}
+
+/* Whether a tile that fits also does with more of a loop, where the outer tile has more, or with rows between its taps. */
+static int can_grow(const search *s, int64_t level, const tile *outer, const tile *own) {
+    tile grown = *own;
+    for (int d = 0; d < CHOICES; d++)
+        if (own->at[d] > outer->at[d]) {
+            grown.at[d]--;
+            if (fits(s, level, &grown)) return 1;
+            grown.at[d]++;
+        }
+    return 0;
+}
 
 /* The least price from this memory inward, if it is below the limit; infinite if not. */
 static double solve(search *s, int64_t level, const tile *outer, double limit) {
@@ -235,13 +281,20 @@ static double solve(search *s, int64_t level, const tile *outer, double limit) {
         entry *e = &list->items[i];
         if (e->alone + inner >= best) break;
         tile own = e->t;
+        int clipped = 0;
         for (int d = 0; d < LOOPS; d++)
-            if (own.at[d] < outer->at[d]) own.at[d] = outer->at[d];
-        if (s->x->price[level] * s->x->scale * bound_of(s, level, outer, &own, inputs) + inner >= best) continue;
+            if (own.at[d] < outer->at[d]) own.at[d] = outer->at[d], clipped = 1;
+        if (clipped && s->x->kept[0] && can_grow(s, level, outer, &own)) continue; /* another one does more, clipped */
+        double bound = s->x->price[level] * s->x->scale * bound_of(s, level, outer, &own, inputs);
+        if (bound + inner >= best) continue;
+        tile inside = own; /* rows between taps are nothing to what lies further in */
+        inside.at[GAPS] = inside.at[GAPS + 1] = 0;
+        double further_least = known_least(s, level + 1, &inside);
+        if (bound + further_least >= best || e->alone + further_least >= best) continue;
         int64_t order;
         double here = moved(s, level, outer, &own, &order);
-        if (here + inner >= best) continue;
-        double further = solve(s, level + 1, &own, best - here);
+        if (here + further_least >= best) continue;
+        double further = solve(s, level + 1, &inside, best - here);
         if (here + further < best) best = here + further, best_tile = own, found = 1;
     }
     k = find(s, level, outer);
@@ -260,19 +313,6 @@ static int by_price(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static int fits(const search *s, int64_t level, const tile *t) {
-    const bitq_chain *x = s->x;
-    double size[LOOPS], rows[2];
-    for (int d = 0; d < LOOPS; d++) size[d] = (double)x->held[d][t->at[d]];
-    for (int a = 0; a < 2; a++) {
-        int64_t o = t->at[OUT[a]], r = t->at[TAP[a]], pairs = x->counts[OUT[a]] * x->counts[TAP[a]];
-        rows[a] = (double)x->rows[a][(o || r ? pairs : 0) + o * x->counts[TAP[a]] + r];
-    }
-    double input = size[LOOP_N] * size[LOOP_C] * rows[0] * rows[1], weight = size[LOOP_K] * size[LOOP_C] * size[LOOP_R] * size[LOOP_S];
-    double output = size[LOOP_N] * size[LOOP_K] * size[LOOP_P] * size[LOOP_Q];
-    return x->widths[0] * input + x->widths[1] * weight + x->widths[2] * output <= x->capacity[level];
-}
-
 /* The largest tiles that fit: smaller ones never move less by the model. */
 static void list_tiles(search *s, int64_t level) {
     const bitq_chain *x = s->x;
@@ -288,7 +328,7 @@ static void list_tiles(search *s, int64_t level) {
         else list->items[list->count++] = (entry){WHOLE, 0, 0};
     } else {
 #define EACH(d) for (t.at[d] = 0; t.at[d] < x->counts[d]; t.at[d]++)
-    EACH(LOOP_N) EACH(LOOP_C) EACH(LOOP_P) EACH(LOOP_Q) EACH(LOOP_R) EACH(LOOP_S) {
+    EACH(LOOP_N) EACH(LOOP_C) EACH(LOOP_P) EACH(LOOP_Q) EACH(LOOP_R) EACH(LOOP_S) EACH(GAPS) EACH(GAPS + 1) {
         t.at[LOOP_K] = (int32_t)x->counts[LOOP_K] - 1;
         if (!fits(s, level, &t)) continue;
         int32_t low = 0, high = t.at[LOOP_K]; /* the first that fits */
@@ -299,7 +339,7 @@ static void list_tiles(search *s, int64_t level) {
         }
         t.at[LOOP_K] = low;
         int largest = 1;
-        for (int d = 0; d < LOOPS && largest; d++)
+        for (int d = 0; d < CHOICES && largest; d++)
             if (d != LOOP_K && t.at[d] > 0) {
                 t.at[d]--;
                 largest = !fits(s, level, &t);

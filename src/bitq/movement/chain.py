@@ -31,8 +31,8 @@ from bitq.movement.axis import Axis, largest_rows
 from bitq.movement.model import Tiling, Widths
 from bitq.movement.tiled import Tilings
 
-MOST_ORDERS = 20_000
-"""To find for one plan, which takes a tenth of a second: more than nearly all need."""
+MOST_ORDERS = 200_000
+"""To find for one plan, which takes about a second: more than nearly all need."""
 
 MOST_VECTORS = 200_000
 """Combinations of tile sizes to look at for each memory; of loops that have more sizes, every other one is tried."""
@@ -69,6 +69,7 @@ def chain_question(
     prices: Sequence[float],
     sizes: Sequence[Sequence[int]],
     held: Sequence[Sequence[int]],
+    kinds: Sequence[int] = (1, 1),
     **tables: Any,
 ) -> tuple[Any, object]:
     """The engine's `bitq_chain`, and what has to be kept as long as it is asked.
@@ -77,6 +78,7 @@ def chain_question(
         layer, widths, capacities, prices: as for `chained`.
         sizes: of each loop's tiles, for what they move.
         held: of the same tiles, for what they take of a memory.
+        kinds: of tiles that have the same sizes along an axis, for each axis.
         tables: its other fields, made by the engine's `ffi`.
     """
     one = layer.group
@@ -86,7 +88,7 @@ def chain_question(
     asked = ffi.new(
         "bitq_chain *",
         {
-            "counts": list(map(len, sizes)),
+            "counts": [*map(len, sizes), *kinds],
             "sizes": integers[0],
             "held": integers[1],
             "axis": [[a.out, a.taps, a.stride, a.dilation, a.padding, a.size, a.spread] for a in axes],

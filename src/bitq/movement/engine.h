@@ -96,13 +96,14 @@ int64_t bitq_parts_choices(const bitq_parts *parts, const double *widths, double
                            int64_t *solved, bitq_choice **found);
 
 /* A chain of memories, the innermost last, each given the tiles of the one before it as problems of their own. sizes: of each
- * loop, from its extent down. axis: out, taps, stride, dilation, padding, size, spread. rows[a]: of the largest tile of each
- * pair of sizes (outputs, then taps) where axis a is not cut, and behind them where it is. widths: of input, weight, partial
- * sum and finished output. price: of a bit into each memory.
- * For a bound, held: the least sizes that count as those of `sizes`; kept: for each memory, of each pair of sizes the nine sums of
- * bitq_axis_tile if the layer is one part; shared: rows at a boundary of two tiles, or -1. Otherwise kept is NULL. */
+ * loop, from its extent down. counts: of them, and of the tables of each axis of a bound. axis: out, taps, stride, dilation,
+ * padding, size, spread. rows[a]: of the largest tile of each pair of sizes (outputs, then taps) where axis a is not cut, and
+ * behind them where it is. widths: of input, weight, partial sum and finished output. price: of a bit into each memory.
+ * For a bound, held: the least sizes that count as those of `sizes`; rows: of tiles with rows between their taps, and if an axis
+ * has such, behind them of those without; kept: likewise, the nine sums of bitq_axis_tile if the layer is one part; shared:
+ * rows at a boundary of two tiles, or -1. Otherwise kept is NULL. */
 typedef struct {
-    int64_t counts[7];
+    int64_t counts[9];
     const int64_t *sizes[7];
     int64_t axis[2][7];
     const int64_t *rows[2];
