@@ -15,6 +15,7 @@ NAMES = (
     "torch._ops.HigherOrderOperator",
     "torch._subclasses.fake_tensor.DataDependentOutputException",
     "torch._subclasses.fake_tensor.DynamicOutputShapeException",
+    "torch._subclasses.fake_tensor.FakeTensor",
     "torch._subclasses.fake_tensor.FakeTensorMode",
     "torch.nn.modules.conv._ConvNd",
     "torch.nn.parameter.is_lazy",
