@@ -26,7 +26,7 @@ from bitq.tradeoff.space import space_of, stored_bytes
 F = BlockFormat(8, 3, 16)
 FORMATS = TensorFormats(F, F, F)
 SIZE, CLASSES = 8, 3
-FORMAT_CLASSES = "formats apply to Conv1d, Conv2d, Embedding, Linear, ConvTranspose1d, ConvTranspose2d"
+FORMAT_CLASSES = "formats apply to Conv1d, Conv2d, Conv3d, Embedding, Linear, ConvTranspose1d, ConvTranspose2d"
 
 
 class Mix(nn.Module):

@@ -521,7 +521,11 @@ ENDLESS: list[Any] = []
 ENDLESS.append(ENDLESS)
 
 MISTAKES = {
-    "3-D": (nn.Sequential(nn.Conv3d(1, 1, 3)), torch.zeros(1, 1, 8, 8, 8), r"module '0' computes a 3-D conv"),
+    "3-D": (
+        nn.Sequential(nn.ConvTranspose3d(1, 1, 3)),
+        torch.zeros(1, 1, 8, 8, 8),
+        r"module '0' computes a transposed 3-D conv",
+    ),
     "control flow": (
         Net(branch, inner=Net(lambda self, x: x if x.sum() > 0 else -x)),
         torch.zeros(3, device="meta"),

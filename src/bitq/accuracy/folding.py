@@ -17,7 +17,7 @@ from bitq.errors import BitqError
 from bitq.private_torch import has_hooks
 from bitq.usercode import UserCodeError, reason
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold(model: nn.Module, example_input: Any) -> dict[str, str]:

@@ -85,7 +85,7 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
 
     Raises:
         BitqError: the network cannot run on the input, decides by values that it or the example has not, or
-            holds a product that is not modelled (3-D convolutions, quantized or otherwise fused operators).
+            holds a product that is not modelled (transposed 3-D convolutions, quantized or otherwise fused operators).
     """
 
     def run(copies_of: Callable[[], Copies]) -> tuple[Layer, ...]:
