@@ -40,7 +40,9 @@ from bitq.accuracy.storing import with_products
 from bitq.batches import arguments, first_example, pair
 from bitq.floating import sentence
 from bitq.nested import tensors
+from bitq.progress import Silent
 from bitq.tracing import record
+from bitq.tradeoff.stored import Stored
 
 FORMATS = "8:e3:b16,8:e4:b16"
 
@@ -54,12 +56,14 @@ class Subject:
         make: the network.
         batch: gives a batch of two inputs, as its users have it.
         loss: it is trained with.
+        stored: what its layers store; "paper" where it goes on from layers in unlike ways in its two modes.
     """
 
     packages: tuple[str, ...]
     make: Callable[[], nn.Module]
     batch: Callable[[], Any]
     loss: bitq.Loss = torch.nn.functional.cross_entropy
+    stored: Stored = "after-activation"
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "regnet": Subject(("torchvision",), torchvision_model("regnet_y_400mf", num_classes=10), images(32)),
     "mobilevit": Subject(("timm",), timm_model("mobilevit_xxs"), images(64)),
     "detr": Subject(("transformers", "torchvision", "scipy"), detr, boxes, own_loss),
-    "mask-rcnn": Subject(("torchvision",), mask_rcnn, detections),
+    "mask-rcnn": Subject(("torchvision",), mask_rcnn, detections, bitq.InTraining(), "paper"),
     "bert": Subject(
         ("transformers", "torchvision"),
         transformers_model("BertForMaskedLM", "BertConfig", vocab_size=60, hidden_size=32, num_hidden_layers=2,
@@ -314,7 +318,9 @@ def tried(subject: Subject, device: bitq.Device) -> Found:
         with tempfile.TemporaryDirectory() as run:
             result = bitq.search(
                 model, [batch], [batch], device=device, run=run, formats=FORMATS, loss=subject.loss, metric=zero,
-                settings=bitq.Settings.quick(training=bitq.Training(steps=1), scored_inputs=2, screened_inputs=2),
+                settings=bitq.Settings.quick(training=bitq.Training(steps=1), scored_inputs=2, screened_inputs=2,
+                                             stored=subject.stored),
+                listener=Silent(),
             )
             staying = sum(part.movement_share for part in result.plan.stays_float or ())
             found = dataclasses.replace(found, staying=staying)

@@ -1,5 +1,6 @@
 # The public names of bitq, each with its home: here alone; see __init__.py.
 
+from .accuracy.evaluate import InTraining as InTraining
 from .accuracy.evaluate import Loss as Loss
 from .accuracy.evaluate import Metric as Metric
 from .accuracy.finetune import Training as Training

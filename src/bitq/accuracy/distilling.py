@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitq.accuracy.evaluate import Loss, cross_entropy, loss_of
+from bitq.accuracy.evaluate import InTraining, Loss, cross_entropy, loss_of, telling
 from bitq.batches import forward
+from bitq.errors import BitqError
 from bitq.nested import tensors
 
 TEMPERATURE = 4.0
@@ -34,13 +35,13 @@ def lesson(teacher: nn.Module | None, loss: Loss) -> Lesson:
         teacher: a float network for the same inputs; is not changed.
         loss: of (output, target).
     """
-    if teacher is None:
+    if teacher is None or loss == InTraining():
         return lambda inputs, output, target: loss_of(output, target, loss)
     knowing = copy.deepcopy(teacher).eval().requires_grad_(False)
 
     def taught(inputs: Any, output: Any, target: Any) -> Tensor:
         own = loss_of(output, target, loss)
-        with torch.no_grad():
+        with torch.no_grad(), telling(knowing, loss):
             right = forward(knowing, inputs)
         return own + (divergence if loss is cross_entropy else distance)(output, right)
 
@@ -59,11 +60,23 @@ def divergence(output: Tensor, right: Tensor) -> Tensor:
 
 
 def distance(output: Any, right: Any) -> Tensor:
-    """Mean squared difference of all floats in two outputs alike, by the variance of the right ones; 0 without any."""
+    """Mean squared difference of all floats in two outputs alike, by the variance of the right ones; 0 without any.
+
+    A single number, as a loss among the outputs, has no variance and is left out.
+
+    Raises:
+        BitqError: the outputs are not alike, as those of a network that decides by values.
+    """
+    given, wanted = tensors(output), tensors(right)
+    if [each.shape for each in given] != [each.shape for each in wanted]:
+        raise BitqError(
+            "the network's output has other shapes than the float network's, from whose answers it is to learn; give "
+            "Training(taught=False)"
+        )
     pairs = [
-        (given.float(), wanted.float())
-        for given, wanted in zip(tensors(output), tensors(right), strict=True)
-        if wanted.is_floating_point() and wanted.numel()
+        (one.float(), other.float())
+        for one, other in zip(given, wanted, strict=True)
+        if other.is_floating_point() and other.numel() > 1
     ]
     found = [(given - wanted).square().mean() / wanted.var(correction=0).clamp(min=1e-12) for given, wanted in pairs]
     return torch.stack(found).mean() if found else torch.zeros(())
