@@ -175,7 +175,7 @@ def mask_rcnn() -> nn.Module:
 
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5)
     few = {f"rpn_{order}_nms_top_n_{mode}": 8 for order in ("pre", "post") for mode in ("train", "test")}
-    return MaskRCNN(backbone, 4, min_size=64, max_size=96, box_detections_per_img=4, box_score_thresh=0.0, **few)
+    return MaskRCNN(backbone, 4, min_size=32, max_size=48, box_detections_per_img=4, box_score_thresh=0.0, **few)
 
 
 def detections() -> Any:

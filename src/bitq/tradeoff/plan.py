@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_serializer, model_validator
 
-from bitq.calls import Call, Points
+from bitq.calls import Call, Points, Transposed
 from bitq.errors import BitqError, shortened
 from bitq.files import write_atomically
 from bitq.floating import StaysFloat
@@ -374,7 +374,11 @@ class Plan(_Entry):
         """By path of the products with formats that no module of their own computes, the calls that compute them, or
         the names of their weights."""
         taking = [layer for layer in self.layers if layer.formats != TensorFormats()]
-        named = {layer.module: layer.parameter for layer in taking if layer.parameter is not None}
+        named = {
+            layer.module: Transposed(layer.parameter) if layer.transposed else layer.parameter
+            for layer in taking
+            if layer.parameter is not None
+        }
         return {**named, **{layer.module: layer.computed_by.call for layer in taking if layer.computed_by is not None}}
 
     def points(self) -> Points:
