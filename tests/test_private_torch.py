@@ -30,6 +30,7 @@ NAMES = (
     "torch.nn.Module()._forward_pre_hooks",
     "torch.nn.Module()._backward_hooks",
     "torch.compile(torch.nn.Module())._orig_mod",
+    "torch._C._current_graph_task_id",
     "torch._C._are_functorch_transforms_active",
     "torch._C._len_torch_dispatch_stack",
     "torch._C._get_tracing_state",

@@ -81,6 +81,11 @@ def differentiating_forward() -> bool:
     return forward_ad._current_level >= 0
 
 
+def in_backward() -> bool:
+    """Whether the running thread is inside a backward pass of autograd."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def dispatching() -> bool:
     """Whether a `TorchDispatchMode` sees every operation."""
     return torch._C._len_torch_dispatch_stack() > 0
