@@ -10,12 +10,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 
 import kill
 from bitq.files import write_atomically
 from bitq.store import Store
 from confined import Ended, confined
 from fuzzing import Case, Input, UnchangedError, kinds, seeds
+from torchvision_ops import nms
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FEW = "8:e2..e4:b8..b16"
@@ -29,6 +31,22 @@ def benchmark(name, *args):
         text=True,
         env={**environment, "OMP_NUM_THREADS": "1"},
     )
+
+
+def test_foreign_networks_are_tried_where_they_are_installed():
+    told = benchmark("foreign.py", "--traced", "--networks", "deep-speech")
+    assert told.returncode == 0, told.stderr
+    cells = told.stdout.splitlines()[1].split()
+    assert cells[0] == "deep-speech"
+    assert cells[2] == cells[3] or cells[1:] == ["left", "out:", "torchaudio", "not", "installed"]
+
+
+def test_boxes_that_better_ones_overlap_are_left_out():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 4], [20, 20, 30, 30], [0, 0, 10, 10]])
+    scores = torch.tensor([0.5, 0.9, 0.4, 0.1, 0.5])
+    assert nms(boxes, scores, 0.5).tolist() == [1, 2, 3]
+    assert nms(boxes, scores, 0.95).tolist() == [1, 0, 2, 3]
+    assert nms(boxes[:0], scores[:0], 0.5).tolist() == []
 
 
 def test_recipes_are_compared():

@@ -26,7 +26,7 @@ from bitq.tradeoff.space import space_of, stored_bytes
 F = BlockFormat(8, 3, 16)
 FORMATS = TensorFormats(F, F, F)
 SIZE, CLASSES = 8, 3
-FORMAT_CLASSES = "formats apply to Conv1d, Conv2d, Embedding, Linear, ConvTranspose1d, ConvTranspose2d"
+FORMAT_CLASSES = "formats apply to Conv1d, Conv2d, Conv3d, Embedding, Linear, ConvTranspose1d, ConvTranspose2d"
 
 
 class Mix(nn.Module):
@@ -37,7 +37,7 @@ class Mix(nn.Module):
         self.weight = nn.Parameter(torch.eye(SIZE))
 
     def forward(self, x):
-        return x @ self.weight
+        return torch.einsum("btc,cd->btd", x, self.weight)
 
 
 class Sequences(nn.Module):
@@ -58,7 +58,7 @@ class Sequences(nn.Module):
         x = self.gru(self.lstm(x)[0])[0]
         x = x + self.attention(x, x, x, need_weights=False)[0]
         x = x * torch.einsum("btc,btc->bt", x, x)[..., None]
-        return self.head(self.own(x @ self.mix).mean(1))
+        return self.head(self.own(torch.einsum("btc,cd->btd", x, self.mix)).mean(1))
 
 
 STAYS_FLOAT = {

@@ -33,6 +33,38 @@ def lived_in(model):
     return model.eval()
 
 
+class Halves(nn.Module):
+    """As YOLOv8's C2f goes on from the parts of a tensor."""
+
+    def __init__(self, cut):
+        super().__init__()
+        self.cut = cut
+        self.first, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+        self.inner, self.inner_norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.last, self.last_norm = nn.Conv2d(12, 2, 1), nn.BatchNorm2d(2)
+
+    def forward(self, x):
+        y = list(self.cut(self.norm(self.first(x)).relu()))
+        y.extend(inner(y[-1]) for inner in [lambda part: self.inner_norm(self.inner(part))])
+        return self.last_norm(self.last(torch.cat(y, 1)))
+
+
+CUTS = {
+    "chunk": lambda x: x.chunk(2, 1),
+    "chunk by name": lambda x: torch.chunk(x, dim=1, chunks=2),
+    "split": lambda x: x.split((4, 4), 1),
+    "split by name": lambda x: torch.split(x, split_size_or_sections=[4, 4], dim=1),
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_parts_of_a_tensor_are_followed(name):
+    model, x = lived_in(Halves(CUTS[name])), torch.randn(2, 3, 4, 4)
+    before = model(x)
+    assert fold(model, x) == {"first": "norm", "inner": "inner_norm", "last": "last_norm"}
+    assert torch.allclose(model(x), before, atol=1e-4)
+
+
 LAYERS = {
     "conv": (nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), (2, 3, 8, 8)),
     "conv with bias": (nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), (2, 3, 8, 8)),

@@ -71,7 +71,7 @@ class Many(nn.Module):
         self.replaced.forward = lambda x: x
 
 
-TAKING = ["conv", "up", "own", "parametrized", "encoder.linear1", "encoder.linear2", "table"]
+TAKING = ["conv", "up", "own", "parametrized", "encoder.linear1", "encoder.linear2", "table", "volume"]
 
 FLOAT = {
     "attention": "is of class MultiheadAttention",
@@ -82,7 +82,6 @@ FLOAT = {
     "encoder.self_attn.out_proj": "never calls it",
     "bounded": "writes to its rows",
     "recurrent": "is of class LSTM",
-    "volume": "is of class Conv3d",
     "hooked": "gets its weight from a hook",
     "replaced": "has a forward of its own",
 }

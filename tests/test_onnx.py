@@ -647,7 +647,7 @@ def test_only_control_flow_without_products_is_understood(file):
 @pytest.mark.parametrize(
     ("node", "shapes", "message"),
     [
-        (helper.make_node("Conv", ["x", "w"], ["y"]), [(1, 2, 4, 4, 4), (2, 2, 3, 3, 3)], "over 3 axes"),
+        (helper.make_node("ConvTranspose", ["x", "w"], ["y"]), [(1, 2, 4, 4, 4), (2, 2, 3, 3, 3)], "over 3 axes"),
         (
             helper.make_node("Conv", ["x", "w"], ["y"]),
             [(1, 3, 4, 4), (2, 2, 3, 3)],

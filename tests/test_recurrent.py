@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils.flop_counter import FlopCounterMode
 
 import bitq
 import tiny
@@ -14,7 +15,6 @@ from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.quantized import apply, in_formats, restore
 from bitq.accuracy.storing import with_products
-from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.numerics import quantize
 from bitq.progress import Silent
@@ -132,14 +132,46 @@ def test_it_computes_as_its_twin_written_by_hand(made, by_hand):
     assert torch.equal(own(x)[0], model(x)[0])
 
 
-def test_packed_sequences_are_computed_as_torch_does():
-    model, x = nn.LSTM(6, 5), torch.randn(4, 3, 6)
-    own = with_products(model, record(model, x).products)
-    packed = pack_padded_sequence(x, [4, 3, 2])
-    assert torch.equal(own(packed)[0].data, model(packed)[0].data)
-    apply(own, {"hh_l0": FORMATS})
-    with pytest.raises(BitqError, match="'hh_l0' was never called"), in_formats(own):
-        own(packed)
+class Packed(nn.Module):
+    """A recurrent layer of sequences that are packed and unpacked around it, as their lengths say."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, lengths):
+        first = self.layer.batch_first
+        packed = pack_padded_sequence(x, lengths, batch_first=first, enforce_sorted=False)
+        y, state = self.layer(packed)
+        return pad_packed_sequence(y, batch_first=first)[0], state
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "lstm with a state"])
+def test_packed_sequences_are_computed_as_torch_does(name):
+    torch.manual_seed(0)
+    model = Packed(LAYERS[name]().layer).double().eval()
+    x = torch.randn(4, 3, 6).double()
+    lengths = torch.tensor([2, 4, 1, 2] if model.layer.batch_first else [2, 4, 3])
+    lengths = lengths.clamp(max=3) if model.layer.batch_first else lengths
+    traced = record(model, (x, lengths))
+    assert traced.by_values
+    own = with_products(model, traced.products)
+    pairs = zip(flat(own(x, lengths)), flat(model(x, lengths)), strict=True)
+    assert all(torch.allclose(result, expected, rtol=1e-12, atol=1e-12) for result, expected in pairs)
+    assert staying_float(own, traced.layers) == ()
+    with FlopCounterMode(display=False) as counter, torch.backends.mkldnn.flags(enabled=False):
+        model(x, lengths)
+    assert 2 * sum(layer.macs for layer in traced.layers) == counter.get_total_flops()
+
+
+def test_packed_sequences_have_formats_at_every_step():
+    model, x, lengths = Packed(nn.LSTM(6, 5)), torch.randn(4, 1, 6), torch.tensor([3])
+    own = copy.deepcopy(model)
+    products = record(model, (x, lengths)).products
+    apply(own, dict.fromkeys(products, FORMATS), products=products)
+    with in_formats(own):
+        result = own(x, lengths)[0]
+    assert torch.equal(result, lstm_by_hand(model.layer, x[:3]))
 
 
 class Tagger(nn.Module):

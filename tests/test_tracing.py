@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bitq.errors import BitqError
 from bitq.layers import Layer
-from bitq.tracing import trace
+from bitq.tracing import record, trace
 
 
 class Net(nn.Module):
@@ -491,17 +491,51 @@ def test_a_network_may_decide_by_its_own_flags() -> None:
     assert trace(net, torch.zeros(6, 8)) == ()
 
 
+def found(self: Any, x: Tensor) -> Any:
+    """As a detector does: look where something was found, as often as it was."""
+    self.seen.add_(1)
+    where = self.search(x)
+    return [self.look(row) for row in x[where[:, 0] > 0]]
+
+
+def test_a_network_that_decides_by_values_is_traced_on_the_data_of_an_example() -> None:
+    net = Net(found, search=nn.Linear(3, 2), look=nn.Linear(3, 4), norm=nn.BatchNorm1d(3))
+    net.register_buffer("seen", torch.zeros(2))
+    before = copy.deepcopy(net.state_dict())
+    net.search.weight.data = torch.eye(2, 3)
+    net.search.bias.data.zero_()
+    x = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [2, 0, 0], [0, 9, 9]])
+    state = torch.random.get_rng_state()
+    traced = record(net, x)
+    assert traced.by_values
+    assert [layer.name for layer in traced.layers] == ["search", "look", "look#2"]
+    assert trace(net, x) == traced.layers
+    assert [layer.name for layer in trace(net, -x)] == ["search", "look"]
+    assert torch.equal(net.seen, before["seen"])
+    assert net.training
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not record(nn.Linear(3, 3), x).by_values
+
+
 ENDLESS: list[Any] = []
 ENDLESS.append(ENDLESS)
 
 MISTAKES = {
-    "3-D": (nn.Sequential(nn.Conv3d(1, 1, 3)), torch.zeros(1, 1, 8, 8, 8), r"module '0' computes a 3-D conv"),
+    "3-D": (
+        nn.Sequential(nn.ConvTranspose3d(1, 1, 3)),
+        torch.zeros(1, 1, 8, 8, 8),
+        r"module '0' computes a transposed 3-D conv",
+    ),
     "control flow": (
         Net(branch, inner=Net(lambda self, x: x if x.sum() > 0 else -x)),
-        torch.zeros(3),
+        torch.zeros(3, device="meta"),
         r"module 'inner' depends on the values of a tensor",
     ),
-    "shape of values": (Net(lambda self, x: x[x > 0]), torch.zeros(3), "depends on the values of a tensor"),
+    "shape of values": (
+        Net(lambda self, x: x[x > 0]),
+        torch.zeros(3, device="meta"),
+        "depends on the values of a tensor",
+    ),
     "wrong shape": (
         nn.Sequential(nn.Conv2d(3, 4, 3)),
         torch.zeros(1, 1, 8, 8),
@@ -526,7 +560,7 @@ MISTAKES = {
     "empty": (nn.Linear(3, 3), torch.zeros(0, 3), "N is 0"),
     "no module": (F.relu, torch.zeros(3), "must be a torch.nn.Module"),
     "buffer": (
-        Net(lambda self, x: x if self.large.any() else -x, large=torch.zeros(2)),
+        Net(lambda self, x: x if self.large.any() else -x, large=torch.zeros(2, device="meta")),
         torch.zeros(3),
         "the network depends on the values of a tensor",
     ),

@@ -299,7 +299,7 @@ def test_a_search_leaves_what_is_never_called_float_and_says_so(tmp_path):
             self.mix = nn.Parameter(torch.eye(16))
 
         def forward(self, x):
-            return self.head((x @ self.mix).mean(1))
+            return self.head(torch.einsum("btc,cd->btd", x, self.mix).mean(1))
 
     listener, batches = tiny.Listening(), [(X, torch.arange(len(X)) % 4)]
     few = tiny.settings(rounds=1, plans=1, uniforms=1, training=bitq.Training(steps=2))
@@ -307,8 +307,8 @@ def test_a_search_leaves_what_is_never_called_float_and_says_so(tmp_path):
     plan = bitq.search(Mixing(), batches, batches, **options).plan
     assert set(plan.formats()) == {"head"}
     assert [note for note in listener.notes if "stays float: " in note] == [
-        "the network itself stays float: it is of class Mixing; formats apply to Conv1d, Conv2d, Embedding, Linear, "
-        "ConvTranspose1d, ConvTranspose2d",
+        "the network itself stays float: it is of class Mixing; formats apply to Conv1d, Conv2d, Conv3d, Embedding, "
+        "Linear, ConvTranspose1d, ConvTranspose2d",
         "spare stays float: it was not called where the network was traced",
     ]
     (share,) = (note for note in listener.notes if note.startswith("what stays float moves "))

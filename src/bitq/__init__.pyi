@@ -1,10 +1,12 @@
 # The public names of bitq, each with its home: here alone; see __init__.py.
 
+from .accuracy.evaluate import InTraining as InTraining
 from .accuracy.evaluate import Loss as Loss
 from .accuracy.evaluate import Metric as Metric
 from .accuracy.finetune import Training as Training
 from .accuracy.folding import fold as fold
 from .accuracy.quantized import apply as apply
+from .accuracy.quantized import observing as observing
 from .accuracy.quantized import restore as restore
 from .accuracy.quantized import weight_in_use as weight_in_use
 from .api import Result as Result

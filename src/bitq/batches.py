@@ -219,7 +219,7 @@ def _has_length(part: Any) -> bool:
 
 
 def first_example(inputs: Any) -> Any:
-    """The first input of a batch's input, as a batch of one, whose tensors lie on the meta device and hold no data.
+    """The first input of a batch's input, as a batch of one, whose tensors are views.
 
     Tensors and lists that are as long as the batch are cut to their first element, all else stays whole.
 
@@ -230,8 +230,11 @@ def first_example(inputs: Any) -> Any:
 
     def first(path: str, part: Any) -> Any:
         if isinstance(part, list):
-            return mapped(part[:1], _hollow, path)
-        return _hollow(path, part[:1] if _has_length(part) and len(part) == count else part)
+            return mapped(part[:1], kept, path)
+        return kept(path, part[:1] if _has_length(part) and len(part) == count else part)
+
+    def kept(path: str, leaf: Any) -> Any:
+        return leaf if isinstance(leaf, Tensor) else _plain(path, leaf)
 
     return mapped(inputs, first, "a batch[0]", lambda part: isinstance(part, list) and len(part) == count)
 
@@ -285,10 +288,6 @@ def contents(tensor: Tensor) -> memoryview:
     plain = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
     plain = plain.cpu().resolve_conj().resolve_neg().contiguous()
     return plain.reshape(-1).view(torch.uint8).numpy().data
-
-
-def _hollow(path: str, leaf: Any) -> Any:
-    return torch.empty_like(leaf, device="meta") if isinstance(leaf, Tensor) else _plain(path, leaf)
 
 
 def _plain(path: str, leaf: Any) -> Any:

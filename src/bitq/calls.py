@@ -20,5 +20,11 @@ class Call(NamedTuple):
     number: int
 
 
+class Transposed(str):
+    """The name of a parameter that is the weight of a linear layer with its inputs first: [features, outputs]."""
+
+    __slots__ = ()
+
+
 Points = Mapping[str, tuple[Call, ...]]
 """By path of a layer, the calls whose results are what it stores, as `bitq.tracing.Traced.points` has them."""

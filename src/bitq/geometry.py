@@ -14,7 +14,7 @@ class Convolution:
     """How a convolution operator walks its input.
 
     Attributes:
-        stride, dilation, padding: per convolved axis, one or two of them, in elements. `padding` lies before the
+        stride, dilation, padding: per convolved axis, one to three of them, in elements. `padding` lies before the
             first input; a transposed convolution takes as much away from its result.
         groups: number of independent convolutions.
         transposed: whether it spreads its input by `stride`.
@@ -29,13 +29,19 @@ class Convolution:
     def loops(self, images: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
         """Loops and geometry as `Layer` takes them.
 
+        Of three axes one is put into other loops. An axis with one tap and no padding counts rows: N of them for each
+        output along it. Else the first one's taps count input channels, and its outputs rows (`Layer.depth`): then what
+        neighbouring windows share along that axis moves for each of them, more than the least there is.
+
         Args:
-            images, outputs: shapes (N, channels, *plane), in elements.
+            images, outputs: shapes (N, channels, *axes), in elements.
             kernel: taps per convolved axis.
 
         Raises:
-            ValueError: they have other numbers of axes.
+            ValueError: they have other numbers of axes, or three of a transposed convolution.
         """
+        if len(kernel) == 3:
+            return self._flat_loops(images, kernel, outputs)
         size = tuple(images[2:])
         loops = {
             **{"N": images[0], "K": outputs[1], "C": images[1] // self.groups, "groups": self.groups},
@@ -53,6 +59,23 @@ class Convolution:
             "input_size": _plane(stored),
             "transposed": True,
         }
+
+    def _flat_loops(self, images: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """The loops of three axes, in two of which it convolves."""
+        if self.transposed:
+            raise ValueError("a transposed convolution along three axes")
+        axis = next((axis for axis in range(3) if kernel[axis] == 1 and self.padding[axis] == 0), 0)
+        depth = kernel[axis]
+
+        def without(values: Sequence[int]) -> tuple[int, ...]:
+            return (*values[:axis], *values[axis + 1 :])
+
+        plane = Convolution(without(self.stride), without(self.dilation), without(self.padding), self.groups)
+        rows = images[0] * outputs[2 + axis]
+        flat = plane.loops(
+            (rows, images[1] * depth, *without(images[2:])), without(kernel), (rows, outputs[1], *without(outputs[2:]))
+        )
+        return flat | {"depth": depth}
 
 
 def _spread(size: int, taps: int, stride: int, dilation: int, padding: int) -> Pair:

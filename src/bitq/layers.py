@@ -42,11 +42,14 @@ class Layer:
         transposed: whether it is a transposed convolution, as one with an `input_dilation` always is; only `macs`
             tells such a one of stride 1 from a convolution.
         table: of a lookup, (rows, columns) of what is stored; its columns are K/groups.
+        depth: taps along a third axis, of a 3-D convolution; C counts the channels at each of them, and N a row for
+            each output along that axis.
         module: path of the module that computes it, "" if it was built by hand.
         weight_is_parameter: False for products of two activations (attention); the second is `weight` here.
 
     Raises:
-        BitqError: an extent below 1, groups that do not divide K, or a padding that leaves no input.
+        BitqError: an extent below 1, groups that do not divide K, a depth that does not divide C, or a padding that
+            leaves no input.
     """
 
     name: str
@@ -65,16 +68,19 @@ class Layer:
     input_dilation: Pair = (1, 1)
     transposed: bool = False
     table: Pair | None = None
+    depth: int = 1
     module: str = ""
     weight_is_parameter: bool = True
 
     def __post_init__(self) -> None:
-        for field in (*LOOPS, "groups"):
+        for field in (*LOOPS, "groups", "depth"):
             self._normalize(field, _whole(getattr(self, field), least=1), "a whole number of at least 1")
         for field, least in (("stride", 1), ("dilation", 1), ("input_dilation", 1), ("padding", 0)):
             self._normalize(field, _pair(getattr(self, field), least), f"two whole numbers of at least {least}")
         if self.K % self.groups:
             raise BitqError(f"layer {self.name!r}: groups={self.groups} does not divide K={self.K} output channels")
+        if self.C % self.depth:
+            raise BitqError(f"layer {self.name!r}: depth={self.depth} does not divide C={self.C} input channels")
         if self.table is not None:
             self._normalize("table", _pair(self.table, least=1), "two whole numbers of at least 1")
         if self.input_dilation != (1, 1):
@@ -142,14 +148,14 @@ class Layer:
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
-        """Stored input (N, channels, height, width); of groups `apart`, all their rows are N."""
+        """Stored input (N, channels, height, width); of groups `apart`, and along a third axis, all rows are N."""
         apart, together = self._groups
-        return (self.N * apart, self.C * together, *self.size)
+        return (self.N * apart * self.depth, self.C // self.depth * together, *self.size)
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
-        """Stored weight (K, C, R, S), C of one group."""
-        return (self.K, self.C, self.R, self.S)
+        """Stored weight (K, C, R, S), C of one group; the taps along a third axis count in R."""
+        return (self.K, self.C // self.depth, self.R * self.depth, self.S)
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
@@ -160,7 +166,7 @@ class Layer:
     @property
     def extents(self) -> dict[str, int]:
         """Elements of "input", "weight" and "output" along their blocks, to which larger blocks are cut."""
-        weight = self.C if self.table is None else self.table[1]
+        weight = self.C // self.depth if self.table is None else self.table[1]
         return {"input": self.input_shape[1], "weight": weight, "output": self.output_shape[1]}
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator as HigherOrderOperator  # operators that take functions: flex_attention, cond
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode  # tensors with shapes but no data
 from torch.autograd import forward_ad
 from torch.nn.parameter import is_lazy as is_lazy  # whether a parameter awaits its shape
@@ -81,6 +81,11 @@ def differentiating_forward() -> bool:
     return forward_ad._current_level >= 0
 
 
+def in_backward() -> bool:
+    """Whether the running thread is inside a backward pass of autograd."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def dispatching() -> bool:
     """Whether a `TorchDispatchMode` sees every operation."""
     return torch._C._len_torch_dispatch_stack() > 0
@@ -89,6 +94,11 @@ def dispatching() -> bool:
 def jit_tracing() -> bool:
     """Whether `torch.jit.trace` records every operation."""
     return torch._C._get_tracing_state() is not None
+
+
+def has_data(x: Tensor) -> bool:
+    """Whether a tensor has values, not only a shape."""
+    return not (is_lazy(x) or isinstance(x, FakeTensor) or x.device.type == "meta")
 
 
 def version(x: Tensor) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitq.accuracy.evaluate import Loss, cross_entropy, loss_of
+from bitq.accuracy.evaluate import InTraining, Loss, cross_entropy, loss_of, telling
 from bitq.batches import described, forward
 from bitq.errors import BitqError
 from bitq.nested import tensors
@@ -35,13 +35,13 @@ def lesson(teacher: nn.Module | None, loss: Loss) -> Lesson:
         teacher: a float network for the same inputs; is not changed.
         loss: of (output, target).
     """
-    if teacher is None:
+    if teacher is None or loss == InTraining():
         return lambda inputs, output, target: loss_of(output, target, loss)
     knowing = copy.deepcopy(teacher).eval().requires_grad_(False)
 
     def taught(inputs: Any, output: Any, target: Any) -> Tensor:
         own = loss_of(output, target, loss)
-        with torch.no_grad():
+        with torch.no_grad(), telling(knowing, loss):
             right = forward(knowing, inputs)
         return own + (divergence if loss is cross_entropy else distance)(output, right)
 
@@ -63,10 +63,11 @@ def distance(output: Any, right: Any) -> Tensor:
     """Mean squared difference of all floats in two outputs, by the variance of the right ones; 0 without any.
 
     In evaluation, as the teacher is asked, a network may answer more than in training, such as boxes beside the maps
-    that tell them: each tensor is held against the next one of its shape.
+    that tell them: each tensor is held against the next one of its shape. A single number, as a loss among the outputs,
+    has no variance and is left out.
 
     Raises:
-        BitqError: a tensor of floats that the right output has no such one for.
+        BitqError: a tensor that the right output has no such one for, as of a network that decides by values.
     """
     rest, found = iter(tensors(right)), []
     for given in tensors(output):
@@ -77,7 +78,7 @@ def distance(output: Any, right: Any) -> Tensor:
                 "float network is learned from; let it give the former as a part of the latter, or train with "
                 "taught=False"
             )
-        if wanted.is_floating_point() and wanted.numel():
+        if wanted.is_floating_point() and wanted.numel() > 1:
             spread = wanted.float().var(correction=0).clamp(min=1e-12)
             found.append((given.float() - wanted.float()).square().mean() / spread)
     return torch.stack(found).mean() if found else torch.zeros(())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite, sqrt
 from types import FunctionType
@@ -21,6 +22,48 @@ from bitq.usercode import users_own
 Loss = Callable[[Any, Any], Any]
 """(output of the network, target) to a scalar, smaller is better, or to a tuple that begins with it; or to a mapping of
 scalars, of which that called "loss" counts, or else their sum."""
+
+@dataclass(frozen=True)
+class InTraining:
+    """A loss of what a network gives in training mode, as torchvision's detectors give their losses.
+
+    Wherever it is asked for, the network is in training mode. Only while its weights learn, norms and dropout are, too:
+    else they go on as in evaluation. The metric sees the network in evaluation mode. A network that goes on from its
+    layers in another way in training, as by a loss of logits, is told so and can be searched as in the paper
+    (`Settings(stored="paper")`).
+
+    Attributes:
+        loss: of that output and the target; by default the output is the loss, or the losses, itself. Then nothing is
+            learned from the float network's answers, which are no target.
+    """
+
+    loss: Loss | None = None
+
+    def __call__(self, output: Any, target: Any) -> Any:
+        """The loss."""
+        return output if self.loss is None else self.loss(output, target)
+
+
+_AS_IN_EVALUATION = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
+
+
+@contextmanager
+def telling(model: nn.Module, loss: Loss) -> Iterator[None]:
+    """Inside, a network in evaluation mode gives what a loss is of; then it is in evaluation mode again."""
+    if not isinstance(loss, InTraining):
+        yield
+        return
+    for module in model.modules():
+        module.training = not isinstance(module, _AS_IN_EVALUATION)
+    try:
+        yield
+    finally:
+        model.eval()
+
 
 Metric = Callable[[nn.Module, Iterable[Batch]], float]
 """(network in evaluation mode, batches) to a number in [0, 1], larger is better."""
@@ -254,7 +297,8 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
         model: any network.
         batches: can be walked more than once.
         loss: averaged over batches.
-        metric: one that is `tallied`, such as `top1`, costs no second pass over the data, another function does.
+        metric: one that is `tallied`, such as `top1`, costs no second pass over the data, another function does, and
+            so does each beside a loss `InTraining`.
 
     Raises:
         BitqError: no batch or one that is none (see `bitq.batches`), a network, a loss or a metric that fails
@@ -265,12 +309,13 @@ def score(model: nn.Module, batches: Iterable[Batch], loss: Loss = cross_entropy
     model.eval()
     try:
         with torch.inference_mode(), memory_told("evaluating the network"), in_formats(model):
-            losses, tally = [], _tally_of(metric)
-            for inputs, target in _on_device(model, batches):
-                output = forward(model, inputs)
-                losses.append(float(loss_of(output, target, loss)))
-                if tally is not None:
-                    tally.count(output, target)
+            losses, tally = [], None if isinstance(loss, InTraining) else _tally_of(metric)
+            with telling(model, loss):
+                for inputs, target in _on_device(model, batches):
+                    output = forward(model, inputs)
+                    losses.append(float(loss_of(output, target, loss)))
+                    if tally is not None:
+                        tally.count(output, target)
             accuracy = _judged(model, batches, metric) if tally is None else tally.share
     finally:
         for module, training in modes.items():

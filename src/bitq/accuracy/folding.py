@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from bitq.errors import BitqError
 from bitq.private_torch import has_hooks
 from bitq.usercode import UserCodeError, reason
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold(model: nn.Module, example_input: Any) -> dict[str, str]:
@@ -65,10 +65,38 @@ def fold(model: nn.Module, example_input: Any) -> dict[str, str]:
 
 
 class _Tracer(fx.Tracer):
-    """Does not look into layers and norms of any class."""
+    """Does not look into layers and norms of any class, and walks the parts that a tensor is cut into."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return has_kind(m) or isinstance(m, NORMS) or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return super().proxy(node) if _parts(node) is None else _Parts(node, self)
+
+
+class _Parts(fx.Proxy):
+    """The parts that a call cuts a tensor into."""
+
+    def __len__(self) -> int:
+        return _parts(self.node) or 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self[part] for part in range(len(self))])  # type: ignore[index]
+
+
+def _parts(node: fx.Node) -> int | None:
+    """Into how many parts a call cuts a tensor, if its arguments tell: of `chunk`, and of `split` into given sizes."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    given = (*node.args[1:], *(node.kwargs[key] for key in _PARTS if key in node.kwargs))
+    if name == "chunk" and given and isinstance(given[0], int):
+        return given[0]
+    if name == "split" and given and isinstance(given[0], list | tuple):
+        return len(given[0])
+    return None
+
+
+_PARTS = ("chunks", "split_size_or_sections", "split_size")
+"""Names of the argument that says so."""
 
 
 def _graph(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> fx.Graph:

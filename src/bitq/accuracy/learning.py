@@ -10,11 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bitq.accuracy.kinds import has_kind
 from bitq.accuracy.learned import has_reach, reach_of, shares_reach, weight_cut
 from bitq.accuracy.quantized import quantized_layers
 from bitq.accuracy.ranges import WeightRows, clipped_weight
 from bitq.formats import Format, TensorName
-from bitq.multiplying import PROJECTING
+from bitq.multiplying import multiplies
 from bitq.numerics.recipe import magnitude
 from bitq.private_torch import own_parameters
 
@@ -92,7 +93,7 @@ def _keep(layer: Any) -> None:
 
 def _clippable(model: nn.Module) -> Iterator[tuple[Any, nn.Parameter, Format]]:
     """Layers with their weights and the weights' formats, where nothing else has the weight and it may change."""
-    storing = (module for module in model.modules() if not isinstance(module, PROJECTING))
+    storing = (module for module in model.modules() if has_kind(module) or not multiplies(module))
     owned = Counter(id(parameter) for module in storing for parameter in own_parameters(module).values())
     for _, layer in quantized_layers(model):
         weight, fmt = own_parameters(layer).get("weight"), layer._bitq.formats.weight

@@ -27,7 +27,7 @@ from bitq.multiplying import Computed, remove
 from bitq.numerics import exponent_bias_for, quantize
 from bitq.numerics.ops import direct
 from bitq.numerics.recipe import magnitude
-from bitq.private_torch import forward_pre_hooks, own_parameters
+from bitq.private_torch import forward_pre_hooks, in_backward, own_parameters
 from bitq.running import calls_of
 
 UNKNOWN = Ranges()
@@ -284,7 +284,7 @@ class _State:
         self.input = self.weight = self.output = Shared()
         self.stored_elsewhere = False
         """Whether its output is quantized where it is stored, not where it comes out."""
-        self._warned = False
+        self._warned = self._passed = False
         self.reaches: dict[TensorName, Tensor] = {}
         """While they are learned, the logarithms of ranges; see `bitq.accuracy.learned`."""
         self.clipping = False
@@ -302,6 +302,16 @@ class _State:
         self.input = Shared.of(formats.input, self.ranges.input)
         self.weight = Shared.of(formats.weight, self.ranges.weight)
         self.output = Shared.of(formats.output, self.ranges.output)
+
+    def check_recomputed(self) -> None:
+        """Refuse a pass through the layer alone in backward, where one through the network says what is stored."""
+        if passing.due is not None:
+            self._passed = True
+        elif self._passed and not torch.compiler.is_compiling() and in_backward():
+            raise BitqError(
+                f"the network computes module {self.name!r} anew in backward (torch.utils.checkpoint), where what it "
+                "stores and its products with formats are not known; let it keep its activations"
+            )
 
     def check_sign(self, x: Tensor, tensor: TensorName) -> None:
         """Tell once of a negative number in what is stored without a sign."""
@@ -332,6 +342,7 @@ class _Quantized(nn.Module):
             rows = torch.split(y, [len(part) for part in parts])
             return torch.nested.as_nested_tensor(list(rows), layout=input.layout)
         state, axis = self._bitq, self._kind.channel_axis(self)
+        state.check_recomputed()
         fmt = state.formats.input
         if fmt is None or not input.is_floating_point():  # indices
             y = self._compute(input, *args, **kwargs)
@@ -492,11 +503,24 @@ def _layer(model: nn.Module, name: str) -> nn.Module:
     try:
         module = model.get_submodule(name)
     except AttributeError:
-        raise BitqError(f"the model has no module {name!r}") from None
+        raise BitqError(f"the model has no module {name!r}{_elsewhere(model, name)}") from None
     reason = reason_against(model, name)
     if reason is not None:
         raise BitqError(f"module {name!r} {reason}")
     return module
+
+
+def _elsewhere(model: nn.Module, name: str) -> str:
+    """Where a module is that formats name as a network that wraps this one, or is wrapped in it, has it."""
+    paths = [path for path, _ in model.named_modules() if path]
+    inner = next((path for path in paths if name.endswith(f".{path}")), None)
+    if inner is not None:
+        above = name.removesuffix(f".{inner}")
+        return f", but {inner!r}: the formats are of a network that has this one as its {above!r}"
+    outer = next((path for path in paths if path.endswith(f".{name}")), None)
+    if outer is not None:
+        return f", but {outer!r}: the formats are of its {outer.removesuffix('.' + name)!r}, give that"
+    return ""
 
 
 def _named(model: nn.Module, formats: Mapping[str, TensorFormats]) -> Iterator[tuple[str, Any, TensorFormats]]:

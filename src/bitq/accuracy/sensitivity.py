@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bitq.accuracy.evaluate import Loss, device_of, differentiate, loss_of
+from bitq.accuracy.evaluate import Loss, device_of, differentiate, loss_of, telling
 from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import UNKNOWN, Shared, quantized_weight
 from bitq.accuracy.ranges import Samples
@@ -171,7 +171,8 @@ def _perturbations(
         total += count
         own.zero_grad(set_to_none=True)
         with _kept(own, modules, points) as kept, torch.enable_grad(), parametrize.cached():
-            value = loss_of(forward(own, inputs), target, loss)
+            with telling(own, loss):
+                value = loss_of(forward(own, inputs), target, loss)
             if not torch.isfinite(value):
                 raise BitqError(f"the float network's loss is {value.item()} on training data; it must be finite")
             if value.requires_grad:

@@ -80,7 +80,7 @@ def _difference(entry: PlanLayer, layer: Layer) -> str | None:
     """How a plan's layer differs from a network's, as far as the plan knows."""
     if entry.loops != {loop: getattr(layer, loop) for loop in LOOPS}:
         return "other loops"
-    for name in ("groups", *GEOMETRY):
+    for name in ("groups", "depth", *GEOMETRY):
         planned, own = getattr(entry, name), getattr(layer, name)
         if planned not in (None, own):
             return f"{name.replace('_', ' ')} {planned}, not {own}"

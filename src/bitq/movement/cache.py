@@ -84,7 +84,7 @@ def _folder() -> Path | None:
 
 
 def _key(layer: Layer, widths: NDArray[np.float64], device: Device) -> bytes:
-    shape = replace(layer.unnamed, weight_is_parameter=True)
+    shape = replace(layer.unnamed, weight_is_parameter=True, depth=1)
     capacities = [float(memory.capacity_bits) for memory, _ in device.boundaries]
     asked = (shape, capacities, list(device.prices), str(device.planned), widths.shape)
     digest = hashlib.sha256(_CODE)

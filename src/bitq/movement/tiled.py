@@ -143,4 +143,5 @@ def interior(problem: Layer, tiling: Tiling) -> Layer:
         S=size["S"],
         padding=(padding[0], padding[1]),
         input_size=(stored[0], stored[1]),
+        depth=1,  # a tile may hold the channels at some of the taps
     )

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitq.calls import Call
+from bitq.calls import Call, Transposed
 from bitq.errors import BitqError
 from bitq.multiplying.attention import attention
 from bitq.multiplying.operands import Linear, Multiply, linear, operands
@@ -19,7 +19,7 @@ Computed = Call | str
 """What a child computes: this call of the module above it, or all its linear layers with the parameter of this name."""
 
 PROJECTING = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
-"""Modules of torch whose own parameters are the weights of linear layers."""
+"""Modules of torch whose own parameters are the weights of linear layers and nothing else."""
 
 _OWN = "_bitq_products"
 """The attribute of a module whose calls are computed by children: by function and number of a call, or the name of a
@@ -45,17 +45,54 @@ class Projection(nn.Linear):
         stored: its name in the state of the network.
     """
 
+    stored: str
+
     def __init__(self, weight: nn.Parameter, stored: str) -> None:
         nn.Module.__init__(self)
         self.out_features, self.in_features = weight.shape
-        self.weight, self.stored = weight, stored
+        _hold(self, weight, stored)
         self.register_parameter("bias", None)
-        self.register_state_dict_post_hook(_unsaved)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_unloaded)  # type: ignore[no-untyped-call]
+
+    @property
+    def matrix(self) -> Tensor:
+        """The weight as [outputs, features]."""
+        return self.weight
 
     def forward(self, input: Tensor, rows: slice = slice(None), bias: Tensor | None = None) -> Tensor:
         """The outputs of these rows of the weight; the bias is as the other module has it."""
         return functional.linear(input, self.weight[rows], bias)
+
+
+class TransposedProjection(nn.Module):
+    """The same with a weight that has its inputs first.
+
+    Args:
+        weight, stored: as of `Projection`.
+    """
+
+    stored: str
+    groups = 1
+
+    def __init__(self, weight: nn.Parameter, stored: str) -> None:
+        super().__init__()
+        _hold(self, weight, stored)
+
+    @property
+    def matrix(self) -> Tensor:
+        """The weight as [outputs, features]."""
+        weight: Tensor = self.weight  # type: ignore[assignment]
+        return weight.mT
+
+    def forward(self, input: Tensor, rows: slice = slice(None), bias: Tensor | None = None) -> Tensor:
+        """The outputs of these columns of the weight."""
+        return functional.linear(input, self.matrix[rows], bias)
+
+
+def _hold(projection: nn.Module, weight: nn.Parameter, stored: str) -> None:
+    """Give a projection a weight of another module, under whose name alone it is saved and loaded."""
+    projection.weight, projection.stored = weight, stored  # type: ignore[assignment]
+    projection.register_state_dict_post_hook(_unsaved)  # type: ignore[no-untyped-call]
+    projection.register_load_state_dict_pre_hook(_unloaded)  # type: ignore[no-untyped-call]
 
 
 def _unsaved(projection: nn.Module, state: dict[str, Any], prefix: str, *rest: object) -> None:
@@ -101,8 +138,13 @@ def install(network: nn.Module, products: Mapping[str, Computed]) -> None:
             continue
         if hasattr(parent, name):
             raise BitqError(f"module {above!r} has another {name!r} than a product that has formats")
-        parent.add_module(name, Product() if weight is None else Projection(weight, str(computed)))
+        parent.add_module(name, Product() if weight is None else _projection(weight, computed))
         own[key] = name
+
+
+def _projection(weight: nn.Parameter, computed: Computed) -> nn.Module:
+    kind = TransposedProjection if isinstance(computed, Transposed) else Projection
+    return kind(weight, str(computed))
 
 
 def can_multiply(module: nn.Module) -> bool:
@@ -144,7 +186,9 @@ def _projected(module: nn.Module, layer: Linear) -> Any:
     if isinstance(module, nn.MultiheadAttention) and layer.weight is module.out_proj.weight:
         return module.out_proj(layer.input)
     for child in module.children():
-        if isinstance(child, Projection) and (rows := rows_of(child.weight, layer.weight)) is not None:
+        if not isinstance(child, Projection | TransposedProjection):
+            continue
+        if (rows := rows_of(child.matrix, layer.weight)) is not None:
             return child(layer.input, rows, layer.bias)
     return NotImplemented
 
@@ -154,7 +198,9 @@ def rows_of(parameter: Tensor, weight: Tensor) -> slice | None:
     alike = weight.dim() == parameter.dim() == 2 and weight.stride() == parameter.stride()
     if not alike or weight.shape[1] != parameter.shape[1] or storage_of(weight) != storage_of(parameter):
         return None
-    first = (weight.storage_offset() - parameter.storage_offset()) // max(parameter.stride(0), 1)
+    first, inside = divmod(int(weight.storage_offset() - parameter.storage_offset()), max(parameter.stride(0), 1))
+    if inside:
+        return None
     return slice(first, first + len(weight)) if 0 <= first <= len(parameter) - len(weight) else None
 
 
@@ -171,7 +217,7 @@ def stored_name(module: nn.Module, path: str) -> str | None:
     """The name of a module's weight in the state of the network that has it under this path; None, if it has none."""
     if isinstance(module, Product):
         return None
-    return module.stored if isinstance(module, Projection) else f"{path}.weight".lstrip(".")
+    return module.stored if isinstance(module, Projection | TransposedProjection) else f"{path}.weight".lstrip(".")
 
 
 def multiplies(module: nn.Module) -> bool:

@@ -141,6 +141,11 @@ def linear(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Lin
         if not isinstance(second, Tensor) or second.dim() != 2:
             return None
         found = Linear(input, second.mT, None)
+    elif name == "addmm" and not kwargs.keys() & {"beta", "alpha"} and len(args) <= 3:
+        bias, input, second = named(("input", "mat1", "mat2"), args, kwargs)
+        if not (isinstance(second, Tensor) and isinstance(bias, Tensor)) or (second.dim(), bias.dim()) != (2, 1):
+            return None
+        found = Linear(input, second.mT, bias)
     else:
         return None
     return found if isinstance(found.input, Tensor) and isinstance(found.weight, Tensor) else None

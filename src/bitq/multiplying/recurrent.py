@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,57 +50,88 @@ def _cell(cell: RecurrentCell) -> Callable[..., Any]:
     return step
 
 
-def _network(cell: RecurrentCell) -> Callable[..., Any]:
-    """A function of torch that computes all layers and steps of padded sequences; of packed ones NotImplemented."""
+class _Steps(NamedTuple):
+    """How sequences lie in a tensor.
 
-    def run(
-        input: Tensor,
+    Attributes:
+        apart: from the tensor to [sequences, features] of each step. Packed sequences are sorted by length: each step
+            has the first of them, those that last so long.
+        together: the reverse.
+    """
+
+    apart: Callable[[Tensor], Sequence[Tensor]]
+    together: Callable[[list[Tensor]], Tensor]
+
+
+def _network(cell: RecurrentCell) -> Callable[..., Any]:
+    """A function of torch that computes all layers and steps, of padded or of packed sequences."""
+
+    def run(input: Tensor, *given: Any) -> Any:
+        if not isinstance(given[2], bool):  # of packed sequences, how many last to each step stands second
+            sizes, *rest = given
+            return layers(_Steps(lambda x: torch.split(x, sizes.tolist()), torch.cat), input, *rest)
+        *rest, batch_first = given
+        padded = _Steps(lambda x: x.unbind(0), torch.stack)
+        x, *ends = layers(padded, input.transpose(0, 1) if batch_first else input, *rest)
+        return (x.transpose(0, 1) if batch_first else x, *ends)
+
+    def layers(
+        steps: _Steps,
+        x: Tensor,
         hx: Any,
         params: Sequence[Tensor],
-        has_biases: Any = None,
-        num_layers: int = 0,
-        dropout: float = 0.0,
-        train: bool = False,
-        bidirectional: bool = False,
-        batch_first: bool = False,
+        has_biases: bool,
+        num_layers: int,
+        dropout: float,
+        train: bool,
+        bidirectional: bool,
     ) -> Any:
-        if not isinstance(has_biases, bool):  # the lengths of packed sequences stand second
-            return NotImplemented
         states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         directions = 2 if bidirectional else 1
-        own = len(params) // (num_layers * directions)
-        x, last = input.transpose(0, 1) if batch_first else input, []
+        own, last = len(params) // (num_layers * directions), []
         for layer in range(num_layers):
             results = []
             for place in range(layer * directions, (layer + 1) * directions):
                 weights = params[own * place : own * (place + 1)]
                 state = tuple(each[place] for each in states)
-                result, state = _direction(cell, x, weights, has_biases, state, backward=place % directions == 1)
+                backward = place % directions == 1
+                result, state = _direction(cell, steps, x, weights, has_biases, state, backward)
                 results.append(result)
                 last.append(state)
             x = torch.cat(results, -1) if bidirectional else results[0]
             if dropout and train and layer + 1 < num_layers:
                 x = functional.dropout(x, dropout)
-        ends = [torch.stack(each) for each in zip(*last, strict=True)]
-        return (x.transpose(0, 1) if batch_first else x, *ends)
+        return (x, *(torch.stack(each) for each in zip(*last, strict=True)))
 
     return run
 
 
 def _direction(
-    cell: RecurrentCell, x: Tensor, weights: Sequence[Tensor], has_biases: bool, state: State, backward: bool
+    cell: RecurrentCell,
+    steps: _Steps,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    state: State,
+    backward: bool,
 ) -> tuple[Tensor, State]:
-    """One layer in one direction: the hidden states [steps, batch, features] and the last state."""
+    """One layer in one direction: the hidden states of all steps, and each sequence's last state."""
     of_input, of_hidden = weights[:2]
     bias_of_input, bias_of_hidden = weights[2:4] if has_biases else (None, None)
     projection = weights[-1] if len(weights) in (3, 5) else None  # of an LSTM's hidden state
-    inputs, found = functional.linear(x, of_input, bias_of_input).unbind(0), []
+    inputs, found = steps.apart(functional.linear(x, of_input, bias_of_input)), []
     for step in reversed(inputs) if backward else inputs:
-        state = cell(step, functional.linear(state[0], of_hidden, bias_of_hidden), state)
+        count = len(step)
+        now = tuple(each if len(each) == count else each[:count] for each in state)
+        new = cell(step, functional.linear(now[0], of_hidden, bias_of_hidden), now)
         if projection is not None:
-            state = functional.linear(state[0], projection), *state[1:]
-        found.append(state[0])
-    return torch.stack(found[::-1] if backward else found), state
+            new = functional.linear(new[0], projection), *new[1:]
+        found.append(new[0])
+        state = tuple(
+            own if len(before) == count else torch.cat([own, before[count:]])
+            for own, before in zip(new, state, strict=True)
+        )
+    return steps.together(found[::-1] if backward else found), state
 
 
 RECURRENT: dict[Any, Callable[..., Any]] = {

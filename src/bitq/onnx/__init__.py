@@ -58,7 +58,8 @@ def load_onnx(
     Raises:
         BitqError: the package onnx is missing; a file that cannot be read, is over 2 GiB, damaged or contradicts
             itself; an input that is no tensor, whose shape stays open, or whose shape or type is another; a product of
-            unknown shape, within control flow, or not modelled (3-D convolutions, recurrent and fused operators).
+            unknown shape, within control flow, or not modelled (transposed 3-D convolutions, recurrent and fused
+            operators).
     """
     try:
         import onnx  # noqa: F401

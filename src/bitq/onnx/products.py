@@ -125,8 +125,9 @@ def _convolution(images: int, weight: int) -> Callable[[_Node], dict[str, Any]]:
         stored, weights = (node.shape(node.proto.input[index]) for index in (images, weight))
         outputs = node.shape(node.proto.output[0])
         axes = len(stored) - 2
-        if axes not in (1, 2):
-            raise BitqError(f"{node} is a convolution over {axes} axes, but bitq models 1 and 2")
+        if not 1 <= axes <= (2 if transposed else 3):
+            most = "1 and 2 of transposed ones" if transposed else "1 to 3"
+            raise BitqError(f"{node} is a convolution over {axes} axes, but bitq models {most}")
         groups = node.attributes.get("group", 1)
         channels = weights[0] if transposed else weights[1] * groups
         if stored[1] != channels:

@@ -1,12 +1,13 @@
 """From a network to its layers: one forward pass that computes nothing and writes down every layer.
 
-`hollow.py` makes the copy that runs without data, `watch.py` sees its operators, `written.py` writes down layers as
-`bitq.accuracy.kinds` read them, `flow.py` follows which layers meet the same stored tensor.
+`copies.py` makes the copy that runs without data, or with them where it decides by values, `watch.py` sees its
+operators, `written.py` writes down layers as `bitq.accuracy.kinds` read them, `flow.py` follows which layers meet the
+same stored tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,9 +19,9 @@ from bitq.errors import BitqError
 from bitq.layers import Layer
 from bitq.multiplying import Computed, install
 from bitq.running import calls_of
+from bitq.tracing.copies import Copies, shown
 from bitq.tracing.flow import End, Flow
 from bitq.tracing.found import FoundProducts
-from bitq.tracing.hollow import Hollow
 from bitq.tracing.watch import Watch
 from bitq.tracing.written import Products
 
@@ -38,6 +39,7 @@ class Traced:
             `bitq.multiplying`. Such a product is a layer of this module.
         points: by path of a module whose results all go through elementwise operators that alone read them: the calls,
             one for each call of the module, that return what is stored in the end.
+        by_values: whether the network decides by values, so that all this is of one example's.
 
     A layer's result and what elementwise operators (activations, batch norms in evaluation, sums) make of it in its
     shape is one stored tensor: a device computes them on the way out. A sum of two tensors is stored in place of the
@@ -51,6 +53,7 @@ class Traced:
     stored: tuple[tuple[End, ...], ...]
     points: Mapping[str, tuple[Call, ...]]
     products: Mapping[str, Computed] = field(default_factory=dict)
+    by_values: bool = False
 
 
 def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
@@ -58,7 +61,8 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
 
     The network runs once, as for inference (`eval()`), as a copy whose tensors have shapes but no data:
     nothing is computed, a network larger than memory can be traced, and neither the model nor any random
-    state changes.
+    state changes. Only a network that decides by values, as a detector does by what it has found, runs on the
+    example's data, and has the layers that it computes for these.
 
     A convolution's input is the tensor that its operator receives: what PyTorch pads beforehand (an uneven
     `padding="same"`, `padding_mode="circular"`) is stored with its padding. A 1-D convolution has its axis in
@@ -71,7 +75,7 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
     Args:
         model: the network; on the meta device or made of fake tensors it works just as well.
         example_input: a tensor, a tuple of positional or a mapping of keyword arguments. Only shapes and
-            types matter; meta and fake tensors are welcome.
+            types matter, unless the network decides by values; meta and fake tensors are welcome.
 
     Returns:
         The layers. `module` is the path of the innermost module whose forward was running. `name` is that
@@ -80,11 +84,16 @@ def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
         on the input.
 
     Raises:
-        BitqError: the network cannot run on the input, decides by values, or holds a product that is not
-            modelled (3-D convolutions, quantized or otherwise fused operators).
+        BitqError: the network cannot run on the input, decides by values that it or the example has not, or
+            holds a product that is not modelled (transposed 3-D convolutions, quantized or otherwise fused operators).
     """
-    hollow = _hollow(model, example_input)
-    return _run(hollow, FoundProducts(hollow.network)).layers
+
+    def run(copies_of: Callable[[], Copies]) -> tuple[Layer, ...]:
+        copies = copies_of()
+        return _run(copies, FoundProducts(copies.network)).layers
+
+    _check(model)
+    return shown(model, example_input, run)
 
 
 def record(model: nn.Module, example_input: Any) -> Traced:
@@ -100,30 +109,34 @@ def record(model: nn.Module, example_input: Any) -> Traced:
     Raises:
         BitqError: as `trace` does.
     """
-    hollow = _hollow(model, example_input)
-    found = FoundProducts(hollow.network)
-    traced = _run(hollow, found)
-    if not found.computed:
-        return traced
-    hollow = _hollow(model, example_input)
-    install(hollow.network, found.computed)
-    return replace(_run(hollow), products=found.computed)
+
+    def run(copies_of: Callable[[], Copies]) -> Traced:
+        copies = copies_of()
+        found = FoundProducts(copies.network)
+        traced = _run(copies, found)
+        if not found.computed:
+            return traced
+        again = copies_of()
+        install(again.network, found.computed)
+        return replace(_run(again), products=found.computed)
+
+    _check(model)
+    return shown(model, example_input, run)
 
 
-def _hollow(model: nn.Module, example_input: Any) -> Hollow:
+def _check(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise BitqError(f"the network to trace is a {type(model).__name__}; it must be a torch.nn.Module")
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise BitqError(
             "the network is TorchScript, which hides its modules; give the torch.nn.Module it was made from"
         )
-    return Hollow.of(model, example_input)
 
 
-def _run(hollow: Hollow, found: FoundProducts | None = None) -> Traced:
+def _run(copies: Copies, found: FoundProducts | None = None) -> Traced:
     """What one run of a network shows; `found` gets its products."""
     products, flow = Products(), Flow()
-    watch = Watch(hollow.network, hollow.inputs, (products.note, flow.note))
+    watch = Watch(copies.network, copies.inputs, (products.note, flow.note))
 
     def before(call: Call, function: Any, args: Any, kwargs: Any) -> None:
         assert found is not None
@@ -134,6 +147,6 @@ def _run(hollow: Hollow, found: FoundProducts | None = None) -> Traced:
             found.after(call, products.layers)
         return flow.returned(call, result)
 
-    with calls_of(hollow.network, after, None if found is None else before):
-        hollow.run(watch)
-    return Traced(tuple(products.layers), flow.groups(), flow.points())
+    with calls_of(copies.network, after, None if found is None else before):
+        copies.run(watch)
+    return Traced(tuple(products.layers), flow.groups(), flow.points(), by_values=copies.whole)

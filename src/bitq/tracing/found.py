@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bitq.calls import Call
+from bitq.accuracy.kinds import has_kind
+from bitq.calls import Call, Transposed
 from bitq.layers import Layer
 from bitq.multiplying import PROJECTING, Computed, can_multiply, linear, operands, rows_of
 from bitq.private_torch import own_parameters, storage_of, transforming
@@ -31,13 +32,13 @@ class FoundProducts:
             storage_of(weight): (path, module, name)
             for path, module in network.named_modules()
             for name, weight in own_parameters(module).items()
-            if weight is not None and weight.dim() == 2 and isinstance(module, (*PROJECTING, nn.Embedding))
+            if weight is not None and weight.dim() == 2 and (isinstance(module, nn.Embedding) or not has_kind(module))
         }
         self._having = {
             (path, storage_of(weight))
             for path, module in network.named_modules()
             for weight in own_parameters(module).values()
-            if weight is not None and not isinstance(module, PROJECTING)
+            if weight is not None and has_kind(module)
         }
         self._waiting: tuple[Call, int, Computed] | None = None
 
@@ -62,9 +63,14 @@ class FoundProducts:
             return None
         path, owner, name = self._owners[storage]
         parameter = own_parameters(owner)[name]
-        if parameter is None or rows_of(parameter, weight) is None:
+        if parameter is None or not (isinstance(owner, nn.Embedding) or path == running):
             return None
-        return f"{path}.{name}".lstrip(".") if isinstance(owner, nn.Embedding) or path == running else None
+        stored = f"{path}.{name}".lstrip(".")
+        if rows_of(parameter, weight) is not None:
+            return stored
+        if isinstance(owner, nn.Embedding) or rows_of(parameter.mT, weight) is None:
+            return None  # the blocks of a table run along its rows
+        return Transposed(stored)
 
     def after(self, call: Call, layers: Sequence[Layer]) -> None:
         """Note that it has computed, and what the layers are now."""

@@ -24,6 +24,10 @@ from bitq.private_torch import (
 from bitq.running import Running
 
 
+class ValueNeededError(BitqError):
+    """A network decides by values that the tensors of this run have not."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """One operator that was just computed.
@@ -90,9 +94,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             result = func(*args, **kwargs)
         except VALUE_NEEDED as error:
-            raise BitqError(
-                f"{place(path)} depends on the values of a tensor ({func}), which tracing does not compute;"
-                " let its control flow and its shapes follow from shapes alone"
+            raise ValueNeededError(
+                f"{place(path)} depends on the values of a tensor ({func}), which shapes do not tell; give an example "
+                "input with data, or let its control flow and its shapes follow from shapes alone"
             ) from error
         arguments = named_arguments(func, args, kwargs)
         activations = tuple(t for t in tensors((args, kwargs)) if self.is_activation(t))

@@ -66,6 +66,8 @@ def opened(
     traced = record(model, first_example(batch[0]) if example_input is None else example_input)
     model = with_products(model, traced.products)
     subject = replace(subject, model=model)
+    if traced.by_values:
+        listener.note("the network decides by the values of its input; it is counted as it computes the first one")
     for part in staying_float(model, traced.layers):
         listener.note(sentence(part))
     if modules := modules_of(model, traced.layers):

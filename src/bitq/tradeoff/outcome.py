@@ -284,6 +284,7 @@ def _layer(
         **{name: getattr(layer, name) for name in GEOMETRY},
         transposed=kind is not None and kind.transposed,
         table=layer.table,
+        depth=layer.depth,
         weight_is_parameter=layer.weight_is_parameter,
         input=_activation(formats.input, seen.input),
         parameter=computed if isinstance(computed, str) else None,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_serializer, model_validator
 
-from bitq.calls import Call, Points
+from bitq.calls import Call, Points, Transposed
 from bitq.errors import BitqError, shortened
 from bitq.files import write_atomically
 from bitq.floating import StaysFloat
@@ -184,9 +184,9 @@ class PlanLayer(_Entry):
     `parameter` is the name of its weight in the network's state, where that is another module's. `computed_by` is
     the call of a function that is a product of two activations and computes this layer, as a child of its module.
 
-    `table` are the rows and columns of what a lookup reads. `transposed` tells that its weight is stored as a
-    transposed convolution's, input channels first. What lies between `groups` and it, and `weight_is_parameter`, is as
-    in `bitq.Layer`; plans of earlier versions lack that.
+    `table` are the rows and columns of what a lookup reads, `depth` is of a 3-D convolution. `transposed` tells
+    that its weight is stored as a transposed convolution's, input channels first. What lies between `groups`
+    and it, and `weight_is_parameter`, is as in `bitq.Layer`; plans of earlier versions lack that.
     """
 
     name: Name
@@ -200,6 +200,7 @@ class PlanLayer(_Entry):
     input_dilation: Extents | None = None
     transposed: bool = False
     table: Extents | None = None
+    depth: Extent = 1
     weight_is_parameter: bool | None = None
     parameter: Name | None = None
     computed_by: PlanCall | None = None
@@ -219,7 +220,7 @@ class PlanLayer(_Entry):
     @property
     def layer(self) -> Layer:
         """What is computed, as far as the plan tells."""
-        names = ("groups", "transposed", "table", "module", *GEOMETRY)
+        names = ("groups", "transposed", "table", "depth", "module", *GEOMETRY)
         known = {name: value for name in names if (value := getattr(self, name)) is not None}
         told: dict[str, Any] = {**self.loops, **known, "weight_is_parameter": self.weight_is_parameter is not False}
         return Layer(self.name, **told)
@@ -373,7 +374,11 @@ class Plan(_Entry):
         """By path of the products with formats that no module of their own computes, the calls that compute them, or
         the names of their weights."""
         taking = [layer for layer in self.layers if layer.formats != TensorFormats()]
-        named = {layer.module: layer.parameter for layer in taking if layer.parameter is not None}
+        named = {
+            layer.module: Transposed(layer.parameter) if layer.transposed else layer.parameter
+            for layer in taking
+            if layer.parameter is not None
+        }
         return {**named, **{layer.module: layer.computed_by.call for layer in taking if layer.computed_by is not None}}
 
     def points(self) -> Points:

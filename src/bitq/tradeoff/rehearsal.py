@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
-from bitq.accuracy.evaluate import check_classes, cross_entropy, device_of, differentiate, loss_of, score, top1
+from bitq.accuracy.evaluate import (
+    check_classes,
+    cross_entropy,
+    device_of,
+    differentiate,
+    loss_of,
+    score,
+    telling,
+    top1,
+)
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import apply
@@ -119,7 +128,7 @@ def _learn(
     apply(model, formats, points=points)
     model.eval()
     inputs, target = to_device(batch, device_of(model))
-    with torch.enable_grad(), watching(model, formats, "scored", whole=False):
+    with torch.enable_grad(), watching(model, formats, "scored", whole=False), telling(model, task.loss):
         value = loss_of(forward(model, inputs), target, task.loss)
     if value.requires_grad:
         differentiate(value)

@@ -21,7 +21,7 @@ from bitq.movement.levels import movement, movement_many
 from bitq.movement.model import Widths
 from bitq.movement.tiled import LevelMovement, levels_of
 from bitq.movement.widths import FLOAT_BITS, weight_size, widths
-from bitq.multiplying import Projection
+from bitq.multiplying import Projection, TransposedProjection
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.moved import Moved
 from bitq.tradeoff.records import Cost
@@ -259,8 +259,10 @@ def stored_bytes(model: nn.Module) -> int:
 def _weight_bytes(model: nn.Module, module: nn.Module) -> int:
     if _of_activations(module):
         return 0
-    if isinstance(module, Projection) and has_kind(model.get_submodule(module.stored.rpartition(".")[0])):
-        return 0  # which stores it
+    if isinstance(module, Projection | TransposedProjection):
+        owner = model.get_submodule(module.stored.rpartition(".")[0])
+        if has_kind(owner):
+            return 0  # which stores it
     return _bytes(module.weight)  # type: ignore[arg-type]
 
 

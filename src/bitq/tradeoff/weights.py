@@ -187,8 +187,9 @@ def _fits(shape: tuple[int, ...], layer: PlanLayer) -> bool:
     if layer.table is not None:
         return shape == layer.table
     k, c, r, s = (layer.loops[loop] for loop in "KCRS")
+    c //= layer.depth
     channels = (c * layer.groups, k // layer.groups) if layer.transposed else (k, c)
-    return shape[:2] == channels and prod(shape[2:]) == r * s
+    return shape[:2] == channels and prod(shape[2:]) == layer.depth * r * s
 
 
 def _uniform(tensors: Mapping[str, FileTensor], fmt: Format) -> dict[str, FileTensor]:

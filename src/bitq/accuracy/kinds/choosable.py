@@ -10,7 +10,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from bitq.accuracy.kinds.kind import Kind, class_names, has_kind, kind_of
 from bitq.floating import ACTIVATIONS, StaysFloat
 from bitq.layers import Layer
-from bitq.multiplying import PROJECTING, multiplies
+from bitq.multiplying import PROJECTING, Projection, TransposedProjection, multiplies
 from bitq.private_torch import is_lazy, uncompiled_path
 
 _IDLE = "was not called where the network was traced"
@@ -130,4 +130,10 @@ def _stored_bytes(module: nn.Module) -> int:
 def _multiplies(module: nn.Module) -> bool:
     if isinstance(module, PROJECTING) and multiplies(module):  # its children do
         return False
-    return any(is_lazy(weight) or weight.dim() > 1 for weight in module.parameters(recurse=False))
+    projected = {id(weight) for child in module.children() for weight in _projected(child)}
+    return any(is_lazy(own) or (own.dim() > 1 and id(own) not in projected) for own in module.parameters(recurse=False))
+
+
+def _projected(module: nn.Module) -> list[object]:
+    """The weight of another module that it computes with."""
+    return [module.weight] if isinstance(module, Projection | TransposedProjection) else []

@@ -1,4 +1,4 @@
-"""Convolutions, 1-D and 2-D, grouped and dilated; and how the operator of all convolutions is read."""
+"""Convolutions, 1-D to 3-D, grouped and dilated; and how the operator of all convolutions is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bitq.private_torch import CONVOLVE, convolve
 
 CONVOLUTION = register(
     Kind(
-        classes=(nn.Conv1d, nn.Conv2d),
+        classes=(nn.Conv1d, nn.Conv2d, nn.Conv3d),
         compute=convolve,
         channel_axis=lambda layer: -1 - len(layer.kernel_size),
         steps=("forward", CONVOLVE),
@@ -25,10 +25,10 @@ CONVOLUTION = register(
 def _read(name: str, operation: ComputedOperation) -> Iterator[ReadLayer]:
     arguments, (output,) = operation.arguments, operation.results
     images, kernel = arguments["input"].shape, arguments["weight"].shape[2:]
-    if len(kernel) > 2:
+    if len(kernel) > 2 and arguments["transposed"]:
         raise BitqError(
-            f"{operation.place} computes a 3-D convolution, which bitq does not model; give a network of 1-D and 2-D "
-            "ones"
+            f"{operation.place} computes a transposed 3-D convolution, which bitq does not model; give a network of "
+            "1-D and 2-D ones"
         )
 
     def each(values: Sequence[int]) -> tuple[int, ...]:

@@ -80,5 +80,6 @@ def kind_of(layer: nn.Module | type[nn.Module]) -> Kind:
 
 
 def class_names() -> str:
-    """The classes that take formats, for messages."""
-    return ", ".join(cls.__name__ for kind in _kinds if not kind.of_activations for cls in kind.classes)
+    """The classes of torch that take formats, for messages."""
+    found = (cls for kind in _kinds for cls in kind.classes)
+    return ", ".join(cls.__name__ for cls in found if cls.__module__.startswith("torch."))

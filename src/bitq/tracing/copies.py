@@ -1,35 +1,68 @@
-"""A copy of a network that runs without data: its tensors have shapes, and operators only work out shapes."""
+"""Copies of a network to run: without data, whose operators only work out shapes, or with them.
+
+A network that decides by values, as a detector does by what it has found, runs on the data of an example.
+"""
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bitq.errors import BitqError
-from bitq.private_torch import FAKE_TENSOR_LOGGER, FakeTensorMode, is_lazy
+from bitq.private_torch import FAKE_TENSOR_LOGGER, FakeTensorMode, has_data, is_lazy
 from bitq.randomness import random_states_kept
-from bitq.tracing.watch import tensors
+from bitq.tracing.watch import ValueNeededError, tensors
 from bitq.usercode import UserCodeError, reason
+
+Shown = TypeVar("Shown")
+
+
+def shown(model: nn.Module, inputs: Any, run: Callable[[Callable[[], Copies]], Shown]) -> Shown:
+    """What `run` makes of copies, which it gets whenever it asks: without data, if the network does without.
+
+    Raises:
+        BitqError: as `Copies` does; a network that decides by values, where it or its inputs have none.
+    """
+    try:
+        return run(lambda: Copies.hollow_of(model, inputs))
+    except ValueNeededError:
+        if not all(map(has_data, [*_members(model), *tensors(inputs)])):
+            raise
+    return run(lambda: Copies.whole_of(model, inputs))
 
 
 @dataclass(frozen=True)
-class Hollow:
-    """Hollow copies of a network, which is in evaluation mode, and its inputs; tensors are fake ones of `mode`."""
+class Copies:
+    """Copies of a network, which is in evaluation mode, and its inputs, and the mode of their tensors.
+
+    Attributes:
+        network, inputs: the copies.
+        mode: to run them in.
+        whole: whether they hold data.
+    """
 
     network: nn.Module
     inputs: Any
-    mode: FakeTensorMode
+    mode: AbstractContextManager[Any]
+    whole: bool
 
     @classmethod
-    def of(cls, model: nn.Module, inputs: Any) -> Hollow:
-        """Copies of both whose tensors have shapes but no data; meta tensors come to the device of the others.
+    def whole_of(cls, model: nn.Module, inputs: Any) -> Copies:
+        """Copies with their data; parameters are the network's own."""
+        own = {id(parameter): parameter for parameter in model.parameters()}
+        network, inputs = _copied((model, inputs), own)
+        return cls(network.eval(), inputs, nullcontext(), whole=True)
+
+    @classmethod
+    def hollow_of(cls, model: nn.Module, inputs: Any) -> Copies:
+        """Copies whose tensors have shapes but no data; meta tensors come to the device of the others.
 
         Buffers of one element and single numbers among the inputs keep their value: networks decide by them (whether a
         codebook was initialized, how many tokens came before).
@@ -39,20 +72,19 @@ class Hollow:
         """
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         try:
-            members = [t for module in model.modules() for t in tensors(vars(module))]
-            given = list(tensors(inputs))
+            members, given = _members(model), list(tensors(inputs))
             devices = (t.device for t in members + given if t.device.type != "meta")
             device = next(devices, torch.device("cpu"))
             with mode:
                 hollow = {id(t): _hollow(t, device) for t in members + given}
                 flags = (*members, *(t for t in given if not t.dim()))
                 hollow |= {id(t): torch.tensor(t.tolist(), dtype=t.dtype) for t in flags if _is_flag(t)}
-            network, inputs = copy.deepcopy((model, inputs), hollow)
         except BitqError:
             raise
         except Exception as error:
-            raise BitqError(f"the network cannot be copied for tracing: {_first_line(error)}") from error
-        return cls(network.eval(), inputs, mode)
+            raise _uncopied(error) from error
+        network, inputs = _copied((model, inputs), hollow)
+        return cls(network.eval(), inputs, mode, whole=False)
 
     def run(self, watch: AbstractContextManager[Any]) -> None:
         """Run the network once under a watch; random states stay as they were.
@@ -70,6 +102,21 @@ class Hollow:
             shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tensors(self.inputs)) or "no tensor"
             told = reason(error, self.network)
             raise UserCodeError(f"the network cannot run on an input of {shapes}: {told}") from error
+
+
+def _members(model: nn.Module) -> list[Tensor]:
+    return [t for module in model.modules() for t in tensors(vars(module))]
+
+
+def _copied(both: tuple[nn.Module, Any], known: dict[int, Any]) -> tuple[nn.Module, Any]:
+    try:
+        return copy.deepcopy(both, known)
+    except Exception as error:
+        raise _uncopied(error) from error
+
+
+def _uncopied(error: Exception) -> BitqError:
+    return BitqError(f"the network cannot be copied for tracing: {_first_line(error)}")
 
 
 def _hollow(tensor: Tensor, meta_device: torch.device) -> Tensor:
