@@ -13,8 +13,8 @@ more is better, 6 dB are a bit of precision), the mean over all tensors of a kin
 - Gaussian: independent normal numbers, 256 rows of 1,024;
 - outliers: Laplace numbers, one column in 128 of which is 30 times as large, as some channels of transformers are.
 
-Last the speed of `bitq.quantize` into a fresh tensor, as a share of that of `clone()`: medians of interleaved runs on
-an activation and on a weight.
+Then the speed of `bitq.quantize` into a fresh tensor, as a share of that of `clone()`: medians of interleaved runs on
+an activation and on a weight. Last that of `bitq.pack` on the same, in GB of float32 per second.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bitq import demo, parse_format, quantize
+from bitq import demo, pack, parse_format, quantize
 from bitq.formats import Format
 from bitq.formats.explained import ACTIVATION, WEIGHT
 from quantize import medians, take_turns
@@ -51,9 +51,14 @@ class Sample:
     x: Tensor
     weight: bool = False
 
+    @property
+    def inner_dims(self) -> tuple[int, ...]:
+        """The kernel window of a weight."""
+        return tuple(range(2, self.x.ndim)) if self.weight else ()
+
     def quantized(self, fmt: Format) -> Tensor:
         """In a format."""
-        return quantize(self.x, fmt, 1, tuple(range(2, self.x.ndim)) if self.weight else ())
+        return quantize(self.x, fmt, 1, self.inner_dims)
 
 
 def weights(state: dict[str, Tensor]) -> list[Sample]:
@@ -109,6 +114,12 @@ def speed_text(sample: Sample, fmt: Format, seconds: float) -> str:
     return f"{times['clone'] / times['fresh']:.2f}"
 
 
+def packing_text(sample: Sample, fmt: Format, seconds: float) -> str:
+    """GB of float32 per second."""
+    times = medians(take_turns({"pack": lambda: pack(sample.x, fmt, 1, sample.inner_dims)}, seconds))
+    return f"{sample.x.nbytes / times['pack'] / 1e9:.2g}"
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,14 +137,16 @@ def main() -> None:
     timed = Sample(torch.randn(arguments.images, 64, 56, 56)), Sample(torch.randn(512, 512, 3, 3), weight=True)
     counted = ", ".join(f"{len(samples)} of {kind}" for kind, samples in kinds.items())
     print(f"torch {torch.__version__}, {arguments.threads} threads; tensors: {counted}\n")
-    headings = ["format", "bits: activation / weight", *(f"{kind}, dB" for kind in kinds), "speed: activation / weight"]
+    speeds = ("speed: activation / weight", "packing, GB/s: activation / weight")
+    headings = ["format", "bits: activation / weight", *(f"{kind}, dB" for kind in kinds), *speeds]
     print(f"| {' | '.join(headings)} |\n|{' --- |' * len(headings)}")
     for name in arguments.formats:
         fmt = parse_format(name)
         bits = " / ".join(f"{fmt.bits_per_element(*shape[1:]):.4g}" for shape in (ACTIVATION, WEIGHT))
         errors = [mean_text(samples, fmt) for samples in kinds.values()]
         speed = " / ".join(speed_text(each, fmt, arguments.seconds) for each in timed)
-        print(f"| {' | '.join([name, bits, *errors, speed])} |", flush=True)
+        packing = " / ".join(packing_text(each, fmt, arguments.seconds / 2) for each in timed)
+        print(f"| {' | '.join([name, bits, *errors, speed, packing])} |", flush=True)
 
 
 if __name__ == "__main__":

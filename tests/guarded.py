@@ -8,6 +8,7 @@ or begin where one ends. What is computed must not depend on which.
 
 import importlib
 import sys
+from itertools import product
 from math import inf, prod
 from mmap import PAGESIZE
 from pathlib import Path
@@ -150,17 +151,19 @@ def check_kernel(lib, rng):
         x = np.resize(numbers(rng, 50_021, kind), prod(shape[:3]))
         with Arena(at_end=True) as arena:
             quantized(lib, arena, x, kind, shape, 5, 3, bias, 0, False, fresh=fresh, threads=2)
-    for count in (0, 1, 511, 513, 3_200_003):
-        x = np.resize(numbers(rng, 50_021, 0), count)
-        for mantissa, least, largest, in_place in ((3, -6, 448, False), (7, -126, 3.3e38, True), (23, -62, 1e9, False)):
+    wide = 2.0**128 - 2.0**104
+    casts = [(0, 3, -6, 448.0), (0, 7, -126, 3.3e38), (0, 23, -62, 1e9)]
+    casts += [(1, 3, -6, 448.0), (1, 8, -126, wide), (2, 7, -126, wide)]
+    for count, (turn, (kind, mantissa, *told)) in product((0, 1, 511, 513, 3_200_003), enumerate(casts)):
+        x = np.resize(numbers(rng, 50_021, kind), count)
 
-            def cast(arena, x=x, told=(mantissa, least, largest, mantissa > 3, 2), in_place=in_place):
-                source = arena.array(x)
-                target = source if in_place else arena.array(np.zeros_like(x))
-                lib.bitq_cast(pointer(source), pointer(target), x.size, *told)
-                return [target]
+        def cast(arena, x=x, told=(kind, mantissa, *told, mantissa > 3, 2), in_place=turn % 2):
+            source = arena.array(x)
+            target = source if in_place else arena.array(np.zeros_like(x))
+            lib.bitq_cast(pointer(source), pointer(target), x.size, *told)
+            return [target]
 
-            both_ends(cast)
+        both_ends(cast)
     for count in (0, 1, 7, 63, 64, 65, 1000, 70_001):
         for kind in (np.uint32, np.uint16):
             x, bits = rng.integers(0, 2**16, count).astype(kind), rng.integers(0, 256, -(-count // 8)).astype(np.uint8)

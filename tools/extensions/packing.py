@@ -15,6 +15,6 @@ ffi.set_source(
     f"#include <stdint.h>\n{HEADER}",
     sources=[str(HERE / "packing.c")],
     include_dirs=[str(HERE)],
-    depends=[str(HERE / "packing.h")],
+    depends=[str(HERE / name) for name in ("packing.h", "stacks.h", "numbers.h")],
     extra_compile_args=["/O2", "/std:c11"] if os.name == "nt" else ["-O3", "-std=c11"],
 )

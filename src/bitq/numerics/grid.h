@@ -52,6 +52,11 @@ INLINE float on_grid(float k, grid g) {
     return (k + shift) - shift;
 }
 
+/* x on the grid times a power of two, whose pattern is `step`. */
+INLINE float on_stepped_grid(float x, int32_t step, grid g) {
+    return on_grid(x, (grid){g.above, g.least + step - ONE});
+}
+
 INLINE double wide_shift_of(double k, wide_grid g) {
     const double own = leading(k) * g.above;
     return own > g.least ? own : g.least;

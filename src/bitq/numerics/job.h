@@ -27,8 +27,8 @@ typedef struct {
     int low, finite;
 } unit;
 
-/* The same for each place of a row. `tame`: all blocks are finite, and of so small a step that no number of theirs is too
- * large for its type, nor 1/step too small. */
+/* The same for each place of a row, 1/step of SCALED alone. `tame`: all blocks are finite, and of so small a step that no
+ * number of theirs is too large for its type, nor what is added to round it, nor 1/step too small. */
 typedef struct {
     const float *step, *inverse_step;
     int tame;
@@ -119,8 +119,8 @@ INLINE float scale_of(int32_t peak, const job *j) {
 }
 
 INLINE float inverse_scale(float scale, const job *j) {
-    const double all = (double)scale * j->scale.second;
-    return all < 0x1p125 ? (float)(1 / all) : float_of(QUIET_NAN);
+    const float all = scale * (float)j->scale.second;
+    return all < 0x1p125f ? 1 / all : float_of(QUIET_NAN);
 }
 
 INLINE unit unit_of(int32_t peak, const job *j, reach r) {

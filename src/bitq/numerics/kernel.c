@@ -9,7 +9,6 @@
 #endif
 #include "tiles.h"
 #include "cast.h"
-#include <float.h>
 #include "kernel.h" /* knows no includes: Python reads it, too */
 #ifdef _OPENMP
 #include <omp.h>
@@ -41,8 +40,8 @@ typedef void tiles_function(const job *, reach, int64_t, int64_t, summary *);
                                     int32_t *peak) {                                                       \
         plain_blocks(j, codes, at, blocks, block, peak);                                                   \
     }                                                                                                      \
-    target static void cast_##name(const float *x, float *y, int64_t count, narrower n) {                  \
-        ELEMENTWISE for (int64_t i = 0; i < count; i++) y[i] = narrowed(x[i], n);                          \
+    target static void cast_##name(const void *x, void *y, int64_t count, const narrower *n) {             \
+        cast_run(x, y, count, *n);                                                                         \
     }
 
 CLONE(, anywhere)
@@ -56,7 +55,7 @@ CLONE(__attribute__((target("avx2"))), avx2)
 CLONE(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl" WIDE))), avx512)
 #endif
 
-typedef void cast_function(const float *x, float *y, int64_t count, narrower);
+typedef void cast_function(const void *x, void *y, int64_t count, const narrower *);
 
 typedef struct {
     tiles_function *tiles;
@@ -231,7 +230,7 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
     const path best = fastest();
     /* large pages are too large for the caches, and less than UNTOUCHED is mostly memory that was used before */
     if (fresh && (bytes < UNTOUCHED || in_large_pages(y, bytes))) fresh = 0;
-    block = f.whole ? LONG : block;
+    block = f.whole ? TILE : block;
     job j = {
         .x = x,
         .y = y,
@@ -245,7 +244,7 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
         .to_step = f.to_unit * (1 << 23),
         .floor = f.floor,
         .elements = f.is_float ? SCALED : f.uniform ? UNIFORM : SMALL,
-        .largest = kind == FLOAT32 ? FLT_MAX : kind == BFLOAT16 ? 0x1.FEp127f : 65504.0f,
+        .largest = largest_of(kind),
         .whole = -1,
         .rows = best.rows,
         .all = best.all,
@@ -281,27 +280,27 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
         j.scale.second = second > f.least_second ? second : f.least_second;
         j.scale.divisor = f.most * j.scale.second;
     }
-    const double calm = j.largest / (2 * f.most);
-    j.calm = (float)((calm < 0x1p124 ? calm : 0x1p124) / (f.is_float ? j.scale.second : 1));
+    j.calm = (float)((j.largest < 0x1p105 ? j.largest / 2 : 0x1p104) / f.most / (f.is_float ? j.scale.second : 1));
     const int32_t lowest = f.has_bias || f.is_float ? f.lowest : default_bias(tensor.top, f.top_code);
     const reach codes = within(&j, lowest, f.has_bias ? f.highest : lowest + f.top_code, f.bump);
     if (f.whole) return as_one_block(&j, codes, tensor.peak, f.magnitude, threads);
     return all_tiles(&j, codes, threads).clipped;
 }
 
-void bitq_cast(const float *x, float *y, int64_t count, int mantissa, int least_exponent, float largest, int endless,
-               int threads) {
-    const narrower n = narrower_of(mantissa, least_exponent, largest, endless);
+void bitq_cast(const void *x, void *y, int64_t count, int kind, int mantissa, int least_exponent, float largest,
+               int endless, int threads) {
+    const narrower n = narrower_of(kind, mantissa, least_exponent, largest, endless);
     const path best = fastest();
-    const int64_t pieces = (count + TILE - 1) / TILE, most = count / GRAIN + 1, bytes = count * (int64_t)sizeof(float);
-    const int streamed = x != y && 2 * bytes >= STREAMED;
+    const int64_t each = kind == FLOAT32 ? 4 : 2, pieces = (count + TILE - 1) / TILE, most = count / GRAIN + 1;
+    const int streamed = x != y && 2 * count * each >= STREAMED;
     threads = threads < most ? threads : (int)most;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t p = 0; p < pieces; p++) {
         const int64_t at = p * TILE, size = count - at < TILE ? count - at : TILE;
+        char *const to = (char *)y + at * each;
         float out[TILE];
-        best.cast(x + at, streamed ? out : y + at, size, n);
-        if (streamed) best.stream(y + at, out, size * (int64_t)sizeof(float));
+        best.cast((const char *)x + at * each, streamed ? (void *)out : to, size, &n);
+        if (streamed) best.stream(to, out, size * each);
     }
 }
 

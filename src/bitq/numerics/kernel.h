@@ -28,9 +28,10 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
                       int64_t inner, int64_t block, const bitq_format *format, uint64_t key, int fresh, int threads);
 
 /* x, to nearest, in a type of floats with so many bits of mantissa and exponent of the smallest normal number; beyond the
- * largest there is infinity if it is `endless`, or the largest, and NaN for infinity. y may be x. */
-void bitq_cast(const float *x, float *y, int64_t count, int mantissa, int least_exponent, float largest, int endless,
-               int threads);
+ * largest there is infinity if it is `endless`, or the largest, and NaN for infinity. No finite number of x's kind becomes
+ * one that it has not. y may be x. */
+void bitq_cast(const void *x, void *y, int64_t count, int kind, int mantissa, int least_exponent, float largest,
+               int endless, int threads);
 
 /* to = from, with zeros where `clipped` has a bit: `bytes` 4 or 2 each. */
 void bitq_pass(const void *from, void *to, const uint8_t *clipped, int64_t count, int bytes, int threads);

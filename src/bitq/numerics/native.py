@@ -123,25 +123,19 @@ def _cast(x: Tensor, recipe: Recipe, out: Tensor | None) -> Tensor | None:
         return None
     if blocks.layout(x.shape, x.stride(), Axes(recipe.axes.dim, ()), 1) is None:
         return None
-    y, wide = torch.empty_like(x) if out is None else out, x.float()
-    narrow = y if x.dtype == torch.float32 else wide
-    ffi = _kernel.ffi
+    y, ffi = torch.empty_like(x) if out is None else out, _kernel.ffi
     _kernel.lib.bitq_cast(
-        ffi.cast("float *", wide.data_ptr()),
-        ffi.cast("float *", narrow.data_ptr()),
+        ffi.cast("void *", x.data_ptr()),
+        ffi.cast("void *", y.data_ptr()),
         x.numel(),
+        KINDS[x.dtype],
         number.mantissa_bits,
         number.least_exponent,
         number.largest(),
         number.kind == "i",
         torch.get_num_threads(),
     )
-    if narrow is y:
-        return y
-    largest = torch.finfo(x.dtype).max
-    if number.largest() > largest:
-        narrow = torch.where(narrow.isinf(), narrow, narrow.clamp(-largest, largest))
-    return y.copy_(narrow)
+    return y
 
 
 def pass_gradient(grad: Tensor, clipped: Tensor) -> Tensor | None:

@@ -14,7 +14,7 @@
 
 enum { FLOAT32, BFLOAT16, FLOAT16 };
 enum { NEAREST, HALF_AWAY, TOWARD_ZERO, STOCHASTIC };
-enum { UNBOUNDED = 0x7F800000, EXPONENT = UNBOUNDED, QUIET_NAN = 0x7FC00000 };
+enum { UNBOUNDED = 0x7F800000, EXPONENT = UNBOUNDED, QUIET_NAN = 0x7FC00000, ONE = 127 << 23 };
 
 INLINE uint32_t bits_of(float value) {
     uint32_t bits;
@@ -43,6 +43,9 @@ INLINE uint16_t counted_half(uint16_t bits, int never_negative, uint16_t infinit
     return never_negative && bits > size && size < infinity ? 0 : size;
 }
 
+/* The largest finite number of a kind. */
+INLINE float largest_of(int kind) { return kind == FLOAT32 ? 0x1.fffffep127f : kind == BFLOAT16 ? 0x1.FEp127f : 65504.0f; }
+
 INLINE uint16_t infinity_of(int kind) { return kind == BFLOAT16 ? 0x7F80 : 0x7C00; }
 
 INLINE float of_bfloat16(uint16_t half) { return float_of((uint32_t)half << 16); }
@@ -60,14 +63,19 @@ INLINE float of_float16(uint16_t half) {
     return float_of(bits | ((half & 0x7C00) == 0x7C00 ? shifted | UNBOUNDED : bits_of(finite)));
 }
 
-/* Adding 0.5 to a magnitude below 2^-14 rounds it to a multiple of 2^-24, the least float16. Never -0. */
-INLINE uint16_t to_float16(float value) {
+/* Adding 0.5 to a magnitude below 2^-14 rounds it to a multiple of 2^-24, the least float16. */
+INLINE uint16_t to_signed_float16(float value) {
     const uint32_t bits = (uint32_t)magnitude(value), sign = (bits_of(value) ^ bits) >> 16;
     const uint32_t normal = (bits - (112u << 23) + 0xFFFu + (bits >> 13 & 1)) >> 13;
     const uint32_t subnormal = bits_of(float_of(bits) + 0.5f) - bits_of(0.5f);
     const uint32_t finite = bits < 0x38800000u ? subnormal : normal;
-    const uint32_t half = bits > UNBOUNDED ? 0x7E00u : finite < 0x7C00u ? finite : 0x7C00u;
-    return (uint16_t)(half ? sign | half : 0);
+    return (uint16_t)(sign | (bits > UNBOUNDED ? 0x7E00u : finite < 0x7C00u ? finite : 0x7C00u));
+}
+
+/* The same, but never -0. */
+INLINE uint16_t to_float16(float value) {
+    const uint16_t half = to_signed_float16(value);
+    return half & 0x7FFF ? half : 0;
 }
 
 INLINE int32_t exponent(int32_t peak) { return (peak >> 23) - 127; }
@@ -101,13 +109,16 @@ INLINE float rounded(float x, float step, float inverse_step, float low, float l
     return float_of(bits_of(whole * step) | (bits_of(x) & 0x80000000u)) + 0.0f; /* the addition makes -0 to +0 */
 }
 
+INLINE float within_limits(float k, float low, float limit) {
+    k = k > low ? k : low;
+    return k < limit ? k : limit;
+}
+
 /* The same as `rounded` to the nearest with a step of at most 2^104, in fewer operations: the addition rounds to a multiple
- * of the step, again without -0. `bound` is limit * step, `shift` 1.5 * 2^23 * step. */
+ * of the step, again without -0. `shift` is 1.5 * 2^23 * step. */
 enum { MOST_SHIFTED = (104 + 127) << 23 };
-INLINE float nearest(float x, float bound, float shift) {
-    x = x > -bound ? x : -bound;
-    x = x < bound ? x : bound;
-    return (x + shift) - shift;
+INLINE float nearest(float x, float low, float limit, float shift) {
+    return (within_limits(x, low, limit) + shift) - shift;
 }
 
 /* Whether |x| / step rounds beyond the limit, which is odd: so a tie does. */

@@ -8,9 +8,8 @@
  * threads can share the work. */
 
 #include <float.h>
-#include <stdint.h>
-#include <string.h>
 
+#include "stacks.h"
 #include "packing.h" /* knows no includes: Python reads it, too */
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
@@ -21,32 +20,13 @@
 #ifndef CLONES
 #define CLONES
 #endif
-#if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline)) /* or the clones would share what one of them calls */
-#else
-#define INLINE static inline
-#endif
 
 enum { TILE = 256 };
 
 typedef bitq_bands layout;
 typedef bitq_elements elements;
 
-INLINE uint32_t bits_of(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-INLINE uint32_t magnitude(float value) { return bits_of(value) & 0x7FFFFFFFu; }
-
 INLINE int32_t negative(float value) { return (int32_t)(bits_of(value) >> 31); }
-
-INLINE float float_of(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
 
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -61,6 +41,9 @@ INLINE double double_of(uint64_t bits) {
     memcpy(&value, &bits, sizeof value);
     return value;
 }
+
+/* Whether bands are stacks, none of which is short of a row's end. */
+INLINE int is_narrow(layout l) { return l.run == 1 && l.length <= NARROW && l.size % (l.depth * l.length) == 0; }
 
 INLINE int64_t across(layout l) { return (l.length + l.run - 1) / l.run; }
 
@@ -137,7 +120,7 @@ INLINE stream write_words(stream s, const uint32_t *fields, int64_t count, int w
 
 /* Whole words where nothing is held and they are filled; else two at a time where both fit in a word: what one field waits
  * for is the one before. */
-INLINE stream write_fields(stream s, const uint32_t *fields, int64_t count, int width) {
+CLONES static stream write_fields(stream s, const uint32_t *fields, int64_t count, int width) {
     int64_t i = 0;
     if (!s.held && (width == 4 || width == 8)) {
         i = count / (32 / width) * (32 / width);
@@ -153,9 +136,25 @@ INLINE void finish(stream s) {
     for (; s.held > 0; s.held -= 8, s.word >>= 8) *s.to++ = (uint8_t)s.word;
 }
 
+/* Whole words of fields. */
+INLINE void read_words(const uint8_t *from, uint32_t *restrict fields, int64_t count, int width) {
+    const int each = 32 / width;
+    for (int64_t i = 0; i < count / each; i++) {
+        const uint32_t word = load(from + 4 * i);
+        for (int k = 0; k < each; k++) fields[i * each + k] = word >> k * width & (((uint32_t)1 << width) - 1);
+    }
+}
+
 /* `count` fields of at most 24 bits from bit `at` on; touches no byte outside the `size` that the stream has. */
-INLINE void read_fields(const uint8_t *from, int64_t size, int64_t at, uint32_t *fields, int64_t count, int width) {
+CLONES static void read_fields(const uint8_t *from, int64_t size, int64_t at, uint32_t *restrict fields, int64_t count,
+                               int width) {
     const uint32_t mask = ((uint32_t)1 << width) - 1;
+    if (at % 8 == 0 && (width == 4 || width == 8)) {
+        const int64_t whole = count / (32 / width) * (32 / width);
+        if (width == 4) read_words(from + at / 8, fields, whole, 4);
+        else read_words(from + at / 8, fields, whole, 8);
+        at += whole * width, fields += whole, count -= whole;
+    }
     const int64_t reach = (size - 4) * 8 + 7 - at; /* to the last bit that begins in four bytes which are all there */
     const int64_t plain = reach < 0 ? 0 : smaller(count, reach / width + 1);
     for (int64_t i = 0; i < plain; i++) {
@@ -170,14 +169,16 @@ INLINE void read_fields(const uint8_t *from, int64_t size, int64_t at, uint32_t 
     }
 }
 
-/* Where a walk over elements is: in a band of which this is the first block, at a column of a row. */
+/* Where a walk over elements is: in a band of which this is the first block, at a column of a row, or of all the rows of a
+ * stack one behind the other. */
 typedef struct {
     int64_t block, column;
     walk row;
+    int narrow;
 } place;
 
 INLINE place start_of(int64_t band, layout l) {
-    return (place){band * across(l), 0, band_at(first_row(band, l) % l.depth, l)};
+    return (place){band * across(l), 0, band_at(first_row(band, l) % l.depth, l), is_narrow(l)};
 }
 
 INLINE float power_of(uint8_t code, elements e) {
@@ -185,25 +186,45 @@ INLINE float power_of(uint8_t code, elements e) {
     return float_of((uint32_t)((exponent < e.lowest ? e.lowest : exponent) + 127) << 23);
 }
 
+/* 1 / power_of, exactly. */
+INLINE float inverse_power_of(uint8_t code, elements e) {
+    const int32_t exponent = e.offset + code, field = 127 - (exponent < e.lowest ? e.lowest : exponent);
+    return float_of(field ? (uint32_t)field << 23 : 1u << 22);
+}
+
 #define OWN_STEP(block) steps[block]
 #define POWER(block) power_of(codes[block], e)
+#define INVERSE_POWER(block) inverse_power_of(codes[block], e)
 
-/* The steps of the next `count` elements, whatever rows they lie in; STEP(block) is that of a block. */
-#define SPREAD(type, step, p, count, l, STEP)                                                     \
+PEAKS_OF_STACK(peaks_of_rows, float, uint32_t, (uint32_t)magnitude)
+REPEAT(float)
+REPEAT(double)
+
+/* The steps of the next `count` elements, whatever rows they lie in, with room for LANES behind them; STEP(block) is that of a
+ * block. Short rows are repeated as far as their band goes. */
+#define STEPS(type, step, p, count, l, STEP)                                                      \
     for (int64_t done_ = 0; done_ < (count);) {                                                   \
-        const int64_t width_ = smaller((count) - done_, (l).length - (p).column);                 \
+        const int64_t left_ = (p).narrow ? (p).row.left * (l).length : (l).length;                   \
+        const int64_t width_ = smaller((count) - done_, left_ - (p).column);                      \
         type *to_ = (step) + done_;                                                               \
-        if ((l).run == 1)                                                                         \
+        if ((p).narrow) {                                                                         \
+            type row_[NARROW + LANES];                                                            \
+            for (int64_t i_ = 0; i_ < (l).length; i_++) row_[i_] = STEP((p).block + i_);          \
+            repeat_##type(to_, row_, (l).length, width_, (p).column % (l).length);                \
+        } else if ((l).run == 1)                                                                  \
             for (int64_t i_ = 0; i_ < width_; i_++) to_[i_] = STEP((p).block + (p).column + i_);  \
         else                                                                                      \
             for (int64_t i_ = 0, b_ = (p).column / (l).run; i_ < width_; b_++) {                  \
                 const int64_t end_ = smaller(width_, (b_ + 1) * (l).run - (p).column);            \
                 const type value_ = STEP((p).block + b_);                                         \
-                for (; i_ < end_; i_++) to_[i_] = value_;                                         \
+                for (; i_ < end_; i_ += LANES)                                                    \
+                    for (int64_t k_ = 0; k_ < LANES; k_++) to_[i_ + k_] = value_;                 \
+                i_ = end_;                                                                        \
             }                                                                                     \
         done_ += width_, (p).column += width_;                                                    \
-        if ((p).column == (l).length) {                                                           \
+        if ((p).column == left_) {                                                                \
             (p).column = 0;                                                                       \
+            if ((p).narrow) (p).row.within += (p).row.left - 1, (p).row.left = 1;                 \
             if ((p).row.left == 1) (p).block += across(l);                                        \
             (p).row = next_row((p).row, l);                                                       \
         }                                                                                         \
@@ -215,6 +236,16 @@ CLONES void bitq_peaks(const float *x, uint32_t *peaks, int64_t first, int64_t l
     const int64_t length = l.length, run = l.run, blocks = across(l), end = first_element(last, l);
     walk row = band_at(first_row(first, l) % l.depth, l);
     uint32_t *peak = peaks + first * blocks;
+    if (is_narrow(l)) {
+        for (int64_t band = first, at = first_element(first, l); band < last; band++, peak += blocks) {
+            uint32_t found[NARROW + LANES];
+            peaks_of_rows(found, x + at, length, row.left, l.size - at, 0, 0);
+            for (int64_t i = 0; i < length; i++) peak[i] = found[i];
+            at += row.left * length;
+            row = next_row((walk){row.within + row.left - 1, 1}, l);
+        }
+        return;
+    }
     int fresh = 1;
     for (int64_t at = first_element(first, l); at < end; at += length) {
         const int64_t width = smaller(length, end - at);
@@ -253,10 +284,15 @@ CLONES void bitq_exponent_codes(const uint32_t *peaks, uint8_t *codes, int64_t c
 /* Codes without sign of numbers that are not negative and not too large for their type. Adding 2^(digits of the sum -
  * digits of the type) times the power of two below a number rounds it to a multiple of the type's unit there, and the sum's
  * last digits are the multiple. An exponent that carries goes over into that of the code. */
-INLINE uint32_t code_of(float q, int mantissa_bits, int least_exponent) {
-    const int32_t least = least_exponent + 127, field = (int32_t)(bits_of(q) >> 23), at = field < least ? least : field;
-    const uint32_t large = (uint32_t)(at + 23 - mantissa_bits) << 23;
-    return ((uint32_t)(at - least) << mantissa_bits) + (bits_of(q + float_of(large)) - large);
+INLINE float large_of(float q, elements e) {
+    const int32_t least = e.least_exponent + 127, field = (int32_t)(bits_of(q) >> 23), at = field < least ? least : field;
+    return float_of((uint32_t)(at + 23 - e.mantissa_bits) << 23);
+}
+
+INLINE uint32_t code_of(float q, elements e) {
+    const float large = large_of(q, e);
+    const uint32_t at = (bits_of(large) >> 23) - (uint32_t)(e.least_exponent + 127 + 23 - e.mantissa_bits);
+    return (at << e.mantissa_bits) + (bits_of(q + large) - bits_of(large));
 }
 
 INLINE uint64_t long_code_of(double q, int mantissa_bits, int least_exponent) {
@@ -285,12 +321,12 @@ INLINE uint32_t with_sign(uint32_t code, float x, elements e) {
 
 /* The code of a number that is not too large, rounded. */
 INLINE uint32_t nearest_code(float q, elements e) {
-    return e.kind == FLOAT ? code_of(q, e.mantissa_bits, e.least_exponent) : (uint32_t)(int32_t)((q + 0x1p23f) - 0x1p23f);
+    return e.kind == FLOAT ? code_of(q, e) : (uint32_t)(int32_t)((q + 0x1p23f) - 0x1p23f);
 }
 
-INLINE void by_powers(const float *x, const float *step, uint32_t *field, int64_t count, elements e) {
+INLINE void by_powers(const float *x, const float *inverse_step, uint32_t *field, int64_t count, elements e) {
     for (int64_t i = 0; i < count; i++) {
-        float q = float_of(magnitude(x[i])) / step[i];
+        float q = ratio(x[i], inverse_step[i]);
         q = q < e.limit ? q : e.limit;
         field[i] = with_sign(nearest_code(q, e), x[i], e);
     }
@@ -306,7 +342,23 @@ INLINE float odd_float(double q) {
 /* Whether an `odd_float` has bits enough, and half the smallest element is far from float32's smallest number. */
 INLINE int is_coarse(elements e) { return e.bits <= 20 && (e.kind != FLOAT || e.least_exponent > -64); }
 
+/* By a quotient that is off by less than 2^-22 of itself: the step and the quotient are rounded. No number has more than 2^bits
+ * of the units there, so it gives the code unless it is within 2^(bits - 22) units of a tie. Whether it did for all. */
+INLINE int by_guess(const float *x, const double *step, uint32_t *field, int64_t count, elements e) {
+    const float doubt = (0.5f - float_of((uint32_t)(e.bits - 22 + 127) << 23)) * 0x1p-23f;
+    uint32_t certain = 0x80000000u;
+    for (int64_t i = 0; i < count; i++) {
+        float q = float_of((uint32_t)magnitude(x[i])) / (float)step[i];
+        q = q < e.limit ? q : e.limit;
+        const float large = e.kind == FLOAT ? large_of(q, e) : 0x1p23f;
+        certain &= bits_of(float_of((uint32_t)magnitude(q - ((q + large) - large))) - large * doubt);
+        field[i] = with_sign(nearest_code(q, e), x[i], e);
+    }
+    return certain != 0;
+}
+
 INLINE void by_floats(const float *x, const double *step, uint32_t *field, int64_t count, elements e) {
+    if (by_guess(x, step, field, count, e)) return;
     for (int64_t i = 0; i < count; i++) {
         float q = odd_float((double)float_of(magnitude(x[i])) / step[i]);
         q = q < e.limit ? q : e.limit;
@@ -342,14 +394,14 @@ CLONES void bitq_write_elements(const float *x, const uint8_t *codes, const doub
         const int64_t width = smaller(TILE, end - at);
         uint32_t field[TILE];
         if (steps) {
-            double step[TILE];
-            SPREAD(double, step, p, width, l, OWN_STEP)
+            double step[TILE + LANES];
+            STEPS(double, step, p, width, l, OWN_STEP)
             if (is_coarse(e)) BY_KIND(by_floats(x + at, step, field, width, e), e)
             else BY_KIND(by_floats_exactly(x + at, step, field, width, e), e)
         } else {
-            float step[TILE];
-            SPREAD(float, step, p, width, l, POWER)
-            BY_KIND(by_powers(x + at, step, field, width, e), e)
+            float inverse_step[TILE + LANES];
+            STEPS(float, inverse_step, p, width, l, INVERSE_POWER)
+            BY_KIND(by_powers(x + at, inverse_step, field, width, e), e)
         }
         s = write_fields(s, field, width, e.bits);
     }
@@ -404,13 +456,13 @@ CLONES void bitq_read_values(const uint8_t *from, int64_t bytes, const uint8_t *
         uint32_t field[TILE];
         read_fields(from, bytes, at * e.bits, field, width, e.bits);
         if (steps) {
-            double step[TILE];
-            SPREAD(double, step, p, width, l, OWN_STEP)
+            double step[TILE + LANES];
+            STEPS(double, step, p, width, l, OWN_STEP)
             if (e.kind == FLOAT) OF_FLOATS((double)table[field[i]])
             else BY_KIND(OF_FLOATS((double)whole_of(field[i], e)), e)
         } else {
-            float step[TILE];
-            SPREAD(float, step, p, width, l, POWER)
+            float step[TILE + LANES];
+            STEPS(float, step, p, width, l, POWER)
             if (e.kind == FLOAT) OF_POWERS(table[field[i]])
             else BY_KIND(OF_LOW_POWERS((float)whole_of(field[i], e)), e)
         }

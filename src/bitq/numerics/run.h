@@ -96,11 +96,6 @@ INLINE float times(float q, float step, float second, float largest, int tame) {
     return -largest > y ? -largest : y;
 }
 
-INLINE float within_limits(float k, float low, float limit) {
-    k = k > low ? k : low;
-    return k < limit ? k : limit;
-}
-
 /* x / step on the grid, by a k that is off by less than 2^-22 of itself: the step, 1/step and the product are rounded. That
  * is less than 2^(bits - 22) of the distance u to the next number, so it is right unless it is that near to a tie: |k - q|
  * is not below `doubt`, a part of `shift`, which is 1.5 * 2^23 * u. `certain` keeps its sign bit only where it is. */
@@ -125,58 +120,64 @@ INLINE float exactly(float x, double step, double low, double limit, wide_grid g
 #define CERTAIN
 #endif
 
-/* Rounds a run of elements of SCALED, whose steps are step[i] or all step[0], in double precision where one of them is in
- * doubt. */
+enum { AT_ONCE = 128 };
+
+/* Rounds a run of elements of SCALED, whose steps are step[i] or all step[0], AT_ONCE of them in double precision where one is
+ * in doubt. */
 INLINE void round_scaled(const run *r, int64_t count, units u, int single, int evenly, const job *j) {
     const float *x = r->x, *step = u.step, *inverse_step = u.inverse_step, second = (float)j->scale.second;
     const float limit = j->limit, low = j->low, largest = j->largest, doubt = j->doubt;
     const grid g = j->grid;
     const wide_grid wide = j->wide;
     float *y = r->y;
-    uint32_t certain = u.tame ? 0x80000000u : 0;
-    if (certain) {
-        CERTAIN for (int64_t i = 0; i < count; i++) {
-            const float k = within_limits(x[i] * inverse_step[single ? 0 : i], low, limit);
-            const float q = guess(k, evenly ? 0x1.8p23f : shift_of(k, g), doubt, &certain);
-            y[i] = times(q, step[single ? 0 : i], second, largest, 1);
+    for (int64_t start = 0, end; start < count; start = end) {
+        uint32_t certain = u.tame ? 0x80000000u : 0;
+        end = count - start < AT_ONCE ? count : start + AT_ONCE;
+        if (certain) {
+            CERTAIN for (int64_t i = start; i < end; i++) {
+                const float k = within_limits(x[i] * inverse_step[single ? 0 : i], low, limit);
+                const float q = guess(k, evenly ? 0x1.8p23f : shift_of(k, g), doubt, &certain);
+                y[i] = times(q, step[single ? 0 : i], second, largest, 1);
+            }
+            if (certain) continue;
         }
-        if (certain) return;
+        ELEMENTWISE for (int64_t i = start; i < end; i++) {
+            const float own = step[single ? 0 : i];
+            y[i] = times(exactly(x[i], (double)own * (double)second, low, limit, wide), own, second, largest, 0);
+        }
     }
-    ELEMENTWISE for (int64_t i = 0; i < count; i++) {
-        const float own = step[single ? 0 : i];
-        y[i] = times(exactly(x[i], (double)own * (double)second, low, limit, wide), own, second, largest, 0);
+}
+
+/* Rounds a run of elements whose steps are powers of two, step[i] or all step[0]. */
+INLINE void round_shifted(const run *r, int64_t count, units u, int single, const job *j) {
+    const float *x = r->x, *draws = r->draws, *step = u.step;
+    const float limit = j->limit, low = j->low, largest = j->largest;
+    const grid g = j->grid;
+    float *y = r->y;
+#define POWERED_RUN(number)                             \
+    ELEMENTWISE for (int64_t i = 0; i < count; i++) {   \
+        const float own = step[single ? 0 : i];         \
+        y[i] = number;                                  \
     }
+#define ROUNDED_RUN(how) POWERED_RUN(rounded(x[i], own, inverse(own), low, limit, how, draws[i]))
+    if (j->elements == UNIFORM && u.tame && j->rounding == NEAREST)
+        POWERED_RUN(nearest(x[i], low * own, limit * own, 0x1.8p23f * own))
+    else if (j->elements == UNIFORM)
+        BY_ROUNDING(j->rounding, ROUNDED_RUN)
+    else if (u.tame)
+        POWERED_RUN(on_stepped_grid(within_limits(x[i], low * own, limit * own), (int32_t)bits_of(own), g))
+    else
+        POWERED_RUN(times(on_grid(within_limits(x[i] * inverse(own), low, limit), g), own, 1, largest, 0))
 }
 
 /* Rounds a run of elements whose units are u[i] or all u[0]. */
 INLINE void round_run(const run *r, int64_t count, units u, int single, const job *j) {
-    const float *x = r->x, *draws = r->draws, *step = u.step, *inverse_step = u.inverse_step;
-    const float limit = j->limit, low = j->low, largest = j->largest;
-    const grid g = j->grid;
-    float *y = r->y;
-    if (j->elements == SCALED) { /* each kind of grid in a loop of its own */
-        if (j->evenly)
-            round_scaled(r, count, u, single, 1, j);
-        else
-            round_scaled(r, count, u, single, 0, j);
-        return;
-    }
-#define SMALL_RUN(tame)                                                                              \
-    ELEMENTWISE for (int64_t i = 0; i < count; i++) {                                                \
-        const float k = within_limits(x[i] * inverse_step[single ? 0 : i], low, limit);              \
-        y[i] = times(on_grid(k, g), step[single ? 0 : i], 1, largest, tame);                         \
-    }
-    if (j->elements == SMALL) {
-        if (u.tame)
-            SMALL_RUN(1)
-        else
-            SMALL_RUN(0)
-        return;
-    }
-#define WHOLE_RUN(how)                              \
-    ELEMENTWISE for (int64_t i = 0; i < count; i++) \
-        y[i] = rounded(x[i], step[single ? 0 : i], inverse_step[single ? 0 : i], low, limit, how, draws[i])
-    BY_ROUNDING(j->rounding, WHOLE_RUN)
+    if (j->elements != SCALED)
+        round_shifted(r, count, u, single, j);
+    else if (j->evenly) /* each kind of grid in a loop of its own */
+        round_scaled(r, count, u, single, 1, j);
+    else
+        round_scaled(r, count, u, single, 0, j);
 }
 
 /* A run with one unit. */

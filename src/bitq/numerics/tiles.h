@@ -5,11 +5,11 @@
 #define BITQ_TILES
 
 #include "run.h"
+#include "stacks.h"
 
 enum {
     LONG = 16384, /* contiguous elements of a tile */
     FEW = 64,     /* shorter contiguous blocks are taken several at a time */
-    NARROW = 64,  /* positions that are taken with their channels, as many as lie together */
 };
 
 INLINE int32_t peak_of_floats(const float *x, int64_t count, int never_negative) {
@@ -106,8 +106,15 @@ INLINE void peaks_of_columns(int32_t *peak, const job *j, int64_t at, columns_re
         peak[i] = magnitude(j->kind == BFLOAT16 ? of_bfloat16(half[i]) : of_float16(half[i]));
 }
 
+#define COUNTED_FLOAT(x) counted(x, never_negative)
+#define COUNTED_HALF(x) counted_half(x, never_negative, infinity)
+PEAKS_OF_STACK(peaks_of_float_stack, float, int32_t, COUNTED_FLOAT)
+PEAKS_OF_STACK(peaks_of_half_stack, uint16_t, uint16_t, COUNTED_HALF)
+REPEAT(float)
+REPEAT(int32_t)
+SPREAD(float)
+
 /* Units of as many blocks, with room for LANES that are copied beyond their end. */
-enum { LANES = 16 };
 typedef struct {
     float step[TILE + LANES], inverse_step[TILE + LANES];
 } unit_room;
@@ -121,15 +128,10 @@ INLINE units units_of(unit_room *room, const int32_t *peak, int64_t width, const
     *s = noted;
     if (!j->y) return (units){NULL, NULL, 0};
     if (format.elements == SCALED) {
-        for (int64_t i = 0; i < width; i++) {
-            room->step[i] = scale_of(peak[i], &format);
-            room->inverse_step[i] = inverse_scale(room->step[i], &format);
-        }
+        for (int64_t i = 0; i < width; i++) room->step[i] = scale_of(peak[i], &format);
+        for (int64_t i = 0; i < width; i++) room->inverse_step[i] = inverse_scale(room->step[i], &format);
     } else
-        for (int64_t i = 0; i < width; i++) {
-            room->step[i] = step_of(peak[i], &format, r);
-            room->inverse_step[i] = inverse(room->step[i]);
-        }
+        for (int64_t i = 0; i < width; i++) room->step[i] = step_of(peak[i], &format, r);
     for (int64_t i = 0; i < width; i++) wild |= !(room->step[i] <= format.calm);
     return (units){room->step, room->inverse_step, !wild};
 }
@@ -168,49 +170,7 @@ INLINE int64_t depth_of(const job *j, int64_t tile) {
     return left < j->block ? left : j->block;
 }
 
-/* Repeats a row of values `times` times; a short one is copied with what lies behind it, which the next one overwrites. */
-#define REPEAT(type)                                                                     \
-    INLINE void repeat_##type(type *to, const type *row, int64_t length, int64_t times) { \
-        for (; times > 0; times--, to += length)                                         \
-            if (length <= LANES)                                                         \
-                memcpy(to, row, LANES * sizeof(type));                                   \
-            else                                                                         \
-                memcpy(to, row, (size_t)length * sizeof(type));                          \
-    }
-
-REPEAT(float)
-REPEAT(int32_t)
-
-/* The peaks at few positions, of `depth` rows of `inner` elements from x on, of which `left` follow. Rows are read up to LANES
- * at a time, whatever lies behind them, four at once, and what follows the peaks is overwritten up to a multiple of LANES. */
-#define PEAKS_OF_STACK(name, type, pattern, COUNTED)                                                              \
-    INLINE void name(pattern *peak, const type *x, int64_t inner, int64_t depth, int64_t left, int never_negative, \
-                     pattern infinity) {                                                                           \
-        const int64_t padded = (inner + LANES - 1) / LANES * LANES;                                                \
-        int64_t row = 0;                                                                                           \
-        (void)infinity;                                                                                            \
-        for (int64_t i = 0; i < padded; i++) peak[i] = 0;                                                          \
-        for (; row + 4 <= depth && (row + 3) * inner + padded <= left; row += 4, x += 4 * inner)                   \
-            for (int64_t i = 0; i < padded; i += LANES)                                                            \
-                for (int64_t k = i; k < i + LANES; k++) {                                                          \
-                    const pattern a = COUNTED(x[k]), b = COUNTED(x[inner + k]), c = COUNTED(x[2 * inner + k]),     \
-                                  d = COUNTED(x[3 * inner + k]), e = a > b ? a : b, f = c > d ? c : d,             \
-                                  g = e > f ? e : f;                                                               \
-                    peak[k] = g > peak[k] ? g : peak[k];                                                           \
-                }                                                                                                  \
-        for (; row < depth; row++, x += inner)                                                                     \
-            for (int64_t i = 0; i < inner; i++) {                                                                  \
-                const pattern own = COUNTED(x[i]);                                                                 \
-                peak[i] = own > peak[i] ? own : peak[i];                                                           \
-            }                                                                                                      \
-    }
-
-#define COUNTED_FLOAT(x) counted(x, never_negative)
-#define COUNTED_HALF(x) counted_half(x, never_negative, infinity)
-PEAKS_OF_STACK(peaks_of_float_stack, float, int32_t, COUNTED_FLOAT)
-PEAKS_OF_STACK(peaks_of_half_stack, uint16_t, uint16_t, COUNTED_HALF)
-
-/* The same from element `at` on, with room for LANES behind the peaks. */
+/* The peaks of a stack from element `at` on, with room for LANES behind them. */
 INLINE void peaks_of_stack(int32_t *peak, const job *j, int64_t at, int64_t depth) {
     const int64_t inner = j->inner, left = j->outer * j->channels * inner - at;
     const int n = j->low == 0;
@@ -222,48 +182,47 @@ INLINE void peaks_of_stack(int32_t *peak, const job *j, int64_t at, int64_t dept
             peaks_of_float_stack(peak, x, inner, depth, left, 0, 0);
         return;
     }
-    uint16_t half[NARROW];
-    peaks_of_half_stack(half, (const uint16_t *)j->x + at, inner, depth, left, n, infinity_of(j->kind));
+    const uint16_t *x = (const uint16_t *)j->x + at, infinity = infinity_of(j->kind);
+    uint16_t half[NARROW + LANES];
+    if (n)
+        peaks_of_half_stack(half, x, inner, depth, left, 1, infinity);
+    else
+        peaks_of_half_stack(half, x, inner, depth, left, 0, infinity);
     for (int64_t i = 0; i < inner; i++)
         peak[i] = magnitude(j->kind == BFLOAT16 ? of_bfloat16(half[i]) : of_float16(half[i]));
 }
 
-/* Rows of few positions that are taken as one: of a multiple of LANES elements, so that none are left over, and enough. */
-INLINE int64_t joined(const job *j) {
-    int64_t rows = LANES;
-    while (rows * j->inner < TILE / 4) rows *= 2;
-    while (rows * j->inner > TILE) rows /= 2;
-    return rows < j->block ? rows : j->block;
-}
-
 /* Blocks at few positions, as weights have them outside the window of a convolution: `stacks` of them from stack `first` on,
- * one behind the other, each of contiguous memory, which is taken in rows of several. */
+ * one behind the other, each of contiguous memory. Units are repeated for as many rows as a run has room for. */
 INLINE void narrow_columns(const job *j, reach codes, int64_t first, int64_t stacks, summary *s) {
-    const int64_t inner = j->inner, most = joined(j), width = most * inner;
-    const int64_t whole = j->block / most, last = j->channels % j->block;
+    const int64_t inner = j->inner, last = j->channels % j->block, begin = start_of(j, first), fit = TILE / inner;
+    const int64_t most = fit < LANES ? fit : fit / LANES * LANES; /* or a run ends with a part of LANES */
     int32_t peaks[TILE + LANES], repeated_peak[TILE + LANES];
     unit_room room, repeated;
-    int64_t at = start_of(j, first), start = at;
+    int64_t at = begin, filled = 0;
     for (int64_t k = 0, place = first % j->stacks; k < stacks; k++, place = place + 1 < j->stacks ? place + 1 : 0) {
         const int64_t depth = last && place + 1 == j->stacks ? last : j->block;
-        peaks_of_stack(peaks + k * inner, j, start, depth);
-        start += depth * inner;
+        peaks_of_stack(peaks + k * inner, j, at, depth);
+        at += depth * inner;
     }
-    const units all = units_of(&room, peaks, stacks * inner, j, codes, s), u = {repeated.step, repeated.inverse_step, all.tame};
+    const units all = units_of(&room, peaks, stacks * inner, j, codes, s);
+    const units u = {repeated.step, repeated.inverse_step, all.tame};
     if (!j->y) return;
     const int32_t *const clipped = clipping(peaks, stacks * inner, j, codes);
-    for (int64_t k = 0, place = first % j->stacks; k < stacks; k++, place = place + 1 < j->stacks ? place + 1 : 0) {
-        const int64_t depth = last && place + 1 == j->stacks ? last : j->block, full = depth < j->block ? depth / most : whole;
-        rows part = {at, width, width, full, u, clipped ? repeated_peak : NULL, codes};
-        repeat_float(repeated.step, room.step + k * inner, inner, most);
-        repeat_float(repeated.inverse_step, room.inverse_step + k * inner, inner, most);
-        if (clipped) repeat_int32_t(repeated_peak, peaks + k * inner, inner, most);
-        s->clipped += j->rows(j, &part);
-        at += depth * inner;
-        if (full * most == depth) continue;
-        part.width = (depth - full * most) * inner, part.at = at - part.width, part.count = 1;
-        s->clipped += j->rows(j, &part);
-    }
+    at = begin;
+    for (int64_t k = 0, place = first % j->stacks; k < stacks; k++, place = place + 1 < j->stacks ? place + 1 : 0)
+        for (int64_t left = last && place + 1 == j->stacks ? last : j->block; left;) {
+            const int64_t some = left < most - filled ? left : most - filled;
+            const int64_t from = k * inner, to = filled * inner, count = some * inner;
+            repeat_float(repeated.step + to, room.step + from, inner, count, 0);
+            if (j->elements == SCALED) repeat_float(repeated.inverse_step + to, room.inverse_step + from, inner, count, 0);
+            if (clipped) repeat_int32_t(repeated_peak + to, peaks + from, inner, count, 0);
+            filled += some, left -= some;
+            if (filled < most && (left || k + 1 < stacks)) continue;
+            const rows part = {at, filled * inner, 0, 1, u, clipped ? repeated_peak : NULL, codes};
+            s->clipped += j->rows(j, &part);
+            at += filled * inner, filled = 0;
+        }
 }
 
 /* Contiguous blocks of float32 rounded to the nearest, straight from x to y; their peaks go to `peak`. A block is read
@@ -276,7 +235,7 @@ INLINE void plain_blocks(const job *j, reach codes, int64_t at, int64_t blocks, 
     for (int64_t b = 0; b < blocks; b++) {
         const float step = step_of(largest, j, codes), bound = limit * step, shift = step * 0x1.8p23f;
         peak[b] = largest;
-        ELEMENTWISE for (int64_t i = 0; i < block; i++) y[i] = nearest(x[i], bound, shift);
+        ELEMENTWISE for (int64_t i = 0; i < block; i++) y[i] = nearest(x[i], -bound, bound, shift);
         x += block, y += block;
         if (b + 1 < blocks) largest = peak_of_floats(x, block, 0);
     }
@@ -307,42 +266,40 @@ INLINE void long_blocks(const job *j, reach codes, int64_t at, int64_t blocks, i
     }
 }
 
+/* The largest of every LANES-th magnitude. */
+INLINE void lanes_of(int32_t *restrict most, const float *restrict x, int64_t count, int never_negative) {
+    int32_t found[LANES];
+    for (int64_t k = 0; k < LANES; k++) found[k] = 0;
+    for (int64_t i = 0; i < count; i += LANES)
+        for (int64_t k = 0; k < LANES; k++) {
+            const int32_t bits = counted(x[i + k], never_negative);
+            found[k] = bits > found[k] ? bits : found[k];
+        }
+    for (int64_t k = 0; k < LANES; k++) most[k] = found[k];
+}
+
 /* Halves `count` magnitudes by taking the larger of two neighbours. */
 INLINE void halve(int32_t *restrict to, const int32_t *restrict from, int64_t count) {
     for (int64_t i = 0; i < count / 2; i++)
         to[i] = from[2 * i] > from[2 * i + 1] ? from[2 * i] : from[2 * i + 1];
 }
 
-INLINE void twice(float *restrict to, const float *restrict from, int64_t count) {
-    for (int64_t i = 0; i < count; i++) to[2 * i] = to[2 * i + 1] = from[i];
-}
-
-/* Repeats each of `blocks` values `block` times: `odd` times, a divisor, then twice until it is enough. Returns where that
- * ended up, in `spare` or where it was. */
-INLINE float *spread(float *values, float *spare, int64_t blocks, int64_t block, int64_t odd) {
-    float *swapped;
-    for (int64_t b = 0; odd > 1 && b < blocks; b++)
-        for (int64_t i = 0; i < odd; i++) spare[b * odd + i] = values[b];
-    if (odd > 1) swapped = values, values = spare, spare = swapped;
-    for (; odd < block; odd *= 2) {
-        twice(spare, values, blocks * odd);
-        swapped = values, values = spare, spare = swapped;
-    }
-    return values;
-}
-
 /* `blocks` whole contiguous blocks shorter than FEW, of at most TILE elements. Powers of two in the length of a block are
  * folded for many blocks at once. */
 INLINE void crumbs(const job *j, reach codes, int64_t at, int64_t blocks, int64_t block, summary *s) {
     int32_t peaks[2][TILE], *peak = peaks[0], *other = peaks[1];
-    unit_room room, spare;
+    unit_room room, each;
     const int64_t count = blocks * block;
     const int never_negative = j->low == 0;
     const float *x = (const float *)j->x + at;
     float wide[TILE];
     int64_t length = block;
     if (j->kind != FLOAT32) widen(wide, j->x, at, count, j->kind), x = wide;
-    for (int64_t i = 0; i < count; i++) peak[i] = counted(x[i], never_negative);
+    if (block % LANES == 0) {
+        for (int64_t b = 0; b < blocks; b++) lanes_of(peak + b * LANES, x + b * block, block, never_negative);
+        length = LANES;
+    } else
+        for (int64_t i = 0; i < count; i++) peak[i] = counted(x[i], never_negative);
     for (; length % 2 == 0; length /= 2) {
         halve(other, peak, blocks * length);
         int32_t *const swapped = peak;
@@ -363,8 +320,11 @@ INLINE void crumbs(const job *j, reach codes, int64_t at, int64_t blocks, int64_
             if (own.low || never_negative) s->clipped += mark_all(&r, at, b * block, (b + 1) * block, own, j);
         }
     }
-    u.step = spread(room.step, spare.step, blocks, block, length);
-    u.inverse_step = spread(room.inverse_step, spare.inverse_step, blocks, block, length);
+    if (block > 1) {
+        spread_float(each.step, room.step, blocks, block);
+        if (j->elements == SCALED) spread_float(each.inverse_step, room.inverse_step, blocks, block);
+        u.step = each.step, u.inverse_step = each.inverse_step;
+    }
     const rows one = {at, count, 0, 1, u, NULL, codes};
     j->rows(j, &one);
 }
