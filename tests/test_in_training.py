@@ -106,7 +106,7 @@ def test_a_loss_among_the_outputs_is_no_answer_to_learn():
     own, right = torch.randn(4, 3), torch.randn(4, 3)
     known = distance(own, right)
     assert distance(Output(torch.tensor(3.0), own), Output(torch.tensor(2.0), right)) == known
-    with pytest.raises(BitqError, match="in training and .* in evaluation, where the float network"):
+    with pytest.raises(BitqError, match=r"in training and .* in evaluation, where the float network"):
         distance([own[:2]], [right])
 
 
