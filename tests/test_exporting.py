@@ -229,6 +229,30 @@ def test_a_format_that_cannot_be_said_is_told_with_its_module(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("activation", ["int8-tensor", "i5:f32:tensor", "uint8", "n12:f32:tensor"])
+def test_pairs_alone_say_integers_with_one_scale(activation, tmp_path):
+    x, _ = tiny.images(200, 1)
+    layers = nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4)
+    model = calibrated(nn.Sequential(*layers).eval(), mixed("int8-tensor", "int4"), x)
+    formats = mixed(activation, "int4")
+    package.apply(model, {"0": TensorFormats(None, formats.weight, formats.output), "3": TensorFormats(formats.output)})
+    handed = export(model, x[:2], tmp_path / "net.onnx", to="onnx-qdq")
+    assert handed.figures == {"packed_weights": 1, "float_weights": 0, "pairs": 2}
+    assert {node.domain for node in onnx.load(handed.path).graph.node} == {""}
+    with torch.inference_mode():
+        expected = model(x)
+    (found,) = outputs(handed.path, [x])
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02 * float(expected.abs().max()))
+
+
+def test_what_no_pair_says_is_told(tmp_path):
+    x, _ = tiny.images(20, 1)
+    model = calibrated(tiny.network().eval(), mixed("mxint8", "int4"), x)
+    with pytest.raises(BitqError, match=r"^an activation of module '0' has the format .*, which no pair of Quantize"):
+        export(model, x, tmp_path / "net.onnx", to="onnx-qdq")
+    assert not list(tmp_path.iterdir())
+
+
 class Sorting(nn.Module):
     """Decides by what it computes."""
 
@@ -245,7 +269,7 @@ def test_what_pytorch_cannot_export_is_told_in_a_sentence(tmp_path):
     x, _ = tiny.images(10, 1)
     with pytest.raises(BitqError, match=r"^PyTorch cannot export the network to ONNX: .*data-dependent"):
         export(Sorting().eval(), x, tmp_path / "net.onnx")
-    with pytest.raises(BitqError, match=r"^'tflite' is nothing to export to; it must be one of onnx"):
+    with pytest.raises(BitqError, match=r"^'tflite' is nothing to export to; it must be one of onnx, onnx-qdq"):
         export(tiny.network(), x, tmp_path / "net", to="tflite")
 
 

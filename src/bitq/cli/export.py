@@ -21,7 +21,12 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished search, with plan.json and weights.safetensors.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
     to: Annotated[
-        str, typer.Option(metavar="TARGET", help="What to write: `onnx`, one file of standard operators.")
+        str,
+        typer.Option(
+            metavar="TARGET",
+            help="What to write: `onnx`, one file of standard operators; or `onnx-qdq`, for runtimes that take "
+            "pairs of QuantizeLinear and DequantizeLinear alone: activations have to be integers with one scale.",
+        ),
     ] = "onnx",
     network: Annotated[
         str | None,

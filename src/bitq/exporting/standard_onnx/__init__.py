@@ -1,7 +1,11 @@
-"""`onnx`: one file of standard ONNX operators, which gives the numbers that the quantized network gives here."""
+"""`onnx`: one file of standard ONNX operators, which gives the numbers that the quantized network gives here.
+
+`onnx-qdq`: the same for runtimes that know activations by pairs of QuantizeLinear and DequantizeLinear alone.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,8 @@ from bitq.errors import BitqError
 from bitq.exporting.target import Handed, Target, register
 
 
-def write(model: nn.Module, example_input: Any, path: Path) -> Handed:
-    """Write the file.
+def write(model: nn.Module, example_input: Any, path: Path, pairs: bool = False) -> Handed:
+    """Write the file, with activations in functions or in pairs.
 
     Raises:
         BitqError: as for `bitq.export`.
@@ -24,7 +28,8 @@ def write(model: nn.Module, example_input: Any, path: Path) -> Handed:
         raise BitqError(f"exporting to ONNX needs the package {error.name}; install 'bitq[onnx]'") from error
     from bitq.exporting.standard_onnx.program import written
 
-    return written(model, example_input, path)
+    return written(model, example_input, path, pairs)
 
 
 register(Target("onnx", "standard ONNX operators, in one file", write))
+register(Target("onnx-qdq", "such a file, activations in pairs of operators alone", partial(write, pairs=True)))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bitq.batches import arguments, count_inputs
 from bitq.errors import BitqError, shortened
 from bitq.exporting.standard_onnx.constants import Held
+from bitq.exporting.standard_onnx.pairs import pair
 from bitq.exporting.standard_onnx.rounding import DOMAIN, OPSET, Length, UnsayableError, described, function_of
 from bitq.exporting.standard_onnx.runtime import ran
 from bitq.exporting.target import Handed
@@ -55,8 +56,12 @@ _SCHEMA = onnx.defs.OpSchema(
 )
 
 
-def written(model: nn.Module, example_input: Any, path: Path) -> Handed:
+def written(model: nn.Module, example_input: Any, path: Path, pairs: bool = False) -> Handed:
     """Write the file of a quantized network.
+
+    Args:
+        model, example_input, path: as for `bitq.export`.
+        pairs: quantize activations by QuantizeLinear and DequantizeLinear alone.
 
     Raises:
         BitqError: as for `bitq.export`.
@@ -65,7 +70,7 @@ def written(model: nn.Module, example_input: Any, path: Path) -> Handed:
     graph, notes = found.graph, []
     _pass_over_stored(graph)
     packed, floats = _hold_weights(graph)
-    functions = _put_into_operators(found)
+    functions = _put_into_pairs(graph) if pairs else _put_into_operators(found)
     RemoveUnusedNodesPass()(found)
     if floats:
         notes.append(
@@ -82,7 +87,7 @@ def written(model: nn.Module, example_input: Any, path: Path) -> Handed:
     except onnx.checker.ValidationError as error:
         raise BitqError(f"the network cannot be told in ONNX {OPSET}: {shortened(str(error))}") from error
     write_atomically(path, content.SerializeToString())
-    figures = {"packed_weights": packed, "float_weights": len(floats), "functions": functions}
+    figures = {"packed_weights": packed, "float_weights": len(floats), "pairs" if pairs else "functions": functions}
     return Handed(path, tuple(notes), figures, partial(ran, path))
 
 
@@ -280,13 +285,8 @@ def _put_into_operators(model: ir.Model) -> int:
         if known is None:
             base = f"Quantize_{described(recipe.format)}"
             names[base] += 1
-            try:
+            with _told(node, recipe):
                 known = function_of(recipe, shape, base if names[base] == 1 else f"{base}_{names[base]}")
-            except UnsayableError as error:
-                raise BitqError(
-                    f"{_place(node)} has the format {recipe.format.text}, {error}: standard ONNX operators do not "
-                    "express it; give it another format"
-                ) from error
             known.metadata_props["format"] = recipe.format.text
             functions[recipe, shape] = known
             model.functions[known.identifier()] = known
@@ -295,6 +295,36 @@ def _put_into_operators(model: ir.Model) -> int:
     if functions:
         model.opset_imports[DOMAIN] = 1
     return len(functions)
+
+
+def _put_into_pairs(graph: ir.Graph) -> int:
+    """Put QuantizeLinear and DequantizeLinear in each quantization's place; how many there are.
+
+    Raises:
+        BitqError: a format that these do not express, with its module.
+    """
+    nodes = _quantizations(graph)
+    for node in nodes:
+        x, recipe = node.inputs[0], _recipe(node)
+        assert x is not None
+        tape = Tape()
+        with _told(node, recipe):
+            value = pair(tape, x, recipe)
+        for each in tape.nodes:
+            graph.insert_before(node, each)
+        _replace(graph, node, value)
+    return len(nodes)
+
+
+@contextmanager
+def _told(node: ir.Node, recipe: Recipe) -> Iterator[None]:
+    """Say of what cannot be said where in the network it is."""
+    try:
+        yield
+    except UnsayableError as error:
+        raise BitqError(
+            f"{_place(node)} has the format {recipe.format.text}, {error}; give it another format"
+        ) from error
 
 
 def _place(node: ir.Node) -> str:

@@ -1,0 +1,49 @@
+"""What `bitq.quantize` does to an activation as a pair of QuantizeLinear and DequantizeLinear, where that says it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnx_ir.tape import Tape
+
+from bitq.exporting.standard_onnx.rounding import UnsayableError
+from bitq.formats.blocking import Whole
+from bitq.formats.elements import Integer
+from bitq.numerics import general
+from bitq.numerics.recipe import Recipe
+
+_NEEDED = "which no pair of QuantizeLinear and DequantizeLinear says; those of integers with one calibrated scale do"
+
+
+def pair(tape: Tape, x: ir.Value, recipe: Recipe) -> ir.Value:
+    """Emit the pair for a tensor; what lies beyond the elements is clipped before.
+
+    QuantizeLinear divides in float32: next to a tie between two elements the other one may come out.
+
+    Raises:
+        UnsayableError: a format of other elements than integers up to 16 bits, of blocks, or without calibration.
+    """
+    element, fixed = recipe.format.elements[0], recipe.tensor_range is not None
+    one = len(recipe.format.elements) == 1 and isinstance(recipe.format.geometry, Whole)
+    if not (one and fixed and isinstance(element, Integer) and element.bits <= 16 and recipe.rounding == "nearest"):
+        raise UnsayableError(_NEEDED)
+    nothing = torch.zeros(1, 1, dtype=torch.float64)
+    found = general.scales_of(nothing, nothing, recipe, general.shared_by(nothing, nothing, recipe))
+    step = np.float32(float(found.step))
+    zero = 0 if found.zero is None else int(found.zero)
+    low, high = (-element.most if element.signed else 0) - zero, element.most - zero
+    kind = {
+        (True, True): ir.DataType.INT8,
+        (True, False): ir.DataType.INT16,
+        (False, True): ir.DataType.UINT8,
+        (False, False): ir.DataType.UINT16,
+    }[element.signed, element.bits <= 8]
+
+    def constant(value: float, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+        return tape.op("Constant", [], {"value": ir.Tensor(np.asarray(value, dtype=dtype.numpy()), dtype=dtype)})
+
+    if high - low < (1 << (8 * int(kind.itemsize))) - 1:
+        x = tape.op("Clip", [x, constant(float(low * step)), constant(float(high * step))])
+    scales = [constant(float(step)), constant(zero, kind)]
+    return tape.op("DequantizeLinear", [tape.op("QuantizeLinear", [x, *scales]), *scales])
