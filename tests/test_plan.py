@@ -36,6 +36,7 @@ LAYER = {
     "input_dilation": [1, 1],
     "transposed": False,
     "table": None,
+    "depth": 1,
     "weight_is_parameter": True,
     "parameter": None,
     "computed_by": None,

@@ -73,11 +73,11 @@ def opened(
     if modules := modules_of(model, traced.layers):
         training = None if settings.without == "qat" else settings.training
         rehearse(subject, modules, offered, training, batch, points_of(traced, settings.stored, modules))
+    space = stored_as(space_of(model, traced.layers, device, offered, listener.step), traced, settings.stored)
+    wanted = replace(settings, budgets=settings.budgets.beside(lambda: reference_costs(space)))
+    check(space, wanted.budgets)
     with Store(folder.results, alone=True) as store:
         check_own_folder(folder.checkpoints)
-        space = stored_as(space_of(model, traced.layers, device, offered, listener.step), traced, settings.stored)
-        wanted = replace(settings, budgets=settings.budgets.beside(lambda: reference_costs(space)))
-        check(space, wanted.budgets)
         remove_leftovers(folder.path)
         remove_leftovers(folder.checkpoints)
         yield Study.opened(subject, space, wanted, Ledger(folder, store, listener, workers or InProcess())), traced

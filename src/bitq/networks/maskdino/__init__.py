@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitq.networks.maskdino.pixels import PixelDecoder
-from bitq.networks.maskdino.queries import Objects, QueryDecoder
+from bitq.networks.maskdino.queries import Queried, QueryDecoder
 from bitq.networks.resnet import ResNetMaps
 from bitq.networks.swin import SwinMaps
 
@@ -23,9 +23,9 @@ TEMPERATURE = 0.06  # of the classes of queries where they are mixed to classes 
 
 
 class MaskDino(nn.Module):
-    """Objects in images [n, 3, h, w], normalized as is usual for ImageNet, height and width multiples of 32.
+    """Queried in images [n, 3, h, w], normalized as is usual for ImageNet, height and width multiples of 32.
 
-    In evaluation what the last layer found; or, for pixels, scores [n, classes, h, w]. In training a list of `Objects`:
+    In evaluation what the last layer found; or, for pixels, scores [n, classes, h, w]. In training a list of `Queried`:
     for objects what the cells tell, and then what the last layer does.
 
     Args:
@@ -65,7 +65,7 @@ class MaskDino(nn.Module):
         return _classes_of_pixels(found[-1], x) if self.of_pixels else found[-1]
 
 
-def _classes_of_pixels(found: Objects, images: Tensor) -> Tensor:
+def _classes_of_pixels(found: Queried, images: Tensor) -> Tensor:
     classes = (found.classes.sigmoid() / TEMPERATURE).softmax(-1)
     masks = functional.interpolate(found.masks, size=images.shape[2:], mode="bilinear", align_corners=False).sigmoid()
     return torch.unflatten(classes.transpose(1, 2) @ masks.flatten(2), 2, images.shape[2:])

@@ -15,7 +15,7 @@ SMALLEST = 0.05  # Height and width of the first boxes of the finest map; those 
 EDGE = 1e-3  # Sides of boxes are kept so far from 0 and 1 where they are turned into scores.
 
 
-class Objects(NamedTuple):
+class Queried(NamedTuple):
     """What queries found.
 
     Attributes:
@@ -68,7 +68,7 @@ class QueryLayer(nn.Module):
         Args:
             x: the queries.
             positions: [n, queries, width], added to what asks and is asked.
-            boxes: of the queries, as in `Objects`.
+            boxes: of the queries, as in `Queried`.
             memory, sizes: as for `DeformableAttention`.
         """
         asking = x + positions
@@ -113,7 +113,7 @@ class QueryDecoder(nn.Module):
         self.bbox_embed = Perceptron(width, width, 4, 3)
         self.mask_embed = Perceptron(width, width, width, 3)
 
-    def forward(self, memory: Tensor, sizes: Sizes, pixels: Tensor) -> list[Objects]:
+    def forward(self, memory: Tensor, sizes: Sizes, pixels: Tensor) -> list[Queried]:
         """What the last layer finds; before that, where `masks_first`, what the cells do.
 
         See `PixelDecoder` for what is taken.
@@ -133,7 +133,7 @@ class QueryDecoder(nn.Module):
             first = self.masks_first and not number
             if first or number == depth:
                 masks = torch.unflatten(self.mask_embed(y) @ pixels.flatten(2), 2, pixels.shape[2:])
-                found.append(Objects(self.class_embed(y), boxes, masks))
+                found.append(Queried(self.class_embed(y), boxes, masks))
             if first:
                 boxes = _around(found[0].masks)
         return found
