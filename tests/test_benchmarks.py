@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import kill
+import tiny
 from bitq.files import write_atomically
 from bitq.store import Store
 from confined import Ended, confined
@@ -20,7 +21,6 @@ from fuzzing import Case, Input, UnchangedError, kinds, seeds
 from torchvision_ops import nms
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-FEW = "8:e2..e4:b8..b16"
 
 
 def benchmark(name, *args):
@@ -60,7 +60,7 @@ def test_recipes_are_compared():
 
 def test_contenders_are_compared_and_nothing_is_measured_twice(tmp_path):
     words = ["tradeoff.py", "--contenders", "uniform", "hessian", "bitq", "--plans", 1, "--seeds", 0, "--steps", 1]
-    words += ["--formats", FEW, "--scored", 128]
+    words += ["--formats", tiny.FORMATS, "--scored", 128]
     first = benchmark(*words, "--run", tmp_path)
     assert first.returncode == 0, first.stderr
     rows = [line.split() for line in first.stdout.splitlines() if line.startswith(("uniform", "hessian", "bitq "))]
@@ -77,7 +77,8 @@ def test_contenders_are_compared_and_nothing_is_measured_twice(tmp_path):
 
 
 def test_the_demo_is_compared_with_uniform_formats(tmp_path):
-    told = benchmark("demo.py", "--uniforms", 1, "--plans", 1, "--steps", 1, "--formats", FEW, "--run", tmp_path)
+    few = ["--uniforms", 1, "--plans", 1, "--steps", 1, "--formats", tiny.FORMATS]
+    told = benchmark("demo.py", *few, "--run", tmp_path)
     assert "chosen by validation" in told.stdout, told.stderr
     assert told.returncode == (0 if told.stdout.strip().endswith("yes") else 1)
 

@@ -22,6 +22,7 @@ from bitq.cli.inputs import (
     Limit,
     Mean,
     MetricName,
+    NetworkOfRun,
     Std,
     TaskName,
     Void,
@@ -71,13 +72,7 @@ def evaluate(
         ),
     ] = None,
     stored: Annotated[StoredChoice | None, typer.Option(help=HELP_OF_STORED, rich_help_panel=LADDER)] = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            help="`package.module:function` that gives the network, as the search was given it. It is imported because "
-            "you name it: no code is taken from the run's folder. Not needed for the demo."
-        ),
-    ] = None,
+    network: NetworkOfRun = None,
     data: DataPath = None,
     batch_size: BatchSize = None,
     image_size: ImageSize = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitq.cli.given import Inputs, bound, read_inputs, shape_of
-from bitq.cli.inputs import DEMO
+from bitq.cli.inputs import DEMO, NetworkOfRun
 from bitq.cli.output import Json, print_json, show
 from bitq.cli.shapes import DEMO_SHAPE
 from bitq.errors import BitqError, printable, shortened
@@ -28,13 +28,7 @@ def export(
             "pairs of QuantizeLinear and DequantizeLinear alone: activations have to be integers with one scale.",
         ),
     ] = "onnx",
-    network: Annotated[
-        str | None,
-        typer.Option(
-            help="`package.module:function` that gives the network, as the search was given it. It is imported because "
-            "you name it: no code is taken from the run's folder. Not needed for the demo."
-        ),
-    ] = None,
+    network: NetworkOfRun = None,
     input_shape: Annotated[
         str | None,
         typer.Option(

@@ -34,6 +34,14 @@ Network = Annotated[
         "in the current folder or installed."
     ),
 ]
+NetworkOfRun = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        help="`package.module:function` that gives the network, as the search was given it. It is imported because "
+        "you name it: no code is taken from the run's folder. Not needed for the demo.",
+    ),
+]
 DataPath = Annotated[
     Path | None,
     typer.Option(

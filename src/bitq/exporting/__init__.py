@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from bitq.exporting.target import Handed, register, target_of, targets
+from bitq.exporting.target import Handed, register, target_of
 from bitq.files import check_replaceable
 
 for _file in iter_modules(__path__):
     import_module(f"{__name__}.{_file.name}")  # each target registers itself
 
-__all__ = ["Handed", "export", "register", "target_of", "targets"]
+__all__ = ["Handed", "export", "register", "target_of"]
 
 
 def export(model: nn.Module, example_input: Any, path: str | Path, to: str = "onnx") -> Handed:
@@ -38,4 +38,4 @@ def export(model: nn.Module, example_input: Any, path: str | Path, to: str = "on
     """
     place = Path(path)
     check_replaceable(place)
-    return target_of(to).write(model, example_input, place)
+    return target_of(to)(model, example_input, place)

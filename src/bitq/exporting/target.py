@@ -27,36 +27,20 @@ class Handed(NamedTuple):
     ran: Callable[[nn.Module, Any], str]
 
 
-class Target(NamedTuple):
-    """A form that a quantized network is handed over in.
+Write = Callable[[nn.Module, Any, Path], Handed]
+"""Takes the quantized network, one input (a tensor or what the network is called with) and the path; writes
+atomically."""
 
-    Attributes:
-        name: as the command line has it.
-        summary: what it is, in a few words.
-        write: takes the quantized network, one input (a tensor or what the network is called with) and the path; writes
-            atomically.
-    """
-
-    name: str
-    summary: str
-    write: Callable[[nn.Module, Any, Path], Handed]
+_TARGETS: dict[str, Write] = {}
 
 
-_TARGETS: dict[str, Target] = {}
+def register(name: str, write: Write) -> None:
+    """Make a target known by its name, as the command line has it."""
+    _TARGETS[name] = write
 
 
-def register(target: Target) -> None:
-    """Make a target known by its name."""
-    _TARGETS[target.name] = target
-
-
-def targets() -> tuple[Target, ...]:
-    """All that are known, by name."""
-    return tuple(_TARGETS[name] for name in sorted(_TARGETS))
-
-
-def target_of(name: str) -> Target:
-    """The target of a name.
+def target_of(name: str) -> Write:
+    """What writes the target of a name.
 
     Raises:
         BitqError: there is none.

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from bitq.errors import BitqError
-from bitq.exporting.target import Handed, Target, register
+from bitq.exporting.target import Handed, register
 
 
 def write(model: nn.Module, example_input: Any, path: Path, pairs: bool = False) -> Handed:
@@ -31,5 +31,5 @@ def write(model: nn.Module, example_input: Any, path: Path, pairs: bool = False)
     return written(model, example_input, path, pairs)
 
 
-register(Target("onnx", "standard ONNX operators, in one file", write))
-register(Target("onnx-qdq", "such a file, activations in pairs of operators alone", partial(write, pairs=True)))
+register("onnx", write)
+register("onnx-qdq", partial(write, pairs=True))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from onnx_ir.tape import Tape
 
-from bitq.exporting.standard_onnx.rounding import UnsayableError
+from bitq.exporting.standard_onnx.rounding import UnsayableError, calibrated_step
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Integer
-from bitq.numerics import general
 from bitq.numerics.recipe import Recipe
 
 _NEEDED = "which no pair of QuantizeLinear and DequantizeLinear says; those of integers with one calibrated scale do"
@@ -28,10 +26,8 @@ def pair(tape: Tape, x: ir.Value, recipe: Recipe) -> ir.Value:
     one = len(recipe.format.elements) == 1 and isinstance(recipe.format.geometry, Whole)
     if not (one and fixed and isinstance(element, Integer) and element.bits <= 16 and recipe.rounding == "nearest"):
         raise UnsayableError(_NEEDED)
-    nothing = torch.zeros(1, 1, dtype=torch.float64)
-    found = general.scales_of(nothing, nothing, recipe, general.shared_by(nothing, nothing, recipe))
-    step = np.float32(float(found.step))
-    zero = 0 if found.zero is None else int(found.zero)
+    exact, point = calibrated_step(recipe)
+    step, zero = np.float32(exact), int(point or 0)
     low, high = (-element.most if element.signed else 0) - zero, element.most - zero
     kind = {
         (True, True): ir.DataType.INT8,

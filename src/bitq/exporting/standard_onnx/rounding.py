@@ -37,6 +37,9 @@ _DIGITS = 53  # of float64
 _LOWEST, _HIGHEST = -126, 127
 """Exponents of normal float32 numbers."""
 
+_NOTHING = torch.zeros(1, 1, dtype=torch.float64)
+"""The least and the largest number of a block, where calibration tells what counts."""
+
 Length = int | None
 """Elements along an axis; None, if that is known when the network runs."""
 
@@ -287,7 +290,8 @@ def _steps(op: Emitter, x: ir.Value, blocks: Blocks, recipe: Recipe) -> tuple[ir
     """What an element of 1 stands for in every block, and the zero point."""
     fmt, scale = recipe.format, recipe.format.scale
     if recipe.tensor_range is not None and isinstance(fmt.geometry, Whole):
-        return _fixed(op, recipe)
+        step, zero = calibrated_step(recipe)
+        return op.constant(step), zero
     if fmt.has_zero_point:
         raise UnsayableError("whose blocks have zero points that are not known before")
     peaks = _peaks(op, x, blocks)
@@ -318,12 +322,10 @@ def _steps(op: Emitter, x: ir.Value, blocks: Blocks, recipe: Recipe) -> tuple[ir
     return op("Mul", exponent, 2.0**unit), None
 
 
-def _fixed(op: Emitter, recipe: Recipe) -> tuple[ir.Value, float | None]:
-    """Of a whole tensor whose range calibration knows."""
-    nothing = torch.zeros(1, 1, dtype=torch.float64)
-    shared = general.shared_by(nothing, nothing, recipe)
-    found = general.scales_of(nothing, nothing, recipe, shared)
-    return op.constant(float(found.step)), None if found.zero is None else float(found.zero)
+def calibrated_step(recipe: Recipe) -> tuple[float, float | None]:
+    """What an element of 1 stands for in a whole tensor whose range calibration knows, and the zero point."""
+    found = general.scales_of(_NOTHING, _NOTHING, recipe, general.shared_by(_NOTHING, _NOTHING, recipe))
+    return float(found.step), None if found.zero is None else float(found.zero)
 
 
 def _float_steps(op: Emitter, peaks: ir.Value, recipe: Recipe) -> ir.Value:
@@ -336,8 +338,7 @@ def _float_steps(op: Emitter, peaks: ir.Value, recipe: Recipe) -> ir.Value:
             raise UnsayableError("whose two scales have more digits together than float64 multiplies exactly")
         if recipe.tensor_range is None:
             raise UnsayableError("whose second scale is not known before")
-        nothing = torch.zeros(1, 1, dtype=torch.float64)
-        shared = general.shared_by(nothing, nothing, recipe)
+        shared = general.shared_by(_NOTHING, _NOTHING, recipe)
         assert shared is not None
         second = float(shared)
     divisor = fmt.largest if second is None else fmt.largest * second
