@@ -225,7 +225,10 @@ class Flow:
     def _made(self, operation: Operation, result: Tensor, operands: Iterable[_Value]) -> Lying:
         """What an operation that no layer is makes anew."""
         chosen = [self._lying_of(value) for value in operands] if operation.name in CHOOSING else ()
-        return Lying(_called(operation), *_size(result), self._step, chosen_from=chosen)
+        found = Lying(_called(operation), *_size(result), self._step, chosen_from=chosen)
+        for each in chosen:
+            each.chosen_into.append(found)
+        return found
 
     def _lying_of(self, value: _Value) -> Lying:
         return self._stored[value.number].lying

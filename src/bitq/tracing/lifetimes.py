@@ -10,7 +10,7 @@ the network live from the first step on, what it returns lives until the last. V
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from bitq.layers import Layer
 from bitq.movement.widths import FLOAT_BITS
@@ -68,8 +68,8 @@ class Activation:
     Attributes:
         name: of the layer that writes it, "input", or the operator that does.
         parts: what it holds: in the format that its layer writes; if none does, in the one that the first layer which
-            reads it takes; or, if its operator only chooses elements, those of what it chooses from; else 32-bit
-            floats, and integers as they are.
+            reads it takes; or, if its operator only chooses elements, in those of what it chooses from; or, if elements
+            of it are chosen for a layer, in the one that this takes; else 32-bit floats, and integers as they are.
         first, last: steps from and to which it lives, both included, counted from 0.
     """
 
@@ -90,6 +90,7 @@ class Lying:
         writer: the layer that writes it.
         reader: which tensor of which layer the first that reads it takes it for.
         chosen_from: operands, if its operator only chooses elements.
+        chosen_into: results of such operators that have it among their operands.
         changed: whether it is stored with what elementwise operators made of it.
     """
 
@@ -101,6 +102,7 @@ class Lying:
     writer: Layer | None = None
     reader: tuple[Layer, str] | None = None
     chosen_from: Sequence[Lying] = ()
+    chosen_into: list[Lying] = field(default_factory=list)
     changed: bool = False
 
     def parts(self) -> tuple[Part, ...]:
@@ -109,9 +111,18 @@ class Lying:
             return (Part(self.elements, self.writer, "output"),)
         if self.reader is not None:
             return (Part(self.elements, *self.reader),)
-        if self.changed or not self.chosen_from:
-            return (Part(self.elements, width=self.width),)
-        return tuple(_merged(_shared(self.elements, self.chosen_from)))
+        if not self.changed and self.chosen_from:
+            shared = tuple(_merged(_shared(self.elements, self.chosen_from)))
+            if any(part.layer is not None for part in shared):
+                return shared
+        if (reader := self._read_as()) is not None:
+            return (Part(self.elements, *reader),)
+        return (Part(self.elements, width=self.width),)
+
+    def _read_as(self) -> tuple[Layer, str] | None:
+        """What the first layer takes that reads it, or elements that were chosen from it."""
+        found = (each._read_as() for each in self.chosen_into)
+        return self.reader or next((each for each in found if each is not None), None)
 
 
 def activations(lying: Iterable[Lying]) -> tuple[Activation, ...]:
