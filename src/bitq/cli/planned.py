@@ -20,7 +20,7 @@ from bitq.cli.layers import (
     shape_column,
     weights_column,
 )
-from bitq.cli.output import bits_text, energy_text
+from bitq.cli.output import bits_text, energy_text, ram_text
 from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.formats import TensorFormats
 
@@ -39,13 +39,23 @@ def plan_tables(run: Evidence) -> list[RenderableType]:
     formats, weights = format_columns(lines), weights_column(lines)
     bits = TextColumn.of("bits moved", [count * layer.movement_bits for (layer, _, _), count in rows], bits_text)
     energy = TextColumn.of("energy", [count * layer.energy_pj for (layer, _, _), count in rows], energy_text)
+    known_ram = [layer.ram_bytes for (layer, _, _), _ in rows]
+    told = any(each is not None for each in known_ram)
+    whole = ram_text(None if plan.ram is None else plan.ram.bytes)
+    ram = [TextColumn("RAM", [ram_text(each) for each in known_ram], whole)] if told else []
     score = [TextColumn.of("score", [each for (_, _, each), _ in rows], _points)] if run.sensitivity else []
     ways = (
-        [[each] for each in (name, kinds, shapes, macs, *formats, bits, energy, weights, *score)],
-        [[name, shapes], [kinds, macs], formats, [bits], [energy], [weights], score],
-        [[name, shapes], [kinds, macs], formats, [bits, energy], [weights, *score]],
+        [[each] for each in (name, kinds, shapes, macs, *formats, bits, energy, weights, *ram, *score)],
+        [[name, shapes], [kinds, macs], formats, [bits], [energy], [weights, *ram], score],
+        [[name, shapes], [kinds, macs], formats, [bits, energy], [weights, *ram, *score]],
     )
-    explained = f"{SHAPES}; score: estimated loss of accuracy, in points" if score else SHAPES
+    explained = "; ".join(
+        [
+            SHAPES,
+            *(["RAM: activations that live while the layer runs, in all the memory that holds them"] if ram else []),
+            *(["score: estimated loss of accuracy, in points"] if score else []),
+        ]
+    )
     shown: list[RenderableType] = [FirstThatFits(ways), explained]
     if plan.stays_float:
         shown.append(float_table(plan.stays_float))
@@ -70,10 +80,12 @@ def plan_document(run: Evidence) -> dict[str, Any]:
                 "movement_bits": layer.movement_bits,
                 "energy_pj": layer.energy_pj,
                 "weight_bytes": size,
+                "ram_bytes": layer.ram_bytes,
                 "score": score,
             }
             for layer, size, score in zip(run.plan.layers, _weight_bytes(run), _scores(run), strict=True)
         ],
+        "ram": None if run.plan.ram is None else run.plan.ram.model_dump(),
         "stays_float": None if parts is None else [part.model_dump() for part in parts],
     }
 
