@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
@@ -22,7 +21,6 @@ from bitq.cli.layers import (
 )
 from bitq.cli.output import bits_text, energy_text, ram_text
 from bitq.cli.tables import FirstThatFits, TextColumn
-from bitq.formats import TensorFormats
 
 if TYPE_CHECKING:
     from bitq.report.evidence import Evidence
@@ -31,8 +29,10 @@ if TYPE_CHECKING:
 
 def plan_tables(run: Evidence) -> list[RenderableType]:
     """Every layer of the plan, and what stays float."""
+    from bitq.report.resources import flash
+
     plan = run.plan
-    known = list(zip(plan.layers, _weight_bytes(run), _scores(run), strict=True))
+    known = list(zip(plan.layers, flash(plan), _scores(run), strict=True))
     rows = alike(known, lambda row: (row[0].layer, row[0].formats))
     lines = [Line(layer.layer, layer.formats, size, count) for (layer, size, _), count in rows]
     name, kinds, shapes, macs = (make(lines) for make in (name_column, kind_column, shape_column, macs_column))
@@ -66,6 +66,8 @@ def plan_tables(run: Evidence) -> list[RenderableType]:
 
 def plan_document(run: Evidence) -> dict[str, Any]:
     """The same for JSON."""
+    from bitq.report.resources import flash
+
     parts = run.plan.stays_float
     return {
         "layers": [
@@ -83,7 +85,7 @@ def plan_document(run: Evidence) -> dict[str, Any]:
                 "ram_bytes": layer.ram_bytes,
                 "score": score,
             }
-            for layer, size, score in zip(run.plan.layers, _weight_bytes(run), _scores(run), strict=True)
+            for layer, size, score in zip(run.plan.layers, flash(run.plan), _scores(run), strict=True)
         ],
         "ram": None if run.plan.ram is None else run.plan.ram.model_dump(),
         "stays_float": None if parts is None else [part.model_dump() for part in parts],
@@ -92,14 +94,6 @@ def plan_document(run: Evidence) -> dict[str, Any]:
 
 def _points(accuracy: float) -> str:
     return f"{100 * accuracy:.3f}"
-
-
-def _weight_bytes(run: Evidence) -> Sequence[int | None]:
-    from bitq.movement.widths import weight_sizes
-
-    planned = run.plan.layers
-    floating = {layer.name for layer in planned if layer.formats == TensorFormats()}
-    return weight_sizes([layer.layer for layer in planned], [layer.formats for layer in planned], floating)
 
 
 def _scores(run: Evidence) -> list[float | None]:

@@ -24,7 +24,7 @@ class Column:
     best: Callable[[Sequence[float]], float] = min
 
 
-MOVEMENT = "All traffic"
+MOVEMENT, RAM = "All traffic", "RAM"
 
 COLUMNS = (
     Column("Test accuracy", "%", lambda row: 100 * row.accuracy, text.hundredths, max),
@@ -33,6 +33,7 @@ COLUMNS = (
     Column(MOVEMENT, "Mbit", lambda row: row.movement_bits / text.BITS_PER_MBIT),
     Column("Energy", "µJ", lambda row: row.energy_pj / text.PJ_PER_UJ),
     Column("Model size", "KiB", lambda row: row.model_bytes / 1024),
+    Column(RAM, "KiB", lambda row: None if row.ram_bytes is None else row.ram_bytes / 1024),
     Column("Objective", "O", lambda row: row.objective),
 )
 
@@ -70,10 +71,11 @@ def of_int8(run: Evidence, cost: Cost) -> float | None:
 
 def columns(run: Evidence) -> tuple[Column, ...]:
     """The quantities of the table."""
+    told = COLUMNS if run.plan.ram is not None else tuple(each for each in COLUMNS if each.title != RAM)
     if "int8" not in run.references:
-        return COLUMNS
-    place = next(place for place, column in enumerate(COLUMNS, 1) if column.title == MOVEMENT)
-    return (*COLUMNS[:place], Column(MOVEMENT, "% of int8", partial(of_int8, run)), *COLUMNS[place:])
+        return told
+    place = next(place for place, column in enumerate(told, 1) if column.title == MOVEMENT)
+    return (*told[:place], Column(MOVEMENT, "% of int8", partial(of_int8, run)), *told[place:])
 
 
 def cells(rows: Sequence[Row], quantities: Sequence[Column]) -> tuple[tuple[Cell, ...], ...]:

@@ -83,7 +83,7 @@ class Flow:
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._layers = layers
         self._stored: list[_Stored] = []
-        self._values: list[_Value] = []
+        self._in_order: list[_Value] = []
         self._step = -1
         self.steps: list[int] = []
         """By layer, the step that computes it."""
@@ -187,7 +187,7 @@ class Flow:
                 value.used = self._step
         kept = [_kept(stored.values) for stored in self._stored]
         seen: set[int] = set()
-        for value in reversed(self._values):
+        for value in reversed(self._in_order):
             stored = self._stored[value.number]
             stored.lying.last = max(stored.lying.last, value.used)
             if value is kept[value.number]:
@@ -246,7 +246,7 @@ class Flow:
         """What was just computed: another value of its stored tensor."""
         self._lying[storage_of(tensor)] = value
         self._stored[value.number].values.append(value)
-        self._values.append(value)
+        self._in_order.append(value)
         return value
 
 
