@@ -1,18 +1,17 @@
-"""What each layer of a plan takes of a device: work, room in both memories, traffic, energy; and whence each figure."""
+"""What each layer of a plan takes of a device: work, room in flash and RAM, traffic, energy.
+
+All of it is counted, from network, formats and sizes of memories alone, but energy, which hangs on an assumed energy
+per bit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from bitq.formats import TensorFormats
 from bitq.movement.widths import weight_sizes
 from bitq.tradeoff.plan import Plan, PlanLayer
-
-Basis = Literal["counted", "measured", "assumed"]
-"""Whence a figure is: it follows from network, formats and sizes of memories alone; it was measured on data; or it
-hangs on a figure of the device that nobody measured on it."""
 
 
 @dataclass(frozen=True)
