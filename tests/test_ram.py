@@ -13,7 +13,7 @@ from bitq.formats import BlockFormat
 from bitq.layers import Layer
 from bitq.placement import Buffer, alive
 from bitq.tracing import record
-from bitq.tracing.lifetimes import Activation, Part
+from bitq.tracing.lifetimes import Activation, Portion
 from bitq.tradeoff.allocate import allocate, predicted_loss
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.formatset import FormatSet
@@ -38,7 +38,7 @@ def space(seed, ties=()):
     layers = [Layer(name, K=8, C=8, module=name) for name in ("a", "b")]
     ends = [(layer, tensor) for layer in layers for tensor in ("input", "output")]
     activations = [
-        Activation(str(place), (Part(1280 * size, *ends[draw.integers(4)]),), first, last)
+        Activation(str(place), (Portion(1280 * size, *ends[draw.integers(4)]),), first, last)
         for place, (size, first, last) in enumerate(HARD)
     ]
     tables = [draw.integers(1, 1000, (2, 2, 2, 2)).astype(float) for _ in layers]

@@ -45,7 +45,7 @@ CHOOSING = {
 
 
 @dataclass(frozen=True)
-class Part:
+class Portion:
     """Elements of a stored tensor that have one format.
 
     Attributes:
@@ -74,7 +74,7 @@ class Activation:
     """
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[Portion, ...]
     first: int
     last: int
 
@@ -105,19 +105,19 @@ class Lying:
     chosen_into: list[Lying] = field(default_factory=list)
     changed: bool = False
 
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[Portion, ...]:
         """As of an `Activation`."""
         if self.writer is not None:
-            return (Part(self.elements, self.writer, "output"),)
+            return (Portion(self.elements, self.writer, "output"),)
         if self.reader is not None:
-            return (Part(self.elements, *self.reader),)
+            return (Portion(self.elements, *self.reader),)
         if not self.changed and self.chosen_from:
             shared = tuple(_merged(_shared(self.elements, self.chosen_from)))
             if any(part.layer is not None for part in shared):
                 return shared
         if (reader := self._read_as()) is not None:
-            return (Part(self.elements, *reader),)
-        return (Part(self.elements, width=self.width),)
+            return (Portion(self.elements, *reader),)
+        return (Portion(self.elements, width=self.width),)
 
     def _read_as(self) -> tuple[Layer, str] | None:
         """What the first layer takes that reads it, or elements that were chosen from it."""
@@ -134,7 +134,7 @@ def activations(lying: Iterable[Lying]) -> tuple[Activation, ...]:
     )
 
 
-def _shared(elements: int, operands: Sequence[Lying]) -> Iterator[Part]:
+def _shared(elements: int, operands: Sequence[Lying]) -> Iterator[Portion]:
     """As many elements, of each part of what they are chosen from its share."""
     parts = [part for each in operands for part in each.parts()]
     whole = sum(part.elements for part in parts)
@@ -146,9 +146,9 @@ def _shared(elements: int, operands: Sequence[Lying]) -> Iterator[Part]:
         yield replace(part, elements=share)
 
 
-def _merged(parts: Iterable[Part]) -> Iterator[Part]:
+def _merged(parts: Iterable[Portion]) -> Iterator[Portion]:
     """Parts of one format as one."""
-    elements: dict[Part, int] = {}
+    elements: dict[Portion, int] = {}
     for part in parts:
         kind = replace(part, elements=0)
         elements[kind] = elements.get(kind, 0) + part.elements

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bitq.formats import TENSORS
 from bitq.layers import Layer
 from bitq.placement import Buffer, Placement, place
-from bitq.tracing.lifetimes import Activation, Part
+from bitq.tracing.lifetimes import Activation, Portion
 
 TRIED = 5_000
 """Buffers that are looked at to prove that some do not fit."""
@@ -35,7 +35,7 @@ def buffers(activations: Sequence[Activation], bits: Callable[[Layer, str], floa
         bits: per element of one of a layer's tensors, "input", "weight" or "output".
     """
 
-    def size(part: Part) -> int:
+    def size(part: Portion) -> int:
         return _bytes(part, bits(part.layer, part.tensor) if part.layer else part.width)
 
     return tuple(Buffer(sum(map(size, each.parts)), each.first, each.last) for each in activations)
@@ -171,5 +171,5 @@ class Arena:
         return tuple(Buffer(size, each.first, each.last) for size, each in zip(taken, self.activations, strict=True))
 
 
-def _bytes(part: Part, bits: float) -> int:
+def _bytes(part: Portion, bits: float) -> int:
     return ceil(part.elements * bits / 8 - ROUNDED)

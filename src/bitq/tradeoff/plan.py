@@ -39,8 +39,8 @@ Extent = Annotated[int, Field(ge=1, le=1 << 40)]
 Extents = tuple[Extent, Extent]  # height and width
 Padding = Annotated[int, Field(ge=0, le=1 << 40)]
 ByLoop = Annotated[dict[str, Extent], Field(max_length=len(LOOPS))]
-Size = Annotated[int, Field(ge=0, lt=1 << 63)]
-Step = Annotated[int, Field(ge=0, lt=1 << 31)]
+ByteCount = Annotated[int, Field(ge=0, lt=1 << 63)]
+StepNumber = Annotated[int, Field(ge=0, lt=1 << 31)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(max_length=1000)]
 Key = Annotated[str, Field(max_length=64)]
@@ -186,10 +186,10 @@ class PlanBuffer(_Entry):
     and where it lies."""
 
     name: Name
-    bytes: Size
-    first: Step
-    last: Step
-    offset: Size
+    bytes: ByteCount
+    first: StepNumber
+    last: StepNumber
+    offset: ByteCount
 
     @model_validator(mode="after")
     def _lasting(self) -> PlanBuffer:
@@ -201,8 +201,8 @@ class PlanBuffer(_Entry):
 class PlanRam(_Entry):
     """The memory of all activations: how large it is, below what none can be, and what lies in it."""
 
-    bytes: Size
-    lower_bound_bytes: Size
+    bytes: ByteCount
+    lower_bound_bytes: ByteCount
     activations: Annotated[tuple[PlanBuffer, ...], FailFast()]
 
     @classmethod
@@ -251,7 +251,7 @@ class PlanLayer(_Entry):
     output: PlanFormat | None
     stored_at: Annotated[tuple[PlanCall, ...], FailFast()] = ()
     levels: Annotated[tuple[PlanLevel, ...], FailFast()]
-    ram_bytes: Size | None = None
+    ram_bytes: ByteCount | None = None
 
     @model_validator(mode="after")
     def _loops(self) -> PlanLayer:
@@ -297,7 +297,7 @@ class FloatPart(_Entry):
     movement_share: Share
     energy_pj: Amount
     energy_share: Share
-    stored_bytes: Size | None
+    stored_bytes: ByteCount | None
 
 
 def float_parts(
@@ -345,10 +345,10 @@ class Totals(_Entry):
     dram_bits_float: Amount
     energy_pj: Amount
     energy_pj_float: Amount
-    model_bytes: Size
-    model_bytes_float: Size
-    ram_bytes: Size | None = None
-    ram_bytes_float: Size | None = None
+    model_bytes: ByteCount
+    model_bytes_float: ByteCount
+    ram_bytes: ByteCount | None = None
+    ram_bytes_float: ByteCount | None = None
     objective: Annotated[float, Field(ge=-MOST, le=MOST, allow_inf_nan=False)]
 
     @classmethod
