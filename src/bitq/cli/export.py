@@ -24,8 +24,9 @@ def export(
         str,
         typer.Option(
             metavar="TARGET",
-            help="What to write: `onnx`, one file of standard operators; or `onnx-qdq`, for runtimes that take "
-            "pairs of QuantizeLinear and DequantizeLinear alone: activations have to be integers with one scale.",
+            help="What to write: `onnx`, one file of standard operators; `onnx-qdq`, for runtimes that take "
+            "pairs of QuantizeLinear and DequantizeLinear alone: activations have to be integers with one scale; or "
+            "`tenstorrent`, overrides of weights' formats (.json), with the weights in tiles beside them.",
         ),
     ] = "onnx",
     network: NetworkOfRun = None,

@@ -27,7 +27,7 @@ def export(model: nn.Module, example_input: Any, path: str | Path, to: str = "on
         example_input: one batch that the network takes. Its first axis is the batch, of which what is written takes
             any size; its other axes are fixed.
         path: of the file to write; is written atomically.
-        to: a target: "onnx" or "onnx-qdq".
+        to: a target: "onnx", "onnx-qdq" or "tenstorrent".
 
     Returns:
         What was written, and what to know of it.
