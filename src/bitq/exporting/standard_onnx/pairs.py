@@ -1,4 +1,4 @@
-"""What `bitq.quantize` does to an activation as a pair of QuantizeLinear and DequantizeLinear, where that says it."""
+"""Quantizations as QuantizeLinear and DequantizeLinear alone, where these say them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from bitq.exporting.standard_onnx.constants import Held
+from bitq.exporting.standard_onnx.direct import put_where_read
+from bitq.exporting.standard_onnx.marks import marks_in, put_in_place, recipe_of, unsayable_told
+from bitq.exporting.standard_onnx.program import Put, floats_told, weight_marks
 from bitq.exporting.standard_onnx.rounding import UnsayableError, calibrated_step
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Integer
@@ -43,3 +47,31 @@ def pair(tape: Tape, x: ir.Value, recipe: Recipe) -> ir.Value:
         x = tape.op("Clip", [x, constant(float(low * step)), constant(float(high * step))])
     scales = [constant(float(step)), constant(zero, kind)]
     return tape.op("DequantizeLinear", [tape.op("QuantizeLinear", [x, *scales]), *scales])
+
+
+def put_into_pairs(model: ir.Model) -> Put:
+    """Weights as integers where they are read, a pair for each activation.
+
+    Raises:
+        BitqError: a format that these do not express, with its module.
+    """
+    graph, packed, floats = model.graph, 0, []
+    for mark in weight_marks(graph):
+        tape = Tape(graph)
+        held = Held(mark.value, mark.recipe, f"{mark.name}.quantized")
+        if held.packed:
+            put_where_read(graph, mark.node, held, mark.recipe.format.geometry, f"{mark.name}.quantized")
+        else:
+            put_in_place(graph, mark.node, tape, held.emit(tape))
+        packed += held.packed
+        floats += [] if held.packed else [mark.name]
+    nodes = marks_in(graph)
+    for node in nodes:
+        x, recipe = node.inputs[0], recipe_of(node)
+        assert x is not None
+        tape = Tape()
+        with unsayable_told(node, recipe):
+            value = pair(tape, x, recipe)
+        put_in_place(graph, node, tape, value)
+    figures = {"packed_weights": packed, "float_weights": len(floats), "pairs": len(nodes)}
+    return Put(figures, floats_told(floats))
