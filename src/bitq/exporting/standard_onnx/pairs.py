@@ -18,8 +18,10 @@ from bitq.numerics.recipe import Recipe
 _NEEDED = "which no pair of QuantizeLinear and DequantizeLinear says; those of integers with one calibrated scale do"
 
 
-def pair(tape: Tape, x: ir.Value, recipe: Recipe) -> ir.Value:
+def pair(tape: Tape, x: ir.Value, recipe: Recipe, unsigned8: bool = False) -> ir.Value:
     """Emit the pair for a tensor; what lies beyond the elements is clipped before.
+
+    With `unsigned8`, numbers of at most 8 bits are stored without a sign, by a zero point of 128 if they have one.
 
     QuantizeLinear divides in float32: next to a tie between two elements the other one may come out.
 
@@ -39,6 +41,8 @@ def pair(tape: Tape, x: ir.Value, recipe: Recipe) -> ir.Value:
         (False, True): ir.DataType.UINT8,
         (False, False): ir.DataType.UINT16,
     }[element.signed, element.bits <= 8]
+    if unsigned8 and kind == ir.DataType.INT8:
+        kind, zero = ir.DataType.UINT8, 128
 
     def constant(value: float, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
         return tape.op("Constant", [], {"value": ir.Tensor(np.asarray(value, dtype=dtype.numpy()), dtype=dtype)})
@@ -49,8 +53,12 @@ def pair(tape: Tape, x: ir.Value, recipe: Recipe) -> ir.Value:
     return tape.op("DequantizeLinear", [tape.op("QuantizeLinear", [x, *scales]), *scales])
 
 
-def put_into_pairs(model: ir.Model) -> Put:
+def put_into_pairs(model: ir.Model, unsigned8: bool = False) -> Put:
     """Weights as integers where they are read, a pair for each activation.
+
+    Args:
+        model: is changed.
+        unsigned8: as of `pair`.
 
     Raises:
         BitqError: a format that these do not express, with its module.
@@ -71,7 +79,7 @@ def put_into_pairs(model: ir.Model) -> Put:
         assert x is not None
         tape = Tape()
         with unsayable_told(node, recipe):
-            value = pair(tape, x, recipe)
+            value = pair(tape, x, recipe, unsigned8)
         put_in_place(graph, node, tape, value)
     figures = {"packed_weights": packed, "float_weights": len(floats), "pairs": len(nodes)}
     return Put(figures, floats_told(floats))

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from bitq.accuracy.quantized import quantized_layers, weight_in_use
 from bitq.errors import BitqError
-from bitq.exporting.target import Handed, register
+from bitq.exporting.target import Handed, Target, register
 from bitq.exporting.tenstorrent.tiles import TILE_FORMATS, TileFormat, pack_tiles, unpack_tiles
 from bitq.files import check_replaceable, write_atomically
 from bitq.formats import Format
@@ -185,4 +185,4 @@ def _named(tensors: list[Holding]) -> str:
     return found + (f" and {len(tensors) - _MOST_NAMED} more" if len(tensors) > _MOST_NAMED else "")
 
 
-register("tenstorrent", write)
+register("tenstorrent", Target(write, takes_input=False))
