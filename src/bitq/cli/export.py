@@ -33,8 +33,9 @@ def export(
         typer.Option(
             metavar="FORM",
             help="What to write: `onnx`, one file of standard operators; `onnx-qdq`, for runtimes that take "
-            "pairs of QuantizeLinear and DequantizeLinear alone: activations have to be integers with one scale; or "
-            "`tenstorrent`, overrides of weights' formats (.json), with the weights in tiles beside them.",
+            "pairs of QuantizeLinear and DequantizeLinear alone: activations have to be integers with one scale; "
+            "`amd`, for AMD Quark and its compiler; or `tenstorrent`, overrides of weights' formats (.json), with the "
+            "weights in tiles beside them.",
         ),
     ] = "onnx",
     target: Annotated[

@@ -29,7 +29,7 @@ def export(
         example_input: one batch that the network takes. Its first axis is the batch, of which what is written takes
             any size; its other axes are fixed.
         path: of the file to write; is written atomically.
-        to: a target: "onnx", "onnx-qdq" or "tenstorrent".
+        to: a target: "onnx", "onnx-qdq", "amd" or "tenstorrent".
         runtime: that has to take what is written: "qnn" of "onnx-qdq"; by default any.
 
     Returns:

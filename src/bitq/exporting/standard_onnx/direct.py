@@ -21,8 +21,8 @@ def put_where_read(graph: ir.Graph, node: ir.Node, held: Held, geometry: Geometr
         geometry: of its format.
         name: of what the file holds of it.
     """
-    moves = _moves_after(node)
-    codes, scale, zero = (None if part is None else _moved(part, moves) for part in held.elementwise())
+    moves = moves_after(node)
+    codes, scale, zero = (None if part is None else moved(part, moves) for part in held.elementwise())
     assert codes is not None
     assert scale is not None
     tape = Tape(graph)
@@ -34,7 +34,7 @@ def put_where_read(graph: ir.Graph, node: ir.Node, held: Held, geometry: Geometr
         graph.remove(chain.pop(), safe=True)
 
 
-def _moves_after(node: ir.Node) -> list[ir.Node]:
+def moves_after(node: ir.Node) -> list[ir.Node]:
     """The transpositions and reshapings behind a node, as long as nothing else reads what is between them."""
     found: list[ir.Node] = []
     while True:
@@ -47,7 +47,8 @@ def _moves_after(node: ir.Node) -> list[ir.Node]:
         found.append(node)
 
 
-def _moved(values: np.ndarray, moves: list[ir.Node]) -> np.ndarray:
+def moved(values: np.ndarray, moves: list[ir.Node]) -> np.ndarray:
+    """What such nodes make of an array."""
     for node in moves:
         if node.op_type == "Transpose":
             order = node.attributes.get("perm")
