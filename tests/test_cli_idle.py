@@ -104,6 +104,7 @@ IDLE = (
     Idle("movement demo --device stm32f103c8 --json", "--csv", "give one of them"),
     Idle("buffer demo --input-shape 1,1,28,28", "--input", "give one of them"),
     Idle("export {run} --out net.onnx --input-shape 1,1,28,28", "--input", "give one of them"),
+    Idle("export {run} --out net.json --to tenstorrent", "--input-shape --input", "depends on no input; leave {} out"),
     Idle("quantize in.safetensors out.safetensors --plan run", "--format", "give either --plan"),
 )
 EVERYWHERE = {
@@ -116,7 +117,7 @@ EVERYWHERE = {
     "movement": "--device --formats --levels --minimize --json --traceback",
     "buffer": "--device --memory --formats --levels --minimize --from --to --out --json --traceback",
     "quantize": "--json --traceback",
-    "export": "--to --network --json --traceback",
+    "export": "--to --target --network --checkpoint --json --traceback",
     "report": "--alpha --layers --salvage --json --traceback",
     "devices": "--json --traceback",
     "formats": "--json --traceback",
