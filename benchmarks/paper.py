@@ -2,9 +2,13 @@
 
     python benchmarks/paper.py fig5                       # energy of its ten pairs of network and task; no weights
     python benchmarks/paper.py fig5 --pairs ResNet-18
+    python benchmarks/paper.py table3                     # accuracy in the formats of its seven columns
+    python benchmarks/paper.py table4 --steps 200         # its three ablations
+    python benchmarks/paper.py fig6                       # its seven weights of movement
 
 Each writes a table (Markdown and CSV) and a picture (PNG) under `--run`. Every result is kept there as soon as it is
-finished and never computed again; what is not there yet is told as not measured.
+finished and never computed again; what is not there yet is told as not measured. Where weights and data lie is told by
+environment variables; what is missing is named and skipped.
 """
 
 from __future__ import annotations
@@ -14,9 +18,9 @@ import sys
 from pathlib import Path
 
 from bitq.progress import Terminal
-from evaluation import energy
+from evaluation import ablations, accuracies, energy, weighing
 
-PARTS = {"fig5": energy}
+PARTS = {"table3": accuracies, "table4": ablations, "fig5": energy, "fig6": weighing}
 
 
 def main() -> int:

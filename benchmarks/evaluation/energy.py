@@ -1,9 +1,10 @@
 """Fig. 5: energy of the paper's ten pairs in the formats of seven methods, as a share of that in 32-bit floats.
 
-Movement is exact, on the paper's device. The rivals' formats are fixed, in the paper's class of bits, so that no weights
-are needed: DBPS-like 8 bits of mantissa in blocks of 16, FlexBlock FB16, FAST 4 bits everywhere, BSFP (2, 2) on MSFP16.
-BitQ's plans are of Table 2's grid at alpha 0.2, each tensor in a format of its own, by scores of normal numbers. Beside
-each stands what any plan of that grid takes, at least and at most: whatever the weights, BitQ lies between.
+Movement is exact, on the paper's device. The rivals' formats are fixed, in the paper's class of bits, so that no
+weights are needed: DBPS-like 8 bits of mantissa in blocks of 16, FlexBlock FB16, FAST 4 bits everywhere, BSFP (2, 2)
+on MSFP16. BitQ's plans are of Table 2's grid at alpha 0.2, each tensor in a format of its own, by scores of normal
+numbers. Beside each stands what any plan of that grid takes, at least and at most: whatever the weights, BitQ lies
+between.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import nn
 
 from bitq.accuracy.storing import with_products
 from bitq.devices import Device, load_device
-from bitq.formats import Choosable
+from bitq.formats import Choosable, grid
 from bitq.progress import Listener
 from bitq.tracing import Traced, record
 from bitq.tradeoff.formatset import FormatSet
@@ -30,7 +31,7 @@ from bitq.tradeoff.records import Cost
 from bitq.tradeoff.rules import RULES
 from bitq.tradeoff.rules.assigned import FLOAT32, chosen, first_convolution, last_linear, shortcuts
 from bitq.tradeoff.settings import Settings
-from bitq.tradeoff.space import Space, space_of
+from bitq.tradeoff.space import Space, energy_pj, space_of
 from bitq.tradeoff.stored import tied, ties
 from bitq.tradeoff.study import Study
 from evaluation import gaussian
@@ -41,7 +42,7 @@ DEVICE = "i7-10700f"
 ALPHA = 0.2
 BITQ = {"BitQ16": 16, "BitQ8": 8}
 COLUMNS = ("Original", "DBPS-like", "FlexBlock", "BitQ16", "FAST", "BSFP", "BitQ8")
-VERSION = 1
+VERSION = 4
 """Of the rows: another one where the numbers would differ."""
 
 Floating = Callable[[Study], Collection[int]]
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace, folder: Path, listener: Listener) -> None:
         wanted = [name for name in options.columns if pair.name in options.pairs]
         missing = [name for name in wanted if rows.known(_config(pair, name)) is None]
         if missing:
-            traced = _Shapes(pair, load_device(DEVICE), listener)
+            traced = Shapes(pair, load_device(DEVICE), listener)
             for name in missing:
                 rows.once(_config(pair, name), lambda name=name, own=traced: own.row(name))
                 listener.note(f"{pair.name}: {name} is done")
@@ -93,7 +94,7 @@ def _config(pair: Pair, column: str) -> Result:
     return {"figure": 5, "version": VERSION, "pair": pair.name, "shape": pair.shape, "column": column}
 
 
-class _Shapes:
+class Shapes:
     """A network without numbers, traced."""
 
     def __init__(self, pair: Pair, device: Device, listener: Listener) -> None:
@@ -112,18 +113,23 @@ class _Shapes:
         float32 = {"energy_pj": plain.energy_pj, "dram_bits": plain.dram_bits, "on_chip_bits": plain.on_chip_bits}
         return {"own": own, "float32": float32, **told, "seconds": time.perf_counter() - start}
 
-    def _space(self, offered: FormatSet) -> Space:
+    def space(self, offered: FormatSet) -> Space:
+        """All its plans in some formats, each tensor of each layer in one of its own."""
         return space_of(self._model, self._traced.layers, self._device, offered, self._listener.step)
 
+    def ends(self, bits: int) -> Space:
+        """The plans of the narrowest and the widest formats of Table 2's grid."""
+        return self.space(FormatSet(gaussian.ends(grid(bits))))
+
     def _planned(self, bits: int) -> tuple[Space, Cost, Result]:
-        space = self._space(FormatSet.grid(bits))
-        modules = range(len(space.modules))
+        space, formats = self.ends(bits), grid(bits)
+        plan = gaussian.least_objective(gaussian.front(space, formats), ALPHA, space.movement_max)
         least, most = (
-            space.fixed_energy_pj + sum(float(end(space.energy(module))) for module in modules)
-            for end in (lambda table: table.min(), lambda table: table.max())
+            space.cost(space.uniform(end)).energy_pj for end in (gaussian.NARROWEST, gaussian.WIDEST)
         )
-        plan = gaussian.least_objective(space, ALPHA)
-        return space, space.cost(plan), {"least_pj": least, "most_pj": most}
+        moved = gaussian.level_bits(space, formats, plan)
+        cost = Cost.of_levels(moved.tolist(), energy_pj(self._device, moved), 0)
+        return space, cost, {"least_pj": least, "most_pj": most}
 
     def _rival(self, column: str) -> tuple[Space, Cost, Result]:
         rule, activation, weight, floating = RIVALS[column]
@@ -133,7 +139,7 @@ class _Shapes:
         places = [by_text[str(FormatSet.of(text).formats[0])] for text in (activation, weight)]
         counted: Sequence[Choosable] = brought.counted or brought.offered.formats
         taken = tuple(dict.fromkeys((FLOAT32, *(counted[place] for place in places))))
-        space = self._space(FormatSet(taken))
+        space = self.space(FormatSet(taken))
         study = Study(
             Subject(self._pair.name, self._model, Data((), (), ()), Task()),
             tied(space, ties(space, self._traced.stored)),
