@@ -195,6 +195,7 @@ def compare(
 
         told = DataGiven(data, batch_size, image_size, channels, mean, std, limit, seed, void, task, metric)
         own = load_source(network, checkpoint, told)
+        own.check_searchable()
         measured.update(own.measured)
         return Subject(network, own.model, Data(own.train, own.validation, own.test), Task(own.loss, own.metric))
 
@@ -273,7 +274,7 @@ def tables(found: Comparison) -> list[RenderableType]:
         "float32, and formats that people know for all tensors, not fine-tuned:",
         _table(found, found.untuned),
         f"fewest: what the plan of the fewest bits at most {100 * found.contest.within:g} points below float32 on "
-        "validation data moves, and its accuracy; passes: over a batch, to find the plans",
+        f"validation data moves, and its {found.measure}; passes: over a batch, to find the plans",
     ]
     return shown
 
@@ -288,7 +289,7 @@ def _table(found: Comparison, lines: Sequence[Summary]) -> FirstThatFits:
         return column(heading, lambda line: _told(getattr(line, name), digits, unit))
 
     rule = TextColumn("", [each.label for each in lines], left=True)
-    objective, accuracy = spread("O", "objective", 4), spread("accuracy %", "accuracy", 2, 0.01)
+    objective, accuracy = spread("O", "objective", 4), spread(f"{found.measure} %", "accuracy", 2, 0.01)
     share, moved = spread("moved %", "share", 1, 0.01), spread(bits.name, "movement_bits", 2, bits.size)
     energy = spread(f"energy {energy_unit.name}", "energy_pj", 2, energy_unit.size)
     model = spread(f"model {size.name}", "model_bytes", 1, size.size)
@@ -296,7 +297,7 @@ def _table(found: Comparison, lines: Sequence[Summary]) -> FirstThatFits:
     if not any(each.seconds is not None for each in lines):
         return FirstThatFits((known, [[rule], [objective, accuracy], [share, moved], [energy, model]]))
     near = spread(f"fewest {bits.name}", "fewest_bits", 2, bits.size)
-    reached = spread("accuracy %", "fewest_accuracy", 2, 0.01)
+    reached = spread(f"{found.measure} %", "fewest_accuracy", 2, 0.01)
     tuned = column("plans", lambda line: f"{line.tuned or 0:.0f}")
     passes = column("passes", lambda line: f"{line.passes or 0:.0f}")
     time = column("time", lambda line: time_text(line.seconds or 0.0))

@@ -45,7 +45,7 @@ def plan_tables(run: Evidence) -> list[RenderableType]:
         [[name, shapes], [kinds, macs], formats, [bits], [energy], [weights], score],
         [[name, shapes], [kinds, macs], formats, [bits, energy], [weights, *score]],
     )
-    explained = f"{SHAPES}; score: estimated loss of accuracy, in points" if score else SHAPES
+    explained = f"{SHAPES}; score: estimated loss of {run.measure}, in points" if score else SHAPES
     shown: list[RenderableType] = [FirstThatFits(ways), explained]
     if plan.stays_float:
         shown.append(float_table(plan.stays_float))

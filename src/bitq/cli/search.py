@@ -261,6 +261,7 @@ def search(
     offered = offered_of(formats, weights, activations, output_as_input, grid)
     told = DataGiven(data, batch_size, image_size, channels, mean, std, limit, seed, void, task, metric)
     source = load_source(network, checkpoint, told)
+    source.check_searchable()
     folder = run or Path("runs") / network.replace(":", ".").replace("/", ".")
     with machines(workers, ray) as measuring:
         result = search_network(
@@ -307,7 +308,7 @@ def search(
             ),
             f"{', '.join(row.name for row in result.alternatives)}: for all tensors, calibrated, not fine-tuned",
             *notes_of(source.measured),
-            offers_table(result.offers, result.references),
+            offers_table(result.offers, result.references, source.measure),
             *([f"Note: {result.advice}"] if result.advice else []),
             f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})",
         )

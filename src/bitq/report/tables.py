@@ -26,8 +26,7 @@ class Column:
 
 MOVEMENT = "All traffic"
 
-COLUMNS = (
-    Column("Test accuracy", "%", lambda row: 100 * row.accuracy, text.hundredths, max),
+COSTS = (
     Column("Off-chip traffic", "Mbit", lambda row: row.dram_bits / text.BITS_PER_MBIT),
     Column("On-chip traffic", "Mbit", lambda row: row.on_chip_bits / text.BITS_PER_MBIT),
     Column(MOVEMENT, "Mbit", lambda row: row.movement_bits / text.BITS_PER_MBIT),
@@ -59,7 +58,7 @@ def advised(run: Evidence) -> str:
     if run.offers is None or run.outcome is None:
         return ""
     rows = run.outcome.rows
-    return advice(rows[0], rows[-1], run.offers, run.plan.alpha, run.outcome.command)
+    return advice(rows[0], rows[-1], run.offers, run.plan.alpha, run.outcome.command, run.measure)
 
 
 def of_int8(run: Evidence, cost: Cost) -> float | None:
@@ -70,10 +69,11 @@ def of_int8(run: Evidence, cost: Cost) -> float | None:
 
 def columns(run: Evidence) -> tuple[Column, ...]:
     """The quantities of the table."""
+    reached = Column(f"Test {run.measure}", "%", lambda row: 100 * row.accuracy, text.hundredths, max)
     if "int8" not in run.references:
-        return COLUMNS
-    place = next(place for place, column in enumerate(COLUMNS, 1) if column.title == MOVEMENT)
-    return (*COLUMNS[:place], Column(MOVEMENT, "% of int8", partial(of_int8, run)), *COLUMNS[place:])
+        return reached, *COSTS
+    place = next(place for place, column in enumerate(COSTS, 1) if column.title == MOVEMENT)
+    return (reached, *COSTS[:place], Column(MOVEMENT, "% of int8", partial(of_int8, run)), *COSTS[place:])
 
 
 def cells(rows: Sequence[Row], quantities: Sequence[Column]) -> tuple[tuple[Cell, ...], ...]:

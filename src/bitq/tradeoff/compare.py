@@ -177,6 +177,7 @@ class Comparison:
         seeds: in their order, what each came to.
         command: that anyone can run to get this.
         versions: of what computed it.
+        measure: what the metric is called.
     """
 
     network: str
@@ -186,6 +187,7 @@ class Comparison:
     seeds: tuple[OfSeed, ...]
     command: str
     versions: dict[str, str]
+    measure: str = "accuracy"
 
     @property
     def untuned(self) -> tuple[Summary, ...]:
@@ -298,7 +300,7 @@ def compare(
         run = of_seed(folder, seed)
         with opened(subject, device, offered, contest.settings(own), run, listener, workers=workers) as (study, traced):
             found.append(compared(study, traced, contest, later))
-    return Comparison(subject.name, device.name, contest, settings, tuple(found), command, versions())
+    return Comparison(subject.name, device.name, contest, settings, tuple(found), command, versions(), study.measure)
 
 
 def of_seed(folder: RunFolder, seed: int) -> RunFolder:
@@ -370,7 +372,7 @@ def _reached(study: Study, traced: Traced, contest: Contest, called: Called, lef
     best = min(measured.values(), key=lambda each: study.objective(each.validation, each.movement_bits))
     row = row_of(study, best.label, "baseline", best)
     listener.note(
-        f"{called.label}: accuracy {100 * best.validation:.2f} % on validation data, "
+        f"{called.label}: {study.measure} {100 * best.validation:.2f} % on validation data, "
         f"{100 * best.movement_bits / study.space.movement_max:.1f} % of the largest movement, "
         f"O {study.objective(best.validation, best.movement_bits):.4f}"
     )

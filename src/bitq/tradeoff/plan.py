@@ -328,8 +328,9 @@ class Plan(_Entry):
     """A plan for one network on one device (the content of plan.json).
 
     `stays_float` tells what stays float, with the reasons. `outcome` is the key of the search's outcome in the results
-    store beside it, and `weights` the checksum of the weights.safetensors that belongs to the plan. Plans of earlier
-    versions lack them. `bits` are those of the grid of Table 2 that formats were chosen from, or None.
+    store beside it, and `weights` the checksum of the weights.safetensors that belongs to the plan. `metric` is what
+    the accuracies of the totals are: "accuracy", "agreement with float32", …. Plans of earlier versions lack them.
+    `bits` are those of the grid of Table 2 that formats were chosen from, or None.
     """
 
     schema_version: Literal[1] = 1
@@ -337,6 +338,7 @@ class Plan(_Entry):
     device: Name
     bits: Annotated[int, Field(ge=1, le=64)] | None
     alpha: Amount
+    metric: Name | None = None
     layers: Annotated[tuple[PlanLayer, ...], FailFast()]
     totals: Totals
     stays_float: tuple[FloatPart, ...] | None = None
