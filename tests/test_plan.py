@@ -87,6 +87,7 @@ PLAN = {
     "device": "stm32f103c8",
     "bits": 8,
     "alpha": 0.2,
+    "metric": "agreement with float32",
     "layers": [LAYER, FLOAT_LAYER],
     "totals": TOTALS,
     "ram": {

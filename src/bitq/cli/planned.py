@@ -53,7 +53,7 @@ def plan_tables(run: Evidence) -> list[RenderableType]:
         [
             SHAPES,
             *(["RAM: activations that live while the layer runs, in all the memory that holds them"] if ram else []),
-            *(["score: estimated loss of accuracy, in points"] if score else []),
+            *([f"score: estimated loss of {run.measure}, in points"] if score else []),
         ]
     )
     shown: list[RenderableType] = [FirstThatFits(ways), explained]

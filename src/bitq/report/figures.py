@@ -38,9 +38,9 @@ def figures(run: Evidence) -> dict[str, charts.Spec]:
     if points:
         reference = None if run.float32 is None else 100 * run.float32.validation
         best = front(tuned)
-        specs["landscape"] = charts.landscape(points, best, reference)
+        specs["landscape"] = charts.landscape(points, best, reference, run.measure)
         if tuned:
-            specs["closer"] = charts.landscape(_around(tuned, points), best, reference, closer=True)
+            specs["closer"] = charts.landscape(_around(tuned, points), best, reference, run.measure, closer=True)
     if run.course:
         specs["course"] = _course(run)
     if run.sensitivity:
@@ -233,5 +233,5 @@ def _sensitivity(run: Evidence) -> charts.Spec:
                 }
             )
     return charts.sensitivity(
-        rows, [_label(module) for module in modules], [text.short(fmt) for fmt in sorted(formats)]
+        rows, [_label(module) for module in modules], [text.short(fmt) for fmt in sorted(formats)], run.measure
     )

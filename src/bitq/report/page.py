@@ -66,7 +66,7 @@ def render(run: Evidence, alphas: Sequence[float] = ALPHAS) -> str:
         taken=(*resources.taken(run.plan), resources.total(run.plan)),
         run=run,
         plan=run.plan,
-        measure=text.measure(run.identity.get("metric")),
+        measure=run.measure,
         float32=float32,
         planned=planned,
         uniform=next((row for row in rows if row.role == "uniform"), None),

@@ -26,8 +26,7 @@ class Column:
 
 MOVEMENT, RAM = "All traffic", "RAM"
 
-COLUMNS = (
-    Column("Test accuracy", "%", lambda row: 100 * row.accuracy, text.hundredths, max),
+COSTS = (
     Column("Off-chip traffic", "Mbit", lambda row: row.dram_bits / text.BITS_PER_MBIT),
     Column("On-chip traffic", "Mbit", lambda row: row.on_chip_bits / text.BITS_PER_MBIT),
     Column(MOVEMENT, "Mbit", lambda row: row.movement_bits / text.BITS_PER_MBIT),
@@ -60,7 +59,7 @@ def advised(run: Evidence) -> str:
     if run.offers is None or run.outcome is None:
         return ""
     rows = run.outcome.rows
-    return advice(rows[0], rows[-1], run.offers, run.plan.alpha, run.outcome.command)
+    return advice(rows[0], rows[-1], run.offers, run.plan.alpha, run.outcome.command, run.measure)
 
 
 def of_int8(run: Evidence, cost: Cost) -> float | None:
@@ -71,11 +70,12 @@ def of_int8(run: Evidence, cost: Cost) -> float | None:
 
 def columns(run: Evidence) -> tuple[Column, ...]:
     """The quantities of the table."""
-    told = COLUMNS if run.plan.ram is not None else tuple(each for each in COLUMNS if each.title != RAM)
+    reached = Column(f"Test {run.measure}", "%", lambda row: 100 * row.accuracy, text.hundredths, max)
+    costs = COSTS if run.plan.ram is not None else tuple(each for each in COSTS if each.title != RAM)
     if "int8" not in run.references:
-        return told
-    place = next(place for place, column in enumerate(told, 1) if column.title == MOVEMENT)
-    return (*told[:place], Column(MOVEMENT, "% of int8", partial(of_int8, run)), *told[place:])
+        return reached, *costs
+    place = next(place for place, column in enumerate(costs, 1) if column.title == MOVEMENT)
+    return (reached, *costs[:place], Column(MOVEMENT, "% of int8", partial(of_int8, run)), *costs[place:])
 
 
 def cells(rows: Sequence[Row], quantities: Sequence[Column]) -> tuple[tuple[Cell, ...], ...]:

@@ -156,6 +156,7 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
         device=study.space.device.name,
         bits=study.space.offered.grid_bits,
         alpha=study.settings.alpha,
+        metric=study.measure,
         layers=planned,
         totals=Totals.of(rows[-1], rows[0], study.space.movement_max),
         ram=ram,

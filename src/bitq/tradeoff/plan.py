@@ -377,8 +377,8 @@ class Plan(_Entry):
 
     `stays_float` tells what stays float, with the reasons. `outcome` is the key of the search's outcome in the results
     store beside it, `weights` the checksum of the weights.safetensors that belongs to the plan, and `ram` the memory of
-    its activations. Plans of earlier versions lack them. `bits` are those of the grid of Table 2 that formats were
-    chosen from, or None.
+    its activations. `metric` is what the accuracies of the totals are: "accuracy", "agreement with float32", …. Plans
+    of earlier versions lack them. `bits` are those of the grid of Table 2 that formats were chosen from, or None.
     """
 
     schema_version: Literal[1] = 1
@@ -386,6 +386,7 @@ class Plan(_Entry):
     device: Name
     bits: Annotated[int, Field(ge=1, le=64)] | None
     alpha: Amount
+    metric: Name | None = None
     layers: Annotated[tuple[PlanLayer, ...], FailFast()]
     totals: Totals
     ram: PlanRam | None = None

@@ -87,7 +87,7 @@ def search(study: Study) -> Found:
     """
     settings, note = study.settings, study.ledger.listener.note
     accuracy_float = study.float_accuracy.validation
-    note(f"float32: accuracy {100 * accuracy_float:.2f} % on validation data")
+    note(f"float32: {study.measure} {100 * accuracy_float:.2f} % on validation data")
     _outlook(study, [])
     if not study.is_scored:
         note(time_needed(study))
@@ -272,7 +272,7 @@ def _line(study: Study, contender: Contender) -> str:
     measured = contender.measured
     undone = contender.plan.tune and study.training is not None and not measured.tuned
     return (
-        f"{contender.plan.label}: accuracy {100 * measured.validation:.2f} % on validation data, "
+        f"{contender.plan.label}: {study.measure} {100 * measured.validation:.2f} % on validation data, "
         f"{100 * measured.movement_bits / study.space.movement_max:.1f} % of the largest movement, "
         f"O {contender.objective:.4f}"
         + (" (fine-tuning made it worse and was undone)" if undone else "")

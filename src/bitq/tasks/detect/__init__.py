@@ -10,10 +10,11 @@ from torch import nn
 
 from bitq.accuracy.evaluate import counted, tallied
 from bitq.batches import Batch
-from bitq.datasets import HELD_BYTES, Dataset, drawn
+from bitq.datasets import HELD_BYTES, Dataset, drawn, held_once, lacking_of, with_test
 from bitq.images import Scaling
 from bitq.tasks import NamedTask, Reading
 from bitq.tasks.detect.annotations import found_in
+from bitq.tasks.detect.answering import OF_BOXES
 from bitq.tasks.detect.assigning import detection_loss
 from bitq.tasks.detect.boxes import Truth
 from bitq.tasks.detect.heads import CONFIDENCE, MOST, OVERLAP, classes_of
@@ -92,19 +93,27 @@ def load(path: Path, reading: Reading) -> Dataset:
         BitqError: a folder kept otherwise, files that do not fit together, or options that do not fit them.
     """
     reading.check_no_masks()
-    found, classes = found_in(path)
-    parts = found if "test" in found or "val" not in found else {"train": found["train"], "test": found["val"]}
+    found, classes, labelled = found_in(path)
+    parts = with_test(found)
     shape = (reading.channels or 3, *(reading.image_size or USUAL_SIZE))
     scaling = Scaling(reading.mean or (0.0,), reading.std or (1.0,))
     scaling.check_channels(shape[0])
     most = max(len(each.classes) for part in parts.values() for each in part.objects)
     files = {split: LetterboxedFiles(*part, shape, scaling, most) for split, part in parts.items()}
-    splits = {split: _held(part) for split, part in drawn(files, reading.limit, reading.seed).items()}
+    splits = held_once(drawn(files, reading.limit, reading.seed), _held)
     largest = {
         f"the labels of {split}": max((int(each.classes.max(initial=0)) for each in part.objects), default=0)
         for split, part in found.items()
     }
-    return Dataset(splits["train"], splits["val"], splits["test"], largest, classes)
+    return Dataset(
+        splits["train"],
+        splits["val"],
+        splits["test"],
+        largest if labelled else {},
+        classes,
+        labelled=labelled,
+        lacking=lacking_of(path, found),
+    )
 
 
 def _held(part: LetterboxedFiles) -> LetterboxedFiles | LetterboxedImages:
@@ -138,4 +147,5 @@ TASK = NamedTask(
     heaviness=16,
     learning_rate=1e-4,  # at 1e-3 YOLOv8n with folded norms forgets everything within 24 steps
     protocol=_protocol,
+    agreement=OF_BOXES,
 )

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from bitq.datasets import SPLITS, SUFFIXES, images_by_name, is_file
+from bitq.datasets import SPLITS, SUFFIXES, bare_images, images_by_name, is_file
 from bitq.errors import BitqError, shortened
 from bitq.outside import read_outside
 from bitq.tasks.detect.letterbox import Objects
@@ -71,8 +71,17 @@ class Boxed(NamedTuple):
     objects: tuple[Objects, ...]
 
 
-def found_in(root: Path) -> tuple[dict[str, Boxed], tuple[str, ...]]:
-    """By split, the images and objects that a folder holds; the names of the classes, if they are told.
+class BoxedFolder(NamedTuple):
+    """What a folder of images holds: by split images and their objects; names of the classes, if they are told; whether
+    there are labels."""
+
+    parts: dict[str, Boxed]
+    classes: tuple[str, ...] = ()
+    labelled: bool = True
+
+
+def found_in(root: Path) -> BoxedFolder:
+    """The images that a folder holds, and the objects in them; images alone, with none, where there are no labels.
 
     A folder's split is what its name begins with, as that of train2017 does with train.
 
@@ -89,14 +98,14 @@ def found_in(root: Path) -> tuple[dict[str, Boxed], tuple[str, ...]]:
     """
     documents = _by_split((_name(file), file) for pattern in _COCO for file in root.glob(pattern))
     parts, classes = _coco(root, documents) if documents else (_yolo(root), ())
-    if parts and "train" not in parts:
-        raise BitqError(f"{root} has images of {', '.join(parts)} but none of train, which formats are calibrated on")
+    if not parts and (bare := bare_images(root)):
+        return BoxedFolder({split: Boxed(each, (_listed([]),) * len(each)) for split, each in bare.items()}, (), False)
     if not parts:
         raise BitqError(
             f"{root} is no folder of images with boxes; keep them as images/train and labels/train (YOLO), or as "
             "images/train2017 and annotations/instances_train2017.json (COCO), val alike"
         )
-    return parts, classes
+    return BoxedFolder(parts, classes)
 
 
 def _by_split(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
