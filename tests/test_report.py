@@ -228,7 +228,7 @@ def test_charts_and_tables_have_names_for_those_who_cannot_see(
         "return [...document.querySelectorAll('.chart')]"
         ".map(c => c.querySelector('[role]').getAttribute('aria-label'))"
     )
-    assert len(labels) == 10
+    assert len(labels) == 11
     assert all(labels)
     assert len(set(labels)) == len(labels)
     assert ask(
