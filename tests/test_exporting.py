@@ -269,7 +269,7 @@ def test_what_pytorch_cannot_export_is_told_in_a_sentence(tmp_path):
     x, _ = tiny.images(10, 1)
     with pytest.raises(BitqError, match=r"^PyTorch cannot export the network to ONNX: .*data-dependent"):
         export(Sorting().eval(), x, tmp_path / "net.onnx")
-    with pytest.raises(BitqError, match=r"^'tflite' is nothing to export to; it must be one of onnx, onnx-qdq"):
+    with pytest.raises(BitqError, match=r"^'tflite' is nothing to export to; it must be one of c, onnx, onnx-qdq"):
         export(tiny.network(), x, tmp_path / "net", to="tflite")
 
 

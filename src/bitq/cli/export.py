@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished search, with plan.json and weights.safetensors.")],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
+    out: Annotated[Path, typer.Option(help="The file to write; for C the folder.")],
     to: Annotated[
         str,
         typer.Option(
             metavar="TARGET",
-            help="What to write: `onnx`, one file of standard operators; or `onnx-qdq`, for runtimes that take "
-            "pairs of QuantizeLinear and DequantizeLinear alone: activations have to be integers with one scale.",
+            help="What to write: `onnx`, one file of standard operators; `onnx-qdq`, for runtimes that take "
+            "pairs of QuantizeLinear and DequantizeLinear alone: activations have to be integers with one scale; or "
+            "`c`, a folder with C99 for a microcontroller.",
         ),
     ] = "onnx",
     network: NetworkOfRun = None,
@@ -42,27 +43,31 @@ def export(
 ) -> None:
     """Write a searched network so that it runs without bitq, and gives the numbers that it gives here.
 
-    The file has standard ONNX operators alone: weights are integers of few bits with their scales
+    An ONNX file has standard ONNX operators alone: weights are integers of few bits with their scales
     (DequantizeLinear, blocked), where that says their format exactly; activations are quantized by a function of
     standard operators that comes with the file, one for each format. What cannot be said so is refused, with its
     module. Where the package onnxruntime is installed, the file is run once on random numbers and compared.
+
+    C computes on the packed numbers themselves, with integers alone and static memory; with a compiler here, it is
+    compiled, run once and compared.
 
     Examples:
 
     `bitq export runs/demo --out demo.onnx`
 
+    `bitq export runs/demo --to c --out demo_c`
+
     `bitq export runs/resnet20 --network nets:resnet20 --input-shape 1,3,32,32 --out resnet20.onnx`
     """
     from bitq.exporting import export as exported
     from bitq.exporting import target_of
-    from bitq.files import RunFolder, check_replaceable
+    from bitq.files import RunFolder
     from bitq.nested import mapped
     from bitq.progress import Terminal
     from bitq.tradeoff.plan import load_plan
     from bitq.tradeoff.weights import load_quantized
 
-    target_of(to)
-    check_replaceable(out)
+    target_of(to).check(out)
     plan = load_plan(RunFolder(run).plan)
     name = network or plan.network
     if network is None and plan.network != DEMO:
@@ -83,7 +88,7 @@ def export(
         terminal.step(f"running {shortened(out.name, 40)}", 1, 2)
         ran = handed.ran(model, example)
         terminal.step("done", 2, 2)
-    counts = {"bytes": out.stat().st_size, **handed.figures}
+    counts = {**({} if out.is_dir() else {"bytes": out.stat().st_size}), **handed.figures}
     if as_json:
         print_json({"out": str(out), **counts, "notes": list(handed.notes), "ran": ran})
         return
