@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from fractions import Fraction
 from math import floor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from bitq.formats import TensorFormats, parse_format
 from bitq.tracing import record
 from bitq.tradeoff.stored import points_of
 
+CORTEX = Path(__file__).parent / "cortex"
+ARM, QEMU = "arm-none-eabi-gcc", "qemu-system-arm"
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror")
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 compiled = pytest.mark.skipif(not COMPILERS, reason="needs a C compiler: gcc or clang")
@@ -189,3 +192,26 @@ def test_files_of_others_stay(tmp_path):
     assert (tmp_path / "net" / "network.c").read_text() == before
     digest = re.search(r"_DIGEST (0x\w+)", (tmp_path / "net" / "network.h").read_text())[1]
     assert f"_DIGEST != {digest}" in before
+
+
+@pytest.mark.skipif(not shutil.which(ARM), reason="needs gcc-arm-none-eabi and libnewlib-arm-none-eabi")
+@pytest.mark.skipif(not shutil.which(QEMU), reason="needs qemu-system-arm")
+@pytest.mark.parametrize(
+    ("core", "board"), [("cortex-m3", "lm3s6965evb"), ("cortex-m3", "mps2-an385"), ("cortex-m7", "mps2-an500")]
+)
+def test_a_cortex_gives_the_same_bits(core, board, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(3, 2, 8, 8)
+    model = calibrated(Branches(), mixed("int8-tensor", "8:e2:b4", "8:e3:b4"), x)
+    export(model, x[:1], tmp_path / "net", to="c")
+    files = [str(each) for each in (*CORTEX.glob("*.c"), tmp_path / "net" / "network.c")]
+    words = [ARM, f"-mcpu={core}", "-mthumb", "-O2", *STRICT, "-nostartfiles", "--specs=nano.specs"]
+    words += ["-T", str(CORTEX / "board.ld"), f"-I{tmp_path / 'net'}", *files, "-o", str(tmp_path / "program")]
+    told = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    (tmp_path / "inputs").write_bytes(x.numpy().tobytes())
+    words = [QEMU, "-M", board, "-nographic", "-monitor", "none", "-serial", "none"]
+    words += ["-semihosting-config", "enable=on,target=native", "-kernel", "program"]
+    subprocess.run(words, cwd=tmp_path, check=True, timeout=60, capture_output=True)
+    found = np.frombuffer((tmp_path / "outputs").read_bytes(), np.float32).reshape(3, 5)
+    np.testing.assert_array_equal(found, run(lowered(model, x[:1]), x.numpy()))
