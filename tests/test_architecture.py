@@ -45,6 +45,7 @@ UPWARD: set[tuple[str, str]] = set()
 
 WITHOUT = [
     ("bitq", "torch"),
+    ("bitq.api", "torch._dynamo"),
     ("bitq.cli", "torch"),
     ("bitq.devices", "torch"),
     ("bitq.floating", "torch"),

@@ -52,7 +52,7 @@ NETWORKS = (
 """Of these nothing is run but what is a user's own, or harmless."""
 
 _LAYERS = ("--input-shape", f"1,1,{SIDE},{SIDE}")
-BRIEF = ("--rules", "uniform,random", "--seeds", "0", "--steps", "1", "--plans", "2")
+BRIEF = ("--formats", "8:e3..e4:b16", "--rules", "uniform,random", "--seeds", "0", "--steps", "1", "--plans", "2")
 COMMANDS = (
     ("devices", "d.toml"),
     ("movement", "net:make", "--device", "d.toml", "--formats", "8:e3:b16", *_LAYERS),

@@ -43,12 +43,15 @@ from bitq.cli.inputs import (
     load_source,
     notes_of,
 )
+from bitq.cli.machines import RayAddress, WorkerCount, check_machines, machines
+from bitq.cli.memories import MinimizeWhat, PlannedHow, planned_device
 from bitq.cli.output import Json, print_json, show
 from bitq.cli.stored import HELP as HELP_OF_STORED
 from bitq.cli.stored import StoredChoice
 from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError, shortened
+from bitq.planning import Minimize, Planning
 from bitq.progress import time_text
 from bitq.tasks import CLASSIFY, task_of
 
@@ -67,6 +70,8 @@ def compare(
     device: Annotated[
         str, typer.Option(help="A name that `bitq devices` lists, or a device file (TOML).")
     ] = DEMO_DEVICE,
+    levels: PlannedHow = Planning.together,
+    minimize: MinimizeWhat = Minimize.movement,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -125,6 +130,8 @@ def compare(
     without_qat: Annotated[
         bool, typer.Option("--without-qat", help="Fine-tune nothing.", rich_help_panel=TUNING)
     ] = False,
+    workers: WorkerCount = None,
+    ray: RayAddress = None,
     batch_size: BatchSize = None,
     image_size: ImageSize = None,
     channels: Channels = None,
@@ -153,7 +160,6 @@ def compare(
 
     `bitq compare nets:resnet20 --checkpoint resnet20.safetensors --data cifar10.npz --device stm32h743 --plans 7`
     """
-    from bitq.devices import load_device
     from bitq.files import RunFolder, check_replaceable
     from bitq.progress import Terminal
     from bitq.report.comparison import PAGE, write_comparison
@@ -169,6 +175,7 @@ def compare(
         {"--steps": steps, "--learning-rate": learning_rate, "--amp": amp or None},
     )
     check_grid(grid, formats, weights, activations)
+    check_machines(workers, ray)
     if not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     wanted = seeds_of(seeds)
@@ -196,8 +203,11 @@ def compare(
     offered = offered_of(formats, weights, activations, output_as_input, grid)
     command = shlex.join(["bitq", *sys.argv[1:]])
     check_replaceable(folder.path / PAGE)
-    with Terminal() as listener:
-        found = compared(subject, load_device(device), offered, settings, contest, wanted, folder, listener, command)
+    target = planned_device(device, levels, minimize)
+    with machines(workers, ray) as measuring, Terminal() as listener:
+        found = compared(
+            subject, target, offered, settings, contest, wanted, folder, listener, command, workers=measuring
+        )
     page = write_comparison(folder, found)
     if as_json:
         print_json({**document(found, folder.path, page), **measured})

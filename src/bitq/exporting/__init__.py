@@ -18,7 +18,9 @@ for _file in iter_modules(__path__):
 __all__ = ["Handed", "export", "register", "target_of"]
 
 
-def export(model: nn.Module, example_input: Any, path: str | Path, to: str = "onnx") -> Handed:
+def export(
+    model: nn.Module, example_input: Any, path: str | Path, to: str = "onnx", runtime: str | None = None
+) -> Handed:
     """Write a quantized network so that something else than bitq runs it.
 
     Args:
@@ -27,7 +29,8 @@ def export(model: nn.Module, example_input: Any, path: str | Path, to: str = "on
         example_input: one batch that the network takes. Its first axis is the batch, of which what is written takes
             any size; its other axes are fixed.
         path: of the file to write; is written atomically.
-        to: a target: "onnx" or "onnx-qdq".
+        to: a target: "onnx", "onnx-qdq", "amd" or "tenstorrent".
+        runtime: that has to take what is written: "qnn" of "onnx-qdq"; by default any.
 
     Returns:
         What was written, and what to know of it.
@@ -38,4 +41,4 @@ def export(model: nn.Module, example_input: Any, path: str | Path, to: str = "on
     """
     place = Path(path)
     check_replaceable(place)
-    return target_of(to)(model, example_input, place)
+    return target_of(to, runtime).write(model, example_input, place)

@@ -31,6 +31,7 @@ from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.space import space_of
 from bitq.tradeoff.stored import tied, ties
 from bitq.tradeoff.study import Study
+from bitq.tradeoff.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,8 @@ def compare(
     folder: RunFolder,
     listener: Listener,
     command: str = "",
+    *,
+    workers: Workers | None = None,
 ) -> Comparison:
     """Compare rules on a network; called again with the same folder, nothing that is finished is done again.
 
@@ -283,6 +286,7 @@ def compare(
         folder: that has a run folder `seed-N` for each.
         listener: is told of progress.
         command: that anyone can run to get this.
+        workers: where plans are fine-tuned; by default in this process, one after the other.
 
     Raises:
         BitqError: what is wrong with the input, in one sentence; no rule that could run with a seed: what the first one
@@ -294,7 +298,7 @@ def compare(
         own = replace(settings, training=replace(settings.training, seed=seed))
         later = (len(seeds) - place - 1) * len(contest.rules)
         run = of_seed(folder, seed)
-        with opened(subject, device, offered, contest.settings(own), run, listener) as (study, traced):
+        with opened(subject, device, offered, contest.settings(own), run, listener, workers=workers) as (study, traced):
             found.append(compared(study, traced, contest, later))
     return Comparison(subject.name, device.name, contest, settings, tuple(found), command, versions(), study.measure)
 
@@ -361,7 +365,8 @@ def _reached(study: Study, traced: Traced, contest: Contest, called: Called, lef
     steps = 0 if training is None else training.steps
     missing = sum(own.ledger.known(Measurement, own.config(plan)) is None for plan in found.plans if plan.tune)
     listener.outlook({"fine-tuning": steps * (missing + contest.plans * left)}, "")
-    measured = dict(own.measured(found.plans))
+    by_plan = dict(own.measured(found.plans))
+    measured = {plan: by_plan[plan] for plan in found.plans}  # in the rule's order, whoever finished first
     least = study.float_accuracy.validation - contest.within
     near = [each for each in measured.values() if each.validation >= least]
     best = min(measured.values(), key=lambda each: study.objective(each.validation, each.movement_bits))
