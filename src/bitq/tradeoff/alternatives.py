@@ -9,7 +9,7 @@ from bitq.accuracy.quantized import apply
 from bitq.formats import Choosable, TensorFormats, formats_of
 from bitq.layers import Layer
 from bitq.movement.widths import weight_size, widths
-from bitq.tradeoff.arena import buffers, placed
+from bitq.tradeoff.activations import buffers, placed
 from bitq.tradeoff.identity import formats_text
 from bitq.tradeoff.measure import evaluate
 from bitq.tradeoff.records import Alternative, Cost, Row

@@ -23,10 +23,10 @@ from bitq.multiplying import Computed, products_of
 from bitq.placement import alive
 from bitq.store import versions
 from bitq.tracing import Traced
+from bitq.tradeoff.activations import placed
 from bitq.tradeoff.allocate import allocate, predicted_loss
 from bitq.tradeoff.alternatives import alternatives
 from bitq.tradeoff.answers import offers
-from bitq.tradeoff.arena import placed
 from bitq.tradeoff.identity import digest, formats_text
 from bitq.tradeoff.plan import (
     Plan,

@@ -89,8 +89,8 @@ class Cost(Record):
         on_chip_bits: DM_S, traffic between the memories on the chip, in bits.
         energy_pj: energy of that traffic, in pJ (paper, Eq. 8).
         model_bytes: packed weights and everything else that is stored, in bytes.
-        ram_bytes: the memory that holds all activations while they live (`bitq.tradeoff.arena`), in bytes; None where
-            it is not known, as in results of earlier versions.
+        ram_bytes: the memory that holds all activations while they live (`bitq.tradeoff.activations`), in bytes; None
+            where it is not known, as in results of earlier versions.
     """
 
     movement_bits: Figure

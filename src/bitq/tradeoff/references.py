@@ -13,7 +13,7 @@ from bitq.devices import Device
 from bitq.layers import Layer
 from bitq.movement.levels import movement_many
 from bitq.movement.widths import weight_size
-from bitq.tradeoff.arena import buffers, placed
+from bitq.tradeoff.activations import buffers, placed
 from bitq.tradeoff.records import Cost
 from bitq.tradeoff.shares import REFERENCES
 from bitq.tradeoff.space import Space, energy_pj

@@ -48,7 +48,7 @@ def placed(those: tuple[Buffer, ...]) -> Placement:
 
 
 @dataclass(frozen=True, eq=False)
-class Arena:
+class Activations:
     """What the activations of a network take in every format of a space.
 
     Attributes:
@@ -72,7 +72,7 @@ class Arena:
         bits: Callable[[Layer, int, int], float],
         offered: Sequence[Sequence[int]],
         formats: int,
-    ) -> Arena:
+    ) -> Activations:
         """The arena of a space.
 
         Args:
