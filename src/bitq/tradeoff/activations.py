@@ -48,7 +48,7 @@ def placed(those: tuple[Buffer, ...]) -> Placement:
 
 
 @dataclass(frozen=True, eq=False)
-class Activations:
+class ActivationSizes:
     """What the activations of a network take in every format of a space.
 
     Attributes:
@@ -72,7 +72,7 @@ class Activations:
         bits: Callable[[Layer, int, int], float],
         offered: Sequence[Sequence[int]],
         formats: int,
-    ) -> Activations:
+    ) -> ActivationSizes:
         """The arena of a space.
 
         Args:

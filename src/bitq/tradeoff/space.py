@@ -23,7 +23,7 @@ from bitq.movement.tiled import LevelMovement, levels_of
 from bitq.movement.widths import FLOAT_BITS, weight_size, widths
 from bitq.multiplying import Projection, TransposedProjection
 from bitq.tracing.lifetimes import Activation
-from bitq.tradeoff.activations import Activations, buffers, placed
+from bitq.tradeoff.activations import ActivationSizes, buffers, placed
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.moved import Moved
 from bitq.tradeoff.records import Cost
@@ -127,7 +127,7 @@ class Space:
         return found
 
     @cached_property
-    def arena(self) -> Activations | None:
+    def arena(self) -> ActivationSizes | None:
         """What its activations take in every format; None if they are not known."""
         if self.activations is None:
             return None
@@ -139,7 +139,7 @@ class Space:
             return own
 
         offered = [self.offered.indices(tensor) for tensor in TENSORS]
-        return Activations.of(self.activations, modules, bits, offered, len(counted))
+        return ActivationSizes.of(self.activations, modules, bits, offered, len(counted))
 
     def with_activations(self, activations: Sequence[Activation]) -> Space:
         """The same space of a network whose stored activations are known."""
