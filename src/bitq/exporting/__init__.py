@@ -17,7 +17,9 @@ for _file in iter_modules(__path__):
 __all__ = ["Handed", "export", "register", "target_of"]
 
 
-def export(model: nn.Module, example_input: Any, path: str | Path, to: str = "onnx") -> Handed:
+def export(
+    model: nn.Module, example_input: Any, path: str | Path, to: str = "onnx", runtime: str | None = None
+) -> Handed:
     """Write a quantized network so that something else than bitq runs it.
 
     Args:
@@ -26,7 +28,8 @@ def export(model: nn.Module, example_input: Any, path: str | Path, to: str = "on
         example_input: one batch that the network takes. Its first axis is the batch, of which what is written takes
             any size, one input after the other in C; its other axes are fixed.
         path: of the file to write, or of the folder for "c"; files are written atomically.
-        to: a target: "onnx", "onnx-qdq" or "c".
+        to: a target: "onnx", "onnx-qdq", "amd", "tenstorrent" or "c".
+        runtime: that has to take what is written: "qnn" of "onnx-qdq"; by default any.
 
     Returns:
         What was written, and what to know of it.
@@ -35,6 +38,6 @@ def export(model: nn.Module, example_input: Any, path: str | Path, to: str = "on
         BitqError: no such target; a package is missing; the network computes something that the target cannot express,
             or has a format that it cannot, which is named.
     """
-    place, target = Path(path), target_of(to)
+    place, target = Path(path), target_of(to, runtime)
     target.check(place)
     return target.write(model, example_input, place)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,16 +33,17 @@ Write = Callable[[nn.Module, Any, Path], Handed]
 atomically."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """What networks are exported to.
+class Target(NamedTuple):
+    """What a plan is handed over as.
 
     Attributes:
-        write: writes it.
-        folder: whether that makes a folder, not a file.
+        write: it.
+        takes_input: whether `write` needs the input.
+        folder: whether it makes a folder, not a file.
     """
 
     write: Write
+    takes_input: bool = True
     folder: bool = False
 
     def check(self, path: Path) -> None:
@@ -60,20 +60,24 @@ class Target:
             raise BitqError(f"{path} is a file; give the name of a folder to write")
 
 
-_TARGETS: dict[str, Target] = {}
+_TARGETS: dict[tuple[str, str | None], Target] = {}
 
 
-def register(name: str, write: Write, folder: bool = False) -> None:
-    """Make a target known by its name, as the command line has it; `folder` tells that it makes a folder."""
-    _TARGETS[name] = Target(write, folder)
+def register(name: str, target: Target, runtime: str | None = None) -> None:
+    """Make a target known by its name, as the command line has it, and what has to run it, if it is for that alone."""
+    _TARGETS[name, runtime] = target
 
 
-def target_of(name: str) -> Target:
-    """The target of a name.
+def target_of(name: str, runtime: str | None = None) -> Target:
+    """The target of a name, for a runtime or for any.
 
     Raises:
         BitqError: there is none.
     """
-    if name not in _TARGETS:
-        raise BitqError(f"{shortened(repr(name))} is nothing to export to; it must be one of {', '.join(_TARGETS)}")
-    return _TARGETS[name]
+    names = [known for known, runs in _TARGETS if runs is None]
+    if name not in names:
+        raise BitqError(f"{shortened(repr(name))} is nothing to export to; it must be one of {', '.join(names)}")
+    if (name, runtime) not in _TARGETS:
+        runtimes = ", ".join(f"{runs} (--to {known})" for known, runs in _TARGETS if runs is not None)
+        raise BitqError(f"{shortened(repr(runtime))} runs no {name} of its own; --target may be {runtimes}")
+    return _TARGETS[name, runtime]

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from bitq.exporting.target import Handed, register
+from bitq.exporting.target import Handed, Target, register
 
 
 def write(model: nn.Module, example_input: Any, path: Path) -> Handed:
@@ -39,4 +39,4 @@ def write(model: nn.Module, example_input: Any, path: Path) -> Handed:
     return Handed(path, notes, figures, partial(ran, path, network))
 
 
-register("c", write, folder=True)
+register("c", Target(write, folder=True))
