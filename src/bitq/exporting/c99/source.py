@@ -8,8 +8,8 @@ from functools import singledispatch
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from bitq.exporting.c99.arena import arena_of
 from bitq.exporting.c99.pieces_of_c import needed
+from bitq.exporting.c99.static_memory import placed_in_memory
 from bitq.exporting.c99.steps import (
     INPUT_LIFT,
     Add,
@@ -158,7 +158,7 @@ class _Writer:
     """Writes functions and the constants that they read."""
 
     def __init__(self, network: Schedule) -> None:
-        self.network, self.arena = network, arena_of(network)
+        self.network, self.arena = network, placed_in_memory(network)
         self.weight_bytes = self.constant_bytes = 0
         self.constants: list[str] = []
         steps = network.steps
