@@ -20,9 +20,10 @@ from bitq.accuracy.quantized import observing
 from bitq.errors import BitqError
 from bitq.exporting import export
 from bitq.exporting.c99.compiled import outputs
+from bitq.exporting.c99.folder import replace_files
 from bitq.exporting.c99.integers import rounded, run, scaled
 from bitq.exporting.c99.lowering import lowered
-from bitq.exporting.c99.source import FILES, identifier
+from bitq.exporting.c99.source import FILES, identifier, written
 from bitq.exporting.c99.steps import MOST_SHIFT, Convolve, multiplier
 from bitq.formats import TensorFormats, parse_format
 from bitq.tracing import record
@@ -31,6 +32,7 @@ from bitq.tradeoff.stored import points_of
 CORTEX = Path(__file__).parent / "cortex"
 ARM, QEMU = "arm-none-eabi-gcc", "qemu-system-arm"
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror")
+OPTIONS = {"gcc": ("-fsanitize=undefined", "-fno-sanitize-recover"), "clang": ("-O1",)}
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 compiled = pytest.mark.skipif(not COMPILERS, reason="needs a C compiler: gcc or clang")
 
@@ -60,12 +62,10 @@ def agree(folder, model, x, same=0.99):
     assert found.shape == expected.shape
     assert (found == expected).mean() >= same
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.05 * np.abs(expected).max())
-    export(model, x[:1], folder / "net", to="c")
+    replace_files(folder, written(network, "net").files)
     for compiler in COMPILERS:
-        words = [compiler, *STRICT, "-fsyntax-only", "network.c", "main.c"]
-        told = subprocess.run(words, cwd=folder / "net", capture_output=True, text=True, check=False)
-        assert not told.stderr
-        np.testing.assert_array_equal(outputs(folder / "net", network, x.numpy(), compiler), found)
+        made = outputs(folder, network, x.numpy(), compiler, (*STRICT, *OPTIONS[compiler]))
+        np.testing.assert_array_equal(made, found)
     return network
 
 
@@ -124,7 +124,7 @@ def sequence():
 )
 def test_the_c_gives_the_bits_of_numpy_and_numpy_the_network(make, formats, tmp_path):
     torch.manual_seed(0)
-    x = torch.randn(12, 3, 11) if make is Tokens else torch.randn(12, 2, 8, 8)
+    x = torch.randn(6, 3, 11) if make is Tokens else torch.randn(6, 2, 8, 8)
     model = calibrated(make(), formats, x)
     network = agree(tmp_path, model, x, same=0.9)
     wide = [step.source.wide for step in network.steps if isinstance(step.source, Convolve)]
@@ -169,11 +169,11 @@ def test_names_are_data_not_code(tmp_path):
     net.add_module('*/ evil(); /*"\n#error "', nn.Linear(128, 3))
     model = calibrated(net, mixed(), x)
     export(model, x, tmp_path / "1* evil", to="c")
-    written = {name: (tmp_path / "1* evil" / name).read_text() for name in FILES}
-    assert "evil()" not in "".join(written.values())
-    assert "#error \"\n" not in written["network.c"]
+    texts = {name: (tmp_path / "1* evil" / name).read_text() for name in FILES}
+    assert "evil()" not in "".join(texts.values())
+    assert "#error \"\n" not in texts["network.c"]
     assert identifier("1* evil") == "net_1__evil"
-    assert "void net_1__evil_run(" in written["network.h"]
+    assert "void net_1__evil_run(" in texts["network.h"]
     assert identifier("") == "net"
 
 
@@ -194,24 +194,32 @@ def test_files_of_others_stay(tmp_path):
     assert f"_DIGEST != {digest}" in before
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A folder with C, inputs, and what NumPy makes of them."""
+    torch.manual_seed(0)
+    folder, x = tmp_path_factory.mktemp("cortex"), torch.randn(3, 2, 8, 8)
+    network = lowered(calibrated(Branches(), mixed("int8-tensor", "8:e2:b4", "8:e3:b4"), x), x[:1])
+    replace_files(folder / "net", written(network, "net").files)
+    (folder / "inputs").write_bytes(x.numpy().tobytes())
+    return folder, run(network, x.numpy())
+
+
 @pytest.mark.skipif(not shutil.which(ARM), reason="needs gcc-arm-none-eabi and libnewlib-arm-none-eabi")
 @pytest.mark.skipif(not shutil.which(QEMU), reason="needs qemu-system-arm")
 @pytest.mark.parametrize(
     ("core", "board"), [("cortex-m3", "lm3s6965evb"), ("cortex-m3", "mps2-an385"), ("cortex-m7", "mps2-an500")]
 )
-def test_a_cortex_gives_the_same_bits(core, board, tmp_path):
-    torch.manual_seed(0)
-    x = torch.randn(3, 2, 8, 8)
-    model = calibrated(Branches(), mixed("int8-tensor", "8:e2:b4", "8:e3:b4"), x)
-    export(model, x[:1], tmp_path / "net", to="c")
-    files = [str(each) for each in (*CORTEX.glob("*.c"), tmp_path / "net" / "network.c")]
+def test_a_cortex_gives_the_same_bits(core, board, exported):
+    folder, expected = exported
+    files = [str(each) for each in (*CORTEX.glob("*.c"), folder / "net" / "network.c")]
     words = [ARM, f"-mcpu={core}", "-mthumb", "-O2", *STRICT, "-nostartfiles", "--specs=nano.specs"]
-    words += ["-T", str(CORTEX / "board.ld"), f"-I{tmp_path / 'net'}", *files, "-o", str(tmp_path / "program")]
+    words += ["-T", str(CORTEX / "board.ld"), f"-I{folder / 'net'}", *files, "-o", str(folder / "program")]
     told = subprocess.run(words, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
-    (tmp_path / "inputs").write_bytes(x.numpy().tobytes())
     words = [QEMU, "-M", board, "-nographic", "-monitor", "none", "-serial", "none"]
     words += ["-semihosting-config", "enable=on,target=native", "-kernel", "program"]
-    subprocess.run(words, cwd=tmp_path, check=True, timeout=60, capture_output=True)
-    found = np.frombuffer((tmp_path / "outputs").read_bytes(), np.float32).reshape(3, 5)
-    np.testing.assert_array_equal(found, run(lowered(model, x[:1]), x.numpy()))
+    (folder / "outputs").unlink(missing_ok=True)
+    subprocess.run(words, cwd=folder, check=True, timeout=60, capture_output=True)
+    found = np.frombuffer((folder / "outputs").read_bytes(), np.float32).reshape(expected.shape)
+    np.testing.assert_array_equal(found, expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,9 @@ LONGEST = 600
 """Seconds that a compiler or the program may take."""
 
 
-def outputs(folder: Path, network: Schedule, inputs: NDArray[np.float32], compiler: str) -> NDArray[np.float32]:
+def outputs(
+    folder: Path, network: Schedule, inputs: NDArray[np.float32], compiler: str, options: Sequence[str] = ("-O2",)
+) -> NDArray[np.float32]:
     """What a program made of a folder's files gives, [n, *output_shape], for inputs [n, *input_shape].
 
     Raises:
@@ -30,7 +33,7 @@ def outputs(folder: Path, network: Schedule, inputs: NDArray[np.float32], compil
     """
     with TemporaryDirectory() as own:
         program = Path(own) / "run"
-        words = [compiler, "-std=c99", "-O2", str(folder / "network.c"), str(folder / "main.c"), "-o", str(program)]
+        words = [compiler, "-std=c99", *options, str(folder / "network.c"), str(folder / "main.c"), "-o", str(program)]
         made = subprocess.run(words, capture_output=True, text=True, timeout=LONGEST, check=False)
         if made.returncode:
             raise BitqError(f"{compiler} cannot compile {folder}: {shortened(made.stderr, 300)}")

@@ -30,6 +30,7 @@ class Filters:
         scales: float64 [outputs].
         element_bits: of an element as stored.
         table: what the codes of elements stand for, ascending; empty, if they are k in two's complement.
+        folded: whether products take k·2^code as one whole number.
     """
 
     k: IntArray
@@ -39,6 +40,21 @@ class Filters:
     scales: NDArray[np.float64]
     element_bits: int
     table: tuple[int, ...] = ()
+    folded: bool = False
+
+    @property
+    def factors(self) -> IntArray:
+        """What products take: k, or k·2^code."""
+        if not self.folded:
+            return self.k
+        codes = np.repeat(self.codes, self.block, axis=2)[:, :, : self.k.shape[2]]
+        found: IntArray = self.k << codes
+        return found
+
+    @property
+    def shifted_top(self) -> int:
+        """The largest code that products are shifted by."""
+        return 0 if self.folded else self.top
 
     @property
     def top(self) -> int:
@@ -53,7 +69,8 @@ class Filters:
     @property
     def ctype(self) -> str:
         """The type in C that holds k once it is unpacked."""
-        return "int8_t" if self.k.min() >= -128 and self.k.max() <= 127 else "int16_t"
+        factors = self.factors
+        return "int8_t" if factors.min() >= -128 and factors.max() <= 127 else "int16_t"
 
     def stream(self) -> bytes:
         """All elements, then all codes, bit by bit, little-endian."""

@@ -83,8 +83,7 @@ def _step(step: StepOfC, memory: Slots) -> tuple[IntArray, IntArray]:
     z = _source(step.source, memory, step.target)
     for each in step.operations:
         z = _operation(each, z, memory)
-    target = step.target
-    numbers = target.numbers
+    target, numbers = step.target, step.numbers
     z = z.reshape(target.height, target.width, target.channels)
     if numbers.scale != 1:
         return np.clip(scaled(z, step.gain, step.shift), numbers.low, numbers.high), z[:, :, :0]
@@ -93,14 +92,16 @@ def _step(step: StepOfC, memory: Slots) -> tuple[IntArray, IntArray]:
     size = np.abs(z) if numbers.low else np.maximum(z, 0)
     exponents = _top_bit(_peaks(size, numbers.block)) + step.unit
     codes = np.clip(exponents + 1 - numbers.magnitude_bits - numbers.lowest, 0, numbers.top)
-    return _rounded_to(z, codes, step.unit, target)
+    return _rounded_to(z, codes, step.unit, step)
 
 
-def _rounded_to(z: IntArray, codes: IntArray, unit: IntArray | int, target: Resident) -> tuple[IntArray, IntArray]:
-    """k and codes of numbers z·2^unit."""
-    numbers = target.numbers
-    k = rounded(z, numbers.lowest - unit + _spread(codes, target), numbers.most)
-    return np.clip(k, numbers.low, numbers.high), codes if numbers.top else codes[:, :, :0]
+def _rounded_to(z: IntArray, codes: IntArray, unit: IntArray | int, step: StepOfC) -> tuple[IntArray, IntArray]:
+    """k and codes of numbers z·2^unit, as the step's target holds them."""
+    numbers, each = step.numbers, _spread(codes, step.target)
+    k = np.clip(rounded(z, numbers.lowest - unit + each, numbers.most), numbers.low, numbers.high)
+    if step.target.numbers.top:
+        return k, codes
+    return k << each, codes[:, :, :0]
 
 
 def _peaks(size: IntArray, block: int) -> IntArray:
@@ -229,7 +230,8 @@ def _taps(walk: Walk, stored: Resident, target: Resident) -> list[tuple[Any, Any
 @_source.register
 def _convolve(source: Convolve, memory: Slots, target: Resident) -> IntArray:
     k, codes = memory[source.input.name]
-    weight, own = source.filters.k, source.filters.codes
+    weight = source.filters.factors
+    own = source.filters.codes if source.filters.shifted_top else np.zeros((len(weight), 1, 1), np.int64)
     outputs, inner = weight.shape[0] // source.groups, weight.shape[2]
     found = np.zeros((target.height, target.width, weight.shape[0]), np.int64)
     for tap, (rows, columns, seen) in enumerate(_taps(source.walk, source.input, target)):
@@ -257,7 +259,7 @@ def _quantized_input(step: StepOfC, given: NDArray[np.float32]) -> tuple[IntArra
         np.arange(target.positions) * source.position_stride, np.arange(target.channels) * source.channel_stride
     )
     pattern = given[places].reshape(target.height, target.width, target.channels).view(np.uint32).astype(np.int64)
-    numbers = target.numbers
+    numbers = step.numbers
     field, fraction = (pattern >> 23) & 0xFF, pattern & 0x7FFFFF
     size = np.where(field > 0, fraction | 0x800000, fraction)
     exponents = np.maximum(field, 1) - 150
@@ -272,4 +274,4 @@ def _quantized_input(step: StepOfC, given: NDArray[np.float32]) -> tuple[IntArra
     counted = (pattern & 0x7FFFFFFF) if numbers.low else np.where(negative, 0, pattern)
     peak = np.maximum((_peaks(counted, numbers.block) >> 23), 1) - 127
     codes = np.clip(peak + 1 - numbers.magnitude_bits - numbers.lowest, 0, numbers.top)
-    return _rounded_to(k, codes, exponents, target)
+    return _rounded_to(k, codes, exponents, step)

@@ -193,10 +193,10 @@ class _Lowering:
         numbers = self._numbers(recipe, channels, module, flow.layer)
         if flow.content is None:
             height, width = _extents(flow.shape, axis)
-            target = Resident(self._name(), height, width, channels, numbers, numbers.bound())
+            target = Resident(self._name(), height, width, channels, numbers.in_memory(), numbers.bound())
             strides = _strides((channels, height * width), flow)
             gain, shift = multiplier(ldexp(1 / numbers.scale, -INPUT_LIFT)) if numbers.scale != 1 else (0, 0)
-            step = StepOfC(module, FromInput(*strides), (), 0, target, gain, shift)
+            step = StepOfC(module, FromInput(*strides), (), 0, target, numbers, gain, shift)
         else:
             step = self._wire(flow).into(self._name(), numbers, module)
         self._found.append(step)

@@ -5,7 +5,7 @@ All arithmetic of exported C is defined here and in `steps`, and computed by `in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import frexp, ldexp
 
 import torch
@@ -25,6 +25,16 @@ BEYOND = 2
 
 _NOTHING = torch.zeros(1, 1, dtype=torch.float64)
 """The least and the largest number of a block, where calibration tells what counts."""
+
+
+_BYTES = ("int8_t", "uint8_t")
+
+
+def _ctype(least: int, most: int) -> str:
+    for name, low, high in (("int8_t", -128, 127), ("uint8_t", 0, 255), ("int16_t", -32768, 32767)):
+        if low <= least and most <= high:
+            return name
+    return "int64_t"
 
 
 class NotIntegersError(BitqError):
@@ -63,10 +73,7 @@ class Numbers:
     @property
     def ctype(self) -> str:
         """The type in C that holds k."""
-        for name, low, high in (("int8_t", -128, 127), ("uint8_t", 0, 255), ("int16_t", -32768, 32767)):
-            if low <= self.low and self.high <= high:
-                return name
-        return "int64_t"
+        return _ctype(self.low, self.high)
 
     @property
     def bytes(self) -> int:
@@ -77,6 +84,11 @@ class Numbers:
     def magnitude_bits(self) -> int:
         """Of the largest k of a format with blocks, which is 2^bits - 1."""
         return self.high.bit_length()
+
+    def in_memory(self) -> Numbers:
+        """How a tensor holds them: as k·2^code without codes, where that takes 8 bits; else as they are."""
+        low, high = self.low << self.top, self.high << self.top
+        return replace(self, low=low, high=high, top=0) if self.top and _ctype(low, high) in _BYTES else self
 
     def bound(self) -> float:
         """The largest magnitude that they stand for."""

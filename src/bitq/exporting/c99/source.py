@@ -8,8 +8,8 @@ from functools import singledispatch
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from bitq.exporting.c99.arena import arena_of
 from bitq.exporting.c99.pieces_of_c import needed
+from bitq.exporting.c99.static_memory import placed_in_memory
 from bitq.exporting.c99.steps import (
     INPUT_LIFT,
     Add,
@@ -158,7 +158,7 @@ class _Writer:
     """Writes functions and the constants that they read."""
 
     def __init__(self, network: Schedule) -> None:
-        self.network, self.arena = network, arena_of(network)
+        self.network, self.arena = network, placed_in_memory(network)
         self.weight_bytes = self.constant_bytes = 0
         self.constants: list[str] = []
         steps = network.steps
@@ -166,7 +166,7 @@ class _Writer:
         convolutions = [step.source for step in steps if isinstance(step.source, Convolve)]
         elements = [each.filters.k[0].size * (2 if each.filters.ctype == "int16_t" else 1) for each in convolutions]
         codes = [each.filters.codes[0].size for each in convolutions if each.filters.code_bits]
-        self.held = max(tile * _block(step.target) for tile, step in zip(self.tiles, steps, strict=True))
+        self.held = max(tile * _block(step) for tile, step in zip(self.tiles, steps, strict=True))
         self.element_bytes, self.code_bytes = -(-max(elements, default=0) // 8) * 8, -(-max(codes, default=0) // 8) * 8
         self.ram = self.arena.size + 8 * self.held + self.element_bytes + self.code_bytes
 
@@ -243,7 +243,7 @@ class _Writer:
     def _function(self, number: int, step: StepOfC) -> str:
         if isinstance(step.source, FromInput):
             return _input(self, number, step)
-        target, tile, block = step.target, self.tiles[number], _block(step.target)
+        target, tile, block = step.target, self.tiles[number], _block(step)
         declared, before, value = _value(step.source, self, number, target)
         for index, operation in enumerate(step.operations):
             value += _operation(operation, self, f"{number}_{index}")
@@ -277,7 +277,7 @@ class _Writer:
 
     def _store(self, step: StepOfC, place: str) -> list[str]:
         """Numbers of a block from z on in memory."""
-        target, numbers = step.target, step.target.numbers
+        target, numbers, ctype = step.target, step.numbers, step.target.numbers.ctype
         at = f"({place}) * {target.channels} + k"
         loop = ["for (k = first; k < last; k++)"]
         if numbers.ctype == "int64_t":
@@ -287,7 +287,7 @@ class _Writer:
                 *loop[:-1],
                 "for (k = first; k < last; k++) {",
                 f"    const int64_t v = bitq_scaled(z[k - first], {step.gain}, {step.shift});",
-                f"    ({self.place(target)})[{at}] = ({numbers.ctype})(v < {numbers.low} ? {numbers.low} : "
+                f"    ({self.place(target)})[{at}] = ({ctype})(v < {numbers.low} ? {numbers.low} : "
                 f"v > {numbers.high} ? {numbers.high} : v);",
                 "}",
             ]
@@ -298,11 +298,15 @@ class _Writer:
             code = "code"
             lines = [
                 f"const int32_t code = bitq_code(z, last - first, {sign}, {base}, {numbers.top});",
-                f"({self.codes(target)})[({place}) * {target.blocks} + first / {numbers.block}] = (uint8_t)code;",
             ]
+        if target.numbers.top:
+            at_code = f"({place}) * {target.blocks} + first / {numbers.block}"
+            lines.append(f"({self.codes(target)})[{at_code}] = (uint8_t)code;")
         shift = f"{numbers.lowest - step.unit} + {code}"
         rounded = f"bitq_rounded(z[k - first], {shift}, {numbers.low}, {numbers.high})"
-        return [*lines, *loop, f"    ({self.place(target)})[{at}] = ({numbers.ctype}){rounded};"]
+        if numbers.top and not target.numbers.top:
+            rounded = f"({rounded} * (1 << code))"
+        return [*lines, *loop, f"    ({self.place(target)})[{at}] = ({ctype}){rounded};"]
 
     def _give(self) -> str:
         """The output as floats."""
@@ -333,15 +337,15 @@ def _fraction(scale: float) -> tuple[int, int]:
     return top, 1 - bottom.bit_length()
 
 
-def _block(target: Resident) -> int:
+def _block(step: StepOfC) -> int:
     """Channels that are held until they are stored."""
-    return target.numbers.block if target.numbers.top else min(target.channels, 16)
+    return step.numbers.block if step.numbers.top else min(step.target.channels, 16)
 
 
 def _tile(step: StepOfC) -> int:
     if not isinstance(step.source, Convolve):
         return 1
-    return max(1, min(step.target.positions, TILE // (8 * _block(step.target))))
+    return max(1, min(step.target.positions, TILE // (8 * _block(step))))
 
 
 # Sources: what is declared, what is done for each channel, and for each number
@@ -441,14 +445,23 @@ def _convolve(source: Convolve, writer: _Writer, number: int, target: Resident) 
             f"bitq_codes({stream}, {begin} + (uint32_t)k * {codes_size * filters.code_bits}, {codes_size}, "
             f"{filters.code_bits}, filter_codes);"
         )
+    if filters.folded:
+        blocks = filters.codes.shape[2]
+        tap = f"r * {blocks} + " if filters.codes.shape[1] > 1 else ""
+        before += [
+            f"for (r = 0; r < {taps}; r++)",
+            f"    for (t = 0; t < {inner}; t++)",
+            f"        {place}[r * {inner} + t] = ({filters.ctype})({place}[r * {inner} + t] * "
+            f"(1 << filter_codes[{tap}t / {filters.block}]));",
+        ]
     kind = "int64_t" if source.wide else "int32_t"
     declared = [f"const {stored.numbers.ctype} *const a = {writer.place(stored)};"]
     if stored.numbers.top:
         declared.append(f"const uint8_t *const e = {writer.codes(stored)};")
-    declared.append("int32_t y, x;")
+    declared.append("int32_t y, x, r, s;")
     before += [f"y = at / {target.width};", f"x = at % {target.width};"]
     group = f"k / {per_group} * {inner}" if source.groups > 1 else "0"
-    lines = [f"{kind} sum = 0;", "int32_t r, s;"]
+    lines = [f"{kind} sum = 0;"]
     body = [
         f"const {stored.numbers.ctype} *const b = a + (iy * {stored.width} + ix) * {stored.channels}"
         + (f" + {group};" if source.groups > 1 else ";"),
@@ -457,7 +470,7 @@ def _convolve(source: Convolve, writer: _Writer, number: int, target: Resident) 
     if stored.numbers.top:
         begin = f" + {group} / {stored.numbers.block}" if source.groups > 1 else ""
         body.append(f"const uint8_t *const f = e + (iy * {stored.width} + ix) * {stored.blocks}{begin};")
-    if has_codes:
+    if filters.shifted_top:
         tap = f" + (r * {source.walk.kernel[1]} + s) * {filters.codes.shape[2]}" if filters.codes.shape[1] > 1 else ""
         body.append(f"const uint8_t *const g = filter_codes{tap};")
     body += _products(source, writer, number)
@@ -517,7 +530,7 @@ def _one(source: Convolve, first: object, count: object, code: object, weight_co
     shift = [str(source.tops)]
     if source.input.numbers.top:
         shift.append(f"f[{code}]")
-    if source.filters.code_bits:
+    if source.filters.shifted_top:
         shift.append(f"g[{weight_code}]")
     if source.wide:
         return [f"sum += bitq_left({product}, {source.left}) >> ({' - '.join(shift)});"]
@@ -585,11 +598,11 @@ def _leak(operation: Leak, writer: _Writer, name: str) -> list[str]:
 
 
 def _input(writer: _Writer, number: int, step: StepOfC) -> str:
-    target, source, numbers = step.target, step.source, step.target.numbers
+    target, source, numbers = step.target, step.source, step.numbers
     assert isinstance(source, FromInput)
     given = f"input[place * {source.position_stride} + k * {source.channel_stride}]"
     at = f"place * {target.channels} + k"
-    store = f"({writer.place(target)})[{at}] = ({numbers.ctype})"
+    store = f"({writer.place(target)})[{at}] = ({target.numbers.ctype})"
     lines = [f"/* {_comment(step.module)} */", f"static void step{number}(const float *input)", "{"]
     if numbers.scale != 1:
         lines += [
@@ -611,6 +624,7 @@ def _input(writer: _Writer, number: int, step: StepOfC) -> str:
         ]
         return "\n" + "\n".join(lines) + "\n"
     block, sign = numbers.block, numbers.low < 0
+    folded = " * (1 << code)" if numbers.top and not target.numbers.top else ""
     counted = "x & 0x7fffffff" if sign else "x >> 31 ? 0 : x"
     base = 1 - numbers.magnitude_bits - numbers.lowest - 127
     code = f"{numbers.lowest} + code" if numbers.top else str(numbers.lowest)
@@ -630,15 +644,18 @@ def _input(writer: _Writer, number: int, step: StepOfC) -> str:
             "            }",
             f"            code = (peak >> 23 ? (int32_t)(peak >> 23) : 1) + {base};",
             f"            code = code < 0 ? 0 : code > {numbers.top} ? {numbers.top} : code;",
-            f"            ({writer.codes(target)})[place * {target.blocks} + first / {block}] = (uint8_t)code;",
         ]
+        if target.numbers.top:
+            lines.append(
+                f"            ({writer.codes(target)})[place * {target.blocks} + first / {block}] = (uint8_t)code;"
+            )
     else:
         lines.append(f"            last = {target.channels} - first < {block} ? {target.channels} : first + {block};")
     lines += [
         "            for (k = first; k < last; k++) {",
         f"                const uint32_t x = bitq_pattern({given});",
         f"                const int32_t shift = {code} - bitq_exponent(x);",
-        f"                {store}bitq_rounded(bitq_whole(x), shift, {numbers.low}, {numbers.high});",
+        f"                {store}(bitq_rounded(bitq_whole(x), shift, {numbers.low}, {numbers.high}){folded});",
         "            }",
         "        }",
         "}",

@@ -159,7 +159,7 @@ class Convolve:
     @property
     def tops(self) -> int:
         """Of both codes together."""
-        return self.input.numbers.top + self.filters.top
+        return self.input.numbers.top + self.filters.shifted_top
 
     def segments(self, group: int) -> tuple[ChannelRun, ...]:
         """Those of a group."""
@@ -168,11 +168,16 @@ class Convolve:
         edges = {0, inner}
         if self.input.numbers.top:
             edges |= {edge - first for edge in range(-(-first // block) * block, first + inner, block)}
-        if self.filters.top:
+        if self.filters.shifted_top:
             edges |= set(range(0, inner, own))
         marks = sorted(edges)
         return tuple(
-            ChannelRun(a, b, (first + a) // block if self.input.numbers.top else 0, a // own if self.filters.top else 0)
+            ChannelRun(
+                a,
+                b,
+                (first + a) // block if self.input.numbers.top else 0,
+                a // own if self.filters.shifted_top else 0,
+            )
             for a, b in pairwise(marks)
         )
 
@@ -274,7 +279,8 @@ class StepOfC:
         source: what numbers come from.
         operations: what becomes of each.
         unit: of z in the end.
-        target: where it is stored; blocks are rounded to nearest, ties to even.
+        target: where it is stored.
+        numbers: what is rounded to there, blocks to nearest, ties to even.
         gain, shift: of a target with a scale: k is round(z·gain·2^-shift), halves up.
     """
 
@@ -283,6 +289,7 @@ class StepOfC:
     operations: tuple[Change, ...]
     unit: int
     target: Resident
+    numbers: Numbers
     gain: int = 0
     shift: int = 0
 

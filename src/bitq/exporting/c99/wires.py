@@ -135,16 +135,16 @@ class Wire:
     def into(self, name: str, numbers: Numbers, module: str) -> StepOfC:
         """The step that stores them."""
         own = self.computed()
-        target = Resident(name, self.height, self.width, self.channels, numbers, numbers.bound())
+        target = Resident(name, self.height, self.width, self.channels, numbers.in_memory(), numbers.bound())
         gain, shift = multiplier(ldexp(1 / numbers.scale, own.unit)) if numbers.scale != 1 else (0, 0)
-        return StepOfC(module, own.source, own.operations, own.unit, target, gain, shift)
+        return StepOfC(module, own.source, own.operations, own.unit, target, numbers, gain, shift)
 
     def as_they_are(self, name: str, module: str) -> StepOfC:
         """The step that stores them in 64 bits."""
         own = self.computed()
         numbers = Numbers(-(1 << SUM), 1 << SUM, own.unit, 0, self.channels)
         target = Resident(name, self.height, self.width, self.channels, numbers, float(own.bounds.max()))
-        return StepOfC(module, own.source, own.operations, own.unit, target)
+        return StepOfC(module, own.source, own.operations, own.unit, target, numbers)
 
 
 def _units(stored: Resident) -> float:
@@ -177,10 +177,14 @@ def pooled(stored: Resident, walk: Walk, largest: bool, height: int, width: int)
 
 def convolved(stored: Resident, filters: Filters, walk: Walk, groups: int, extents: tuple[int, int]) -> Wire:
     """Sums of products with a weight."""
-    numbers, k = stored.numbers, np.abs(filters.k).astype(np.float64)
-    highest = numbers.highest + filters.lowest + filters.top
-    codes = np.repeat(filters.codes, filters.block, axis=2)[:, :, : k.shape[2]]
-    sums = numbers.most * (k * np.exp2(codes - float(filters.top))).sum((1, 2))
+    if filters.top and _folds(stored, filters):
+        filters = replace(filters, folded=True)
+    numbers, k = stored.numbers, np.abs(filters.factors).astype(np.float64)
+    highest = numbers.highest + filters.lowest + filters.shifted_top
+    codes = np.zeros_like(k)
+    if filters.shifted_top:
+        codes = np.repeat(filters.codes - float(filters.top), filters.block, axis=2)[:, :, : k.shape[2]]
+    sums = numbers.most * (k * np.exp2(codes)).sum((1, 2))
     trial = Convolve(stored, filters, walk, groups, 0, True, 0)
     segments = [trial.segments(group) for group in range(groups)]
     product = numbers.most * max(
@@ -195,3 +199,13 @@ def convolved(stored: Resident, filters: Filters, walk: Walk, groups: int, exten
     bounds = np.ldexp(sums + terms * 2.0**-20, highest)
     gains = filters.scales * numbers.scale
     return Wire(source, (), highest - left, bounds, gains, np.zeros(len(gains)), *extents)
+
+
+def _folds(stored: Resident, filters: Filters) -> bool:
+    """Whether products take k·2^code as one whole number: where it takes 8 bits, or 16 and runs become longer."""
+    folded = replace(filters, folded=True)
+    if folded.ctype == "int8_t":
+        return True
+    longer = not stored.numbers.top or filters.block < stored.numbers.block
+    k = np.abs(folded.factors)
+    return longer and int(k.max()) < 1 << 15 and stored.numbers.most * int(k.sum(2).max()) < 1 << 30
