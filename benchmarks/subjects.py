@@ -82,7 +82,20 @@ def needed_file(variable: str, what: str) -> Path:
     Raises:
         MissingError: what was looked for, and where.
     """
+    return _needed(variable, what, Path.is_file)
+
+
+def needed_folder(variable: str, what: str) -> Path:
+    """The folder that an environment variable names.
+
+    Raises:
+        MissingError: what was looked for, and where.
+    """
+    return _needed(variable, what, Path.is_dir)
+
+
+def _needed(variable: str, what: str, is_there: Callable[[Path], bool]) -> Path:
     path = os.environ.get(variable)
-    if not path or not Path(path).is_file():
+    if not path or not is_there(Path(path)):
         raise MissingError(f"looked for {what} at {path or 'no path'}: set {variable} to where it is")
     return Path(path)

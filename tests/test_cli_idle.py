@@ -83,6 +83,7 @@ IDLE = (
     Idle("compare demo --grid paper8", "--formats --weights --activations", "tensors choose from; leave {} out"),
     Idle("search demo --within 1", "--max-accuracy-loss", "not both"),
     Idle("search demo --workers 2", "--ray", "not both"),
+    Idle("compare demo --workers 2", "--ray", "not both"),
     Idle("compare {nets}:flat --data images.npz", "--image-size --channels", "leave {} out"),
     Idle("compare {nets}:table --data table.csv", "--image-size --channels --mean --std", "no images; leave {} out"),
     Idle("compare demo", "--image-size --channels --mean --std --limit --task", "its network needs them; leave {} out"),
@@ -110,10 +111,10 @@ IDLE = (
 )
 EVERYWHERE = {
     "search": "--device --levels --minimize --run --grid --formats --weights --activations --output-as-input --alpha "
-    "--stored --effort --seed --max-movement --max-energy --max-model-bytes --batch-size --input --metric "
-    "--json --traceback",
-    "compare": "--device --run --rules --grid --formats --weights --activations --output-as-input --alpha --stored "
-    "--within --seeds --plans --batch-size --metric --json --traceback",
+    "--stored --effort --seed --max-movement --max-energy --max-model-bytes --max-ram --batch-size --input "
+    "--metric --json --traceback",
+    "compare": "--device --levels --minimize --run --rules --grid --formats --weights --activations "
+    "--output-as-input --alpha --stored --within --seeds --plans --batch-size --metric --json --traceback",
     "evaluate": "--formats --metric --json --traceback",
     "movement": "--device --formats --levels --minimize --json --traceback",
     "buffer": "--device --memory --formats --levels --minimize --from --to --out --json --traceback",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from bitq.errors import BitqError, shortened
+from bitq.files import check_own_folder, check_replaceable
 from bitq.tradeoff.plan import Plan
 
 
@@ -45,11 +46,26 @@ class Target(NamedTuple):
         write: it.
         takes_input: whether `write` needs the input.
         rewrite: the same of a network that is an ONNX file; None, if that cannot be.
+        folder: whether it makes a folder, not a file.
     """
 
     write: Write
     takes_input: bool = True
     rewrite: Rewrite | None = None
+    folder: bool = False
+
+    def check(self, path: Path) -> None:
+        """Refuse a path that it would not be written to.
+
+        Raises:
+            BitqError: something else is there.
+        """
+        if not self.folder:
+            check_replaceable(path)
+            return
+        check_own_folder(path)
+        if path.exists() and not path.is_dir():
+            raise BitqError(f"{path} is a file; give the name of a folder to write")
 
 
 _TARGETS: dict[tuple[str, str | None], Target] = {}
