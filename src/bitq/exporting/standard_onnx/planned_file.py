@@ -158,7 +158,7 @@ def _current(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
         ) from error
 
 
-class _Operand(NamedTuple):
+class _Side(NamedTuple):
     """An operand of a product: which input of its node, and the axis along which it is summed up."""
 
     place: int
@@ -223,15 +223,15 @@ class _Marks:
                 y.name, value.name = value.name, f"{value.name}_float"
                 self._graph.outputs[place] = y
 
-    def _operands(self, node: ir.Node, entry: PlanLayer) -> tuple[_Operand, _Operand]:
+    def _operands(self, node: ir.Node, entry: PlanLayer) -> tuple[_Side, _Side]:
         if node.op_type in ("Conv", "ConvTranspose"):
-            return _Operand(0, 1), _Operand(1, 1)
+            return _Side(0, 1), _Side(1, 1)
         if node.op_type not in ("Gemm", "MatMul"):
             raise BitqError(f"{self._source} computes {entry.name!r} by {node.op_type}, which takes no formats here")
         ranks = [len(each.shape) if each is not None and each.shape is not None else 2 for each in node.inputs[:2]]
         turned = [name in node.attributes and bool(node.attributes[name].value) for name in ("transA", "transB")]
-        first = _Operand(0, ranks[0] - 2 if turned[0] else ranks[0] - 1)
-        second = _Operand(1, ranks[1] - 1 if turned[1] else max(ranks[1] - 2, 0))
+        first = _Side(0, ranks[0] - 2 if turned[0] else ranks[0] - 1)
+        second = _Side(1, ranks[1] - 1 if turned[1] else max(ranks[1] - 2, 0))
         if entry.weight_is_parameter is not False and constant_of(node.inputs[0]) is not None:
             raise BitqError(f"{self._source} multiplies {entry.name!r} with its weight first, which takes no formats")
         return first, second
