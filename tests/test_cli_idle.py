@@ -106,6 +106,7 @@ IDLE = (
     Idle("buffer demo --input-shape 1,1,28,28", "--input", "give one of them"),
     Idle("export {run} --out net.onnx --input-shape 1,1,28,28", "--input", "give one of them"),
     Idle("export {run} --out net.json --to tenstorrent", "--input-shape --input", "depends on no input; leave {} out"),
+    Idle("export {run} --onnx net.onnx --out out.onnx", "--network --checkpoint --input", "leave {} out"),
     Idle("quantize in.safetensors out.safetensors --plan run", "--format", "give either --plan"),
 )
 EVERYWHERE = {

@@ -508,3 +508,37 @@ def test_a_plan_is_exported_with_a_checkpoint(bitq, run, tmp_path, monkeypatch):
     assert code == 0, err
     assert "Not run: nobody has run this on Tenstorrent" in " ".join(out.split())
     assert set(json.loads((tmp_path / "net.json").read_text())) == {"0.weight", "3.weight", "8.weight"}
+
+
+def test_a_plan_is_put_into_an_onnx_file_with_other_names(bitq, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tiny.network()
+    package.load_quantized(own, run)
+    plain = tiny.network().eval()
+    plain.load_state_dict(own.state_dict())
+    batch = {0: torch.export.Dim("batch", min=1)}
+    torch.onnx.export(
+        plain, (torch.zeros(2, 1, 8, 8),), "named.onnx", dynamo=True, dynamic_shapes=(batch,), verbose=False,
+        optimize=False,  # which would fold norms into weights
+    )
+    content = onnx.load("named.onnx", load_external_data=True)
+    for number, node in enumerate(content.graph.node):
+        node.name = f"other_{number}"
+    onnx.save(content, "net.onnx")
+    words = ["export", str(run), "--onnx", "net.onnx", "--input-shape", "1,1,8,8", "--json"]
+    code, out, err = bitq(*words, "--out", "planned.onnx")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["notes"][0] == "3 layers of net.onnx are those of the plan, by what they compute and their order"
+    assert told["packed_weights"] == 3
+    images, _ = tiny.images(200, 3)
+    (found,) = outputs(tmp_path / "planned.onnx", [images])
+    with torch.inference_mode():
+        expected = own.eval()(images)
+    assert ((found - expected).abs() <= 0.02 * float(expected.abs().max())).float().mean() > 0.97
+    code, _, err = bitq(*words[:4], "--input-shape", "2,1,8,8", "--out", "planned.onnx")
+    assert code == 2
+    assert "net.onnx is not the plan's network on its input: it lacks '0' (N=1 " in " ".join(err.split())
+    code, _, err = bitq(*words[:4], "--to", "amd", "--out", "planned.onnx")
+    assert code == 2
+    assert "--to amd is not written of an ONNX file" in " ".join(err.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ from bitq.errors import BitqError, printable, shortened
 if TYPE_CHECKING:
     from torch import nn
 
+    from bitq.exporting import Handed
+    from bitq.exporting.target import Target
     from bitq.tradeoff.plan import Plan
 
 
@@ -55,6 +58,13 @@ def export(
             "(nothing in it is run)."
         ),
     ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            help="An ONNX file of the plan's network, with its weights, in place of a network in PyTorch: its layers "
+            "are matched by what they compute and their order, whatever they are called."
+        ),
+    ] = None,
     input_shape: Annotated[
         str | None,
         typer.Option(
@@ -85,6 +95,8 @@ def export(
     `bitq export runs/resnet20 --network nets:resnet20 --input-shape 1,3,32,32 --out resnet20.onnx`
 
     `bitq export plan.json --network nets:resnet20 --checkpoint w.safetensors --to tenstorrent --out resnet20.json`
+
+    `bitq export plan.json --onnx resnet20.onnx --to onnx-qdq --out planned.onnx`
     """
     from bitq.exporting import export as exported
     from bitq.exporting import target_of
@@ -99,6 +111,18 @@ def export(
     if input_shape is not None and inputs:
         raise BitqError("--input says what --input-shape does, and more; give one of them")
     folder, plan = _planned(run)
+    if onnx is not None:
+        _refuse_beside_onnx(to, found, {"--network": network, "--checkpoint": checkpoint, "--input": inputs})
+        assert found.rewrite is not None
+        shape = None if input_shape is None else shape_of(input_shape, "--input-shape", "1,3,224,224")
+        with Terminal() as terminal:
+            terminal.step(f"exporting to {to}", 0, 2)
+            handed = found.rewrite(plan, onnx, out, shape)
+            terminal.step(f"running {shortened(out.name, 40)}", 1, 2)
+            ran = handed.ran(None, None)
+            terminal.step("done", 2, 2)
+        _tell(out, handed, ran, as_json)
+        return
     name = network or plan.network
     if network is None and plan.network != DEMO:
         raise BitqError(
@@ -117,6 +141,17 @@ def export(
         terminal.step(f"running {shortened(out.name, 40)}", 1, 2)
         ran = handed.ran(model, example)
         terminal.step("done", 2, 2)
+    _tell(out, handed, ran, as_json)
+
+
+def _refuse_beside_onnx(to: str, target: Target, given: Mapping[str, object]) -> None:
+    if target.rewrite is None:
+        raise BitqError(f"--to {to} is not written of an ONNX file; give --network, or --to onnx or onnx-qdq")
+    if others := [name for name, value in given.items() if value]:
+        raise BitqError(f"--onnx gives the network, its weights and its inputs; leave {', '.join(others)} out")
+
+
+def _tell(out: Path, handed: Handed, ran: str, as_json: bool) -> None:
     counts = {**({} if out.is_dir() else {"bytes": out.stat().st_size}), **handed.figures}
     if as_json:
         print_json({"out": str(out), **counts, "notes": list(handed.notes), "ran": ran})

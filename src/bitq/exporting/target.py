@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from bitq.errors import BitqError, shortened
 from bitq.files import check_own_folder, check_replaceable
+from bitq.tradeoff.plan import Plan
 
 
 class Handed(NamedTuple):
@@ -19,18 +20,23 @@ class Handed(NamedTuple):
         path: of it.
         notes: what whoever runs it has to know, a sentence each.
         figures: what there is to count, by name.
-        ran: runs it on an input beside the network and tells in a sentence how far they agree, or why it was not run.
+        ran: runs it on an input beside the network (both None, if that is an ONNX file) and tells in a sentence how far
+            they agree, or why it was not run.
     """
 
     path: Path
     notes: tuple[str, ...]
     figures: dict[str, int]
-    ran: Callable[[nn.Module, Any], str]
+    ran: Callable[[Any, Any], str]
 
 
 Write = Callable[[nn.Module, Any, Path], Handed]
 """Takes the quantized network, one input (a tensor or what the network is called with) and the path; writes
 atomically."""
+
+
+Rewrite = Callable[[Plan, Path, Path, Sequence[int] | None], Handed]
+"""Takes a plan, an ONNX file of its network, the path, and the shape of the file's first input, if that is open."""
 
 
 class Target(NamedTuple):
@@ -39,11 +45,13 @@ class Target(NamedTuple):
     Attributes:
         write: it.
         takes_input: whether `write` needs the input.
+        rewrite: the same of a network that is an ONNX file; None, if that cannot be.
         folder: whether it makes a folder, not a file.
     """
 
     write: Write
     takes_input: bool = True
+    rewrite: Rewrite | None = None
     folder: bool = False
 
     def check(self, path: Path) -> None:

@@ -101,6 +101,17 @@ def layers(graph: Graph) -> tuple[tuple[Layer, ...], tuple[StaysFloat, ...]]:
     return tuple(found.values()), tuple(StaysFloat(why, (), tuple(names)) for why, names in floating.items())
 
 
+def node_names(nodes: Sequence[onnx.NodeProto], names: Sequence[str]) -> dict[str, str]:
+    """By the names of a graph's layers, in the order of `layers`, the first result of the nodes that they are of."""
+    found: dict[str, str] = {}
+    waiting = list(names)
+    for proto in nodes:
+        own = _UNSAFE.sub("_", proto.name or "".join(proto.output[:1]))
+        if waiting and proto.op_type in _KINDS and unique_name(own, found) == waiting[0]:
+            found[waiting.pop(0)] = proto.output[0]
+    return found
+
+
 def _reason(kind: str, layer: Layer) -> str | None:
     """Why a product stays float; None if it takes formats."""
     if layer.weight_is_parameter:

@@ -6,6 +6,8 @@ runtime `qnn`, those that Qualcomm's QNN takes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import nn
 
 from bitq.errors import BitqError
 from bitq.exporting.target import Handed, Target, register
+from bitq.tradeoff.plan import Plan
 
 
 def write(model: nn.Module, example_input: Any, path: Path) -> Handed:
@@ -69,6 +72,22 @@ def check_packages() -> None:
         raise BitqError(f"exporting to ONNX needs the package {error.name}; install 'bitq[onnx]'") from error
 
 
-register("onnx", Target(write))
-register("onnx-qdq", Target(write_pairs))
-register("onnx-qdq", Target(write_for_qnn), "qnn")
+def rewrite(form: str, plan: Plan, source: Path, path: Path, input_shape: Sequence[int] | None) -> Handed:
+    """Write the file of a network that is an ONNX file.
+
+    Raises:
+        BitqError: as for `bitq.export`, or a file of another network than the plan's.
+    """
+    check_packages()
+    from bitq.exporting.standard_onnx.pairs import put_into_pairs
+    from bitq.exporting.standard_onnx.planned_file import rewritten
+    from bitq.exporting.standard_onnx.program import put_into_operators
+    from bitq.exporting.standard_onnx.qnn import put_for_qnn
+
+    put = {"onnx": put_into_operators, "onnx-qdq": put_into_pairs, "qnn": put_for_qnn}[form]
+    return rewritten(plan, source, path, put, input_shape)
+
+
+register("onnx", Target(write, rewrite=partial(rewrite, "onnx")))
+register("onnx-qdq", Target(write_pairs, rewrite=partial(rewrite, "onnx-qdq")))
+register("onnx-qdq", Target(write_for_qnn, rewrite=partial(rewrite, "qnn")), "qnn")

@@ -141,6 +141,14 @@ def constant_of(value: ir.Value | None) -> Tensor | None:
     node = value.producer()
     if node is None:
         return None if value.const_value is None else torch.from_numpy(value.const_value.numpy().copy())
+    if node.op_type == "Constant":
+        held = ir.convenience.get_const_tensor(value)
+        return None if held is None else torch.from_numpy(held.numpy().copy())
+    if node.op_type == "Transpose":
+        turned, order = constant_of(node.inputs[0]), node.attributes.get("perm")
+        if turned is None:
+            return None
+        return turned.permute(list(range(turned.dim()))[::-1] if order is None else list(order.value)).contiguous()
     if node.op_type != "Reshape":
         return None
     known, shape = constant_of(node.inputs[0]), constant_shape(node)

@@ -67,6 +67,9 @@ def put_for_qnn(model: ir.Model) -> Put:
     Raises:
         BitqError: what pairs do not express, or QNN does not take; names the layers, each with its reason.
     """
+    for each in model.graph.inputs:
+        if each.shape is not None and not all(isinstance(size, int) for size in each.shape):
+            raise BitqError(f"the file leaves sizes of input {each.name!r} open, which QNN does not take; fix them")
     put = put_into_pairs(model, unsigned8=True)
     return Put(put.figures, (*put.notes, *check(model.graph)))
 
