@@ -14,7 +14,7 @@ from bitq.formats import ROUNDINGS
 from bitq.formats.blocking import Along, Channel, Tile, Whole
 from bitq.formats.elements import Float, Integer, Levels
 from bitq.formats.format import made
-from bitq.formats.scales import MODES, FloatScale, PowerOfTwo, SharedExponent
+from bitq.formats.scales import MODES, FloatScale, PowerOfTwo, ScaledExponent, SharedExponent
 from bitq.layers import LOOPS, Layer
 from bitq.movement import Tiling, Widths
 
@@ -138,6 +138,8 @@ def _format(random, kinds):
         return made((random.choice(FLOATS),), None, None, rounding)
     if kind == "power":
         scale = random.choice([SharedExponent(random.randint(1, 8)), random.choice(OWN_POWERS)])
+    elif kind == "float" and random.random() < 0.25:
+        scale = ScaledExponent(random.randint(1, 5))
     else:
         number = random.choice([*USUAL_SCALES, random.choice(SCALES)])
         second = None if kind == "zero point" else random.choice([None, "f32"])

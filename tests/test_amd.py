@@ -88,7 +88,9 @@ def test_attributes(text, bit_width, block_size, same):
     assert torch.equal(quantize(values, operator.format, 1), values), "what a tensor has is held as it is"
 
 
-@pytest.mark.parametrize("text", ["int8", "mxfp4", "s20:e8m0:v8", "s8:e8m0:channel", "s8:e8m0:v64:stochastic", "bsfp"])
+@pytest.mark.parametrize(
+    "text", ["int8", "mxfp4", "s20:e8m0:v8", "s8:e8m0:channel", "s8:e8m0:v64:stochastic", "bsfp", "6:e2*f32:b8"]
+)
 def test_what_the_operator_does_not_say(text):
     fmt = parse_format(text)
     with pytest.raises(UnsayableError, match=f"^which {OPERATOR} does not say"):

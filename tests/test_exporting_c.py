@@ -157,6 +157,10 @@ def test_what_there_is_no_code_for_is_told_before_anything_is_written(tmp_path):
     model = calibrated(sequence(), mixed("8:e3:b16", "nvfp4"), x)
     with pytest.raises(BitqError, match=r"^the weight of module '0' has the format .*, whose blocks have float scales"):
         export(model, x, tmp_path / "net", to="c")
+    for formats, of in ((("6:e2*f32:b16", "int8"), "an activation"), (("8:e3:b16", "6:e2*f32:b16"), "the weight")):
+        model = calibrated(sequence(), mixed(*formats), x)
+        with pytest.raises(BitqError, match=rf"^{of} of module '0' has the format .*, whose blocks have exponents"):
+            export(model, x, tmp_path / "net", to="c")
     package.apply(model, {"0": TensorFormats()})
     with pytest.raises(BitqError, match=r"^module '0' computes aten.conv2d, which exported C cannot: its weight"):
         export(model, x, tmp_path / "net", to="c")

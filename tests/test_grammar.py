@@ -18,7 +18,7 @@ from bitq.formats import PRESETS, ROUNDINGS, BlockFormat, Format, grid, parse_fo
 from bitq.formats.blocking import Along, Channel, Tile, Whole
 from bitq.formats.elements import Float, Integer, Levels
 from bitq.formats.grammar import LONGEST
-from bitq.formats.scales import MODES, FloatScale, PowerOfTwo, SharedExponent
+from bitq.formats.scales import MODES, FloatScale, PowerOfTwo, ScaledExponent, SharedExponent
 
 NVIDIA = FloatScale(Float(4, 3, "n"), second="f32")
 PIECES = ("e", "s", "8", "i4", "u8", "l(0;1)", "e4m3", "f16", "bf16", "e8m0", "*f32", ".up", "b16", "v", "p3", "t2x2")
@@ -28,6 +28,7 @@ PIECES = ("e", "s", "8", "i4", "u8", "l(0;1)", "e4m3", "f16", "bf16", "e8m0", "*
     ("text", "parts"),
     [
         ("8:e4:b16", (Integer("s", 4), SharedExponent(4), Along(16), "nearest")),
+        ("6:e2*f32:b16", (Integer("s", 4), ScaledExponent(2), Along(16), "nearest")),
         ("n7:e4:v16", (Integer("n", 7), SharedExponent(4), Along(16, window=False), "nearest")),
         ("e2m1:e8m0:v32", (Float(2, 1, "f"), PowerOfTwo(8), Along(32, window=False), "nearest")),
         ("e4m3i:e5m0f.even:t24x8", (Float(4, 3, "i"), PowerOfTwo(5, "f", "even"), Tile(24, 8), "nearest")),
@@ -50,6 +51,7 @@ def test_a_text_stands_for_its_parts(text, parts):
     ("other", "text"),
     [
         ("s4:e4:b16", "8:e4:b16"),
+        ("s4:e04*F32:b16", "8:e4*f32:b16"),
         ("08:e04:b0016:nearest", "8:e4:b16"),
         (" E4M3N:E8M0n.floor:V32\n", "e4m3:e8m0:v32"),
         ("e4m3:e4m3*f32.up:v1", "e4m3:e4m3.up*f32:v1"),
@@ -281,6 +283,7 @@ def test_a_format_is_compared_with_formats_alone(other):
         (lambda: Float(10**5000, 3, "n"), "not a number of many digits"),
         (lambda: Float(8, 3, "n"), "e8m3n reaches beyond float32"),
         (lambda: SharedExponent(None), "a shared exponent has 1..8 bits, not None"),
+        (lambda: ScaledExponent(6), "an exponent under a float has 1..5 bits, not 6"),
         (lambda: PowerOfTwo(2.5), "a scale eXm0 has 1..8 bits, not 2.5"),
         (lambda: Along(10**5000), "not a number of many digits"),
         (lambda: Tile(2, 0), "not 0"),

@@ -17,6 +17,7 @@ from bitq.accuracy.ranges import Samples, WeightRows, fitted
 from bitq.formats import Ranges, TensorFormats
 
 ACTIVATIONS = ("i4:f32:tensor", "s3:f32:tensor", "n3:f32:tensor", "e2m1:f32:tensor", "fp8e4m3")
+EXPONENTS = ("n4:e2*f32:b4", "5:e2*f32:b16")
 
 
 def log(value):
@@ -54,7 +55,7 @@ def test_the_gradient_is_that_of_lsq(text):
     assert float(reach.grad) == pytest.approx(slope * s, rel=1e-4)  # dL/dlog a = dL/ds · s
 
 
-@pytest.mark.parametrize("text", ACTIVATIONS)
+@pytest.mark.parametrize("text", [*ACTIVATIONS, *EXPONENTS])
 def test_beyond_the_range_the_gradient_is_the_slope(text):
     """There y is ±a, so that finite differences have a meaning."""
     fmt = parse_format(text)
@@ -68,7 +69,7 @@ def test_beyond_the_range_the_gradient_is_the_slope(text):
     assert float(reach.grad) == pytest.approx((values[1] - values[0]) / 2e-2, rel=1e-3)
 
 
-@pytest.mark.parametrize("text", ACTIVATIONS)
+@pytest.mark.parametrize("text", [*ACTIVATIONS, *EXPONENTS])
 def test_the_gradient_by_the_range_and_by_x_are_that_of_growing_together(text):
     """Y(c·x, c·a) = c·y: the slopes by log a and by x, straight through, add up to that of c."""
     torch.manual_seed(1)
@@ -79,7 +80,7 @@ def test_the_gradient_by_the_range_and_by_x_are_that_of_growing_together(text):
     assert found.item() == pytest.approx(right.item(), rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.parametrize("text", ACTIVATIONS)
+@pytest.mark.parametrize("text", [*ACTIVATIONS, *EXPONENTS])
 def test_values_are_those_of_quantize_to_the_bit(text):
     torch.manual_seed(2)
     fmt, x, reach = parse_format(text), torch.randn(8, 16, 3, 3), torch.tensor(0.3)
@@ -114,6 +115,28 @@ def test_a_weights_blocks_have_gradients_of_their_own(text):
     assert reach.grad.flatten().tolist() == pytest.approx(slow, rel=1e-3, abs=1e-4)
 
 
+def test_exponents_under_one_float_have_one_range():
+    torch.manual_seed(0)
+    layer, fmt = nn.Conv2d(8, 4, 3), parse_format("6:e2*f32:b2")
+    at = WeightRows.of(layer, layer.weight, fmt)
+    rows = at.arranged(layer.weight.detach())
+    limit = at.limits(rows)
+    assert limit.shape == (1, 1)
+    errors = [
+        (weight_within(layer, layer.weight, log(float(limit) * factor).view(1, 1), fmt) - layer.weight).square().sum()
+        for factor in (0.7, 1.0, 1.4)
+    ]
+    assert min(errors) == errors[1]
+    reach = (limit * 0.5).log().requires_grad_()
+    given = torch.randn(layer.weight.shape)
+    y = weight_within(layer, layer.weight, reach, fmt)
+    a = float(reach.detach().exp())
+    assert torch.equal(y, quantize(layer.weight, fmt, 1, (2, 3), tensor_range=(-a, a)))
+    y.backward(given)
+    total = reach.grad.sum() + (layer.weight.grad * layer.weight).sum()
+    assert float(total.detach()) == pytest.approx(float((y * given).sum().detach()), rel=1e-3)
+
+
 def test_beyond_its_largest_number_a_block_counts_as_it_is():
     torch.manual_seed(0)
     layer, fmt = nn.Linear(8, 3), parse_format("i4:f32:channel")
@@ -128,6 +151,7 @@ def test_beyond_its_largest_number_a_block_counts_as_it_is():
     ("text", "has", "shares"),
     [
         *(("i4:f32:tensor", True, True), ("i4:f32:channel", True, False), ("nvfp4", True, False)),
+        *(("5:e2*f32:b16", True, True), ("l(-1;0;1):e2*f32:b16", False, False)),
         *(("fp8e4m3", True, True), ("u8:f32:tensor", False, False), ("mxint8", False, False)),
         *(("8:e3:b16", False, False), ("bf16", False, False), ("bsfp", False, False)),
         ("l(-4;-1;0;1;4):f32:tensor", False, False),
@@ -146,6 +170,7 @@ PLANS = {
     "floats": ("e2m1:f32:tensor", "e4m3:f32:tensor", "e4m3:f32:tensor"),
     "blocks": ("7:e4:b4", "n3:e3:b4", None),
     "mixed": ("nvfp4", "n4:f32:tensor", "8:e3:b4"),
+    "exponents": ("6:e2*f32:b4", "n4:e2*f32:b4", "9:e3*f32:b4"),
 }
 
 
@@ -184,7 +209,7 @@ def test_what_was_trained_is_what_is_kept(name):
     assert torch.equal(again.eval()(x), inside)
 
 
-@pytest.mark.parametrize("name", ["integers", "floats"])
+@pytest.mark.parametrize("name", ["integers", "floats", "exponents"])
 def test_ranges_are_learned(name):
     model = planned(name)
     before = calibration(model)

@@ -18,7 +18,7 @@ from bitq.accuracy.ranges import WeightRows, clipped_weight
 from bitq.formats import Format
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Float, Integer
-from bitq.formats.scales import FloatScale
+from bitq.formats.scales import FloatScale, ScaledExponent
 from bitq.numerics import quantize
 
 Compute = Callable[[Tensor, Tensor], Tensor]
@@ -26,9 +26,9 @@ Compute = Callable[[Tensor, Tensor], Tensor]
 
 
 def has_reach(fmt: Format) -> bool:
-    """Whether blocks of a format have a float for a scale, and how far it reaches is one number."""
+    """Whether blocks of a format, or tensors, have a float for a scale, and how far it reaches is one number."""
     return (
-        isinstance(fmt.scale, FloatScale)
+        isinstance(fmt.scale, FloatScale | ScaledExponent)
         and len(fmt.elements) == 1
         and isinstance(fmt.elements[0], Integer | Float)
         and not fmt.has_zero_point
@@ -37,7 +37,7 @@ def has_reach(fmt: Format) -> bool:
 
 def shares_reach(fmt: Format) -> bool:
     """Whether it is one number for all of an activation, which calibration fixes and fine-tuning learns."""
-    return has_reach(fmt) and isinstance(fmt.geometry, Whole)
+    return has_reach(fmt) and (isinstance(fmt.geometry, Whole) or isinstance(fmt.scale, ScaledExponent))
 
 
 def quantized_within(x: Tensor, log_reach: Tensor, fmt: Format, axis: int) -> Tensor:
@@ -58,12 +58,12 @@ def reach_of(log_reach: Tensor) -> float:
 
 
 def weight_within(layer: nn.Module, weight: Tensor, log_reach: Tensor, fmt: Format) -> Tensor:
-    """A layer's weight in a format of which `has_reach` holds, each block clipped to a range first.
+    """A layer's weight in a format of which `has_reach` holds, each block clipped to a range first, or all to one.
 
     Args:
         layer: whose blocks they are.
         weight: its weight.
-        log_reach: [blocks, 1], in the order of `WeightRows`. Beyond the largest number of a block that number counts.
+        log_reach: as `WeightRows.limits` gives ranges. Beyond the largest number of a block that number counts.
         fmt: of the weight.
     """
     at = WeightRows.of(layer, weight, fmt)
@@ -72,7 +72,7 @@ def weight_within(layer: nn.Module, weight: Tensor, log_reach: Tensor, fmt: Form
     def compute(rows: Tensor, reach: Tensor) -> Tensor:
         return at.quantized(rows.clamp(-reach, reach))
 
-    return at.restored(_compute(rows, _within_peaks(rows, log_reach), compute, False))
+    return at.restored(_compute(rows, torch.minimum(log_reach.exp(), at.peaks(rows)), compute, False))
 
 
 def weight_cut(layer: nn.Module, weight: Tensor, log_reach: Tensor, fmt: Format) -> Tensor:
@@ -80,12 +80,8 @@ def weight_cut(layer: nn.Module, weight: Tensor, log_reach: Tensor, fmt: Format)
     with torch.no_grad():
         at = WeightRows.of(layer, weight, fmt)
         rows = at.arranged(weight)
-        reach = _within_peaks(rows, log_reach)
+        reach = torch.minimum(log_reach.exp(), at.peaks(rows))
         return at.restored(rows.clamp(-reach, reach))
-
-
-def _within_peaks(rows: Tensor, log_reach: Tensor) -> Tensor:
-    return torch.minimum(log_reach.exp(), rows.abs().amax(1, keepdim=True))
 
 
 def _compute(x: Tensor, reach: Tensor, compute: Compute, positive: bool) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bitq.accuracy.kinds import kind_of
 from bitq.formats import Format, Ranges, Span, TensorFormats
-from bitq.formats.scales import SharedExponent
+from bitq.formats.scales import ScaledExponent, SharedExponent
 from bitq.numerics import exponent_bias_for, quantize
 from bitq.numerics.block_rows import BlockRows
 from bitq.numerics.packing import WeightBlocks
@@ -222,24 +222,34 @@ class WeightRows(NamedTuple):
         x = self.at.restored(rows)
         return self.at.arranged(quantize(x, self.format, self.blocks.dim, self.blocks.inner_dims, exponent_bias))
 
+    @property
+    def _together(self) -> bool:
+        """Whether one range is of all blocks: they share a float under which theirs are powers of two."""
+        return isinstance(self.format.scale, ScaledExponent)
+
+    def peaks(self, rows: Tensor) -> Tensor:
+        """The largest magnitudes of what has a range of its own: [blocks, 1], or [1, 1]."""
+        return rows.abs().amax((0, 1) if self._together else 1, keepdim=True)
+
     def limits(self, rows: Tensor) -> Tensor:
-        """[blocks, 1]: the largest magnitude to which each block is clipped for the least squared error.
+        """The largest magnitude to which each block, or all, is clipped for the least squared error; as `peaks`.
 
         What the whole weight shares stays for all that is compared: a bias is given, and the largest block keeps its
         range under a second scale.
         """
-        peaks = rows.abs().amax(1, keepdim=True)
+        peaks = self.peaks(rows)
         bias = exponent_bias_for(rows, self.format) if isinstance(self.format.scale, SharedExponent) else None
         if self.format.power_of_two:
             binade = peaks / (2 * torch.frexp(peaks).mantissa + (peaks == 0))  # the power of two below, exactly
             tried = [peaks, binade * _BELOW]
         else:
             tried = [peaks * share for share in _SHRINKS]
-        if self.format.tensor_bits:
+        if self.format.tensor_bits and not self._together:
             tried = [torch.where(peaks == peaks.amax(), peaks, limit) for limit in tried]
         best, least = peaks, torch.full_like(peaks, torch.inf)
         for limit in tried:
-            error = (self.quantized(rows.clamp(-limit, limit), bias) - rows).square().sum(1, keepdim=True)
+            squares = (self.quantized(rows.clamp(-limit, limit), bias) - rows).square()
+            error = squares.sum((0, 1) if self._together else 1, keepdim=True)
             best, least = torch.where(error < least, limit, best), torch.minimum(error, least)
         return best
 

@@ -14,7 +14,7 @@ from bitq.formats.blocking import Along, Channel, Geometry, Tile, Whole
 from bitq.formats.elements import Element, Float, FloatKind, Integer, Levels
 from bitq.formats.format import Format, Rounding
 from bitq.formats.presets import TABLE, Preset
-from bitq.formats.scales import FloatScale, Mode, PowerOfTwo, SharedExponent
+from bitq.formats.scales import FloatScale, Mode, PowerOfTwo, ScaledExponent, SharedExponent
 
 MOST_LISTED = 8
 """Bits of the widest element whose numbers are listed."""
@@ -116,6 +116,8 @@ class Explained:
         fmt, scale = self.format, self.format.scale
         if isinstance(scale, SharedExponent):
             return _shared_exponent(fmt, scale)
+        if isinstance(scale, ScaledExponent):
+            return _scaled_exponent(fmt, scale)
         if isinstance(scale, PowerOfTwo):
             return _power_of_two(fmt, scale)
         if isinstance(scale, FloatScale):
@@ -149,7 +151,7 @@ class Explained:
         within = Fraction(fmt.largest) / Fraction(fmt.smallest)
         if isinstance(fmt.geometry, Whole):
             among = Fraction(1)
-        elif isinstance(scale, SharedExponent):
+        elif isinstance(scale, SharedExponent | ScaledExponent):
             among = Fraction(2) ** scale.top_code
         elif isinstance(scale, FloatScale) and scale.second:
             least, most = scale.reach(fmt.smallest)
@@ -316,6 +318,18 @@ def _shared_exponent(fmt: Format, scale: SharedExponent) -> tuple[str, ...]:
         f"code = floor(log2 a) - b, not below 0 or above {scale.top_code}; a is the largest |x| of the block",
         f"b gives the largest block of the tensor the code {scale.top_code}, unless calibration fixes it",
         f"x becomes element · 2^(b + code{_less(fmt.top_exponent)})",
+    )
+
+
+def _scaled_exponent(fmt: Format, scale: ScaledExponent) -> tuple[str, ...]:
+    return (
+        f"{scale.text}: a power of two, as a code of {_count(scale.bits, 'bit')} per block, times one float32 number t "
+        "per tensor",
+        f"t = A / {number_text(Fraction(fmt.largest))}; A is the largest |x| of the tensor, unless calibration or "
+        "fine-tuning fixes it",
+        f"code = floor(log2(a / t)){_less(fmt.top_exponent - scale.top_code)}, not below 0 or above {scale.top_code}; "
+        "a is the largest |x| of the block",
+        f"x becomes element · t · 2^(code - {scale.top_code})",
     )
 
 

@@ -11,7 +11,7 @@ from bitq.errors import BitqError, shortened
 from bitq.formats.blocking import LARGEST_BLOCK, Along, Geometry, Whole
 from bitq.formats.elements import Element, Float, Integer
 from bitq.formats.float32 import floor_log2
-from bitq.formats.scales import FloatScale, PowerOfTwo, Scale, SharedExponent
+from bitq.formats.scales import FloatScale, PowerOfTwo, Scale, ScaledExponent, SharedExponent
 from bitq.formats.whole import set_whole
 
 Rounding = Literal["nearest", "half_away", "toward_zero", "stochastic"]
@@ -88,7 +88,7 @@ class Format:
         if isinstance(element, Integer):
             if element.kind == "u" and not (isinstance(scale, FloatScale) and not scale.second):
                 return 1, f"{element.text} has a zero point per block and needs one float as its scale, such as f32"
-            if isinstance(scale, FloatScale) and element.bits > _MOST_UNDER_A_FLOAT:
+            if isinstance(scale, FloatScale | ScaledExponent) and element.bits > _MOST_UNDER_A_FLOAT:
                 return 0, f"an integer under a float has at most {_MOST_UNDER_A_FLOAT} bits, unlike {element.text}"
         return None
 
@@ -105,7 +105,7 @@ class Format:
         if self.scale is None or self.geometry is None:
             return ":".join([_sum_text(self.elements), *self._rounding_text])
         element = _sum_text(self.elements)
-        if isinstance(self.scale, SharedExponent) and element.startswith("s"):
+        if isinstance(self.scale, SharedExponent | ScaledExponent) and element.startswith("s"):
             element = str(self.elements[0].bits + self.scale.bits)
         return ":".join([element, self.scale.text, self.geometry.text, *self._rounding_text])
 
@@ -134,7 +134,7 @@ class Format:
     @property
     def tensor_bits(self) -> int:
         """Of what a tensor stores once, beside its header: a second scale (bits)."""
-        return self.scale.tensor_bits if isinstance(self.scale, FloatScale) else 0
+        return self.scale.tensor_bits if isinstance(self.scale, FloatScale | ScaledExponent) else 0
 
     @property
     def never_negative(self) -> bool:

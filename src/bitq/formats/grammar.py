@@ -12,7 +12,7 @@ from bitq.errors import BitqError, shortened
 from bitq.formats.blocking import Along, Channel, Geometry, Tile, Whole
 from bitq.formats.elements import Element, Float, FloatKind, Integer, Levels
 from bitq.formats.format import ROUNDINGS, ContradictionError, Format, Rounding, made
-from bitq.formats.scales import MODES, FloatScale, Mode, PowerOfTwo, Scale, SharedExponent
+from bitq.formats.scales import MODES, FloatScale, Mode, PowerOfTwo, Scale, ScaledExponent, SharedExponent
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _NUMBER = r"[+-]?(?:\d{1,20}(?:\.\d{0,40})?|\.\d{1,40})(?:e[+-]?\d{1,3})?"
 _INTEGER = re.compile(r"([sinu])(\d{1,3})", re.ASCII)
 _LEVELS = re.compile(rf"l\(({_NUMBER}(?:;{_NUMBER})*)\)", re.ASCII)
 _FLOAT = re.compile(r"(?:(f32|f16|bf16)|e(\d{1,2})m(\d{1,2})([fni]?))", re.ASCII)
-_SHARED = re.compile(r"e(\d{1,3})", re.ASCII)
+_SHARED = re.compile(r"e(\d{1,3})(\*f32)?", re.ASCII)
 _POWER = re.compile(rf"e(\d{{1,2}})m0([fni]?)(?:\.({'|'.join(MODES)}))?", re.ASCII)
 _SCALE = re.compile(rf"{_FLOAT.pattern}(s?)((?:\.up|\*f32|\*e8m0)*)", re.ASCII)
 _ALONG = re.compile(r"([bv])(\d{1,10})(?:p(\d{1,10}))?", re.ASCII)
@@ -32,7 +32,7 @@ _TILE = re.compile(r"t(\d{1,10})x(\d{1,10})", re.ASCII)
 _PLAIN = re.compile(r"\d{1,3}", re.ASCII)
 
 ELEMENTS = "s8, i8, n8, u8, a float such as e4m3, f16 or bf16, a table such as l(-1;0;1), or a number of BITS before eN"
-SCALES = "eN, eXm0 (with .floor, .ceil, .even or .rceil), or a float such as f32, f16, e4m3 or e4m3*f32"
+SCALES = "eN, eN*f32, eXm0 (with .floor, .ceil, .even or .rceil), or a float such as f32, f16, e4m3 or e4m3*f32"
 GEOMETRIES = "b16, v16, b16p3, t24x24, channel or tensor"
 
 
@@ -114,7 +114,7 @@ def _lone(part: _Piece, rounding: Rounding, names: tuple[str, ...]) -> Format:
 
 def _mantissa(part: _Piece, scale: Scale, text: str) -> Integer:
     """The element of `BITS` with a shared exponent."""
-    if not isinstance(scale, SharedExponent):
+    if not isinstance(scale, SharedExponent | ScaledExponent):
         raise _wrong(part, "element", "s8 or another element: BITS alone goes with a scale eN", text)
     bits = int(part.text) - scale.bits
     if not 2 <= bits <= 24:
@@ -148,7 +148,7 @@ def _float(groups: tuple[str | None, ...]) -> Float:
 
 def _scale(text: str) -> Scale | None:
     if match := _SHARED.fullmatch(text):
-        return SharedExponent(int(match[1]))
+        return (ScaledExponent if match[2] else SharedExponent)(int(match[1]))
     if match := _POWER.fullmatch(text):
         return PowerOfTwo(int(match[1]), cast(FloatKind, match[2] or "n"), cast(Mode, match[3] or "floor"))
     match = _SCALE.fullmatch(text)

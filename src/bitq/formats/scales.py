@@ -1,4 +1,4 @@
-"""What the elements of a block share: a power of two under one bias, a power of two of its own, or a float."""
+"""What the elements of a block share: a power of two under one bias or one float, one of its own, or a float."""
 
 from __future__ import annotations
 
@@ -39,6 +39,43 @@ class SharedExponent:
     def top_code(self) -> int:
         """Largest code: 2^bits - 1."""
         return (1 << self.bits) - 1
+
+
+@dataclass(frozen=True)
+class ScaledExponent:
+    """Code c of `bits` bits stands for t · 2^(c - top_code), with one float32 t per tensor.
+
+    t makes the tensor's largest number the largest element, where the bias of `SharedExponent` leaves up to a half of
+    the elements' reach unused; so it is a range, which calibration can fit and fine-tuning learn. Our own.
+
+    Raises:
+        BitqError: a width outside 1..5: more would leave t no room above the smallest normal float32.
+    """
+
+    bits: int
+
+    def __post_init__(self) -> None:
+        set_whole(self, "bits", 1, 5, "an exponent under a float has {range} bits, not {given}")
+
+    @property
+    def text(self) -> str:
+        """Such as ``e4*f32``."""
+        return f"e{self.bits}*f32"
+
+    @property
+    def top_code(self) -> int:
+        """Largest code: 2^bits - 1."""
+        return (1 << self.bits) - 1
+
+    @property
+    def tensor_bits(self) -> int:
+        """Of t (bits)."""
+        return 32
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """The smallest and the largest power of two of a block."""
+        return 2.0**-self.top_code, 1.0
 
 
 @dataclass(frozen=True)
@@ -152,4 +189,4 @@ class FloatScale:
         return max(number.smallest(), ceil(least / unit) * unit), number.largest()
 
 
-Scale = SharedExponent | PowerOfTwo | FloatScale
+Scale = SharedExponent | ScaledExponent | PowerOfTwo | FloatScale

@@ -156,7 +156,7 @@ def steps(codes: Tensor, fmt: Format, shared: Tensor | None) -> Tensor:
     if isinstance(fmt.scale, PowerOfTwo):
         least, most = fmt.scale.codes
         check((codes >= least) & (codes <= most), "a scale")
-    return general.step_of(general.coded_exponents(codes, fmt, shared), fmt)
+    return general.step_of(general.coded_exponents(codes, fmt, shared), fmt, shared)
 
 
 def check_exponents(bias: int, highest_code: int, dtype: torch.dtype) -> None:

@@ -15,7 +15,7 @@ from bitq.formats import Format
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Element, Float, Integer, Levels
 from bitq.formats.float32 import LARGEST, floor_log2
-from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
+from bitq.formats.scales import FloatScale, PowerOfTwo, ScaledExponent, SharedExponent
 from bitq.numerics import doubles, sums
 from bitq.numerics.block_rows import BlockRows, joined, pieces
 from bitq.numerics.recipe import Recipe, magnitude
@@ -92,9 +92,10 @@ def shared_by(least: Tensor, most: Tensor, recipe: Recipe) -> Tensor | None:
             return torch.full((), recipe.exponent_bias, device=peaks.device)
         top = peaks.amax()
         return doubles.exponents_of(top).clamp(min=-127).where(top > 0, 0) - scale.top_code
-    if not (isinstance(scale, FloatScale) and scale.second):
+    if not fmt.tensor_bits:
         return None
-    smallest, largest = scale.reach(fmt.smallest)
+    assert isinstance(scale, FloatScale | ScaledExponent)
+    smallest, largest = scale.reach(fmt.smallest) if isinstance(scale, FloatScale) else scale.reach
     given = recipe.tensor_range
     top = peaks.amax() if given is None else torch.full_like(peaks.amax(), magnitude(given, fmt))
     second = doubles.quotient(top, torch.full_like(top, fmt.largest * largest))
@@ -121,14 +122,18 @@ def scales_of(least: Tensor, most: Tensor, recipe: Recipe, shared: Tensor | None
         assert shared is not None
         wanted = doubles.exponents_of(own).clamp(min=-127) - fmt.top_exponent
         codes = (wanted - (shared - fmt.top_exponent)).clamp(0, scale.top_code)
+    elif isinstance(scale, ScaledExponent):
+        assert shared is not None
+        wanted = doubles.exponents_of(own / shared) - fmt.top_exponent  # no quotient of float32 is as near to another
+        codes = (doubles.exponents_of(peaks / shared) - fmt.top_exponent + scale.top_code).clamp(0, scale.top_code)
     else:
         assert isinstance(scale, PowerOfTwo)
         wanted = _wanted(own, recipe)
         exponents = _wanted(peaks, recipe).clamp(*scale.exponents)
         codes = exponents.clamp(min=least_exponent(fmt)) + scale.bias
-    codes = codes.masked_fill(peaks == 0, 0 if isinstance(scale, SharedExponent) else scale.codes[0])
+    codes = codes.masked_fill(peaks == 0, scale.codes[0] if isinstance(scale, PowerOfTwo) else 0)
     exponents = coded_exponents(codes, fmt, shared)
-    return Scales(step_of(exponents, fmt), codes, wanted > exponents)
+    return Scales(step_of(exponents, fmt, shared), codes, wanted > exponents)
 
 
 def least_exponent(fmt: Format) -> int:
@@ -138,6 +143,8 @@ def least_exponent(fmt: Format) -> int:
 
 def coded_exponents(codes: Tensor, fmt: Format, shared: Tensor | None) -> Tensor:
     """Those of powers of two with these codes, raised to the least one; `shared` is the bias of `eN`."""
+    if isinstance(fmt.scale, ScaledExponent):
+        return codes - fmt.scale.top_code
     if isinstance(fmt.scale, SharedExponent):
         assert shared is not None
         exponents = codes + (shared - fmt.top_exponent)
@@ -147,8 +154,11 @@ def coded_exponents(codes: Tensor, fmt: Format, shared: Tensor | None) -> Tensor
     return exponents.clamp(min=least_exponent(fmt))
 
 
-def step_of(exponents: Tensor, fmt: Format) -> Tensor:
-    """What an element of 1 stands for under powers of two."""
+def step_of(exponents: Tensor, fmt: Format, shared: Tensor | None) -> Tensor:
+    """What an element of 1 stands for under powers of two; `shared` is t of `eN*f32`."""
+    if isinstance(fmt.scale, ScaledExponent):
+        assert shared is not None
+        return doubles.powers(exponents) * shared
     return doubles.powers(exponents + unit_exponent(fmt.elements[0]))
 
 
@@ -345,6 +355,8 @@ def _can_clip(recipe: Recipe) -> bool:
         return recipe.exponent_bias is not None
     if isinstance(scale, PowerOfTwo):
         return 127 + (scale.mode != "floor") - fmt.top_exponent > scale.exponents[1]
+    if isinstance(scale, ScaledExponent):
+        return False
     assert isinstance(scale, FloatScale)
     if scale.second:
         return scale.up or scale.number.mantissa_bits > 20 or fmt.largest * scale.number.largest() < 1

@@ -72,7 +72,7 @@ typedef struct {
     double divisor, second; /* the largest element, times the second scale */
     double smallest, largest;
     wide_grid grid;
-    int up;
+    int up; /* 1: rounded up; -1: down to a power of two, and the divisor has that of the largest element */
 } float_scale;
 
 /* The float of a block with this largest magnitude, before it is limited. The magnitude has 24 bits and the divisor d at most
@@ -81,6 +81,7 @@ typedef struct {
 INLINE double wanted(int32_t peak, float_scale s) {
     const double exact = (double)float_of((uint32_t)peak) / s.divisor, shift = wide_shift_of(exact, s.grid);
     const double near = (exact + shift) - shift;
+    if (s.up < 0) return leading(exact);
     return s.up && near < exact ? near + leading(shift) * 0x1p-52 : near;
 }
 

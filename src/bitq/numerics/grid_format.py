@@ -6,11 +6,11 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from bitq.formats import ROUNDINGS
+from bitq.formats import ROUNDINGS, Format
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Float, Integer
 from bitq.formats.float32 import floor_log2
-from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
+from bitq.formats.scales import FloatScale, PowerOfTwo, ScaledExponent, SharedExponent
 from bitq.numerics.general import FLOAT32, precision
 from bitq.numerics.recipe import Recipe, magnitude
 
@@ -53,7 +53,10 @@ def described(recipe: Recipe) -> Described | None:
     else:  # of a table, the ends
         fields |= {"most": fmt.largest, "least": fmt.smallest, "mantissa": 0, "bits": 0}
         unit = 0
-    found = _under_float(recipe, scale) if isinstance(scale, FloatScale) else _under_power(recipe, unit)
+    if isinstance(scale, ScaledExponent):
+        found = _under_scaled(fmt, scale)
+    else:
+        found = _under_float(recipe, scale) if isinstance(scale, FloatScale) else _under_power(recipe, unit)
     return Described(fields | found.fields, found.can_clip or fmt.never_negative or recipe.tensor_range is not None)
 
 
@@ -99,3 +102,18 @@ def _under_float(recipe: Recipe, scale: FloatScale) -> Described:
         "least_second": FLOAT32.reach(fmt.smallest * smallest)[0] if scale.second else 0.0,
     }
     return Described(fields, True)
+
+
+def _under_scaled(fmt: Format, scale: ScaledExponent) -> Described:
+    """Floats without a mantissa, that are rounded down."""
+    smallest, largest = scale.reach
+    fields: dict[str, float] = {
+        "is_float": True,
+        "smallest": smallest,
+        "largest": largest,
+        "scale_least": smallest,
+        "digits": 0,
+        "up": -1,
+        "least_second": FLOAT32.reach(fmt.smallest * smallest)[0],
+    }
+    return Described(fields, False)

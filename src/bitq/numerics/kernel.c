@@ -278,7 +278,7 @@ int64_t bitq_quantize(const void *x, void *y, uint8_t *clipped, int kind, int64_
         const double top = given ? f.magnitude : (double)float_of((uint32_t)tensor.top);
         const double second = (double)(float)(top / (f.most * f.largest));
         j.scale.second = second > f.least_second ? second : f.least_second;
-        j.scale.divisor = f.most * j.scale.second;
+        j.scale.divisor = (f.up < 0 ? leading(f.most) : f.most) * j.scale.second;
     }
     j.calm = (float)((j.largest < 0x1p105 ? j.largest / 2 : 0x1p104) / f.most / (f.is_float ? j.scale.second : 1));
     const int32_t lowest = f.has_bias || f.is_float ? f.lowest : default_bias(tensor.top, f.top_code);

@@ -17,7 +17,7 @@ typedef struct {
     int is_float; /* what the scale is */
     int has_bias, lowest, highest, top_code, floor, bump, to_unit;
     double smallest, largest, scale_least, least_second;
-    int digits, up; /* up: rounded up instead of to nearest */
+    int digits, up; /* up: 1 rounded up instead of to nearest; -1 the power of two below, of max|x| / (that below `most`) */
     int whole;        /* the tensor is one block: memory is read as one row */
     double magnitude; /* max|x| that counts for the tensor's own in what the whole of it shares; below 0: its own */
 } bitq_format;

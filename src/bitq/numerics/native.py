@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bitq.formats.elements import Float, Integer
 from bitq.formats.format import Format
-from bitq.formats.scales import FloatScale
+from bitq.formats.scales import FloatScale, ScaledExponent
 from bitq.numerics import blocks, grid_format
 from bitq.numerics.general import precision
 from bitq.numerics.grid_format import MOST_DIGITS, Described
@@ -66,6 +66,8 @@ def described(recipe: Recipe) -> Described | None:
 
 def _exact_products(fmt: Format) -> bool:
     """Whether every element's product with a scale is a normal float32."""
+    if isinstance(fmt.scale, ScaledExponent):
+        return True
     assert isinstance(fmt.scale, FloatScale)
     number = fmt.scale.number
     digits = precision(fmt.elements[0]) + 1 + number.mantissa_bits + 1

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Float, Levels
-from bitq.formats.scales import FloatScale, SharedExponent
+from bitq.formats.scales import FloatScale, ScaledExponent, SharedExponent
 from bitq.numerics import blocks, general
 from bitq.numerics.blocks import Layout
 from bitq.numerics.grid_format import MOST_DIGITS, described
@@ -131,9 +131,9 @@ class Told(NamedTuple):
 
 @lru_cache(4096)
 def told(recipe: Recipe) -> Told | None:
-    """None of sums and of plain floats."""
+    """None of sums, of plain floats, and of exponents under a float."""
     found, fmt = described(recipe), recipe.format
-    if found is None:
+    if found is None or isinstance(fmt.scale, ScaledExponent):
         return None
     f, scale = found.fields, fmt.scale
     grid, bare = _floats(ElementGrid, f["most"], f["least"], 2.0 ** -f["mantissa"]), f["mantissa"] == 0

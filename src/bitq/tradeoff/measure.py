@@ -15,6 +15,7 @@ from torch import nn
 
 from bitq.accuracy.evaluate import Loss, Metric, Score, cross_entropy, score, top1
 from bitq.accuracy.finetune import Training, finetune
+from bitq.accuracy.held import holding_scales
 from bitq.accuracy.quantized import apply, calibration
 from bitq.accuracy.ranges import Samples, fitted
 from bitq.allocator import keeping_freed_memory
@@ -177,7 +178,8 @@ def ranges_in(weights: bytes) -> dict[str, Ranges]:
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], task: Task) -> Score:
     """Loss and metric on some data, which are walked in the same order every time."""
-    with seeded():
+    with seeded(), holding_scales(model) as look_for_scales:
+        look_for_scales()
         return score(model, batches, task.loss, task.metric)
 
 

@@ -50,7 +50,7 @@ from bitq.formats import Format
 from bitq.formats.blocking import Along, Tile
 from bitq.formats.elements import Integer
 from bitq.formats.format import Rounding
-from bitq.formats.scales import FloatScale, PowerOfTwo
+from bitq.formats.scales import FloatScale, PowerOfTwo, ScaledExponent
 from bitq.numerics import quantize
 from bitq.numerics.recipe import Axes, Recipe
 
@@ -102,7 +102,8 @@ def operator_of(recipe: Recipe, shape: tuple[int | None, ...]) -> BlockOperator:
             blocks that do not run along an axis.
     """
     fmt, element, scale = recipe.format, recipe.format.elements[0], recipe.format.scale
-    if len(fmt.elements) > 1 or not isinstance(element, Integer) or scale is None or isinstance(scale, FloatScale):
+    floats = scale is None or isinstance(scale, FloatScale | ScaledExponent)
+    if len(fmt.elements) > 1 or not isinstance(element, Integer) or floats:
         raise UnsayableError(f"which {OPERATOR} does not say: it has integers under a power of two")
     if not isinstance(fmt.geometry, Along | Tile):
         raise UnsayableError(f"which {OPERATOR} does not say: it has blocks along one axis")

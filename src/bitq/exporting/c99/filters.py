@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitq.exporting.c99.numbers import MOST_CODE, NotIntegersError
+from bitq.exporting.c99.numbers import MOST_CODE, UNDER_A_FLOAT, NotIntegersError
 from bitq.formats.elements import Integer
-from bitq.formats.scales import FloatScale
+from bitq.formats.scales import FloatScale, ScaledExponent
 from bitq.numerics import bitstream, general
 from bitq.numerics.block_rows import BlockRows
 from bitq.numerics.recipe import Recipe
@@ -126,6 +126,8 @@ def filters_of(weight: Tensor, recipe: Recipe, order: tuple[int, ...], outputs: 
         bits += not element.signed
     else:
         table = tuple(sorted({int(value) for value in np.unique(k)}))
+    if isinstance(fmt.scale, ScaledExponent):
+        raise NotIntegersError(UNDER_A_FLOAT)
     if isinstance(fmt.scale, FloatScale):
         if (step != step[:, :1, :1]).any():
             raise NotIntegersError("whose blocks have float scales of their own; only output channels may")

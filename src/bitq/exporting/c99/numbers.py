@@ -13,9 +13,12 @@ import torch
 from bitq.errors import BitqError
 from bitq.formats.blocking import Along, Channel, Whole
 from bitq.formats.elements import Integer
-from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
+from bitq.formats.scales import FloatScale, PowerOfTwo, ScaledExponent, SharedExponent
 from bitq.numerics import general
 from bitq.numerics.recipe import Recipe
+
+UNDER_A_FLOAT = "whose blocks have exponents under a float; give eN in place of eN*f32"
+"""Why formats `eN*f32` are refused."""
 
 MOST_CODE = 31
 """Largest code of an exponent in memory. Where a format has more, the lowest are left out: 2^-31 of the largest."""
@@ -113,6 +116,8 @@ def numbers_of(recipe: Recipe, channels: int, largest: float | None) -> Numbers:
         raise NotIntegersError(f"which rounds {recipe.rounding.replace('_', ' ')}; nearest is what the C does")
     if element.bits > 15:
         raise NotIntegersError("whose elements have more than 15 bits")
+    if isinstance(fmt.scale, ScaledExponent):
+        raise NotIntegersError(UNDER_A_FLOAT)
     if isinstance(fmt.scale, FloatScale):
         return _constant(recipe, channels)
     if isinstance(fmt.geometry, Along) and fmt.geometry.patch is None:

@@ -26,7 +26,7 @@ from bitq.formats import Format
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Element, Float, Integer, Levels
 from bitq.formats.float32 import LARGEST, floor_log2
-from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
+from bitq.formats.scales import FloatScale, PowerOfTwo, ScaledExponent, SharedExponent
 from bitq.numerics import general
 from bitq.numerics.recipe import Recipe, Steps
 
@@ -297,6 +297,8 @@ def _steps(op: Emitter, x: ir.Value, blocks: Blocks, recipe: Recipe) -> tuple[ir
     peaks = _peaks(op, x, blocks)
     if isinstance(scale, FloatScale):
         return _float_steps(op, peaks, recipe), None
+    if isinstance(scale, ScaledExponent):
+        return _scaled_steps(op, peaks, recipe, scale), None
     top, unit = fmt.top_exponent, general.unit_exponent(fmt.elements[0])
     least = general.least_exponent(fmt)
     if isinstance(scale, SharedExponent):
@@ -328,6 +330,20 @@ def calibrated_step(recipe: Recipe) -> tuple[float, float | None]:
     return float(found.step), None if found.zero is None else float(found.zero)
 
 
+def _scaled_steps(op: Emitter, peaks: ir.Value, recipe: Recipe, scale: ScaledExponent) -> ir.Value:
+    top, t = recipe.format.top_exponent, _second(recipe)
+    return op("Mul", _power(op, op("Div", peaks, t * 2.0**top), -scale.top_code, 0), t)
+
+
+def _second(recipe: Recipe) -> float:
+    """What the tensor stores once beside its blocks' scales."""
+    if recipe.tensor_range is None:
+        raise UnsayableError("whose second scale is not known before")
+    shared = general.shared_by(_NOTHING, _NOTHING, recipe)
+    assert shared is not None
+    return float(shared)
+
+
 def _float_steps(op: Emitter, peaks: ir.Value, recipe: Recipe) -> ir.Value:
     fmt, scale = recipe.format, recipe.format.scale
     assert isinstance(scale, FloatScale)
@@ -336,11 +352,7 @@ def _float_steps(op: Emitter, peaks: ir.Value, recipe: Recipe) -> ir.Value:
     if scale.second:
         if scale.bits > 16:
             raise UnsayableError("whose two scales have more digits together than float64 multiplies exactly")
-        if recipe.tensor_range is None:
-            raise UnsayableError("whose second scale is not known before")
-        shared = general.shared_by(_NOTHING, _NOTHING, recipe)
-        assert shared is not None
-        second = float(shared)
+        second = _second(recipe)
     divisor = fmt.largest if second is None else fmt.largest * second
     found = _on_grid(op, op("Div", peaks, divisor), scale.number, "up" if scale.up else "nearest")
     found = op("Clip", found, smallest, largest)
@@ -376,6 +388,8 @@ def _check_ties(element: Levels, fmt: Format) -> None:
     scale = fmt.scale
     if isinstance(scale, FloatScale):
         digits += scale.number.mantissa_bits + 1 + (24 if scale.second else 0)
+    elif isinstance(scale, ScaledExponent):
+        digits += 24
     if digits > _DIGITS:
         raise UnsayableError("whose levels and scales have more digits together than float64")
 

@@ -34,7 +34,7 @@ from bitq.files import check_replaceable, write_atomically
 from bitq.formats import Format
 from bitq.formats.blocking import Along
 from bitq.formats.elements import Float, Integer
-from bitq.formats.scales import FloatScale
+from bitq.formats.scales import FloatScale, ScaledExponent
 from bitq.multiplying import stored_name
 
 _BF16 = "Float16_b"
@@ -153,7 +153,8 @@ def _activation(name: str, fmt: Format) -> Holding:
     """
     element, geometry = fmt.elements[0], fmt.geometry
     along = isinstance(geometry, Along) and geometry.size % 16 == 0
-    if len(fmt.elements) > 1 or isinstance(fmt.scale, FloatScale) or not along or not isinstance(element, Integer):
+    floats = isinstance(fmt.scale, FloatScale | ScaledExponent)
+    if len(fmt.elements) > 1 or floats or not along or not isinstance(element, Integer):
         return Holding(name, fmt.text, None, False)
     bits = element.bits + (not element.signed)
     fitting: TileFormat | None = next((each for each in TILE_FORMATS if each.bits >= bits), None)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bitq.formats.blocking import Whole
 from bitq.formats.format import Format
-from bitq.formats.scales import FloatScale, PowerOfTwo, SharedExponent
+from bitq.formats.scales import FloatScale, PowerOfTwo, ScaledExponent, SharedExponent
 from bitq.numerics.reference import elements, floats
 from bitq.numerics.reference.exact import ceil_log2, floor_log2, power, round_exact
 
@@ -78,6 +78,33 @@ def shared_power(block: list[float], fmt: Format, bias: int) -> BlockScale:
     e, places = exponent(block, fmt), elements.top_exponent(fmt)
     c = max(bias + code(e, fmt, bias) - places, _least_exponent(fmt))
     return BlockScale(power(c), e is not None and e - places > c)
+
+
+# eN*f32
+
+
+def float_shared(a: Fraction, fmt: Format) -> Fraction:
+    """t, for max|x| of the tensor's finite blocks."""
+    wanted = floats.rounded(a / elements.largest(fmt), floats.FLOAT32)
+    least = LEAST_RESULT / (elements.smallest(fmt) * power(_lowest(fmt)))
+    return max(wanted, floats.rounded_up(least, floats.FLOAT32))
+
+
+def scaled_power(a: Fraction, own: Fraction, fmt: Format, t: Fraction) -> BlockScale:
+    """For an a, of a block that has `own`."""
+    lowest = _lowest(fmt)
+
+    def wanted(a: Fraction) -> int:
+        return floor_log2(a / t) - elements.top_exponent(fmt) if a else lowest
+
+    c = min(max(wanted(a), lowest), 0)
+    return BlockScale(power(c) * t, wanted(own) > c)
+
+
+def _lowest(fmt: Format) -> int:
+    """The exponent of code 0; that of the largest code is 0."""
+    assert isinstance(fmt.scale, ScaledExponent)
+    return 1 - (1 << fmt.scale.bits)
 
 
 # eXm0
@@ -158,6 +185,9 @@ def scale_of(block: list[float], fmt: Format, shared: int | Fraction | None, giv
     if isinstance(fmt.scale, SharedExponent):
         assert isinstance(shared, int)
         return shared_power(block, fmt, shared)
+    if isinstance(fmt.scale, ScaledExponent):
+        assert isinstance(shared, Fraction)
+        return scaled_power(a, own, fmt, shared)
     if isinstance(fmt.scale, PowerOfTwo):
         return own_power(a, own, fmt)
     second = Fraction(1 if shared is None else shared)
@@ -170,9 +200,12 @@ def shared_by(blocks: list[list[float]], fmt: Format, given: Range | None) -> in
     """What the tensor shares: the bias of `eN`, the second scale, or nothing."""
     if isinstance(fmt.scale, SharedExponent):
         return default_bias(blocks if given is None else [list(given)], fmt)
-    if isinstance(fmt.scale, FloatScale) and fmt.scale.second is not None:
+    if fmt.tensor_bits:
         finite = [counting(block, fmt) for block in blocks if is_finite(block)]
         a = max(finite, default=Fraction(0)) if given is None else counting_range(given, fmt)
+        if isinstance(fmt.scale, ScaledExponent):
+            return float_shared(a, fmt)
+        assert isinstance(fmt.scale, FloatScale)
         return second_scale(a, fmt) if fmt.scale.second == "f32" else unit_of_sums(a, fmt)
     return None
 
