@@ -1,8 +1,11 @@
 """Boxes around objects: images in the layouts people keep them in, what judges boxes and what they are learned by."""
 
+import io
 import json
 import math
+import re
 import sys
+from base64 import b64decode
 
 import numpy as np
 import pytest
@@ -703,6 +706,9 @@ def test_a_network_is_searched_and_measured_again(bitq, folder):
     page = (folder / "run/report.html").read_text()
     assert "<dt>Test box-ap</dt>" in page
     assert "Accuracy is box-ap in all that follows" in page
+    drawn = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(drawn) == 2 * SPLITS["test"]
+    assert {Image.open(io.BytesIO(b64decode(each))).size for each in drawn} == {(SIDE, SIDE)}
     again = ("evaluate", "run", "--network", *DATA, "--json")
     code, out, err = bitq(*again)
     assert code == 0, err
