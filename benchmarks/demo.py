@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--alpha", type=float, default=0.2, help="weight of movement in O (default: 0.2)")
     parser.add_argument("--device", default=DEMO_DEVICE, help=f"device (default: {DEMO_DEVICE})")
     parser.add_argument("--formats", help="that tensors choose from (default: any)")
+    parser.add_argument("--screened", type=int, default=2048, help="images for plans as they are (default: 2048)")
     parser.add_argument("--run", type=Path, default=Path("runs/benchmark-demo"), help="folder for the runs")
     options = parser.parse_args()
     margins = []
@@ -64,6 +65,7 @@ def compare(options: argparse.Namespace, seed: int) -> float:
             training=training,
             uniforms=options.uniforms,
             plans=options.plans,
+            screened_inputs=options.screened,
         ),
         network="demo",
         command=f"python benchmarks/demo.py --uniforms {options.uniforms} --seeds {seed}",

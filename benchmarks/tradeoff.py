@@ -58,6 +58,7 @@ def main() -> int:
     parser.add_argument("--without-qat", action="store_true", help="fine-tune nothing")
     parser.add_argument("--plans", type=int, default=7, help="fine-tunings of every contender (default: 7)")
     parser.add_argument("--scored", type=int, default=1024, help="inputs that tensors are scored on (default: 1024)")
+    parser.add_argument("--screened", type=int, default=2048, help="inputs for plans as they are (default: 2048)")
     parser.add_argument("--alpha", type=float, default=0.2, help="weight of movement in O (default: 0.2)")
     parser.add_argument("--within", type=float, default=0.003, help="share of accuracy lost (default: 0.003)")
     parser.add_argument("--device", default="stm32f103c8", help="name or file (default: stm32f103c8)")
@@ -70,6 +71,7 @@ def main() -> int:
         alpha=options.alpha,
         training=Training(options.steps, options.learning_rate, amp=options.amp),
         scored_inputs=options.scored,
+        screened_inputs=options.screened,
         stored=options.stored,
         without="qat" if options.without_qat else None,
     )

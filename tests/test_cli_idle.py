@@ -83,6 +83,7 @@ IDLE = (
     Idle("compare demo --grid paper8", "--formats --weights --activations", "tensors choose from; leave {} out"),
     Idle("search demo --within 1", "--max-accuracy-loss", "not both"),
     Idle("search demo --workers 2", "--ray", "not both"),
+    Idle("compare demo --workers 2", "--ray", "not both"),
     Idle("compare {nets}:flat --data images.npz", "--image-size --channels", "leave {} out"),
     Idle("compare {nets}:table --data table.csv", "--image-size --channels --mean --std", "no images; leave {} out"),
     Idle("compare demo", "--image-size --channels --mean --std --limit --task", "its network needs them; leave {} out"),
@@ -104,19 +105,20 @@ IDLE = (
     Idle("movement demo --device stm32f103c8 --json", "--csv", "give one of them"),
     Idle("buffer demo --input-shape 1,1,28,28", "--input", "give one of them"),
     Idle("export {run} --out net.onnx --input-shape 1,1,28,28", "--input", "give one of them"),
+    Idle("export {run} --out net.json --to tenstorrent", "--input-shape --input", "depends on no input; leave {} out"),
     Idle("quantize in.safetensors out.safetensors --plan run", "--format", "give either --plan"),
 )
 EVERYWHERE = {
     "search": "--device --levels --minimize --run --grid --formats --weights --activations --output-as-input --alpha "
-    "--stored --effort --seed --max-movement --max-energy --max-model-bytes --batch-size --input --metric "
-    "--json --traceback",
-    "compare": "--device --run --rules --grid --formats --weights --activations --output-as-input --alpha --stored "
-    "--within --seeds --plans --batch-size --metric --json --traceback",
+    "--stored --effort --seed --max-movement --max-energy --max-model-bytes --max-ram --batch-size --input "
+    "--metric --json --traceback",
+    "compare": "--device --levels --minimize --run --rules --grid --formats --weights --activations "
+    "--output-as-input --alpha --stored --within --seeds --plans --batch-size --metric --json --traceback",
     "evaluate": "--formats --metric --json --traceback",
     "movement": "--device --formats --levels --minimize --json --traceback",
     "buffer": "--device --memory --formats --levels --minimize --from --to --out --json --traceback",
     "quantize": "--json --traceback",
-    "export": "--to --network --json --traceback",
+    "export": "--to --target --network --checkpoint --json --traceback",
     "report": "--alpha --layers --salvage --json --traceback",
     "devices": "--json --traceback",
     "formats": "--json --traceback",

@@ -50,6 +50,8 @@ def kept(folder):
     found = {}
     for path in sorted(folder.rglob("results.sqlite")):
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'evaluations'").fetchone():
+                continue  # the store is being made
             for key, kind, result, finished in database.execute("SELECT key, kind, result, finished FROM evaluations"):
                 found[path.parent.name, kind, key] = (result, finished)
     return found

@@ -457,7 +457,6 @@ def truncate(path: Path) -> None:
 
 BAD_FOLDERS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "no data": (shutil.rmtree, {}, "is no data; give a folder of images, an .npz"),
-    "no train": (lambda f: shutil.rmtree(f / "train"), {}, "has a folder test but no train"),
     "no class": (lambda f: [shutil.rmtree(f / "val" / c) for c in CLASSES], {}, "val holds no folder"),
     "empty class": (lambda f: (f / "val" / "gnu").mkdir(), {}, "gnu holds no image"),
     "new class": (

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
 from hypothesis import assume, given, note
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
@@ -235,14 +237,56 @@ def test_pairs_alone_say_integers_with_one_scale(activation, tmp_path):
     layers = nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4)
     model = calibrated(nn.Sequential(*layers).eval(), mixed("int8-tensor", "int4"), x)
     formats = mixed(activation, "int4")
-    package.apply(model, {"0": TensorFormats(None, formats.weight, formats.output), "3": TensorFormats(formats.output)})
+    signed = not formats.output.never_negative
+    last = TensorFormats(formats.output, None, formats.output if signed else None)
+    package.apply(model, {"0": TensorFormats(None, formats.weight, formats.output), "3": last})
     handed = export(model, x[:2], tmp_path / "net.onnx", to="onnx-qdq")
-    assert handed.figures == {"packed_weights": 1, "float_weights": 0, "pairs": 2}
+    assert handed.figures == {"packed_weights": 1, "float_weights": 0, "pairs": 2 + signed}
     assert {node.domain for node in onnx.load(handed.path).graph.node} == {""}
     with torch.inference_mode():
         expected = model(x)
     (found,) = outputs(handed.path, [x])
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.02 * float(expected.abs().max()))
+    assert ((found - expected).abs() <= 0.02 * float(expected.abs().max())).float().mean() > 0.95  # others cross a tie
+
+
+class Reading(nn.Module):
+    """Layers of which ONNX has the weight in four ways: as it is, with its groups apart, transposed, and by Gemm."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolve, self.enlarge = nn.Conv2d(1, 32, 3, padding=1), nn.ConvTranspose2d(32, 48, 2, 2)
+        self.tokens, self.head = nn.Linear(48, 32), nn.Linear(32, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.enlarge(torch.relu(self.convolve(x)))).flatten(2).transpose(1, 2)
+        return self.head(torch.relu(self.tokens(x)).mean(1))
+
+
+@pytest.mark.parametrize("weight", ["int4", "i4:f32:v16", "4:e2:b16", "uint8"])
+def test_a_weight_is_one_node_where_it_is_read(weight, tmp_path):
+    """Transposed and reshaped beforehand, with as few scales as say it."""
+    torch.manual_seed(0)
+    x, _ = tiny.images(40, 1)
+    model = calibrated(Reading().eval(), mixed("int8-tensor", weight), x)
+    with torch.no_grad():
+        model.tokens.weight *= 2.0 ** -torch.arange(0, 8, 0.25).reshape(32, 1)
+    handed = export(model, x[:2], tmp_path / "net.onnx", to="onnx-qdq")
+    graph = onnx.load(handed.path).graph
+    weights = {each.name for each in graph.initializer if each.name.endswith(".codes")}
+    made = {node.output[0]: node for node in graph.node if node.input and node.input[0] in weights}
+    readers = [node for node in graph.node if set(node.input) & set(made)]
+    assert [node.op_type for node in readers] == ["Conv", "ConvTranspose", "MatMul", "Gemm"]
+    (found,) = outputs(handed.path, [x])
+    with torch.inference_mode():
+        expected = model(x)
+    assert ((found - expected).abs() <= 0.02 * float(expected.abs().max())).float().mean() > 0.9
+    attributes = {each.name: each.i for each in made[readers[2].input[1]].attribute}
+    assert attributes == {
+        "int4": {"axis": 1},
+        "i4:f32:v16": {"axis": 0, "block_size": 16},
+        "4:e2:b16": {"axis": 0, "block_size": 16},
+        "uint8": {},
+    }[weight]
 
 
 def test_what_no_pair_says_is_told(tmp_path):
@@ -251,6 +295,103 @@ def test_what_no_pair_says_is_told(tmp_path):
     with pytest.raises(BitqError, match=r"^an activation of module '0' has the format .*, which no pair of Quantize"):
         export(model, x, tmp_path / "net.onnx", to="onnx-qdq")
     assert not list(tmp_path.iterdir())
+
+
+QNN_TAKES = {
+    "tokens": [("int8", "int8-tensor"), ("i4:f32:v16", "int8-tensor"), ("s4:e8m0:v32", "uint8")],
+    "convolve": [("int4", "uint8"), ("i4:f32:v16", "i16:f32:tensor"), ("4:e1:b16", "i16:f32:tensor")],
+}
+QNN_REFUSES = [
+    ("tokens", "i4:f32:v8", "int8-tensor", "has blocks of 8, where QNN takes powers of two from 16"),
+    ("tokens", "i4:f32:v24", "int8-tensor", "has blocks of 24, where QNN"),
+    ("tokens", "i8:f32:v16", "int8-tensor", "a weight in blocks of 8 bits, where QNN takes those of 4"),
+    ("convolve", "i4:f32:v16", "int8-tensor", "for which a convolution's input has 16 bits and a zero point of 0"),
+    ("depthwise", "i4:f32:v16", "i16:f32:tensor", "is a grouped convolution, which takes no weight in blocks"),
+    ("enlarge", "i4:f32:v16", "i16:f32:tensor", "a weight in blocks, which ConvTranspose takes none of"),
+    ("line", "i4:f32:v16", "i16:f32:tensor", "in blocks of 3 axes, where Conv takes those of 4"),
+    ("tokens", "u4:f32:tensor", "int8-tensor", "a weight of 4 bits with a zero point, which has to be 0"),
+    ("tokens", "i16:f32:channel", "int8-tensor", "a weight of 16 bits, where MatMul takes 8 or 4"),
+]
+
+
+class Layers(nn.Module):
+    """One layer of a kind, with numbers of many sizes in its weight."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        layer = {
+            "tokens": lambda: nn.Linear(64, 48),
+            "convolve": lambda: nn.Conv2d(64, 48, 3),
+            "depthwise": lambda: nn.Conv2d(64, 64, 3, groups=2),
+            "enlarge": lambda: nn.ConvTranspose2d(64, 8, 2, 2),
+            "line": lambda: nn.Conv1d(64, 8, 3),
+        }[kind]()
+        with torch.no_grad():
+            layer.weight *= 2.0 ** torch.randint(-2, 3, layer.weight.shape)
+        self.add_module(kind, layer)
+
+    def forward(self, x):
+        shaped = {"tokens": x.flatten(2).mT, "line": x.flatten(2)}.get(self.kind, x)
+        return torch.relu(self.get_submodule(self.kind)(shaped))
+
+
+def for_qnn(folder, kind, weight, activation):
+    torch.manual_seed(0)
+    x = torch.randn(4, 64, 5, 5)
+    model = calibrated(Layers(kind).eval(), mixed(activation, weight), x)
+    return model, x, export(model, x[:1], folder / "net.onnx", to="onnx-qdq", runtime="qnn")
+
+
+@pytest.mark.parametrize(("kind", "weight", "activation"), [(k, *each) for k, all in QNN_TAKES.items() for each in all])
+def test_what_qnn_takes_is_written_with_a_fixed_batch(kind, weight, activation, tmp_path):
+    model, x, handed = for_qnn(tmp_path, kind, weight, activation)
+    graph = onnx.load(handed.path).graph
+    assert [size.dim_value for size in graph.input[0].type.tensor_type.shape.dim] == [1, 64, 5, 5]
+    assert "nobody has run this on Qualcomm's hardware" in handed.notes[-2]
+    assert handed.notes[-1] == "the batch of input is fixed in the file"
+    points = {node.input[2] for node in graph.node if node.op_type == "QuantizeLinear"}
+    types = {node.attribute[0].t.data_type for node in graph.node if set(node.output) & points}
+    assert types == {onnx.TensorProto.INT16 if "16" in activation else onnx.TensorProto.UINT8}
+    (found,) = outputs(handed.path, [x[:1]])
+    with torch.inference_mode():
+        expected = model(x[:1])
+    assert ((found - expected).abs() <= 0.01 * float(expected.abs().max())).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(("kind", "weight", "activation", "says"), QNN_REFUSES)
+def test_what_qnn_does_not_take_is_told_with_the_layer(kind, weight, activation, says, tmp_path):
+    with pytest.raises(BitqError, match=f"^QNN cannot take these layers in their formats: '{kind}' .*{says}"):
+        for_qnn(tmp_path, kind, weight, activation)
+    assert not list(tmp_path.iterdir())
+
+
+class Multiplying(nn.Module):
+    """Two layers whose results are multiplied."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(8, 6), nn.Linear(8, 6)
+
+    def forward(self, x):
+        x = x.flatten(1, 2)
+        return torch.matmul(self.left(x), self.right(x).mT)
+
+
+def test_products_of_activations_for_qnn(tmp_path):
+    torch.manual_seed(0)
+    x, _ = tiny.images(8, 1)
+    model = calibrated(Multiplying().eval(), mixed("i16:f32:tensor", "int8-tensor"), x)
+    with pytest.raises(BitqError, match="multiplies int16 and uint8, of which QNN takes uint8 with uint8 or uint16"):
+        export(model, x[:1], tmp_path / "net.onnx", to="onnx-qdq", runtime="qnn")
+    model = calibrated(Multiplying().eval(), mixed("int8-tensor", "int8-tensor"), x)
+    handed = export(model, x[:1], tmp_path / "net.onnx", to="onnx-qdq", runtime="qnn")
+    assert not any("float16" in note for note in handed.notes)
+    model = calibrated(tiny.network().eval(), TensorFormats(mixed("int8-tensor").input), x)
+    handed = export(model, x[:1], tmp_path / "net.onnx", to="onnx-qdq", runtime="qnn")
+    assert any(note.startswith("QNN computes in float16") for note in handed.notes)
+    with pytest.raises(BitqError, match="'qnn' runs no onnx of its own; --target may be qnn"):
+        export(model, x[:1], tmp_path / "net.onnx", runtime="qnn")
 
 
 class Sorting(nn.Module):
@@ -269,7 +410,7 @@ def test_what_pytorch_cannot_export_is_told_in_a_sentence(tmp_path):
     x, _ = tiny.images(10, 1)
     with pytest.raises(BitqError, match=r"^PyTorch cannot export the network to ONNX: .*data-dependent"):
         export(Sorting().eval(), x, tmp_path / "net.onnx")
-    with pytest.raises(BitqError, match=r"^'tflite' is nothing to export to; it must be one of onnx, onnx-qdq"):
+    with pytest.raises(BitqError, match=r"^'tflite' is nothing to export to; it must be one of .*onnx, onnx-qdq"):
         export(tiny.network(), x, tmp_path / "net", to="tflite")
 
 
@@ -297,14 +438,21 @@ def test_several_inputs_by_name(tmp_path):
 # The command
 
 
-def test_a_run_is_exported(bitq, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a search for the tiny network."""
+    folder = tmp_path_factory.mktemp("exported") / "run"
     package.search(
-        tiny.trained(), *tiny.loaders(), device=tiny.DEVICE, formats=tiny.FORMATS, run=tmp_path / "run",
+        tiny.trained(), *tiny.loaders(), device=tiny.DEVICE, formats=tiny.FORMATS, run=folder,
         settings=tiny.settings(rounds=1, plans=1, uniforms=1, screened_inputs=50),
         listener=Silent(), network="tiny:network",
     )  # fmt: skip
-    words = ["export", "run", "--out", "net.onnx"]
+    return folder
+
+
+def test_a_run_is_exported(bitq, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["export", str(run), "--out", "net.onnx"]
     code, _, err = bitq(*words)
     assert code == 2
     assert "names the network 'tiny:network'" in err
@@ -317,8 +465,46 @@ def test_a_run_is_exported(bitq, tmp_path, monkeypatch):
     assert told["packed_weights"] == 3
     assert told["ran"].startswith("ONNX Runtime gives")
     own = tiny.network()
-    package.load_quantized(own, tmp_path / "run")
+    package.load_quantized(own, run)
     images, _ = tiny.images(500, 3)
     (found,) = outputs(tmp_path / "net.onnx", [images])
     with torch.inference_mode():
         assert (found.argmax(1) == own(images).argmax(1)).float().mean() > 0.99
+    code, out, err = bitq(*words, "--network", "tiny:network", "--input-shape", "1,1,8,8", "--to", "c", "--json")
+    assert code == 2
+    assert "net.onnx is a file; give the name of a folder to write" in err
+    words[-1] = "net_c"
+    code, out, err = bitq(*words, "--network", "tiny:network", "--input-shape", "1,1,8,8", "--to", "c", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert {"weight_bytes", "constant_bytes", "ram_bytes"} <= told.keys()
+    assert re.search(r"gives the same|numbers alike|not run", told["ran"])
+    assert (tmp_path / "net_c" / "network.c").exists()
+
+
+def test_a_plan_is_exported_with_a_checkpoint(bitq, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(run / "plan.json", "plan.json")
+    words = ["export", "plan.json", "--network", "tiny:network", "--input-shape", "1,1,8,8", "--json"]
+    code, _, err = bitq(*words, "--out", "net.onnx")
+    assert code == 2
+    assert "plan.json is a plan without weights; give --checkpoint" in err
+    save_file(tiny.trained().state_dict(), "float.safetensors")
+    images, _ = tiny.images(100, 3)
+    for checkpoint in (run / "weights.safetensors", "float.safetensors"):
+        code, _, err = bitq(*words, "--out", "net.onnx", "--checkpoint", str(checkpoint))
+        assert code == 0, err
+        own = tiny.network()
+        if checkpoint == "float.safetensors":
+            own = tiny.trained().eval()
+            package.apply(own, package.load_plan(run / "plan.json"))
+        else:
+            package.load_quantized(own, run)
+        (found,) = outputs(tmp_path / "net.onnx", [images])
+        with torch.inference_mode():
+            assert (found.argmax(1) == own(images).argmax(1)).float().mean() > 0.97
+    words = ["export", str(run), "--network", "tiny:network", "--to", "tenstorrent", "--out", "net.json"]
+    code, out, err = bitq(*words)
+    assert code == 0, err
+    assert "Not run: nobody has run this on Tenstorrent" in " ".join(out.split())
+    assert set(json.loads((tmp_path / "net.json").read_text())) == {"0.weight", "3.weight", "8.weight"}

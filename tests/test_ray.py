@@ -13,6 +13,11 @@ import tiny
 from bitq.accuracy.evaluate import top1
 from bitq.accuracy.finetune import Training
 from bitq.errors import BitqError
+from bitq.files import RunFolder
+from bitq.tradeoff.compare import Contest, compare
+from bitq.tradeoff.formatset import FormatSet
+from bitq.tradeoff.measure import Data, Subject, Task
+from bitq.tradeoff.rules import rules_of
 from bitq.usercode import UserCodeError
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'bitq[ray]'")
@@ -70,6 +75,22 @@ def test_a_killed_worker_changes_nothing(workers, tmp_path):
 def test_what_a_worker_refuses_is_told(workers, tmp_path):
     with pytest.raises(BitqError, match="diverged"):
         tiny.search(tmp_path, top1, workers, training=Training(steps=20, learning_rate=1e30))
+
+
+def test_rules_are_compared_by_workers_as_here(workers, tmp_path):
+    def compared(folder, using=None):
+        offered = FormatSet.of("8:e2..e3:b8")
+        contest, settings = Contest(rules_of("uniform,int-mixed"), 2), tiny.settings(scored_inputs=50)
+        subject = Subject("tiny", tiny.trained(), Data(*tiny.loaders()), Task())
+        listener = tiny.Listening()
+        run = RunFolder(tmp_path / folder)
+        found = compare(lambda _: subject, tiny.DEVICE, offered, settings, contest, (0,), run, listener, workers=using)
+        return [(each.row, each.measured, each.fewest) for each in found.seeds[0].results], listener
+
+    here, _ = compared("here")
+    there, listener = compared("there", workers)
+    assert there == here
+    assert any(what == "fine-tuning on Ray" for what, _, _ in listener.steps)
 
 
 def failing_away():

@@ -29,6 +29,7 @@ from bitq.report.evidence import load_evidence
 from bitq.report.figures import figures, front
 from bitq.report.sweep import verdicts
 from bitq.store import Store
+from bitq.tradeoff.naming import measure
 from bitq.tradeoff.plan import Plan
 from bitq.tradeoff.records import Measurement
 from report_example import KEY, demo_layers, make_run, many_layers
@@ -95,7 +96,7 @@ def opened(browser: webdriver.Chrome, page: Path) -> Any:
 def requests(browser: webdriver.Chrome) -> set[str]:
     events = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))  # type: ignore[no-untyped-call]
     urls = (e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent")
-    own = ("chrome://", "data:")  # the browser's own first page may still be loading, with its pictures
+    own = ("chrome://", "chrome-untrusted://", "data:")  # the browser's own first page may still be loading
     return {url for url in urls if not url.startswith(own)}
 
 
@@ -227,7 +228,7 @@ def test_charts_and_tables_have_names_for_those_who_cannot_see(
         "return [...document.querySelectorAll('.chart')]"
         ".map(c => c.querySelector('[role]').getAttribute('aria-label'))"
     )
-    assert len(labels) == 10
+    assert len(labels) == 11
     assert all(labels)
     assert len(set(labels)) == len(labels)
     assert ask(
@@ -535,7 +536,8 @@ def test_a_plan_that_keeps_no_bounds_shows_none(run: tuple[Path, Plan], tmp_path
         ("bitq.tasks.detect.box_ap50", "box-ap50"),
         ("nets.f1_score 0123456789abcdef", "f1_score"),
         ("nets.lost (unidentified 0123456789ab)", "lost"),
+        ("bitq.accuracy.agreement.agreement_with_float32", "agreement with float32"),
     ],
 )
 def test_a_metric_is_called_as_its_task_calls_it(identity, name):
-    assert text.measure(identity) == name
+    assert measure(identity) == name

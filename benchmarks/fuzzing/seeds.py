@@ -57,7 +57,7 @@ source = "made up"
 
 SIDE, CLASSES = 8, 3
 SEARCH = ("search", "net:make", "--device", "d.toml", "--run", "run", "--checkpoint", "net.safetensors")
-FEW = ("--steps", "1", "--rounds", "1", "--plans", "1", "--uniforms", "1")
+FEW = ("--formats", "8:e3..e4:b16", "--steps", "1", "--rounds", "1", "--plans", "1", "--uniforms", "1")
 """So little of a search as there can be."""
 
 

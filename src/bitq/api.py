@@ -26,6 +26,7 @@ from bitq.tradeoff.plan import Plan
 from bitq.tradeoff.records import Cost, Offers, Row
 from bitq.tradeoff.search import search as search_study
 from bitq.tradeoff.settings import Settings, Without
+from bitq.tradeoff.unlabelled import with_answers
 from bitq.tradeoff.workers import Workers
 
 
@@ -85,6 +86,8 @@ def search(
     Args:
         model: float network with convolutions or linear modules; is not changed.
         train: batches (input, target) to fine-tune on, such as a DataLoader; `bitq.batches` says what they can be.
+            Where they are inputs alone, the float network's classes are learned, and where validation and test data
+            are, what counts is agreement with it.
             Shuffling that draws from torch's global generator is reproducible: the search seeds it.
         validation: batches that plans are chosen by.
         test: batches the result is measured on; by default the validation data, which flatters the result.
@@ -115,13 +118,14 @@ def search(
             one batch goes through all of it first.
     """
     target = device if isinstance(device, Device) else load_device(device)
-    data = Data(train, validation, validation if test is None else test)
+    given = Data(train, validation, validation if test is None else test)
+    data, task = with_answers(model, given, Task(loss, metric))
     folder = RunFolder(Path(run))
     wanted = settings or Settings()
     if isinstance(formats, FormatSet) and bits is not None:
         raise BitqError("formats are given, and bits of a grid of them; leave one out")
     offered = formats if isinstance(formats, FormatSet) else FormatSet.of(formats, bits=bits)
-    subject = Subject(network or type(model).__name__, model, data, Task(loss, metric))
+    subject = Subject(network or type(model).__name__, model, data, task)
     with Terminal() if listener is None else nullcontext(listener) as heard:
         with opened(
             subject, target, offered, wanted, folder, heard, workers=workers, example_input=example_input
@@ -150,6 +154,6 @@ def search(
         found.best.excess == 0,
         left.offers,
         left.references,
-        advice(left.rows[0], left.rows[-1], left.offers, wanted.alpha, command),
+        advice(left.rows[0], left.rows[-1], left.offers, wanted.alpha, command, study.measure),
         left.alternatives,
     )

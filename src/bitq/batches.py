@@ -12,6 +12,9 @@ The input is what the network is called with:
 PyTorch's default collation makes lists of tuples. So a list that is the whole input is one argument only where the
 network's `forward` takes no other; elsewhere it holds the positional arguments. `((images,), target)` is always one.
 
+A batch without a target, where data have no labels, is a tensor or a tuple of the input alone: `(images,)`, `((ids,
+mask),)`. Searches and evaluations take it; `bitq.accuracy.agreement` says how.
+
 The target has any structure of tuples, lists, mappings and dataclasses: only the loss and the metric look into it. What
 stands in a batch beside tensors are None, numbers, strings, bytes and members of enumerations.
 """
@@ -98,6 +101,16 @@ def pair(model: nn.Module, batch: Any) -> Batch:
         raise BitqError(f"a batch is {described(batch)}; it must be a pair (input, target)")
     inputs, target = batch
     return _as_called(model, inputs), target
+
+
+def is_bare(batch: Any) -> bool:
+    """Whether what data give is an input alone, without a target: a tensor, or a tuple or list of one input."""
+    return isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) == 1)
+
+
+def input_of(batch: Any) -> Any:
+    """The input in what data give, alone or beside a target."""
+    return batch if isinstance(batch, Tensor) else batch[0]
 
 
 def _taken(model: nn.Module, batch: Mapping[Any, Any]) -> dict[str, Any]:

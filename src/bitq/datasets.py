@@ -1,10 +1,10 @@
-"""A user's labelled data, from a folder of images, an .npz file or a .csv table, as three splits."""
+"""A user's data, from a folder of images, an .npz file or a .csv table, as three splits, with labels or without."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import inf, prod
@@ -26,6 +26,7 @@ from bitq.memory import check_fits, memory_told
 from bitq.outside import opened_outside
 
 S = TypeVar("S", bound=Split)
+T = TypeVar("T")
 
 SPLITS = ("train", "val", "test")
 LABELS = "labels.csv"
@@ -47,13 +48,15 @@ _TAKEN = 10  # a split that is missing takes every tenth image of train
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images or other inputs.
+    """Images or other inputs, with labels or without.
 
     Attributes:
         train, val, test: to train on, to choose by and to judge by.
-        largest: label of all the inputs that were given, by where it stands, such as "y_val".
+        largest: label of all the inputs that were given, by where it stands, such as "y_val"; none without labels.
         classes: names of the labels 0, 1, …; none where labels were given as numbers.
         signals: the same data, if they were floating point [n, …, …]: not as gray images, but as they are.
+        labelled: whether there are labels, or other targets.
+        lacking: what a search needs that is not there, such as images of train, in a sentence; "" if it is all there.
     """
 
     train: Split
@@ -62,6 +65,8 @@ class Dataset:
     largest: Mapping[str, int]
     classes: tuple[str, ...] = ()
     signals: Dataset | None = None
+    labelled: bool = True
+    lacking: str = ""
 
     def check_labels(self, outputs: int) -> None:
         """Refuse labels that a network with so many outputs has no output for.
@@ -87,18 +92,20 @@ def load_data(
     seed: int = 0,
     takes: Parameters | None = None,
 ) -> Dataset:
-    """Labelled images from a folder of PNG and JPEG files, or labelled inputs from an .npz file or a .csv table.
+    """Images from a folder of PNG and JPEG files, or inputs from an .npz file or a .csv table, with labels or without.
 
     A folder holds train/, val/ and test/ with a folder of images per class in each, or these class folders
     alone; or, instead of class folders, images and a table `labels.csv` with the columns file and label, in a folder or
-    beside it, that names each of them. An .npz file holds x_train, y_train, x_test, y_test and perhaps x_val, y_val:
-    images uint8 [n, height, width, channels], floating point [n, channels, height, width], or either [n, height,
-    width]; labels are whole numbers [n] from 0. Arrays of any other shape are given to the network as they are,
+    beside it, that names each of them. Without labels, images alone lie there, as `bare_images` looks for them. An .npz
+    file holds x_train, y_train, x_test, y_test and perhaps x_val, y_val: images uint8 [n, height, width, channels],
+    floating point [n, channels, height, width], or either [n, height, width]; labels are whole numbers [n] from 0;
+    without labels there is no y, and x_train is enough. Arrays of any other shape are given to the network as they are,
     floating point as float32 and whole numbers as int64: signals, tables [n, features], token ids [n, length]. The
     inputs of a network that takes several stand by their names in place of x, such as ids_train and mask_train, and are
     given as they are.
     A .csv file is a table as `bitq.csvfile` reads it. Classes by name are numbered in sorted order. Of val and test,
-    what is missing is taken from train: every tenth input each, drawn by `seed`.
+    what is missing is taken from train: every tenth input each, drawn by `seed`. Where a folder has val or test alone,
+    each part is those, and `Dataset.lacking` says what a search needs beside them.
 
     Images of a folder are decoded when they are asked for, val and test only once where they fit in 2 GiB.
 
@@ -129,27 +136,32 @@ def load_data(
         else:
             raise BitqError(f"{path} is no data; give a folder of images, an .npz file or a .csv table")
         fitting = {"--image-size": image_size, "--channels": channels}
-        if isinstance(found["train"].images, ArrayInputs):
+        first = next(iter(found.values()))
+        if isinstance(first.images, ArrayInputs):
             _check_left_out({**fitting, "--mean": mean, "--std": std}, f"{path} holds no images")
-            return _split(found, limit, seed)
-        depth = found["train"].images.shape[0]
-        if isinstance(found["train"].images, ArrayImages):
+            return _split(path, found, limit, seed)
+        depth = first.images.shape[0]
+        if isinstance(first.images, ArrayImages):
             _check_left_out(fitting, f"the images of {path} are taken as they are, of one size and {depth} channels")
         scaling.check_channels(depth)
         parts = {name: replace(part, images=_scaled(part.images, scaling)) for name, part in found.items()}
         for name, part in parts.items():
             _check_scaled(part.images, f"{path}: x_{name}")
-        images = _split(parts, limit, seed)
-        if not found["train"].gray_floats or scaling != Scaling():
+        images = _split(path, parts, limit, seed)
+        if not first.gray_floats or scaling != Scaling():
             return images
         signals = {name: replace(part, images=_unstacked(part.images)) for name, part in found.items()}
-        return replace(images, signals=_split(signals, limit, seed))
+        return replace(images, signals=_split(path, signals, limit, seed))
 
 
-def _split(parts: Mapping[str, _Part], limit: int | None, seed: int) -> Dataset:
+def _split(path: Path, parts: Mapping[str, _Part], limit: int | None, seed: int) -> Dataset:
     splits = drawn({name: part.images for name, part in parts.items()}, limit, seed)
-    largest = {part.where: int(part.images.labels.max()) for part in parts.values()}
-    return Dataset(splits["train"], _held(splits["val"]), _held(splits["test"]), largest, parts["train"].classes)
+    labels = {part.where: part.images.labels for part in parts.values()}
+    largest = {where: int(each.max()) for where, each in labels.items() if each is not None}
+    classes, lacking = next(iter(parts.values())).classes, lacking_of(path, parts)
+    held = held_once({name: splits[name] for name in ("val", "test")}, _held)
+    known = bool(largest)
+    return Dataset(splits["train"], held["val"], held["test"], largest, classes, labelled=known, lacking=lacking)
 
 
 def _check_left_out(options: Mapping[str, object], why: str) -> None:
@@ -216,16 +228,21 @@ def _check_scaled(images: Split, where: str) -> None:
 
 
 def drawn(parts: Mapping[str, S], limit: int | None, seed: int) -> dict[str, S]:
-    """All three splits, those missing taken from train, none larger than `limit`.
+    """All three splits, those missing taken from train, none larger than `limit`. Without train, val and test stand for
+    what is missing.
 
     Args:
-        parts: by names of `SPLITS`, train among them.
+        parts: by names of `SPLITS`, one or more.
         limit, seed: as for `load_data`.
 
     Raises:
         BitqError: too few to take a split from.
     """
     generator = torch.Generator().manual_seed(seed)
+    if "train" not in parts:
+        own = {name: _limited(part, limit, generator) for name, part in parts.items()}
+        val, test = (own.get(name, next(iter(own.values()))) for name in ("val", "test"))
+        return {"train": val, "val": val, "test": test}
     train, splits = parts["train"], dict(parts)
     order, share = torch.randperm(len(train), generator=generator), -(-len(train) // _TAKEN)
     for name in SPLITS:
@@ -235,10 +252,58 @@ def drawn(parts: Mapping[str, S], limit: int | None, seed: int) -> dict[str, S]:
         raise BitqError(f"{len(train)} training {_called(train)} are too few to take a split from; give more")
     if len(order) < len(train):
         splits["train"] = train.subset(order.sort().values)
+    return {name: _limited(part, limit, generator) for name, part in splits.items()}
+
+
+def _limited(part: S, limit: int | None, generator: torch.Generator) -> S:
     if limit is None:
-        return splits
-    drawn = {name: torch.randperm(len(part), generator=generator)[:limit] for name, part in splits.items()}
-    return {name: part.subset(drawn[name].sort().values) for name, part in splits.items()}
+        return part
+    return part.subset(torch.randperm(len(part), generator=generator)[:limit].sort().values)
+
+
+def with_test(parts: Mapping[str, T]) -> dict[str, T]:
+    """The parts of data whose val is judged by where there is no test, as data sets of masks and boxes have it: what
+    is to choose by is then taken from train."""
+    if "train" in parts and "val" in parts and "test" not in parts:
+        return {"train": parts["train"], "test": parts["val"]}
+    return dict(parts)
+
+
+def held_once(splits: Mapping[str, S], hold: Callable[[S], T]) -> dict[str, T]:
+    """What `hold` makes of each part, once where one part is several splits."""
+    held = {key: hold(part) for key, part in {id(part): part for part in splits.values()}.items()}
+    return {name: held[id(part)] for name, part in splits.items()}
+
+
+def lacking_of(path: Path, parts: Collection[str]) -> str:
+    """What data lack of what a search needs, in a sentence: images to fine-tune on; "" where they have them."""
+    if "train" in parts:
+        return ""
+    return f"{path} has images of {' and '.join(parts)} but none of train, which a search fine-tunes on; give them, too"
+
+
+def bare_images(root: Path) -> dict[str, tuple[Path, ...]]:
+    """Images without labels, by split: in train/, val/ and test/ of a folder or of images/ in it, or all of them as
+    train in images/ or in the folder itself; whatever else lies beside or below them.
+
+    Returns:
+        Nothing, if there are none.
+
+    Raises:
+        BitqError: images lie in one of the folders, but none in another.
+    """
+    for parent in (root, root / "images"):
+        folders = {name: parent / name for name in SPLITS if (parent / name).is_dir()} or {"train": parent}
+        found = {name: _images_in(folder) for name, folder in folders.items() if folder.is_dir()}
+        if any(found.values()):
+            if empty := next((name for name, files in found.items() if not files), None):
+                raise BitqError(f"{folders[empty]} holds no image ({', '.join(SUFFIXES)}), as others beside it do")
+            return found
+    return {}
+
+
+def _images_in(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file()))
 
 
 def images_by_name(folder: Path, end: str = "") -> dict[str, Path]:
@@ -272,13 +337,31 @@ def _held(images: Split) -> Split:
 
 def _read_folder(root: Path, image_size: int | None, channels: int) -> dict[str, _Part]:
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()} or {"train": root}
-    if "train" not in folders:
-        raise BitqError(f"{root} has a folder {min(folders)} but no train; give both, or class folders alone")
+    if bare := _unlabelled(root, folders):
+        files = {name: _Files(paths, None, str(root), ()) for name, paths in bare.items()}
+        return _parts_of(files, image_size, channels)
     tables = {name: table for name, folder in folders.items() if (table := _table_of(folder))}
     if tables and (lacking := [name for name in folders if name not in tables]):
         raise BitqError(f"{folders[lacking[0]]} has class folders, but {min(tables)} a {LABELS}; give all the same way")
-    found = _listed(folders, tables) if tables else _by_class(folders)
-    height, width = (image_size, image_size) if image_size else size_of_file(found["train"].paths[0])
+    return _parts_of(_listed(folders, tables) if tables else _by_class(folders), image_size, channels)
+
+
+def _unlabelled(root: Path, folders: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
+    """Images that have neither folders of classes nor a table."""
+    if any(_has_folders(folder) or _table_of(folder) for folder in folders.values()):
+        return {}
+    return bare_images(root)
+
+
+def _has_folders(folder: Path) -> bool:
+    """Whether it holds folders of classes: others than one that says no more than that images are in it."""
+    found = [each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")]
+    return bool(found) and found != ["images"]
+
+
+def _parts_of(found: Mapping[str, _Files], image_size: int | None, channels: int) -> dict[str, _Part]:
+    first = next(iter(found.values()))
+    height, width = (image_size, image_size) if image_size else size_of_file(first.paths[0])
     shape, resize = (channels, height, width), image_size is not None
     return {
         name: _Part(FileImages(files.paths, files.labels, shape, resize), files.where, files.classes)
@@ -288,10 +371,10 @@ def _read_folder(root: Path, image_size: int | None, channels: int) -> dict[str,
 
 @dataclass(frozen=True)
 class _Files:
-    """The image files of a split with labels int64 [n], where these stand, and their names."""
+    """The image files of a split with labels int64 [n] or none, where these stand, and their names."""
 
     paths: tuple[Path, ...]
-    labels: Tensor
+    labels: Tensor | None
     where: str
     classes: tuple[str, ...]
 
@@ -299,12 +382,13 @@ class _Files:
 def _by_class(folders: Mapping[str, Path]) -> dict[str, _Files]:
     """Images by their class folders."""
     listed = {name: _class_folders(folder) for name, folder in folders.items()}
-    classes = tuple(listed["train"])
+    first, *_ = listed
+    classes = tuple(listed[first])
     numbers = {name: number for number, name in enumerate(classes)}
     parts: dict[str, _Files] = {}
     for name, files in listed.items():
         if unknown := files.keys() - numbers.keys():
-            raise BitqError(f"{folders[name] / min(unknown)} is a class that {folders['train']} lacks")
+            raise BitqError(f"{folders[name] / min(unknown)} is a class that {folders[first]} lacks")
         paths = tuple(path for paths in files.values() for path in paths)
         labels = torch.tensor([numbers[label] for label, paths in files.items() for _ in paths])
         parts[name] = _Files(paths, labels, f"the class folders of {folders[name]}", classes)
@@ -315,7 +399,7 @@ def _table_of(folder: Path) -> Path | None:
     """The table of labels in a folder, or beside one that has no class folders."""
     if (folder / LABELS).exists():
         return folder / LABELS
-    if any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir()):
+    if _has_folders(folder):
         return None
     return folder.parent / LABELS if (folder.parent / LABELS).exists() else None
 
@@ -326,15 +410,16 @@ def _listed(folders: Mapping[str, Path], tables: Mapping[str, Path]) -> dict[str
     A table in a folder names its files; one beside it names them so or, where it is of several folders, after theirs.
     """
     read = {path: read_files(path) for path in dict.fromkeys(tables.values())}
-    first = read[tables["train"]]
+    leading = next(iter(tables.values()))
+    first = read[leading]
     owners = Counter(tables.values())
     parts: dict[str, _Files] = {}
     for name, folder in folders.items():
         path, table = tables[name], read[tables[name]]
         if bool(table.classes) != bool(first.classes):
-            raise BitqError(f"{path} names classes, or {tables['train']} does, and the other numbers them; do the same")
+            raise BitqError(f"{path} names classes, or {leading} does, and the other numbers them; do the same")
         if unknown := set(table.classes) - set(first.classes):
-            raise BitqError(f"{path} has a class {shortened(min(unknown))!r} that {tables['train']} lacks")
+            raise BitqError(f"{path} has a class {shortened(min(unknown))!r} that {leading} lacks")
         found = _files_in(folder, path, table, list(folders) if owners[path] > 1 else [])
         numbers = torch.tensor([first.classes.index(each) for each in table.classes])
         places = torch.tensor(list(found.values()))
@@ -410,14 +495,15 @@ def _read_csv(path: Path) -> dict[str, _Part]:
 def _read_npz(path: Path, takes: Parameters) -> dict[str, _Part]:
     parts: dict[str, _Part] = {}
     with _opened(path, takes) as (archive, splits, inputs):
+        labelled = _has_labels(archive)
         for split in splits:
             read = {name: _array(archive, f"{name}_{split}", path) for name in inputs}
-            labels = _array(archive, f"y_{split}", path)
+            labels = _array(archive, f"y_{split}", path) if labelled else None
             if inputs == ("x",) and _are_images(read["x"]):
                 pixels = _pixels(read["x"], f"{path}: x_{split}")
                 gray = read["x"].ndim == 3 and read["x"].dtype.kind == "f"
-                labelled = _labels(labels, len(pixels), f"{path}: y_{split}")
-                part = _Part(ArrayImages(pixels, labelled), f"y_{split}", gray_floats=gray)
+                own = _labels(labels, len(pixels), f"{path}: y_{split}")
+                part = _Part(ArrayImages(pixels, own), f"y_{split}", gray_floats=gray)
             else:
                 arrays = {name: _as_is(array, f"{path}: {name}_{split}") for name, array in read.items()}
                 count = len(arrays[inputs[0]])
@@ -425,9 +511,9 @@ def _read_npz(path: Path, takes: Parameters) -> dict[str, _Part]:
                     if len(array) != count:
                         first = f"{inputs[0]}_{split}"
                         raise BitqError(f"{path}: {name}_{split} has {len(array)} inputs, but {count} are in {first}")
-                labelled = _labels(labels, count, f"{path}: y_{split}")
+                own = _labels(labels, count, f"{path}: y_{split}")
                 named = {ALONE: arrays["x"]} if inputs == ("x",) else arrays
-                part = _Part(ArrayInputs(named, labelled), f"y_{split}")
+                part = _Part(ArrayInputs(named, own), f"y_{split}")
             parts[split] = part
             _check_alike(part.images, parts["train"].images, split, path)
     return parts
@@ -490,8 +576,10 @@ def _input_names(members: Collection[str], takes: Parameters, path: Path) -> tup
 
 def _splits(archive: ZipFile, inputs: Sequence[str], takes: Parameters, path: Path, size: int) -> list[str]:
     members = {member.filename: member for member in archive.infolist()}
-    kinds = (*inputs, "y")
-    names = [name for name in SPLITS if name != "val" or {f"{kind}_val.npy" for kind in kinds} & members.keys()]
+    labelled = _has_labels(archive)
+    kinds = (*inputs, "y") if labelled else tuple(inputs)
+    needed = ("train", "test") if labelled else ("train",)
+    names = [name for name in SPLITS if name in needed or {f"{kind}_{name}.npy" for kind in kinds} & members.keys()]
     keys = [f"{kind}_{name}" for name in names for kind in kinds]
     for key in keys:
         if f"{key}.npy" not in members:
@@ -511,6 +599,10 @@ def _splits(archive: ZipFile, inputs: Sequence[str], takes: Parameters, path: Pa
         )
     check_fits(total, f"the arrays of {path}", "give a folder of images, or fewer")
     return names
+
+
+def _has_labels(archive: ZipFile) -> bool:
+    return any(f"y_{split}.npy" in archive.namelist() for split in SPLITS)
 
 
 def _array(archive: ZipFile, key: str, path: Path) -> np.ndarray[Any, Any]:
@@ -584,7 +676,10 @@ def _pixels(array: np.ndarray[Any, Any], where: str) -> Tensor:
         return torch.from_numpy(array.astype(np.float32, copy=False))
 
 
-def _labels(array: np.ndarray[Any, Any], count: int, where: str) -> Tensor:
+def _labels(array: np.ndarray[Any, Any] | None, count: int, where: str) -> Tensor | None:
+    """Labels int64 [n] of so many inputs, where there are labels."""
+    if array is None:
+        return None
     if array.dtype.kind not in "iu" or array.shape != (count,):
         raise BitqError(f"{where} is {array.dtype} of shape {array.shape}; it must be {count} whole numbers")
     if array.min() < 0 or array.max() >= 2**31:

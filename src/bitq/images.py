@@ -1,4 +1,4 @@
-"""Labelled images, in memory or in files: decoded, normalized, given out in batches."""
+"""Images with labels or without, in memory or in files: decoded, normalized, given out in batches."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bitq.arrays import labels_at
 from bitq.errors import BitqError
 from bitq.memory import check_fits, memory_told
 from bitq.outside import opened_outside
@@ -27,7 +28,8 @@ _MOST_FILE = 8 * _MOST_PIXELS + 2**26  # bytes: four channels of 16 bits, and wh
 _MOST_READS = 2**20  # of one image file, by blocks; a decoder that looks for a beginning reads byte by byte
 
 T = TypeVar("T")
-ImageBatch = tuple[Tensor, Tensor]
+ImageBatch = tuple[Tensor] | tuple[Tensor, Tensor]
+"""Images [n, channels, height, width] and labels [n, ...], or images alone."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +67,23 @@ class Scaling:
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images in memory: `pixels` uint8 or float32 [n, channels, height, width], `labels` of whole numbers [n, ...].
+    """Images in memory: `pixels` uint8 or float32 [n, channels, height, width], `labels` of whole numbers [n, ...], or
+    None of images without.
 
     A map-style dataset: an index gives (image, label), a tensor of indices or a slice gives a batch, labels as int64.
+    Without labels it gives (image,).
     """
 
     pixels: Tensor
-    labels: Tensor
+    labels: Tensor | None
     scaling: Scaling = Scaling()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.pixels)
 
     def __getitem__(self, index: int | slice | Tensor) -> ImageBatch:
-        return self.scaling(self.pixels[index]), self.labels[index].long()
+        images = self.scaling(self.pixels[index])
+        return (images,) if self.labels is None else (images, self.labels[index].long())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -97,7 +102,7 @@ class ArrayImages:
 
     def subset(self, indices: Tensor) -> ArrayImages:
         """The images at `indices` alone."""
-        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
+        return replace(self, pixels=self.pixels[indices], labels=labels_at(self.labels, indices))
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class FileImages:
     """
 
     paths: tuple[Path, ...]
-    labels: Tensor
+    labels: Tensor | None
     shape: tuple[int, int, int]
     resize: bool
     scaling: Scaling = Scaling()
@@ -119,7 +124,8 @@ class FileImages:
 
     def __getitem__(self, index: int | Tensor) -> ImageBatch:
         if isinstance(index, int):
-            return self.scaling(_decode(self.paths[index], self.shape, self.resize)), self.labels[index]
+            image = self.scaling(_decode(self.paths[index], self.shape, self.resize))
+            return (image,) if self.labels is None else (image, self.labels[index])
         return self.subset(index).held()[:]
 
     @property
@@ -135,7 +141,7 @@ class FileImages:
     def subset(self, indices: Tensor) -> FileImages:
         """The images at `indices` alone."""
         paths = tuple(self.paths[i] for i in indices.tolist())
-        return replace(self, paths=paths, labels=self.labels[indices])
+        return replace(self, paths=paths, labels=labels_at(self.labels, indices))
 
     def held(self) -> ArrayImages:
         """The same images, decoded once and held in memory."""
@@ -150,12 +156,12 @@ class FileImages:
 
 
 class Split(Protocol):
-    """Labelled inputs, in memory or in files, of which some are asked for."""
+    """Inputs, in memory or in files, of which some are asked for."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Tensor, /) -> Any:
-        """The batch (inputs, labels) at these indices."""
+        """The batch (inputs, labels) at these indices, or (inputs,) without labels."""
 
     @property
     def bytes_each(self) -> int:
@@ -179,7 +185,7 @@ def _told(shape: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches (inputs, labels) of a split, as often as iterated.
+    """The batches (inputs, labels) of a split, or (inputs,) without labels, as often as iterated.
 
     Shuffled ones are drawn from torch's global generator, which fine-tuning seeds, and leave out a short last batch.
 

@@ -24,11 +24,12 @@ from bitq.formats import Choosable, Ranges, formats_of, integers
 from bitq.formats.lists import FLOAT
 from bitq.progress import Listener, Terminal
 from bitq.tracing import record
-from bitq.tradeoff.measure import Task, first_inputs, seeded
+from bitq.tradeoff.measure import Data, Task, first_inputs, seeded
 from bitq.tradeoff.measure import evaluate as measure
 from bitq.tradeoff.records import Role, Row
 from bitq.tradeoff.space import build_space, stored_bytes, weight_bytes
 from bitq.tradeoff.stored import Stored, points_of
+from bitq.tradeoff.unlabelled import with_answers
 
 USUAL = f"{FLOAT},8:e2..e6:b16,mxint8"
 """Formats that are measured if none are named."""
@@ -57,7 +58,8 @@ def evaluate(
 
     Args:
         model: trained float network; is not changed.
-        data: batches of (input, target), as `bitq.batches` describes them; may be walked often.
+        data: batches of (input, target), as `bitq.batches` describes them; may be walked often. Where they are inputs
+            alone, what counts is agreement with the float network.
         formats: as `formats_of` reads them, or formats; None is float32.
         calibration: what the ranges of activations are taken from, at least 512 inputs of it; by default `data`.
         device: name or file of a device, or a `Device`, whose memories the bits move through.
@@ -76,6 +78,9 @@ def evaluate(
     """
     wanted = formats_of(formats) if isinstance(formats, str) else tuple(formats)
     target = device if isinstance(device, Device) else load_device(device)
+    given = Data(data if calibration is None else calibration, data, data)
+    parts, task = with_answers(model, given, Task(loss, metric))
+    data = parts.test
     if example_input is None:
         first = first_inputs(model, data, 1)
         if not first:
@@ -84,13 +89,13 @@ def evaluate(
     traced = record(model, example_input)
     model = with_products(model, traced.products)
     layers = traced.layers
-    weights, task = weight_bytes(model, layers), Task(loss, metric)
+    weights = weight_bytes(model, layers)
     points = points_of(traced, stored, weights)
     own = copy.deepcopy(model).eval()
     with Terminal() if listener is None else nullcontext(listener) as heard:
         for part in staying_float(model, layers):
             heard.note(sentence(part))
-        ranges, samples = _calibrated(own, tuple(weights), points, data if calibration is None else calibration)
+        ranges, samples = _calibrated(own, tuple(weights), points, parts.train)
         heard.step("measuring formats", 0, len(wanted))
         float32 = measure(model, data, task)
         if question := doubt(float32):
@@ -99,6 +104,7 @@ def evaluate(
         for done, fmt in enumerate(wanted):
             heard.step("measuring formats", done, len(wanted))
             space = build_space(layers, weights, stored_bytes(model), target, (fmt or integers(8),))
+            space = space.with_activations(traced.activations)
             if fmt is None:
                 accuracy, cost = float32.accuracy, space.float_cost
             else:

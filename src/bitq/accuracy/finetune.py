@@ -11,6 +11,7 @@ from torch import nn
 
 from bitq.accuracy.distilling import lesson
 from bitq.accuracy.evaluate import Loss, cross_entropy, device_of, differentiate
+from bitq.accuracy.held import EVERY, holding_scales
 from bitq.accuracy.learning import learning_ranges
 from bitq.batches import Batch, forward, no_batch, pairs, to_device
 from bitq.errors import BitqError
@@ -92,6 +93,7 @@ def finetune(
         memory_told("fine-tuning"),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         learning as ranges,
+        holding_scales(model) as renew_scales,
     ):
         torch.manual_seed(training.seed)
         lost = lesson(teacher if training.taught else None, loss)
@@ -102,6 +104,8 @@ def finetune(
         model.train()
         for step, batch in zip(range(training.steps), _forever(model, batches), strict=False):
             before_step(step)
+            if step % EVERY == 0:
+                renew_scales()
             inputs, target = to_device(batch, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
                 value = lost(inputs, forward(model, inputs), target)

@@ -115,8 +115,13 @@ class _Within(torch.autograd.Function):
 
 def weight_clipped(layer: nn.Module, weight: Tensor, fmt: Format) -> Tensor:
     """`clipped_weight`, with a gradient that passes straight: what is clipped in one step need not be in the next."""
+    return straight_through(weight, clipped_weight(layer, weight, fmt))
+
+
+def straight_through(x: Tensor, y: Tensor) -> Tensor:
+    """y, whose gradient is x's."""
     apply: Callable[..., Tensor] = _Straight.apply
-    return apply(weight, clipped_weight(layer, weight, fmt))
+    return apply(x, y)
 
 
 class _Straight(torch.autograd.Function):

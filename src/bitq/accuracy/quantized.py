@@ -161,6 +161,8 @@ def weight_in_use(module: nn.Module, given: Tensor | None = None) -> Tensor:
     state: _State = module._bitq  # type: ignore[assignment]
     if "weight" in state.reaches:
         return weight_within(module, weight, state.reaches["weight"], fmt)
+    if state.held is not None and given is None:
+        return state.held(module, weight, fmt)
     clipped = weight_clipped(module, weight, fmt) if state.clipping else weight
     return quantized_weight(module, clipped, fmt, state.weight)
 
@@ -289,6 +291,8 @@ class _State:
         """While they are learned, the logarithms of ranges; see `bitq.accuracy.learned`."""
         self.clipping = False
         """Whether the weight is clipped afresh in every pass."""
+        self.held: Callable[[nn.Module, Tensor, Format], Tensor] | None = None
+        """While it keeps scales for some steps, what makes the quantized weight; see `bitq.accuracy.held`."""
         self.lent: dict[int, Tensor] = {}
         """The quantized weight while a forward of the layer's own runs, by thread."""
         self.ranges = UNKNOWN

@@ -84,9 +84,13 @@ class _Root(nn.Module):
 
     _bitq_points: dict[Call, str]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it knows no modes that replace results
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network computes, from what its layers store."""
+        if torch.compiler.is_compiling():  # by what knows no modes that replace results
+            return torch.compiler.disable(self._stored)(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self._stored(*args, **kwargs)
+
+    def _stored(self, *args: Any, **kwargs: Any) -> Any:
         if not self._bitq_points and is_seen(self):  # by what lets children multiply
             return super().forward(*args, **kwargs)
         outer, due = passing.due, Counter[str]()

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from bitq.tradeoff.records import Cost, Offer, Offers
 
 
-def offers_table(found: Offers, references: Mapping[str, Cost]) -> Table:
-    """A line for every question; one that nothing which was measured answers says so."""
+def offers_table(found: Offers, references: Mapping[str, Cost], measure: str) -> Table:
+    """A line for every question; one that nothing which was measured answers says so. `measure` names the metric."""
     table = Table(
         title="What was measured offers: the least O, and the fewest bits moved\n"
-        "so near to the accuracy of float32 (points and O on validation data)",
+        f"so near to float32 (points of {measure} and O on validation data)",
         title_justify="left",
         title_style="",
         header_style="bold",
@@ -25,7 +25,8 @@ def offers_table(found: Offers, references: Mapping[str, Cost]) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("", overflow="fold")
-    for heading in ("points\nlost", "accuracy\n(test)", "moved", "of\nint8", "energy", "model", "O"):
+    reached = measure.replace(" ", "\n") + "\n(test)"
+    for heading in ("points\nlost", reached, "moved", "of\nint8", "energy", "model", "O"):
         table.add_column(heading, justify="right", no_wrap=True)
     for question, offer in found.by_question:
         short = question.removeprefix("fewest bits ")  # as the title says

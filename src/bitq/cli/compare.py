@@ -43,12 +43,15 @@ from bitq.cli.inputs import (
     load_source,
     notes_of,
 )
+from bitq.cli.machines import RayAddress, WorkerCount, check_machines, machines
+from bitq.cli.memories import MinimizeWhat, PlannedHow, planned_device
 from bitq.cli.output import Json, print_json, show
 from bitq.cli.stored import HELP as HELP_OF_STORED
 from bitq.cli.stored import StoredChoice
 from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError, shortened
+from bitq.planning import Minimize, Planning
 from bitq.progress import time_text
 from bitq.tasks import CLASSIFY, task_of
 
@@ -67,6 +70,8 @@ def compare(
     device: Annotated[
         str, typer.Option(help="A name that `bitq devices` lists, or a device file (TOML).")
     ] = DEMO_DEVICE,
+    levels: PlannedHow = Planning.together,
+    minimize: MinimizeWhat = Minimize.movement,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -125,6 +130,8 @@ def compare(
     without_qat: Annotated[
         bool, typer.Option("--without-qat", help="Fine-tune nothing.", rich_help_panel=TUNING)
     ] = False,
+    workers: WorkerCount = None,
+    ray: RayAddress = None,
     batch_size: BatchSize = None,
     image_size: ImageSize = None,
     channels: Channels = None,
@@ -153,7 +160,6 @@ def compare(
 
     `bitq compare nets:resnet20 --checkpoint resnet20.safetensors --data cifar10.npz --device stm32h743 --plans 7`
     """
-    from bitq.devices import load_device
     from bitq.files import RunFolder, check_replaceable
     from bitq.progress import Terminal
     from bitq.report.comparison import PAGE, write_comparison
@@ -169,6 +175,7 @@ def compare(
         {"--steps": steps, "--learning-rate": learning_rate, "--amp": amp or None},
     )
     check_grid(grid, formats, weights, activations)
+    check_machines(workers, ray)
     if not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     wanted = seeds_of(seeds)
@@ -188,6 +195,7 @@ def compare(
 
         told = DataGiven(data, batch_size, image_size, channels, mean, std, limit, seed, void, task, metric)
         own = load_source(network, checkpoint, told)
+        own.check_searchable()
         measured.update(own.measured)
         return Subject(network, own.model, Data(own.train, own.validation, own.test), Task(own.loss, own.metric))
 
@@ -195,8 +203,11 @@ def compare(
     offered = offered_of(formats, weights, activations, output_as_input, grid)
     command = shlex.join(["bitq", *sys.argv[1:]])
     check_replaceable(folder.path / PAGE)
-    with Terminal() as listener:
-        found = compared(subject, load_device(device), offered, settings, contest, wanted, folder, listener, command)
+    target = planned_device(device, levels, minimize)
+    with machines(workers, ray) as measuring, Terminal() as listener:
+        found = compared(
+            subject, target, offered, settings, contest, wanted, folder, listener, command, workers=measuring
+        )
     page = write_comparison(folder, found)
     if as_json:
         print_json({**document(found, folder.path, page), **measured})
@@ -263,7 +274,7 @@ def tables(found: Comparison) -> list[RenderableType]:
         "float32, and formats that people know for all tensors, not fine-tuned:",
         _table(found, found.untuned),
         f"fewest: what the plan of the fewest bits at most {100 * found.contest.within:g} points below float32 on "
-        "validation data moves, and its accuracy; passes: over a batch, to find the plans",
+        f"validation data moves, and its {found.measure}; passes: over a batch, to find the plans",
     ]
     return shown
 
@@ -278,7 +289,7 @@ def _table(found: Comparison, lines: Sequence[Summary]) -> FirstThatFits:
         return column(heading, lambda line: _told(getattr(line, name), digits, unit))
 
     rule = TextColumn("", [each.label for each in lines], left=True)
-    objective, accuracy = spread("O", "objective", 4), spread("accuracy %", "accuracy", 2, 0.01)
+    objective, accuracy = spread("O", "objective", 4), spread(f"{found.measure} %", "accuracy", 2, 0.01)
     share, moved = spread("moved %", "share", 1, 0.01), spread(bits.name, "movement_bits", 2, bits.size)
     energy = spread(f"energy {energy_unit.name}", "energy_pj", 2, energy_unit.size)
     model = spread(f"model {size.name}", "model_bytes", 1, size.size)
@@ -286,7 +297,7 @@ def _table(found: Comparison, lines: Sequence[Summary]) -> FirstThatFits:
     if not any(each.seconds is not None for each in lines):
         return FirstThatFits((known, [[rule], [objective, accuracy], [share, moved], [energy, model]]))
     near = spread(f"fewest {bits.name}", "fewest_bits", 2, bits.size)
-    reached = spread("accuracy %", "fewest_accuracy", 2, 0.01)
+    reached = spread(f"{found.measure} %", "fewest_accuracy", 2, 0.01)
     tuned = column("plans", lambda line: f"{line.tuned or 0:.0f}")
     passes = column("passes", lambda line: f"{line.passes or 0:.0f}")
     time = column("time", lambda line: time_text(line.seconds or 0.0))

@@ -23,6 +23,7 @@ from bitq.cli.inputs import (
     Mean,
     MetricName,
     NetworkOfRun,
+    Source,
     Std,
     TaskName,
     Void,
@@ -60,7 +61,9 @@ def evaluate(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Float weights of that network: .safetensors, or what torch.save wrote.", rich_help_panel=LADDER
+            help="Float weights of that network: .safetensors, or what torch.save wrote. For a run, only beside data "
+            "without labels, where agreement with them counts.",
+            rich_help_panel=LADDER,
         ),
     ] = None,
     device: Annotated[
@@ -119,7 +122,8 @@ def evaluate(
         own = load_source(source, checkpoint, given._replace(batch_size=batch_size))
         print_rungs(own, formats, device or DEMO_DEVICE, (stored or StoredChoice.after_activation).value, as_json)
         return
-    of_formats = {"--checkpoint": checkpoint, "--device": device, "--batch-size": batch_size, "--stored": stored}
+    alone = checkpoint if data is None else None
+    of_formats = {"--checkpoint": alone, "--device": device, "--batch-size": batch_size, "--stored": stored}
     for option, value in of_formats.items():
         if value is not None:
             raise BitqError(
@@ -141,7 +145,10 @@ def evaluate(
     if network is None and plan.network != DEMO:
         raise _unnamed(plan.network, run) if ":" in plan.network else _from_python(plan.network, run, known)
     _check_seed(network or DEMO, seed)
-    found_in = load_source(network or DEMO, None, given, not_from=run)
+    found_in = load_source(network or DEMO, checkpoint, given, not_from=run)
+    _check_float(found_in, checkpoint, known)
+    if not found_in.labelled:
+        measure, known = found_in.measure, remembered(run, found_in.loss, found_in.metric)
     plan = load_quantized(found_in.model, run)
     if plan.weights is None:
         note = f"{RunFolder(run).plan} is of an earlier version, which did not tell which weights belong to a plan"
@@ -168,6 +175,21 @@ def evaluate(
             f"{plan.network}: {measure} {reached} on the test data; the plan has {planned:.4f} by "
             f"its metric {known.metric!r}",
             *notes_of(found_in.measured),
+        )
+
+
+def _check_float(found: Source, checkpoint: Path | None, known: Remembered) -> None:
+    """Refuse float weights that nothing is held against, and others than those that agreement was measured with."""
+    from bitq.tradeoff.identity import fingerprint
+
+    if found.labelled:
+        if checkpoint is not None:
+            raise BitqError("--checkpoint belongs to --formats; a run folder has its own weights, and data with labels")
+        return
+    if known.fingerprint not in (None, fingerprint(found.model)):
+        raise BitqError(
+            "agreement is with the float network, whose weights are not those that the search was given; give them "
+            "with --checkpoint"
         )
 
 

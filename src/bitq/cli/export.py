@@ -16,19 +16,45 @@ from bitq.errors import BitqError, printable, shortened
 if TYPE_CHECKING:
     from torch import nn
 
+    from bitq.tradeoff.plan import Plan
+
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished search, with plan.json and weights.safetensors.")],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a finished search, with plan.json and weights.safetensors; or a plan.json alone, with "
+            "--network and --checkpoint."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write; for C the folder.")],
     to: Annotated[
         str,
         typer.Option(
-            metavar="TARGET",
-            help="What to write: `onnx`, one file of standard operators; or `onnx-qdq`, for runtimes that take "
-            "pairs of QuantizeLinear and DequantizeLinear alone: activations have to be integers with one scale.",
+            metavar="FORM",
+            help="What to write: `onnx`, one file of standard operators; `onnx-qdq`, for runtimes that take "
+            "pairs of QuantizeLinear and DequantizeLinear alone: activations have to be integers with one scale; "
+            "`amd`, for AMD Quark and its compiler; `tenstorrent`, overrides of weights' formats (.json), with the "
+            "weights in tiles beside them; or `c`, a folder with C99 for a microcontroller.",
         ),
     ] = "onnx",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUNTIME",
+            help="What has to take it: `qnn` (with --to onnx-qdq), Qualcomm's, whose rules for weights in blocks are "
+            "kept, or the layers that cannot are told.",
+            show_default="any",
+        ),
+    ] = None,
     network: NetworkOfRun = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights in place of the run's: a .safetensors file, packed or not, or what torch.save wrote "
+            "(nothing in it is run)."
+        ),
+    ] = None,
     input_shape: Annotated[
         str | None,
         typer.Option(
@@ -42,48 +68,56 @@ def export(
 ) -> None:
     """Write a searched network so that it runs without bitq, and gives the numbers that it gives here.
 
-    The file has standard ONNX operators alone: weights are integers of few bits with their scales
+    An ONNX file has standard ONNX operators alone: weights are integers of few bits with their scales
     (DequantizeLinear, blocked), where that says their format exactly; activations are quantized by a function of
     standard operators that comes with the file, one for each format. What cannot be said so is refused, with its
     module. Where the package onnxruntime is installed, the file is run once on random numbers and compared.
+
+    C computes on the packed numbers themselves, with integers alone and static memory; with a compiler here, it is
+    compiled, run once and compared.
 
     Examples:
 
     `bitq export runs/demo --out demo.onnx`
 
+    `bitq export runs/demo --to c --out demo_c`
+
     `bitq export runs/resnet20 --network nets:resnet20 --input-shape 1,3,32,32 --out resnet20.onnx`
+
+    `bitq export plan.json --network nets:resnet20 --checkpoint w.safetensors --to tenstorrent --out resnet20.json`
     """
     from bitq.exporting import export as exported
     from bitq.exporting import target_of
-    from bitq.files import RunFolder, check_replaceable
     from bitq.nested import mapped
     from bitq.progress import Terminal
-    from bitq.tradeoff.plan import load_plan
-    from bitq.tradeoff.weights import load_quantized
 
-    target_of(to)
-    check_replaceable(out)
-    plan = load_plan(RunFolder(run).plan)
+    found = target_of(to, target)
+    found.check(out)
+    if not found.takes_input and (input_shape is not None or inputs):
+        given = "--input" if inputs else "--input-shape"
+        raise BitqError(f"what --to {to} writes depends on no input; leave {given} out")
+    if input_shape is not None and inputs:
+        raise BitqError("--input says what --input-shape does, and more; give one of them")
+    folder, plan = _planned(run)
     name = network or plan.network
     if network is None and plan.network != DEMO:
         raise BitqError(
-            f"{RunFolder(run).plan} names the network {shortened(plan.network)!r}; importing that runs its code, so it "
-            "has to be named by you: give --network package.module:function"
+            f"{run} names the network {shortened(plan.network)!r}; importing that runs its code, so it has to be "
+            "named by you: give --network package.module:function"
         )
-    if input_shape is not None and inputs:
-        raise BitqError("--input says what --input-shape does, and more; give one of them")
-    if input_shape is None and not inputs and name != DEMO:
+    if found.takes_input and input_shape is None and not inputs and name != DEMO:
         raise BitqError(f"network {shortened(name)!r} needs --input-shape, such as 1,3,224,224, or --input")
-    model = _network(name, run)
-    load_quantized(model, run)
-    example = mapped(_example(model, name, input_shape, inputs), _filled, "the input")
+    model = _quantized(name, folder, plan, run, checkpoint)
+    example = None
+    if found.takes_input:
+        example = mapped(_example(model, name, input_shape, inputs), _filled, "the input")
     with Terminal() as terminal:
         terminal.step(f"exporting to {to}", 0, 2)
-        handed = exported(model, example, out, to)
+        handed = exported(model, example, out, to, target)
         terminal.step(f"running {shortened(out.name, 40)}", 1, 2)
         ran = handed.ran(model, example)
         terminal.step("done", 2, 2)
-    counts = {"bytes": out.stat().st_size, **handed.figures}
+    counts = {**({} if out.is_dir() else {"bytes": out.stat().st_size}), **handed.figures}
     if as_json:
         print_json({"out": str(out), **counts, "notes": list(handed.notes), "ran": ran})
         return
@@ -91,14 +125,44 @@ def export(
     show(printable(f"{out}: {told}"), *(printable(f"Note: {note}") for note in handed.notes), printable(ran))
 
 
-def _network(name: str, run: Path) -> nn.Module:
+def _planned(run: Path) -> tuple[Path | None, Plan]:
+    """The folder of a run, if it is one, and the plan."""
+    from bitq.files import RunFolder
+    from bitq.tradeoff.plan import load_plan
+
+    if run.suffix == ".json" and not run.is_dir():
+        return None, load_plan(run)
+    return run, load_plan(RunFolder(run).plan)
+
+
+def _quantized(name: str, folder: Path | None, plan: Plan, given: Path, checkpoint: Path | None) -> nn.Module:
+    """The network in its formats, with the weights of a checkpoint or else of the run.
+
+    Raises:
+        BitqError: a plan alone, without weights; a network or a checkpoint of other layers.
+    """
+    from bitq.accuracy.quantized import apply
+    from bitq.tradeoff.weights import load_float_or_packed, load_quantized
+
+    model = _network(name, folder)
+    if checkpoint is None:
+        if folder is None:
+            raise BitqError(f"{given} is a plan without weights; give --checkpoint, or the folder of the run")
+        load_quantized(model, folder)
+        return model
+    load_float_or_packed(model, checkpoint)
+    apply(model, plan)
+    return model.eval()
+
+
+def _network(name: str, not_from: Path | None) -> nn.Module:
     if name == DEMO:
         from bitq.demo.resnet8 import resnet8
 
         return resnet8()
     from bitq.loading import load_network
 
-    return load_network(name, not_from=run)
+    return load_network(name, not_from=not_from)
 
 
 def _example(model: nn.Module, name: str, shape: str | None, inputs: list[str] | None) -> Any:

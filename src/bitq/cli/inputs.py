@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from bitq.tasks import CLASSIFY, NamedTask, Reading, metric_of, names, task_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from bitq.accuracy.agreement import Agreement
     from bitq.accuracy.evaluate import Loss, Metric
     from bitq.batches import Batch
     from bitq.datasets import Dataset
@@ -47,7 +48,8 @@ DataPath = Annotated[
     typer.Option(
         "--data",
         help="Labelled images: a folder train/CLASS/*.png, or of images with a table labels.csv (file,label) in it or "
-        "beside it; val/ and test/ stand beside train/ or are taken from it. "
+        "beside it; val/ and test/ stand beside train/ or are taken from it. Images alone, in train/ or in the folder "
+        "itself, have no labels: what counts then is agreement with float32. "
         "Images, signals, token ids: an .npz with x_train, y_train, x_test, y_test, or for a network of several inputs "
         "their names in place of x, such as ids_train, mask_train. Numbers: a .csv table whose first line names the "
         "columns, with labels in `label` or the last: whole numbers from 0, or names of classes, which are numbered in "
@@ -152,11 +154,30 @@ class Source:
     """The metric's name."""
     protocol: str = ""
     """How it is measured, where figures of its name are measured otherwise elsewhere."""
+    labelled: bool = True
+    """Whether the data have labels; else the float network's answers stand for them."""
+    lacking: str = ""
+    """What the data lack of what a search needs, in a sentence."""
 
     @property
     def measured(self) -> dict[str, str]:
         """What its figures are, for documents."""
         return {"metric": self.measure, "protocol": self.protocol}
+
+    def judged_by(self, agreement: Agreement) -> Source:
+        """The same with the float network's answers in place of the labels that its data have not."""
+        train, validation, test = agreement.of(self.model, self.train, self.validation, self.test)
+        own = replace(self, train=train, validation=validation, test=test)
+        return replace(own, metric=agreement.metric, measure=agreement.name)
+
+    def check_searchable(self) -> None:
+        """Refuse data that have nothing to fine-tune on.
+
+        Raises:
+            BitqError: what they lack.
+        """
+        if self.lacking:
+            raise BitqError(self.lacking)
 
 
 class DataGiven(NamedTuple):
@@ -213,9 +234,11 @@ def load_source(
     if parts.classes:
         print(printable(f"classes: {_numbered(parts.classes)}"), file=sys.stderr)
     parts, output = _fitting(model, parts)
+    if parts.lacking:
+        print(printable(f"{given.path} has no train: ranges are taken from what is measured on"), file=sys.stderr)
     if (known := task.classes(output)) is not None:
         parts.check_labels(known)
-    return Source(
+    source = Source(
         model,
         Batches(parts.train, given.batch_size or task.batch_size, shuffle=True),
         Batches(parts.val, task.evaluated),
@@ -224,7 +247,26 @@ def load_source(
         metric,
         measure,
         task.protocol(reading),
+        labelled=parts.labelled,
+        lacking=parts.lacking,
     )
+    return source if parts.labelled else source.judged_by(_agreement(task, given))
+
+
+def _agreement(task: NamedTask, given: DataGiven) -> Agreement:
+    """What data without labels are judged by.
+
+    Raises:
+        BitqError: the task needs labels, or options say what only labels can.
+    """
+    if task.agreement is None:
+        raise BitqError(f"{given.path} has no labels, which task {given.task} needs: give {task.told}")
+    for option, value in (("--metric", given.metric), ("--void", given.void)):
+        if value is not None:
+            raise BitqError(f"{given.path} has no labels, which {option} is about; leave it out")
+    told = f"{given.path} has no labels: what counts is {task.agreement.name}"
+    print(printable(told), file=sys.stderr)
+    return task.agreement
 
 
 def notes_of(measured: Mapping[str, str]) -> tuple[str, ...]:
@@ -238,10 +280,11 @@ def _fitting(model: nn.Module, data: Dataset) -> tuple[Dataset, Any]:
     Gray images come first; signals are what gives one row of scores where those do not.
     """
     from bitq.accuracy.evaluate import answer
+    from bitq.batches import input_of
     from bitq.images import Batches
 
     def output(of: Dataset) -> Any:
-        return answer(model, next(iter(Batches(of.test, 1)))[0])
+        return answer(model, input_of(next(iter(Batches(of.test, 1)))))
 
     def is_row(found: Any) -> bool:
         return len(getattr(found, "shape", ())) == 2

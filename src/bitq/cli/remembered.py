@@ -22,11 +22,13 @@ class Remembered:
     Attributes:
         loss, metric: names of its functions; None for those that the command measures by, or where that is not known.
         tested: inputs of the test data; None where that is not known.
+        fingerprint: of the float network's weights; None where that is not known.
     """
 
     loss: str | None = None
     metric: str | None = None
     tested: int | None = None
+    fingerprint: str | None = None
 
     @property
     def own(self) -> str:
@@ -56,10 +58,11 @@ def remembered(run: Path, loss: Loss, metric: Metric) -> Remembered:
         _other(identity, "loss", identity_of(loss).text),
         _other(identity, "metric", identity_of(metric).text),
         _tested(identity.get("data sizes")),
+        found if isinstance(found := identity.get("fingerprint"), str) else None,
     )
 
 def _other(identity: Mapping[str, Any], what: str, usual: str) -> str | None:
-    from bitq.report.text import without_digest
+    from bitq.tradeoff.naming import without_digest
 
     found = identity.get(what)
     return shortened(without_digest(found)) if isinstance(found, str) and found != usual else None

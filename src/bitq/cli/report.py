@@ -73,7 +73,7 @@ def report(
         show("The search is not finished: there is no plan to report yet")
     else:
         tables = plan_tables(evidence) if layers else []
-        offers = [offers_table(evidence.offers, evidence.references)] if evidence.offers else []
+        offers = [offers_table(evidence.offers, evidence.references, evidence.measure)] if evidence.offers else []
         note = advised(evidence)
         show(*tables, *offers, *([f"Note: {note}"] if note else []), _result(evidence), f"Report: {page}")
 
@@ -81,8 +81,9 @@ def report(
 def _result(run: Evidence) -> str:
     """What the plan comes to, in a line."""
     plan, totals = run.plan, run.plan.totals
+    reached = "accurate" if run.measure == "accuracy" else run.measure
     return (
-        f"{plan.network} on {plan.device}: {accuracy_text(totals.accuracy)} accurate on test data (float32: "
+        f"{plan.network} on {plan.device}: {accuracy_text(totals.accuracy)} {reached} on test data (float32: "
         f"{accuracy_text(totals.accuracy_float)}), moves "
         f"{ratio_text(totals.movement_bits, totals.movement_bits_float)} of float32's bits "
         f"for {ratio_text(totals.energy_pj, totals.energy_pj_float)} of its energy; O "

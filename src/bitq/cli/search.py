@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -46,8 +45,9 @@ from bitq.cli.inputs import (
     load_source,
     notes_of,
 )
+from bitq.cli.machines import RayAddress, WorkerCount, check_machines, machines
 from bitq.cli.memories import MinimizeWhat, PlannedHow, planned_device
-from bitq.cli.output import Json, accuracy_text, bits_text, bytes_text, energy_text, print_json, show
+from bitq.cli.output import Json, accuracy_text, bits_text, bytes_text, energy_text, print_json, ram_text, show
 from bitq.cli.planned import plan_tables
 from bitq.cli.quantities import with_limits
 from bitq.cli.stored import HELP as HELP_OF_STORED
@@ -60,11 +60,9 @@ from bitq.tasks import CLASSIFY, task_of
 from bitq.tradeoff.shares import ShareOf
 
 if TYPE_CHECKING:
-    from bitq.tradeoff.ray_workers import RayWorkers
     from bitq.tradeoff.records import Cost, Row
 
 BUDGETS, ABLATIONS = "Budgets", "Ablations"
-WORKERS = "Several processes or machines"
 
 
 class SearchEffort(StrEnum):
@@ -180,23 +178,8 @@ def search(
             "--ablations", help="Search as ever, then without each of these, and compare.", rich_help_panel=ABLATIONS
         ),
     ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=4096,
-            help="Fine-tune on so many Ray workers of this machine at once (bitq\\[ray]).",
-            rich_help_panel=WORKERS,
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Fine-tune on a running Ray cluster: auto, or ray://host:10001.",
-            rich_help_panel=WORKERS,
-        ),
-    ] = None,
+    workers: WorkerCount = None,
+    ray: RayAddress = None,
     batch_size: BatchSize = None,
     image_size: ImageSize = None,
     channels: Channels = None,
@@ -260,6 +243,7 @@ def search(
         {"--rounds": rounds, "--plans": plans, "--uniforms": uniforms, "--within": within},
     )
     check_grid(grid, formats, weights, activations)
+    check_machines(workers, ray)
     if within is not None and not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     if within is not None and max_accuracy_loss is not None:
@@ -277,10 +261,9 @@ def search(
     offered = offered_of(formats, weights, activations, output_as_input, grid)
     told = DataGiven(data, batch_size, image_size, channels, mean, std, limit, seed, void, task, metric)
     source = load_source(network, checkpoint, told)
+    source.check_searchable()
     folder = run or Path("runs") / network.replace(":", ".").replace("/", ".")
-    if workers is not None and ray is not None:
-        raise BitqError("give --workers for a cluster of this machine or --ray for a running one, not both")
-    with nullcontext() if workers is None and ray is None else _ray_workers(ray, workers) as measuring:
+    with machines(workers, ray) as measuring:
         result = search_network(
             source.model,
             source.train,
@@ -325,16 +308,10 @@ def search(
             ),
             f"{', '.join(row.name for row in result.alternatives)}: for all tensors, calibrated, not fine-tuned",
             *notes_of(source.measured),
-            offers_table(result.offers, result.references),
+            offers_table(result.offers, result.references, source.measure),
             *([f"Note: {result.advice}"] if result.advice else []),
             f"Plan, weights and report: {folder}/ (open {folder / 'report.html'})",
         )
-
-
-def _ray_workers(address: str | None, count: int | None) -> RayWorkers:
-    from bitq.tradeoff.ray_workers import RayWorkers
-
-    return RayWorkers(address, count)
 
 
 def _table(rows: Sequence[Row], references: Mapping[str, Cost], measure: str) -> FirstThatFits:
@@ -345,11 +322,12 @@ def _table(rows: Sequence[Row], references: Mapping[str, Cost], measure: str) ->
     of_int8 = TextColumn("of int8", [int8_text(row, references) for row in rows])
     energy = TextColumn("energy", [energy_text(row.energy_pj) for row in rows])
     model = TextColumn("model", [bytes_text(row.model_bytes) for row in rows])
+    ram = TextColumn("RAM", [ram_text(row.ram_bytes) for row in rows])
     objective = TextColumn("O", [f"{row.objective:.4f}" for row in rows])
     return FirstThatFits(
         (
-            [[each] for each in (name, accuracy, dram, on_chip, of_int8, energy, model, objective)],
-            [[name], [accuracy, objective], [dram, on_chip], [of_int8], [energy], [model]],
-            [[name], [accuracy, objective], [dram, on_chip, of_int8], [energy, model]],
+            [[each] for each in (name, accuracy, dram, on_chip, of_int8, energy, model, ram, objective)],
+            [[name], [accuracy, objective], [dram, on_chip], [of_int8], [energy], [model, ram]],
+            [[name], [accuracy, objective], [dram, on_chip, of_int8], [energy, model, ram]],
         )
     )

@@ -51,7 +51,7 @@ def nearest(x: Tensor, fmt: Format, shared: Tensor) -> tuple[Tensor, tuple[Tenso
     scales = _pairs(fmt, x.device)
     find = _best if torch.compiler.is_compiling() or not _worth_a_table(w, scales) else _best_by_table
     best = torch.cat([find(part, scales, fmt) for part in torch.split(w, max(AT_ONCE // (64 * w.shape[1]), 1))])
-    return scales[best], _summands(w, scales[best], fmt)
+    return scales[best], summands(x, scales[best], fmt, shared)
 
 
 def values(scales: Tensor, summands: tuple[Tensor, Tensor], shared: Tensor) -> Tensor:
@@ -121,8 +121,10 @@ def _errors(w: Tensor, scales: Tensor, fmt: Format) -> Tensor:
     return least.square().sum(-1)
 
 
-def _summands(w: Tensor, scales: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
-    """q1 and q2 of the sums nearest to w under pairs of scales, of shape (..., 2)."""
+def summands(x: Tensor, scales: Tensor, fmt: Format, shared: Tensor) -> tuple[Tensor, Tensor]:
+    """q1 and q2 of the sums nearest to finite float32 numbers, of which every row is a block, under scales of shape
+    (rows, 2)."""
+    w = (x.double() / shared).float()
     first, second = (_range(element) for element in fmt.elements)
     s1, s2 = scales[..., 0:1], scales[..., 1:2]
     inverse = torch.where(s2 == 0, 0, 1 / s2)

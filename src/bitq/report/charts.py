@@ -106,6 +106,32 @@ def allocation(cells: Sequence[Datum], layers: Sequence[str], mantissas: Sequenc
     )
 
 
+def arena(buffers: Sequence[Datum]) -> Spec:
+    """Where activations lie in memory from step to step.
+
+    Args:
+        buffers: `name`, `begin` and `end` in steps, `low` and `high` in KiB, and the tooltip's `size`.
+    """
+    base = alt.Chart(alt.NamedData("rows")).encode(
+        x=alt.X("begin:Q", title="step", axis=alt.Axis(tickMinStep=1, format="d")),
+        x2="end:Q",
+        y=alt.Y("low:Q", title="offset (KiB)"),
+        y2="high:Q",
+        tooltip=[
+            *tooltips("name", "size"),
+            alt.Tooltip("begin:Q", title="from step"),
+            alt.Tooltip("low:Q", title="offset (KiB)", format=",.4~g"),
+        ],
+    )
+    return spec(
+        base.mark_rect(fill=BLUE, fillOpacity=0.55, stroke=INK, strokeOpacity=0.5, strokeWidth=0.8).properties(
+            width="container", height=220
+        ),
+        buffers,
+        f"Where {len(buffers)} activations lie in memory, from step to step.",
+    )
+
+
 def per_layer(
     bars: Sequence[Datum], layers: Sequence[str], levels: Sequence[str], quantity: str, unit: str
 ) -> Spec:
@@ -182,7 +208,7 @@ def over_bound(dots: Sequence[Datum], layers: Sequence[str], levels: Sequence[st
 
 
 def landscape(
-    points: Sequence[Datum], front: Sequence[Datum], accuracy_float: float | None, closer: bool = False
+    points: Sequence[Datum], front: Sequence[Datum], accuracy_float: float | None, measure: str, closer: bool = False
 ) -> Spec:
     """Accuracy against movement of everything evaluated.
 
@@ -191,6 +217,7 @@ def landscape(
             `label`, `test`, `energy`.
         front: the points of the Pareto front from the least movement to the most.
         accuracy_float: of the float32 network, in %, on the same data.
+        measure: what the metric is called.
         closer: show only where the fine-tuned points lie.
     """
     tuned = [point for point in points if point["kind"] != "predicted"]
@@ -198,7 +225,7 @@ def landscape(
     heights = [point["accuracy"] for point in shown] + ([] if accuracy_float is None else [accuracy_float])
     kinds = [kind for kind in KINDS if any(point["kind"] == kind for point in points)]
     x = alt.X("movement:Q", title="data moved (Mbit)", scale=_span([point["movement"] for point in shown]))
-    y = alt.Y("accuracy:Q", title="validation accuracy (%)", scale=_span(heights))
+    y = alt.Y("accuracy:Q", title=f"validation {measure} (%)", scale=_span(heights))
     names, colours, shapes = zip(*(KINDS[kind] for kind in kinds), strict=True) if kinds else ((), (), ())
     legend = alt.Legend(symbolOpacity=1, symbolSize=70)
     base = alt.Chart(alt.NamedData("rows")).encode(
@@ -220,8 +247,8 @@ def landscape(
         .encode(
             tooltip=[
                 *tooltips("label"),
-                alt.Tooltip("accuracy:Q", title="validation accuracy (%)", format=".2f"),
-                alt.Tooltip("test:Q", title="test accuracy (%)", format=".2f"),
+                alt.Tooltip("accuracy:Q", title=f"validation {measure} (%)", format=".2f"),
+                alt.Tooltip("test:Q", title=f"test {measure} (%)", format=".2f"),
                 alt.Tooltip("movement:Q", title="data moved (Mbit)", format=",.4~g"),
                 alt.Tooltip("energy:Q", title="energy (µJ)", format=",.4~g"),
             ]
@@ -229,7 +256,7 @@ def landscape(
     )
     weak_tips = [
         *tooltips("series"),
-        alt.Tooltip("accuracy:Q", title="validation accuracy (%)", format=".2f"),
+        alt.Tooltip("accuracy:Q", title=f"validation {measure} (%)", format=".2f"),
         alt.Tooltip("movement:Q", title="data moved (Mbit)", format=",.4~g"),
     ]
     line = (
@@ -241,7 +268,7 @@ def landscape(
         alt.Chart(alt.NamedData("reference"))
         .mark_rule(color=INK, strokeDash=[5, 4], opacity=0.6)
         .encode(
-            y=y, tooltip=alt.Tooltip("accuracy:Q", title="float32, validation accuracy (%)", format=".2f")
+            y=y, tooltip=alt.Tooltip("accuracy:Q", title=f"float32, validation {measure} (%)", format=".2f")
         )
     )
     chart = alt.layer(dots.encode(tooltip=weak_tips), line, reference, strong).properties(
@@ -250,7 +277,7 @@ def landscape(
     return spec(
         chart,
         [{**point, "series": KINDS[point["kind"]][0]} for point in points],
-        f"Validation accuracy against data moved of {len(shown)} evaluated combinations of formats"
+        f"Validation {measure} against data moved of {len(shown)} evaluated combinations of formats"
         f"{', around the fine-tuned ones' if closer else ''}.",
         front=front,
         reference=[] if accuracy_float is None else [{"accuracy": accuracy_float}],
@@ -299,13 +326,14 @@ def course(steps: Sequence[Datum], best: Sequence[Datum]) -> Spec:
     )
 
 
-def sensitivity(rows: Sequence[Datum], modules: Sequence[str], formats: Sequence[str]) -> Spec:
+def sensitivity(rows: Sequence[Datum], modules: Sequence[str], formats: Sequence[str], measure: str) -> Spec:
     """Estimated loss of accuracy if one tensor alone takes one format; a ring marks the plan's choice.
 
     Args:
         rows: one per module and tensor: `module`, `tensor`, `chosen` (short text), and as long as each other
             `format` (short texts) and `drop` (percentage points).
         modules, formats: in order; formats of one mantissa and exponent width stand together.
+        measure: what the metric is called.
     """
     base = alt.Chart().encode(
         x=alt.X("format:N", title=None, scale=alt.Scale(domain=list(formats)), axis=_group_axis(formats)),
@@ -318,7 +346,7 @@ def sensitivity(rows: Sequence[Datum], modules: Sequence[str], formats: Sequence
     heat = base.mark_rect(color=ORANGE, aria=False).encode(
         opacity=alt.Opacity(
             "drop:Q",
-            title="estimated loss of accuracy (points)",
+            title=f"estimated loss of {measure} (points)",
             scale=alt.Scale(type="sqrt", range=[0.03, 1], domainMin=0, clamp=True),
             legend=alt.Legend(symbolType="square", symbolSize=160, symbolFillColor=ORANGE),
         )
@@ -333,7 +361,7 @@ def sensitivity(rows: Sequence[Datum], modules: Sequence[str], formats: Sequence
     return spec(
         chart,
         rows,
-        f"Estimated loss of accuracy of {len(rows)} tensors in {len(formats)} formats, one tensor at a time.",
+        f"Estimated loss of {measure} of {len(rows)} tensors in {len(formats)} formats, one tensor at a time.",
     )
 
 

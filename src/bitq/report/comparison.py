@@ -70,9 +70,9 @@ def _landscape(found: Comparison, points: Sequence[tuple[Reached, OfSeed]]) -> S
         and 100 * each.share.mean <= ROOM * widest
     ]
     return spec(
-        _chart(rules),
+        _chart(rules, found.measure),
         [{**row, **tip} for row, tip in zip(rows, tips, strict=True)],
-        f"Test accuracy against data moved of {len(rules)} rules with {len(found.seeds)} seeds.",
+        f"Test {found.measure} against data moved of {len(rules)} rules with {len(found.seeds)} seeds.",
         names=names,
         usual=usual,
         reference=[{"accuracy": float32}],
@@ -88,7 +88,7 @@ def _shown(name: str) -> str:
     return f"{name}\u200b"
 
 
-def _chart(rules: Sequence[str]) -> Any:
+def _chart(rules: Sequence[str], measure: str) -> Any:
     others = [label for label in rules if label != OWN]
     colours = {label: SERIES[place % len(SERIES)] for place, label in enumerate(others)} | {OWN: ORANGE}
     shapes = {label: SHAPES[place // len(SERIES) % len(SHAPES)] for place, label in enumerate(others)}
@@ -96,7 +96,7 @@ def _chart(rules: Sequence[str]) -> Any:
     domain = [_shown(label) for label in rules]
     legend = alt.Legend(symbolOpacity=1, symbolSize=70, columns=6)
     x = alt.X("movement:Q", title="data moved (% of the largest movement)", scale=alt.Scale(zero=False, padding=24))
-    y = alt.Y("accuracy:Q", title="test accuracy (%)", scale=alt.Scale(zero=False, padding=16))
+    y = alt.Y("accuracy:Q", title=f"test {measure} (%)", scale=alt.Scale(zero=False, padding=16))
     colour = alt.Color(
         "rule:N", title=None, scale=alt.Scale(domain=domain, range=[colours[each] for each in rules]), legend=legend
     )
@@ -104,7 +104,7 @@ def _chart(rules: Sequence[str]) -> Any:
         "rule:N", title=None, scale=alt.Scale(domain=domain, range=[shapes[each] for each in rules]), legend=legend
     )
     amounts = [
-        alt.Tooltip("accuracy:Q", title="test accuracy (%)", format=".2f"),
+        alt.Tooltip("accuracy:Q", title=f"test {measure} (%)", format=".2f"),
         alt.Tooltip("movement:Q", title="data moved (% of the largest)", format=".2f"),
     ]
     dots = (
@@ -135,6 +135,6 @@ def _chart(rules: Sequence[str]) -> Any:
     reference = (
         alt.Chart(alt.NamedData("reference"))
         .mark_rule(color=INK, strokeDash=[5, 4], opacity=0.6)
-        .encode(y=y, tooltip=alt.Tooltip("accuracy:Q", title="float32, test accuracy (%)", format=".2f"))
+        .encode(y=y, tooltip=alt.Tooltip("accuracy:Q", title=f"float32, test {measure} (%)", format=".2f"))
     )
     return alt.layer(reference, crosses, known, dots, rings, labels).properties(width="container", height=420)

@@ -16,6 +16,7 @@ from bitq.files import RunFolder
 from bitq.formats import TensorName
 from bitq.movement.sweep import Series, Sweep
 from bitq.store import Evaluation, Store
+from bitq.tradeoff.naming import measure
 from bitq.tradeoff.plan import LEAST, Plan, PlanLayer, load_plan
 from bitq.tradeoff.records import (
     MOST,
@@ -108,8 +109,13 @@ class Evidence:
     course: tuple[Milestone, ...]
     finished: float | None
 
+    @property
+    def measure(self) -> str:
+        """What the metric is called."""
+        return measure(self.identity.get("metric"))
+
     def score(self, layer: PlanLayer) -> float | None:
-        """What the formats of a layer of the plan are estimated to cost in accuracy, in [0, 1]; None if unknown."""
+        """What the formats of a layer of the plan are estimated to cost of the metric, in [0, 1]; None if unknown."""
         drops = self.sensitivity.get(layer.module, {})
         formats = {tensor: fmt for tensor, fmt in vars(layer.formats).items() if fmt is not None}
         own = [drops.get(tensor, {}).get(str(fmt)) for tensor, fmt in formats.items()]  # type: ignore[call-overload]

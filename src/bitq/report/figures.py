@@ -11,7 +11,7 @@ from bitq.movement.widths import widths
 from bitq.report import charts, text
 from bitq.report.evidence import Evidence
 from bitq.report.sweep import sweep_figures
-from bitq.tradeoff.plan import Plan, PlanLevel
+from bitq.tradeoff.plan import Plan, PlanLevel, PlanRam
 from bitq.tradeoff.records import Measurement
 
 _MOST_FORMATS = 80
@@ -30,15 +30,17 @@ def figures(run: Evidence) -> dict[str, charts.Spec]:
     ):
         specs[name] = charts.per_layer(_bars(plan, levels, value), layers, levels, quantity, unit)
     dots = _over_bound(plan)
+    if plan.ram is not None and plan.ram.bytes:
+        specs["ram"] = charts.arena(_buffers(plan.ram))
     if dots:
         specs["over-bound"] = charts.over_bound(dots, layers, levels)
     points, tuned = _points(run)
     if points:
         reference = None if run.float32 is None else 100 * run.float32.validation
         best = front(tuned)
-        specs["landscape"] = charts.landscape(points, best, reference)
+        specs["landscape"] = charts.landscape(points, best, reference, run.measure)
         if tuned:
-            specs["closer"] = charts.landscape(_around(tuned, points), best, reference, closer=True)
+            specs["closer"] = charts.landscape(_around(tuned, points), best, reference, run.measure, closer=True)
     if run.course:
         specs["course"] = _course(run)
     if run.sensitivity:
@@ -100,6 +102,20 @@ def _bars(plan: Plan, levels: Sequence[str], value: Callable[[PlanLevel], float]
         }
         for layer in plan.layers
         for level in layer.levels
+    ]
+
+
+def _buffers(ram: PlanRam) -> list[charts.Datum]:
+    return [
+        {
+            "name": _label(each.name),
+            "begin": each.first,
+            "end": each.last + 1,
+            "low": each.offset / 1024,
+            "high": (each.offset + each.bytes) / 1024,
+            "size": text.amount_bytes(each.bytes),
+        }
+        for each in ram.activations
     ]
 
 
@@ -217,5 +233,5 @@ def _sensitivity(run: Evidence) -> charts.Spec:
                 }
             )
     return charts.sensitivity(
-        rows, [_label(module) for module in modules], [text.short(fmt) for fmt in sorted(formats)]
+        rows, [_label(module) for module in modules], [text.short(fmt) for fmt in sorted(formats)], run.measure
     )

@@ -24,15 +24,15 @@ class Column:
     best: Callable[[Sequence[float]], float] = min
 
 
-MOVEMENT = "All traffic"
+MOVEMENT, RAM = "All traffic", "RAM"
 
-COLUMNS = (
-    Column("Test accuracy", "%", lambda row: 100 * row.accuracy, text.hundredths, max),
+COSTS = (
     Column("Off-chip traffic", "Mbit", lambda row: row.dram_bits / text.BITS_PER_MBIT),
     Column("On-chip traffic", "Mbit", lambda row: row.on_chip_bits / text.BITS_PER_MBIT),
     Column(MOVEMENT, "Mbit", lambda row: row.movement_bits / text.BITS_PER_MBIT),
     Column("Energy", "µJ", lambda row: row.energy_pj / text.PJ_PER_UJ),
     Column("Model size", "KiB", lambda row: row.model_bytes / 1024),
+    Column(RAM, "KiB", lambda row: None if row.ram_bytes is None else row.ram_bytes / 1024),
     Column("Objective", "O", lambda row: row.objective),
 )
 
@@ -59,7 +59,7 @@ def advised(run: Evidence) -> str:
     if run.offers is None or run.outcome is None:
         return ""
     rows = run.outcome.rows
-    return advice(rows[0], rows[-1], run.offers, run.plan.alpha, run.outcome.command)
+    return advice(rows[0], rows[-1], run.offers, run.plan.alpha, run.outcome.command, run.measure)
 
 
 def of_int8(run: Evidence, cost: Cost) -> float | None:
@@ -70,10 +70,12 @@ def of_int8(run: Evidence, cost: Cost) -> float | None:
 
 def columns(run: Evidence) -> tuple[Column, ...]:
     """The quantities of the table."""
+    reached = Column(f"Test {run.measure}", "%", lambda row: 100 * row.accuracy, text.hundredths, max)
+    costs = COSTS if run.plan.ram is not None else tuple(each for each in COSTS if each.title != RAM)
     if "int8" not in run.references:
-        return COLUMNS
-    place = next(place for place, column in enumerate(COLUMNS, 1) if column.title == MOVEMENT)
-    return (*COLUMNS[:place], Column(MOVEMENT, "% of int8", partial(of_int8, run)), *COLUMNS[place:])
+        return reached, *costs
+    place = next(place for place, column in enumerate(costs, 1) if column.title == MOVEMENT)
+    return (reached, *costs[:place], Column(MOVEMENT, "% of int8", partial(of_int8, run)), *costs[place:])
 
 
 def cells(rows: Sequence[Row], quantities: Sequence[Column]) -> tuple[tuple[Cell, ...], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from math import floor, isfinite, log10
 
@@ -12,8 +11,6 @@ from bitq.formats import BlockFormat, Format
 ABSENT = "–"
 BITS_PER_MBIT = 1e6
 PJ_PER_UJ = 1e6
-_DIGEST = re.compile(r" (?:[0-9a-f]{16}|\(unidentified [0-9a-f]{12}\))$")
-_TOP1 = "bitq.accuracy.evaluate.top1"
 _LONG = 12
 """Elements of a list that a line has no room for."""
 
@@ -40,23 +37,9 @@ def entry(value: object) -> str:
     return str(value)
 
 
-def measure(identity: object) -> str:
-    """What a metric is called, by what a results store tells of it: as its task calls it, or by its function's name.
-
-    Args:
-        identity: such as "bitq.tasks.detect.box_ap", or "nets.f1 0123456789abcdef" with a digest of what it does.
-
-    Returns:
-        "accuracy" for top-1 accuracy and where nothing is told.
-    """
-    name = without_digest(identity) if isinstance(identity, str) else _TOP1
-    own = name.rpartition(".")[2]
-    return "accuracy" if name == _TOP1 else own.replace("_", "-") if name.startswith("bitq.") else shortened(own)
-
-
-def without_digest(identity: str) -> str:
-    """The name of a function, by what a results store tells of it."""
-    return _DIGEST.sub("", identity)
+def capital(words: str) -> str:
+    """Words as they begin a sentence."""
+    return words[:1].upper() + words[1:]
 
 
 def energy(picojoules: float) -> str:
@@ -67,6 +50,11 @@ def energy(picojoules: float) -> str:
 def amount_bits(bits: float) -> str:
     """An amount of bits with a decimal prefix."""
     return _scaled(bits, ("bit", "kbit", "Mbit", "Gbit", "Tbit"), 1000)
+
+
+def amount(count: float) -> str:
+    """A count with a decimal prefix."""
+    return _scaled(count, ("", "k", "M", "G", "T"), 1000).rstrip()
 
 
 def amount_bytes(size: float) -> str:
@@ -102,12 +90,13 @@ def compare(new: float, old: float, less: str, more: str, equal: str) -> str:
     return f"{ratio:.1f}× {word}" if ratio >= 1.5 else f"{100 * abs(new / old - 1):.1f}\u00a0% {word}"
 
 
-def points(new: float, old: float) -> str:
-    """How an accuracy stands to another, both in [0, 1], in percentage points."""
-    difference = 100 * (new - old)
-    if abs(difference) < 0.005:
-        return "as accurate as"
-    return f"{abs(difference):.2f}\u00a0points {'more' if difference > 0 else 'less'} accurate than"
+def points(new: float, old: float, measure: str = "accuracy") -> str:
+    """How what a metric gives stands to another, both in [0, 1], in percentage points."""
+    difference, told = 100 * (new - old), f"{100 * abs(new - old):.2f}\u00a0points"
+    alike = abs(difference) < 0.005
+    if measure == "accuracy":
+        return "as accurate as" if alike else f"{told} {'more' if difference > 0 else 'less'} accurate than"
+    return f"level in {measure} with" if alike else f"{told} of {measure} {'above' if difference > 0 else 'below'}"
 
 
 def short(fmt: Format | None) -> str:

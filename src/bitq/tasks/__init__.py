@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bitq.errors import BitqError, shortened
 
 if TYPE_CHECKING:
+    from bitq.accuracy.agreement import Agreement
     from bitq.accuracy.evaluate import Loss, Metric
     from bitq.batches import Parameters
     from bitq.datasets import Dataset
@@ -74,6 +75,7 @@ class NamedTask:
             input has so much in it.
         learning_rate: of fine-tuning, where nobody says.
         protocol: how it is measured, as far as figures of the same name are measured otherwise elsewhere.
+        agreement: what data without labels are learned from and judged by; None refuses them.
     """
 
     loss: Loss
@@ -86,6 +88,7 @@ class NamedTask:
     heaviness: int = 1
     learning_rate: float = 1e-3
     protocol: Callable[[Reading], str] = lambda reading: ""
+    agreement: Agreement | None = None
 
 
 CLASSIFY = "classify"

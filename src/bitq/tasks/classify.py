@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from bitq.accuracy.agreement import OF_CLASSES
 from bitq.accuracy.evaluate import check_scores, counted, cross_entropy, tallied, top1
 from bitq.batches import Batch
 from bitq.datasets import Dataset, load_data
@@ -59,5 +60,9 @@ def _load(path: Path, reading: Reading) -> Dataset:
 
 
 TASK = NamedTask(
-    cross_entropy, {"accuracy": top1, "top5": top5}, _load, "a folder of labelled images, an .npz file or a .csv table"
+    cross_entropy,
+    {"accuracy": top1, "top5": top5},
+    _load,
+    "a folder of images, an .npz file or a .csv table",
+    agreement=OF_CLASSES,
 )

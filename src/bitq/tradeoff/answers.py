@@ -51,7 +51,9 @@ def answered(measured: Sequence[Offer], budgets: Budgets, within: Sequence[float
     return tuple(found)
 
 
-def advice(float32: Row, plan: Row, found: Offers, alpha: float, command: str) -> str:
+def advice(
+    float32: Row, plan: Row, found: Offers, alpha: float, command: str, measure: str = "accuracy"
+) -> str:
     """For a plan that loses much, though no budget of accuracy allowed it: what that bought, and how to lose less.
 
     Args:
@@ -59,6 +61,7 @@ def advice(float32: Row, plan: Row, found: Offers, alpha: float, command: str) -
         found: the answers of the search.
         alpha: its weight of movement.
         command: that it was started with.
+        measure: what the metric is called.
 
     Returns:
         A line, or "" if there is nothing to say.
@@ -66,7 +69,7 @@ def advice(float32: Row, plan: Row, found: Offers, alpha: float, command: str) -
     lost = float32.accuracy - plan.accuracy
     if found.bounded or lost <= MUCH:
         return ""
-    told = f"at alpha {alpha:g} the plan gives up {100 * lost:.2f} points of accuracy"
+    told = f"at alpha {alpha:g} the plan gives up {100 * lost:.2f} points of {measure}"
     milder = [each for each in found.offers if each.within is not None and each.movement_bits > plan.movement_bits]
     if not milder:
         return f"{told}, and nothing that was measured is milder: a smaller alpha, such as {alpha / 2:g}, may find one"

@@ -31,6 +31,7 @@ from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.space import space_of
 from bitq.tradeoff.stored import tied, ties
 from bitq.tradeoff.study import Study
+from bitq.tradeoff.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class Comparison:
         seeds: in their order, what each came to.
         command: that anyone can run to get this.
         versions: of what computed it.
+        measure: what the metric is called.
     """
 
     network: str
@@ -185,6 +187,7 @@ class Comparison:
     seeds: tuple[OfSeed, ...]
     command: str
     versions: dict[str, str]
+    measure: str = "accuracy"
 
     @property
     def untuned(self) -> tuple[Summary, ...]:
@@ -268,6 +271,8 @@ def compare(
     folder: RunFolder,
     listener: Listener,
     command: str = "",
+    *,
+    workers: Workers | None = None,
 ) -> Comparison:
     """Compare rules on a network; called again with the same folder, nothing that is finished is done again.
 
@@ -281,6 +286,7 @@ def compare(
         folder: that has a run folder `seed-N` for each.
         listener: is told of progress.
         command: that anyone can run to get this.
+        workers: where plans are fine-tuned; by default in this process, one after the other.
 
     Raises:
         BitqError: what is wrong with the input, in one sentence; no rule that could run with a seed: what the first one
@@ -292,9 +298,9 @@ def compare(
         own = replace(settings, training=replace(settings.training, seed=seed))
         later = (len(seeds) - place - 1) * len(contest.rules)
         run = of_seed(folder, seed)
-        with opened(subject, device, offered, contest.settings(own), run, listener) as (study, traced):
+        with opened(subject, device, offered, contest.settings(own), run, listener, workers=workers) as (study, traced):
             found.append(compared(study, traced, contest, later))
-    return Comparison(subject.name, device.name, contest, settings, tuple(found), command, versions())
+    return Comparison(subject.name, device.name, contest, settings, tuple(found), command, versions(), study.measure)
 
 
 def of_seed(folder: RunFolder, seed: int) -> RunFolder:
@@ -320,6 +326,7 @@ def study_of(study: Study, traced: Traced, rule: Rule) -> Study:
     counted = FormatSet(brought.counted) if brought.counted else brought.offered
     space = space_of(subject.model, traced.layers, study.space.device, counted, listener.step)
     space = replace(space, offered=brought.offered, counted=brought.counted, points=study.space.points)
+    space = space.with_activations(traced.activations)
     return replace(study, space=tied(space, ties(space, traced.stored)))
 
 
@@ -359,13 +366,14 @@ def _reached(study: Study, traced: Traced, contest: Contest, called: Called, lef
     steps = 0 if training is None else training.steps
     missing = sum(own.ledger.known(Measurement, own.config(plan)) is None for plan in found.plans if plan.tune)
     listener.outlook({"fine-tuning": steps * (missing + contest.plans * left)}, "")
-    measured = dict(own.measured(found.plans))
+    by_plan = dict(own.measured(found.plans))
+    measured = {plan: by_plan[plan] for plan in found.plans}  # in the rule's order, whoever finished first
     least = study.float_accuracy.validation - contest.within
     near = [each for each in measured.values() if each.validation >= least]
     best = min(measured.values(), key=lambda each: study.objective(each.validation, each.movement_bits))
     row = row_of(study, best.label, "baseline", best)
     listener.note(
-        f"{called.label}: accuracy {100 * best.validation:.2f} % on validation data, "
+        f"{called.label}: {study.measure} {100 * best.validation:.2f} % on validation data, "
         f"{100 * best.movement_bits / study.space.movement_max:.1f} % of the largest movement, "
         f"O {study.objective(best.validation, best.movement_bits):.4f}"
     )

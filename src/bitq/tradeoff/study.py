@@ -38,6 +38,7 @@ from bitq.tradeoff.allocate import Scores
 from bitq.tradeoff.identity import bind, digest, formats_text
 from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Bench, Measured, Subject, evaluate, first_inputs, ranges_in, seeded
+from bitq.tradeoff.naming import measure
 from bitq.tradeoff.predict import RECOVERED
 from bitq.tradeoff.records import Calibration, FloatAccuracy, Measurement, Perturbations, Proposer, Record, objective
 from bitq.tradeoff.settings import Settings
@@ -83,6 +84,11 @@ class Study:
         """
         bind(ledger.store, subject, space, ledger.listener)
         return cls(subject, space, settings, ledger)
+
+    @property
+    def measure(self) -> str:
+        """What the metric is called."""
+        return measure(self.subject.task.metric_identity.text)
 
     @property
     def training(self) -> Training | None:
@@ -324,6 +330,8 @@ class Study:
         found = self.ledger.known(Measurement, self.config(plan))
         if found is not None and not _usable(found):
             raise damaged(self.ledger.store.path, "a measured plan has an accuracy or a cost that none can have")
+        if found is not None and found.ram_bytes is None:  # of an earlier version
+            return found.model_copy(update={"ram_bytes": self.space.cost(plan.choices).ram_bytes})
         return found
 
     @contextmanager

@@ -17,7 +17,7 @@ from bitq.accuracy.quantized import apply
 from bitq.errors import BitqError, shortened
 from bitq.files import RunFolder, check_replaceable
 from bitq.formats import Format, TensorFormats
-from bitq.loading import folded_norms, leave_out, state_without
+from bitq.loading import folded_norms, leave_out, load_checkpoint, state_without
 from bitq.multiplying import stored_name
 from bitq.numerics.packedfile import DIGEST, DTYPES, ENTRY, PACKABLE, FileTensor, opened, read_packed, write_packed
 from bitq.numerics.packing import WeightBlocks, weight_blocks
@@ -241,6 +241,18 @@ def load_quantized(model: nn.Module, folder: Path) -> Plan:
     apply(model, plan)
     model.eval()
     return plan
+
+
+def load_float_or_packed(model: nn.Module, path: Path) -> None:
+    """Fill a network with a checkpoint: what `save_weights` or `quantize_file` wrote, or what others did.
+
+    Raises:
+        BitqError: as `load_into` and `bitq.loading.load_checkpoint`.
+    """
+    if path.suffix == ".safetensors" and path.is_file() and ENTRY in _metadata(path):
+        load_into(model, path)
+    else:
+        load_checkpoint(model, path)
 
 
 def load_into(model: nn.Module, path: Path) -> None:

@@ -49,11 +49,12 @@ class Integers(NamedTuple):
 
     def values(self) -> np.ndarray:
         """What DequantizeLinear makes of them (float32)."""
-        codes = self.codes if self.zero is None else self.codes - self._spread(self.zero)
-        found: np.ndarray = codes.astype(np.float32) * self._spread(self.scale)
+        codes = self.codes if self.zero is None else self.codes - self.spread(self.zero)
+        found: np.ndarray = codes.astype(np.float32) * self.spread(self.scale)
         return found
 
-    def _spread(self, each: np.ndarray) -> np.ndarray:
+    def spread(self, each: np.ndarray) -> np.ndarray:
+        """What is shared as it belongs to every integer, or is broadcast to it."""
         if self.axis is None:
             return each
         if self.block:
@@ -90,25 +91,44 @@ class Held:
         """The operators that give the values; none for floats."""
         own = self._integers
         if own is None:
-            return self._initializer(tape, "", self.values.numpy())
-        kind = next(kind for kind, low, high in _TYPES if low <= own.codes.min() and own.codes.max() <= high)
-        inputs = [self._initializer(tape, "codes", own.codes, kind), self._initializer(tape, "scale", own.scale)]
-        if own.zero is not None:
-            inputs.append(self._initializer(tape, "zero", own.zero, kind))
-        given = {"axis": own.axis, "block_size": own.block or None}
-        y = tape.op("DequantizeLinear", inputs, {name: value for name, value in given.items() if value is not None})
+            return _initializer(tape, self._name, self.values.numpy())
+        y = emitted(tape, own, self._name)
         shape = self.values.shape
         target = np.asarray([shape[axis] for axis in own.order or range(len(shape))], dtype=np.int64)
         if own.codes.shape != tuple(target):
-            y = tape.op("Reshape", [y, self._initializer(tape, "shape", target)])
+            y = tape.op("Reshape", [y, _initializer(tape, f"{self._name}.shape", target)])
         if own.order and own.order != tuple(sorted(own.order)):
             y = tape.op("Transpose", [y], {"perm": _inverse(own.order)})
         return y
 
-    def _initializer(self, tape: Tape, part: str, values: np.ndarray, kind: ir.DataType | None = None) -> ir.Value:
-        name = ".".join(filter(None, (self._name, part)))
-        held = values if kind is None else values.astype(kind.numpy())
-        return tape.initializer(ir.Tensor(held, dtype=kind, name=name), name=name)
+    def elementwise(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Integers, and for each its scale and its zero point, of the weight's shape; of a packed weight."""
+        own = self._integers
+        assert own is not None
+        shape = self.values.shape
+        ordered = [shape[axis] for axis in own.order or range(len(shape))]
+
+        def placed(each: np.ndarray) -> np.ndarray:
+            whole = np.broadcast_to(each, own.codes.shape).reshape(ordered)
+            return whole.transpose(_inverse(own.order)) if own.order else whole
+
+        zero = None if own.zero is None else placed(own.spread(own.zero))
+        return placed(own.codes), placed(own.spread(own.scale)), zero
+
+
+def emitted(tape: Tape, own: Integers, name: str) -> ir.Value:
+    """DequantizeLinear of integers, in the narrowest type that has them."""
+    kind = next(kind for kind, low, high in _TYPES if low <= own.codes.min() and own.codes.max() <= high)
+    inputs = [_initializer(tape, f"{name}.codes", own.codes, kind), _initializer(tape, f"{name}.scale", own.scale)]
+    if own.zero is not None:
+        inputs.append(_initializer(tape, f"{name}.zero", own.zero, kind))
+    given = {"axis": own.axis, "block_size": own.block or None}
+    return tape.op("DequantizeLinear", inputs, {name: value for name, value in given.items() if value is not None})
+
+
+def _initializer(tape: Tape, name: str, values: np.ndarray, kind: ir.DataType | None = None) -> ir.Value:
+    held = np.ascontiguousarray(values if kind is None else values.astype(kind.numpy()))
+    return tape.initializer(ir.Tensor(held, dtype=kind, name=name), name=name)
 
 
 def _inverse(order: Sequence[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""What `bitq.quantize` does to an activation as a pair of QuantizeLinear and DequantizeLinear, where that says it."""
+"""Quantizations as QuantizeLinear and DequantizeLinear alone, where these say them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from bitq.exporting.standard_onnx.constants import Held
+from bitq.exporting.standard_onnx.direct import put_where_read
+from bitq.exporting.standard_onnx.marks import marks_in, put_in_place, recipe_of, unsayable_told
+from bitq.exporting.standard_onnx.program import Put, floats_told, weight_marks
 from bitq.exporting.standard_onnx.rounding import UnsayableError, calibrated_step
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Integer
@@ -14,8 +18,10 @@ from bitq.numerics.recipe import Recipe
 _NEEDED = "which no pair of QuantizeLinear and DequantizeLinear says; those of integers with one calibrated scale do"
 
 
-def pair(tape: Tape, x: ir.Value, recipe: Recipe) -> ir.Value:
+def pair(tape: Tape, x: ir.Value, recipe: Recipe, unsigned8: bool = False) -> ir.Value:
     """Emit the pair for a tensor; what lies beyond the elements is clipped before.
+
+    With `unsigned8`, numbers of at most 8 bits are stored without a sign, by a zero point of 128 if they have one.
 
     QuantizeLinear divides in float32: next to a tie between two elements the other one may come out.
 
@@ -35,6 +41,8 @@ def pair(tape: Tape, x: ir.Value, recipe: Recipe) -> ir.Value:
         (False, True): ir.DataType.UINT8,
         (False, False): ir.DataType.UINT16,
     }[element.signed, element.bits <= 8]
+    if unsigned8 and kind == ir.DataType.INT8:
+        kind, zero = ir.DataType.UINT8, 128
 
     def constant(value: float, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
         return tape.op("Constant", [], {"value": ir.Tensor(np.asarray(value, dtype=dtype.numpy()), dtype=dtype)})
@@ -43,3 +51,35 @@ def pair(tape: Tape, x: ir.Value, recipe: Recipe) -> ir.Value:
         x = tape.op("Clip", [x, constant(float(low * step)), constant(float(high * step))])
     scales = [constant(float(step)), constant(zero, kind)]
     return tape.op("DequantizeLinear", [tape.op("QuantizeLinear", [x, *scales]), *scales])
+
+
+def put_into_pairs(model: ir.Model, unsigned8: bool = False) -> Put:
+    """Weights as integers where they are read, a pair for each activation.
+
+    Args:
+        model: is changed.
+        unsigned8: as of `pair`.
+
+    Raises:
+        BitqError: a format that these do not express, with its module.
+    """
+    graph, packed, floats = model.graph, 0, []
+    for mark in weight_marks(graph):
+        tape = Tape(graph)
+        held = Held(mark.value, mark.recipe, f"{mark.name}.quantized")
+        if held.packed:
+            put_where_read(graph, mark.node, held, mark.recipe.format.geometry, f"{mark.name}.quantized")
+        else:
+            put_in_place(graph, mark.node, tape, held.emit(tape))
+        packed += held.packed
+        floats += [] if held.packed else [mark.name]
+    nodes = marks_in(graph)
+    for node in nodes:
+        x, recipe = node.inputs[0], recipe_of(node)
+        assert x is not None
+        tape = Tape()
+        with unsayable_told(node, recipe):
+            value = pair(tape, x, recipe, unsigned8)
+        put_in_place(graph, node, tape, value)
+    figures = {"packed_weights": packed, "float_weights": len(floats), "pairs": len(nodes)}
+    return Put(figures, floats_told(floats))

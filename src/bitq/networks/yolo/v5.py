@@ -64,8 +64,6 @@ class AnchoredSegment(nn.Module):
         """See `YoloV5`."""
         prototypes = self.proto(maps[0])
         raw = [tell(x) for tell, x in zip(self.m, maps, strict=True)]
-        if self.training:
-            return raw, prototypes
         decoded = [_decoded(x, stride, boxes) for x, stride, boxes in zip(raw, STRIDES, ANCHORS, strict=True)]
         return torch.cat(decoded, 2), prototypes
 
@@ -84,12 +82,10 @@ def _decoded(raw: Tensor, stride: int, anchors: tuple[tuple[int, int], ...]) -> 
 class YoloV5(nn.Module):
     """Objects in images [n, 3, h, w], RGB in [0, 1], height and width multiples of 32.
 
-    In evaluation a pair as `YoloV8` with masks returns it: predictions [n, 4 + 80 + 32, a] and prototypes [n, 32, h/4,
-    w/4]. There are a = 3·(h·w/64 + h·w/256 + h·w/1024) anchor boxes, those of the finest map first, of each map one
-    after the other and each row by row. The probability of a class is that of an object times that of its class.
-
-    In training a pair: a list of [n, 3 * (5 + 80 + 32), h/s, w/s] for s = 8, 16, 32, of each anchor box four numbers of
-    its box, the scores of an object and of the classes, and the last numbers of its mask; and the prototypes.
+    In evaluation as in training a pair, as `YoloV8` with masks returns it in evaluation: predictions [n, 4 + 80 + 32,
+    a] and prototypes [n, 32, h/4, w/4]. There are a = 3·(h·w/64 + h·w/256 + h·w/1024) anchor boxes, those of the finest
+    map first, of each map one after the other and each row by row. The probability of a class is that of an object
+    times that of its class.
 
     Args:
         width: channels of the first layer.

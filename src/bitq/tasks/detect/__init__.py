@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from bitq.accuracy.evaluate import counted, tallied
 from bitq.batches import Batch
-from bitq.datasets import HELD_BYTES, Dataset, drawn
+from bitq.datasets import HELD_BYTES, Dataset, drawn, held_once, lacking_of, with_test
 from bitq.images import Scaling
 from bitq.pictures import drawn_by
 from bitq.tasks import NamedTask, Reading
-from bitq.tasks.detect.annotations import found_in
+from bitq.tasks.detect.annotations import BoxedFolder, found_in
+from bitq.tasks.detect.answering import OF_BOXES
 from bitq.tasks.detect.assigning import detection_loss
 from bitq.tasks.detect.boxed import boxed
 from bitq.tasks.detect.boxes import Truth
 from bitq.tasks.detect.heads import CONFIDENCE, MOST, OVERLAP, classes_of
-from bitq.tasks.detect.letterbox import PAD, LetterboxedFiles, LetterboxedImages
+from bitq.tasks.detect.letterbox import PAD, LetterboxedFiles, LetterboxedImages, truth_of
 from bitq.tasks.detect.precision import Precision
 
 __all__ = ["TASK", "Truth", "detection_loss"]
@@ -91,35 +93,55 @@ def box_ap_large(model: nn.Module, batches: Iterable[Batch]) -> float:
 
 
 def load(path: Path, reading: Reading) -> Dataset:
+    """Images with boxes, as `loaded` reads them."""
+    return loaded(path, reading, found_in(path), truth_of)
+
+
+def loaded(path: Path, reading: Reading, folder: BoxedFolder, targets: Callable[..., Any]) -> Dataset:
     """Images with boxes from a folder kept as `bitq.tasks.detect.annotations` says.
 
     Where there is no test, val is what is judged by, and what is to choose by is taken from train, as test and val are
     where there is train alone. Images are decoded once where a split fits in 2 GiB.
 
+    Args:
+        path: of the folder.
+        reading: how images are read.
+        folder: what is in it.
+        targets: makes what they are labelled with, as `truth_of`.
+
     Raises:
-        BitqError: a folder kept otherwise, files that do not fit together, or options that do not fit them.
+        BitqError: files that do not fit together, or options that do not fit them.
     """
     reading.check_no_masks()
-    found, classes = found_in(path)
-    parts = found if "test" in found or "val" not in found else {"train": found["train"], "test": found["val"]}
+    found, classes, labelled = folder
+    parts = with_test(found)
     shape = (reading.channels or 3, *(reading.image_size or USUAL_SIZE))
     scaling = Scaling(reading.mean or (0.0,), reading.std or (1.0,))
     scaling.check_channels(shape[0])
     most = max(len(each.classes) for part in parts.values() for each in part.objects)
-    files = {split: LetterboxedFiles(*part, shape, scaling, most) for split, part in parts.items()}
-    splits = {split: _held(part) for split, part in drawn(files, reading.limit, reading.seed).items()}
+    files = {split: LetterboxedFiles(*part, shape, scaling, most, targets) for split, part in parts.items()}
+    splits = held_once(drawn(files, reading.limit, reading.seed), _held)
     largest = {
         f"the labels of {split}": max((int(each.classes.max(initial=0)) for each in part.objects), default=0)
         for split, part in found.items()
     }
-    return Dataset(splits["train"], splits["val"], splits["test"], largest, classes)
+    return Dataset(
+        splits["train"],
+        splits["val"],
+        splits["test"],
+        largest if labelled else {},
+        classes,
+        labelled=labelled,
+        lacking=lacking_of(path, found),
+    )
 
 
 def _held(part: LetterboxedFiles) -> LetterboxedFiles | LetterboxedImages:
     return part.held() if len(part) * prod(part.shape) <= HELD_BYTES else part
 
 
-def _protocol(reading: Reading) -> str:
+def protocol(reading: Reading) -> str:
+    """How boxes are found and images letterboxed."""
     height, width = reading.image_size or USUAL_SIZE
     return (
         f"images letterboxed to {height} x {width}: centred, bilinear without antialiasing, padded with {PAD}; "
@@ -145,5 +167,6 @@ TASK = NamedTask(
     evaluated=16,
     heaviness=16,
     learning_rate=1e-4,  # at 1e-3 YOLOv8n with folded norms forgets everything within 24 steps
-    protocol=_protocol,
+    protocol=protocol,
+    agreement=OF_BOXES,
 )

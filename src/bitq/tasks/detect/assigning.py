@@ -17,7 +17,10 @@ CANDIDATES = 10
 """Cells that answer for an object, at most."""
 
 _OF_SCORE, _OF_OVERLAP = 0.5, 6.0  # powers in the alignment
-_BOXES, _CLASSES, _SIDES = 7.5, 0.5, 1.5  # weights in the loss
+BOXES = 7.5
+"""Weight of boxes in the loss."""
+
+_CLASSES, _SIDES = 0.5, 1.5  # weights
 
 
 class DetectionLoss(NamedTuple):
@@ -57,31 +60,42 @@ def detection_loss(output: Any, target: Any) -> DetectionLoss:
     """
     if not isinstance(target, Truth):
         raise BitqError(f"detection cannot learn from {described(target)}; it must be a bitq.tasks.detect.Truth")
-    heads = heads_of(output, target.shape)
+    return lost(heads_of(output, target.shape), target)[0]
+
+
+def lost(heads: Heads, target: Truth) -> tuple[DetectionLoss, dict[int, Assigned]]:
+    """What `detection_loss` is of an answer, and by image with objects the cells that answer for those `learned`.
+
+    Raises:
+        BitqError: an object of a class that the network has not.
+    """
     known = heads.logits.shape[-1]
     if target.classes.numel() and (label := int(target.classes.max())) >= known:
         raise BitqError(
             f"label {label} in a batch's target, but the network has {known} classes; labels count classes from 0 to "
             f"{known - 1}"
         )
-    boxes, sides, total = heads.boxes.sum() * 0, heads.sides.sum() * 0, heads.logits.new_zeros(())
+    boxes, total = heads.boxes.sum() * 0, heads.logits.new_zeros(())
+    sides = total if heads.sides is None else heads.sides.sum() * 0
+    found: dict[int, Assigned] = {}
     wanted = torch.zeros_like(heads.logits)
     for image in range(len(target)):
         objects = target.learned(image)
         if not len(objects.boxes):
             continue
-        cells, own, weights = assigned(heads, image, objects)
+        cells, own, weights = found[image] = assigned(heads, image, objects)
         right = objects.boxes[own]
         wanted[image, cells, objects.classes[own]] = weights
         boxes = boxes + (weights * (1 - complete_overlap(heads.boxes[image, cells], right))).sum()
-        centres, strides = heads.centres[cells], heads.strides[cells]
-        away = torch.cat((centres - right[:, :2], right[:, 2:] - centres), 1) / strides
-        sides = sides + (weights * _between(heads.sides[image, cells], away)).sum()
+        if heads.sides is not None:
+            centres, strides = heads.centres[cells], heads.strides[cells]
+            away = torch.cat((centres - right[:, :2], right[:, 2:] - centres), 1) / strides
+            sides = sides + (weights * _between(heads.sides[image, cells], away)).sum()
         total = total + weights.sum()
     total = total.clamp(min=1)
     classes = functional.binary_cross_entropy_with_logits(heads.logits, wanted, reduction="sum")
     parts = boxes / total, classes / total, sides / total
-    return DetectionLoss(_BOXES * parts[0] + _CLASSES * parts[1] + _SIDES * parts[2], *parts)
+    return DetectionLoss(BOXES * parts[0] + _CLASSES * parts[1] + _SIDES * parts[2], *parts), found
 
 
 @torch.no_grad()

@@ -50,10 +50,15 @@ class Truth:
         return replace(self, **tensors)
 
     def learned(self, image: int) -> Labelled:
-        """What an image teaches, as the network sees it: its objects that are no crowds and have an extent."""
+        """What an image teaches, as the network sees it: its objects `taught`."""
         boxes = self.boxes[image] * self.scales[image].repeat(2) + self.margins[image].repeat(2)
-        whole = (self.classes[image] != ABSENT) & ~self.crowds[image] & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        whole = self.taught(image)
         return Labelled(boxes[whole], self.classes[image][whole])
+
+    def taught(self, image: int) -> Tensor:
+        """Which objects of an image are no crowds and have an extent: bool [most]."""
+        boxes = self.boxes[image]
+        return (self.classes[image] != ABSENT) & ~self.crowds[image] & (boxes[:, 2:] > boxes[:, :2]).all(1)
 
     def restored(self, boxes: Tensor, image: int) -> Tensor:
         """Boxes [k, 4] in pixels of what the network sees, in those of an image, and cut to it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
 from typing import Any
@@ -30,14 +31,15 @@ class Heads:
     Attributes:
         boxes: left, top, right, bottom in pixels of what the network sees, [n, cells, 4].
         logits: of the classes, [n, cells, classes].
-        sides: logits of the distances to left, top, right and bottom, [n, cells, 4, BINS].
+        sides: logits of the distances to left, top, right and bottom, [n, cells, 4, BINS]; None of networks that tell
+            boxes otherwise.
         centres: x and y of the cells, in pixels, [cells, 2].
         strides: width of the cells, in pixels, [cells, 1].
     """
 
     boxes: Tensor
     logits: Tensor
-    sides: Tensor
+    sides: Tensor | None
     centres: Tensor
     strides: Tensor
 
@@ -60,7 +62,8 @@ def heads_of(output: Any, shape: tuple[int, int]) -> Heads:
     decoded, maps = _parts(output)
     flat = torch.cat([each.flatten(2) for each in maps], 2).transpose(1, 2).float()
     sides = flat[..., : 4 * BINS].reshape(*flat.shape[:2], 4, BINS)
-    centres, strides = _cells(maps, shape)
+    centres, strides = cells_of([(each.shape[2], each.shape[3]) for each in maps], shape)
+    centres, strides = centres.to(flat.device), strides.to(flat.device)
     if decoded is None:
         steps = torch.arange(BINS, dtype=sides.dtype, device=sides.device)
         away = (sides.softmax(-1) * steps).sum(-1) * strides  # no product that automatic mixed precision would round
@@ -96,20 +99,27 @@ def _is_pair(output: Any) -> bool:
     return pair and isinstance(output[0], Tensor) and output[0].dim() == 3
 
 
-def _cells(maps: list[Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Centres [cells, 2] and strides [cells, 1] of all maps' cells, row by row."""
+def cells_of(sizes: Sequence[tuple[int, int]], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Centres [cells, 2] and strides [cells, 1] of all maps' cells, row by row, in pixels.
+
+    Args:
+        sizes: heights and widths of the maps.
+        shape: height and width of what the network sees.
+
+    Raises:
+        BitqError: cells that are no squares, or of other widths than powers of two.
+    """
     centres, strides = [], []
-    for each in maps:
-        height, width = each.shape[2:]
+    for height, width in sizes:
         stride = shape[0] / height
         if shape[1] != stride * width or not log2(stride).is_integer():
             raise BitqError(
                 f"a map has {height} x {width} cells for an image of {shape[0]} x {shape[1]} pixels; cells must be "
                 "squares of 8, 16, 32, … pixels: give an --image-size that the network's strides divide"
             )
-        down, across = ((torch.arange(side, device=each.device) + 0.5) * stride for side in (height, width))
+        down, across = ((torch.arange(side) + 0.5) * stride for side in (height, width))
         centres.append(torch.cartesian_prod(down, across).flip(1))
-        strides.append(torch.full((height * width, 1), stride, device=each.device))
+        strides.append(torch.full((height * width, 1), stride))
     return torch.cat(centres), torch.cat(strides)
 
 
@@ -129,18 +139,25 @@ class Detected:
 
 
 def found_in_image(heads: Heads, image: int) -> Detected:
-    """The objects that an answer says are in an image.
+    """The objects that an answer says are in an image, as `found_among`."""
+    return found_among(heads.boxes[image], heads.logits[image].sigmoid())[0]
+
+
+def found_among(boxes: Tensor, scores: Tensor) -> tuple[Detected, Tensor]:
+    """The objects that cells say there are, and the places of their cells, int64 [k].
 
     A cell may give several, of different classes. Of two boxes of one class that overlap by more than `OVERLAP` the
     more probable one stays (non-maximum suppression).
+
+    Args:
+        boxes: left, top, right, bottom, [cells, 4].
+        scores: probabilities of the classes, [cells, classes].
     """
-    scores = heads.logits[image].sigmoid()
     cells, classes = (scores > CONFIDENCE).nonzero(as_tuple=True)
     likely = scores[cells, classes]
     order = likely.sort(descending=True, stable=True).indices[:_CONSIDERED]
-    boxes, classes, likely = heads.boxes[image][cells[order]], classes[order], likely[order]
-    kept = kept_of(Labelled(boxes, classes))
-    return Detected(boxes[kept], classes[kept], likely[kept])
+    kept = order[kept_of(Labelled(boxes[cells[order]], classes[order]))]
+    return Detected(boxes[cells[kept]], classes[kept], likely[kept]), cells[kept]
 
 
 def kept_of(given: Labelled) -> Tensor:

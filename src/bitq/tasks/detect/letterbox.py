@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from bitq.errors import BitqError
 from bitq.images import Scaling, in_threads, opened_image
 from bitq.memory import memory_told
 from bitq.tasks.detect.boxes import ABSENT, Truth
+from bitq.tasks.detect.outlines import Outline
 
 PAD = 114
 """Gray of the margins, of 255: what YOLO networks are trained with."""
@@ -35,6 +36,7 @@ class Objects:
         areas: of the objects, float64 [k].
         size: height and width of the image whose pixels boxes and areas are given in; None if they are shares of the
             image's sides and area.
+        outlines: of the objects, where they are asked for.
     """
 
     boxes: NDArray[np.float64]
@@ -42,6 +44,7 @@ class Objects:
     crowds: NDArray[np.bool_]
     areas: NDArray[np.float64]
     size: tuple[int, int] | None = None
+    outlines: tuple[Outline, ...] = ()
 
     def in_pixels(self, path: Path, size: tuple[int, int]) -> Objects:
         """The same in pixels of the image.
@@ -56,7 +59,8 @@ class Objects:
         height, width = size
         if self.size is None:
             boxes = self.boxes * [width, height, width, height]
-            return replace(self, boxes=boxes, areas=self.areas * width * height, size=size)
+            outlines = tuple(each.scaled(width, height) for each in self.outlines)
+            return replace(self, boxes=boxes, areas=self.areas * width * height, size=size, outlines=outlines)
         if self.size != size:
             raise BitqError(
                 f"{path} has {width} x {height} pixels, but its labels are of {self.size[1]} x {self.size[0]}"
@@ -97,6 +101,7 @@ class LetterboxedFiles:
         shape: that every image gets: (channels, height, width).
         scaling: of the images.
         most: objects that targets have room for, those of any image at least.
+        targets: makes what the images are labelled with, as `truth_of`.
     """
 
     images: tuple[Path, ...]
@@ -104,11 +109,12 @@ class LetterboxedFiles:
     shape: tuple[int, int, int]
     scaling: Scaling
     most: int
+    targets: Callable[[Sequence[Objects], Sequence[tuple[int, int]], tuple[int, int], int], Any]
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Truth]:
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Any]:
         return self.subset(index).held()[:]
 
     @property
@@ -143,7 +149,7 @@ class LetterboxedFiles:
                 objects[index] = self.objects[index].in_pixels(self.images[index], sizes[index])
 
             in_threads(hold, len(self))
-            truth = truth_of(objects, sizes, self.shape[1:], self.most)
+            truth = self.targets(objects, sizes, self.shape[1:], self.most)
         return LetterboxedImages(torch.from_numpy(pixels), truth, self.scaling)
 
     def _decoded(self, path: Path, into: NDArray[np.uint8]) -> tuple[int, int]:
@@ -166,13 +172,13 @@ class LetterboxedImages:
     """Letterboxed images in memory, uint8 [n, channels, height, width]; otherwise as `LetterboxedFiles`."""
 
     pixels: Tensor
-    truth: Truth
+    truth: Any
     scaling: Scaling
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, index: slice | Tensor) -> tuple[Tensor, Truth]:
+    def __getitem__(self, index: slice | Tensor) -> tuple[Tensor, Any]:
         return self.scaling(self.pixels[index]), self.truth[index]
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 from bitq.batches import described, to_device
 from bitq.errors import BitqError
 from bitq.tasks.detect.boxes import ABSENT, Truth
-from bitq.tasks.detect.heads import found_in_image, heads_of
+from bitq.tasks.detect.heads import Detected, found_in_image, heads_of
 
 _CPU = torch.device("cpu")
 """Where boxes are suppressed: it takes many small steps, one after the other."""
@@ -25,13 +25,16 @@ class Precision:
         BitqError: the package that counts them is not installed.
     """
 
+    kind = "bbox"
+    """What overlaps, as COCO calls it."""
+
     place = 0
     """Of the figure among COCO's: its precision over overlaps of 0.50 to 0.95, at 0.50, at 0.75, and over all
     overlaps for small, medium and large objects."""
 
     def __init__(self) -> None:
         self._coco, self._evaluation = _counters()
-        self._sizes: list[list[float]] = []
+        self._sizes: list[list[int]] = []
         self._true: list[dict[str, Any]] = []
         self._found: list[Tensor] = []
 
@@ -42,15 +45,19 @@ class Precision:
         output, target = to_device(output, _CPU, "the output"), to_device(target, _CPU)
         heads = heads_of(output, target.shape)
         for image in range(len(target)):
-            number = len(self._sizes)
-            self._sizes.append(target.sizes[image].tolist())
-            self._true += _entries(target, image, number, len(self._true))
-            found = found_in_image(heads, image)
-            boxes = target.restored(found.boxes, image)
-            boxes[:, 2:] -= boxes[:, :2]
-            numbers = torch.full_like(found.scores, number)
-            columns = (numbers[:, None], boxes, found.scores[:, None], found.classes[:, None].to(boxes))
-            self._found.append(torch.cat(columns, 1))
+            self.add(target, image, found_in_image(heads, image))
+
+    def add(self, target: Truth, image: int, found: Detected) -> int:
+        """Take an image in, and what was found in it; its number among all."""
+        number = len(self._sizes)
+        self._sizes.append([round(side) for side in target.sizes[image].tolist()])
+        self._true += _entries(target, image, number, len(self._true))
+        boxes = target.restored(found.boxes, image)
+        boxes[:, 2:] -= boxes[:, :2]
+        numbers = torch.full_like(found.scores, number)
+        columns = (numbers[:, None], boxes, found.scores[:, None], found.classes[:, None].to(boxes))
+        self._found.append(torch.cat(columns, 1))
+        return number
 
     @property
     def share(self) -> float:
@@ -70,11 +77,19 @@ class Precision:
         true = self._coco({"images": images, "annotations": self._true, "categories": known})
         found = torch.cat(self._found).double()
         of_known = torch.isin(found[:, 6].long(), torch.tensor(classes))
-        evaluation = self._evaluation(true, true.loadRes(found[of_known].numpy()), "bbox")
+        results = self.results(found, of_known)
+        if not len(results):
+            return np.zeros(12)
+        evaluation = self._evaluation(true, true.loadRes(results), self.kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
         return np.asarray(evaluation.stats, np.float64)
+
+
+    def results(self, found: Tensor, known: Tensor) -> Any:
+        """What was found, as COCO reads it: rows of image, box, score and class, of those that are `known`."""
+        return found[known].numpy()
 
 
 def _entries(target: Truth, image: int, number: int, before: int) -> list[dict[str, Any]]:

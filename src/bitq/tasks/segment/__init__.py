@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bitq.accuracy.agreement import OF_CLASSES
 from bitq.accuracy.evaluate import IGNORED, counted, cross_entropy, tallied
 from bitq.batches import Batch, described
-from bitq.datasets import HELD_BYTES, Dataset, drawn
+from bitq.datasets import HELD_BYTES, Dataset, drawn, held_once, lacking_of, with_test
 from bitq.errors import BitqError
 from bitq.images import ArrayImages, Scaling, image_size
 from bitq.pictures import drawn_by
@@ -79,27 +80,38 @@ def pixel_accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
 def load(path: Path, reading: Reading) -> Dataset:
     """Images with masks from a folder kept as one of `bitq.tasks.segment.layouts`.
 
-    What is missing of val and test is taken from train. Images are decoded once where a split fits in 2 GiB.
+    Where there is no test, val is what is judged by, and what is to choose by is taken from train, as test and val are
+    where there is train alone. Images are decoded once where a split fits in 2 GiB.
 
     Raises:
         BitqError: a folder kept otherwise, files that do not fit together, or options that do not fit them.
     """
     if not path.is_dir():
         raise BitqError(f"{path} is no folder; give one of images and masks")
-    layout, pairs = found_in(path)
+    layout, found = found_in(path)
+    pairs, first = with_test(found), next(iter(found.values()))
     marks = layout.marks if reading.void is None else Marks(layout.marks.first, reading.void)
-    height, width = reading.image_size or image_size(pairs["train"][0][0])
+    height, width = reading.image_size or image_size(first[0][0])
     shape, resize = (reading.channels or 3, height, width), reading.image_size is not None
     scaling = Scaling(reading.mean or (0.0,), reading.std or (1.0,))
     scaling.check_channels(shape[0])
     parts = {
         split: MaskedFiles(images, masks, shape, resize, marks, scaling) for split, (images, masks) in pairs.items()
     }
-    splits = {name: _held(part) for name, part in drawn(parts, reading.limit, reading.seed).items()}
+    splits = held_once(drawn(parts, reading.limit, reading.seed), _held)
     largest = {
-        f"the masks of {name}": int(part.labels.max()) for name, part in splits.items() if isinstance(part, ArrayImages)
+        f"the masks of {name}": int(part.labels.max())
+        for name, part in splits.items()
+        if isinstance(part, ArrayImages) and part.labels is not None
     }
-    return Dataset(splits["train"], splits["val"], splits["test"], largest)
+    return Dataset(
+        splits["train"],
+        splits["val"],
+        splits["test"],
+        largest,
+        labelled=first[1] is not None,
+        lacking=lacking_of(path, found),
+    )
 
 
 def _held(part: MaskedFiles) -> MaskedFiles | ArrayImages:
@@ -113,4 +125,5 @@ TASK = NamedTask(
     "a folder of images and masks, such as images/train and masks/train",
     batch_size=8,
     evaluated=16,
+    agreement=OF_CLASSES,
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bitq.datasets import SUFFIXES, images_by_name
+from bitq.datasets import SUFFIXES, bare_images, images_by_name
 from bitq.errors import BitqError, shortened
 from bitq.outside import read_outside
 from bitq.tasks.segment.masks import Marks
@@ -66,20 +66,25 @@ LAYOUTS = (
 )
 """In the order in which they are looked for."""
 
-Pairs = dict[str, tuple[tuple[Path, ...], tuple[Path, ...]]]
-"""By split, images and their masks."""
+Pairs = dict[str, tuple[tuple[Path, ...], tuple[Path, ...] | None]]
+"""By split, images and their masks, or None without masks."""
+
+_BARE = MaskLayout("images alone", {})
 
 
 def found_in(root: Path) -> tuple[MaskLayout, Pairs]:
-    """How a folder's images and masks are kept, and which they are.
+    """How a folder's images and masks are kept, and which they are; images alone where there are no masks.
 
     Raises:
         BitqError: in no way of `LAYOUTS`, or an image without a mask, or a mask without an image.
     """
-    for layout in LAYOUTS:
-        places = {split: place for split, place in layout.places.items() if _is_there(root, place)}
-        if "train" in places:
-            return layout, {split: _paired(root, place, layout) for split, place in places.items()}
+    found = [(layout, {s: place for s, place in layout.places.items() if _is_there(root, place)}) for layout in LAYOUTS]
+    for complete in (True, False):
+        for layout, places in found:
+            if "train" in places or (places and not complete):
+                return layout, {split: _paired(root, place, layout) for split, place in places.items()}
+    if bare := bare_images(root):
+        return _BARE, {split: (files, None) for split, files in bare.items()}
     known = "; ".join(
         f"{layout.places['train'].images}/ with {layout.places['train'].masks}/ ({layout.name})"
         for layout in LAYOUTS[:4]

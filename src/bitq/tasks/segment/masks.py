@@ -54,10 +54,10 @@ class Marks:
 
 @dataclass(frozen=True)
 class MaskedFiles:
-    """Images with masks, decoded whenever they are asked for: a split, as `bitq.images.Split` describes it.
+    """Images with masks or without, decoded whenever they are asked for: a split, as `bitq.images.Split` describes it.
 
     Args:
-        images, masks: PNG or JPEG files; a mask's pixels are whole numbers.
+        images, masks: PNG or JPEG files; a mask's pixels are whole numbers. None without masks.
         shape: that every image gets: (channels, height, width).
         resize: images of another size, their masks by the nearest pixel; they are refused otherwise.
         marks: what the numbers mean.
@@ -65,7 +65,7 @@ class MaskedFiles:
     """
 
     images: tuple[Path, ...]
-    masks: tuple[Path, ...]
+    masks: tuple[Path, ...] | None
     shape: tuple[int, int, int]
     resize: bool
     marks: Marks
@@ -90,8 +90,8 @@ class MaskedFiles:
     def subset(self, indices: Tensor) -> MaskedFiles:
         """The images at `indices` alone."""
         chosen = indices.tolist()
-        images, masks = (tuple(files[i] for i in chosen) for files in (self.images, self.masks))
-        return replace(self, images=images, masks=masks)
+        masks = None if self.masks is None else tuple(self.masks[i] for i in chosen)
+        return replace(self, images=tuple(self.images[i] for i in chosen), masks=masks)
 
     def held(self) -> ArrayImages:
         """The same images and masks, decoded once and held in memory.
@@ -102,29 +102,30 @@ class MaskedFiles:
         """
         with memory_told("decoding images and masks"):
             pixels = np.empty((len(self), *self.shape), np.uint8)
-            labels = np.empty((len(self), *self.shape[1:]), np.int16)
+            labels = None if self.masks is None else np.empty((len(self), *self.shape[1:]), np.int16)
 
             def hold(index: int) -> None:
-                pixels[index], labels[index] = self._decoded(self.images[index], self.masks[index])
+                size, pixels[index] = self._pixels(self.images[index])
+                if self.masks is not None and labels is not None:
+                    labels[index] = self._numbers(self.masks[index], self.images[index], size)
 
             in_threads(hold, len(self))
-        return ArrayImages(torch.from_numpy(pixels), torch.from_numpy(labels), self.scaling)
+        return ArrayImages(
+            torch.from_numpy(pixels), None if labels is None else torch.from_numpy(labels), self.scaling
+        )
 
-    def _decoded(self, path: Path, mask: Path) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+    def _pixels(self, path: Path) -> tuple[tuple[int, int], NDArray[np.uint8]]:
+        """Width and height of an image as it is kept, and what it becomes."""
         channels, height, width = self.shape
-        size = width, height
-
-        def fitted(image: Image.Image, where: Path, by: Image.Resampling) -> Image.Image:
-            if image.size == size:
-                return image
-            if not self.resize:
-                own, others = (f"{across} x {down} pixels" for across, down in (image.size, size))
-                raise BitqError(f"{where} has {own} and others {others}; set an image size")
-            return image.resize(size, by)
 
         def pixels(image: Image.Image) -> tuple[tuple[int, int], NDArray[np.uint8]]:
-            found = fitted(image.convert("RGB" if channels == 3 else "L"), path, Image.Resampling.BILINEAR)
+            found = self._fitted(image.convert("RGB" if channels == 3 else "L"), path, Image.Resampling.BILINEAR)
             return image.size, np.array(found).reshape(height, width, channels).transpose(2, 0, 1)
+
+        return opened_image(path, pixels)
+
+    def _numbers(self, mask: Path, path: Path, size: tuple[int, int]) -> NDArray[np.int16]:
+        """The labels in the mask of an image at `path`, which has such a width and height."""
 
         def numbers(image: Image.Image) -> tuple[tuple[int, int], NDArray[np.int32]]:
             if image.mode not in _INDEXED:
@@ -132,9 +133,18 @@ class MaskedFiles:
                     f"{mask} is an image of mode {image.mode}; a mask's pixels must be numbers of classes, gray or of "
                     "a palette"
                 )
-            return image.size, np.array(fitted(image, mask, Image.Resampling.NEAREST)).astype(np.int32)
+            return image.size, np.array(self._fitted(image, mask, Image.Resampling.NEAREST)).astype(np.int32)
 
-        (own, image), (other, found) = opened_image(path, pixels), opened_image(mask, numbers)
-        if own != other:
-            raise BitqError(f"{mask} has {other[0]} x {other[1]} pixels, but its image {path} {own[0]} x {own[1]}")
-        return image, self.marks.labels(found, mask)
+        own, found = opened_image(mask, numbers)
+        if own != size:
+            raise BitqError(f"{mask} has {own[0]} x {own[1]} pixels, but its image {path} {size[0]} x {size[1]}")
+        return self.marks.labels(found, mask)
+
+    def _fitted(self, image: Image.Image, where: Path, by: Image.Resampling) -> Image.Image:
+        size = self.shape[2], self.shape[1]
+        if image.size == size:
+            return image
+        if not self.resize:
+            own, others = (f"{across} x {down} pixels" for across, down in (image.size, size))
+            raise BitqError(f"{where} has {own} and others {others}; set an image size")
+        return image.resize(size, by)

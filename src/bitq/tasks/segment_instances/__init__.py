@@ -1,0 +1,132 @@
+"""Masks of objects: instance segmentation, as YOLOv8 and YOLOv5 with masks answer it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import nn
+
+from bitq.accuracy.evaluate import counted, tallied
+from bitq.batches import Batch
+from bitq.datasets import Dataset
+from bitq.tasks import NamedTask, Reading
+from bitq.tasks.detect import loaded, protocol
+from bitq.tasks.detect.annotations import found_in
+from bitq.tasks.segment_instances.mask_loss import instance_loss
+from bitq.tasks.segment_instances.mask_precision import InstancePrecision, MaskPrecision
+from bitq.tasks.segment_instances.mixtures import classes_of_mixed
+from bitq.tasks.segment_instances.truth import Instances, instances_of
+
+__all__ = ["TASK", "Instances", "instance_loss"]
+
+
+class _MaskAt50(MaskPrecision):
+    place = 1
+
+
+class _MaskAt75(MaskPrecision):
+    place = 2
+
+
+class _SmallMasks(MaskPrecision):
+    place = 3
+
+
+class _MediumMasks(MaskPrecision):
+    place = 4
+
+
+class _LargeMasks(MaskPrecision):
+    place = 5
+
+
+class _BoxAt50(InstancePrecision):
+    place = 1
+
+
+@tallied(MaskPrecision)
+def mask_ap(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """COCO's average precision: mean over overlaps of 0.50, 0.55, …, 0.95 and over the classes that the images have."""
+    return counted(model, batches, MaskPrecision())
+
+
+@tallied(_MaskAt50)
+def mask_ap50(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Average precision at an overlap of 0.50."""
+    return counted(model, batches, _MaskAt50())
+
+
+@tallied(_MaskAt75)
+def mask_ap75(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Average precision at an overlap of 0.75."""
+    return counted(model, batches, _MaskAt75())
+
+
+@tallied(_SmallMasks)
+def mask_ap_small(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Average precision of objects of up to 32² pixels."""
+    return counted(model, batches, _SmallMasks())
+
+
+@tallied(_MediumMasks)
+def mask_ap_medium(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Average precision of objects of 32² to 96² pixels."""
+    return counted(model, batches, _MediumMasks())
+
+
+@tallied(_LargeMasks)
+def mask_ap_large(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Average precision of objects from 96² pixels on."""
+    return counted(model, batches, _LargeMasks())
+
+
+@tallied(InstancePrecision)
+def box_ap(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """COCO's average precision of the boxes of the same objects."""
+    return counted(model, batches, InstancePrecision())
+
+
+@tallied(_BoxAt50)
+def box_ap50(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Average precision of the boxes at an overlap of 0.50."""
+    return counted(model, batches, _BoxAt50())
+
+
+def load(path: Path, reading: Reading) -> Dataset:
+    """Images with outlined objects, from a folder kept as `bitq.tasks.detect.annotations` says.
+
+    Raises:
+        BitqError: as for boxes, or an object without an outline.
+    """
+    return loaded(path, reading, found_in(path, outlined=True), instances_of)
+
+
+def _protocol(reading: Reading) -> str:
+    return (
+        f"{protocol(reading)}; masks are prototypes at a quarter of that size, mixed, interpolated bilinearly at the "
+        "pixels of the image as it is kept, and cut to the box where their logits are above 0"
+    )
+
+
+TASK = NamedTask(
+    instance_loss,
+    {
+        "mask-ap": mask_ap,
+        "mask-ap50": mask_ap50,
+        "mask-ap75": mask_ap75,
+        "mask-ap-small": mask_ap_small,
+        "mask-ap-medium": mask_ap_medium,
+        "mask-ap-large": mask_ap_large,
+        "box-ap": box_ap,
+        "box-ap50": box_ap50,
+    },
+    load,
+    "a folder of images and polygons, such as images/train and labels/train, or annotations/instances_train2017.json",
+    classes=classes_of_mixed,
+    batch_size=8,
+    evaluated=16,
+    heaviness=16,
+    learning_rate=1e-4,
+    protocol=_protocol,
+)
