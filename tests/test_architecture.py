@@ -26,7 +26,7 @@ RANKS = (
     {"files", "formats", "multiplying", "validation"},
     {"running", "usercode"},
     {"allocator", "arrays", "batches", "database", "floating", "geometry"},
-    {"csvfile", "devices", "images", "numerics", "store", "torchfile"},
+    {"csvfile", "devices", "images", "numerics", "pictures", "store", "torchfile"},
     {"accuracy", "movement", "datasets", "loading", "networks", "demo", "salvage"},
     {"onnx", "tasks", "tracing"},
     {"tradeoff"},

@@ -1,9 +1,11 @@
 """Boxes around objects: images in the layouts people keep them in, what judges boxes and what they are learned by."""
 
+import io
 import json
 import math
 import re
 import sys
+from base64 import b64decode
 
 import numpy as np
 import pytest
@@ -702,6 +704,9 @@ def test_a_network_is_searched_and_measured_again(bitq, folder):
     assert document["metric"] == "box-ap"
     page = (folder / "run/report.html").read_text()
     assert "<dt>Test box-ap</dt>" in page
+    drawn = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(drawn) == 2 * SPLITS["test"]
+    assert {Image.open(io.BytesIO(b64decode(each))).size for each in drawn} == {(SIDE, SIDE)}
     assert "Box-ap on the test data" in page
     assert "accuracy" not in re.sub(r"<script.*?</script>", "", page, flags=re.S).lower()
     again = ("evaluate", "run", "--network", *DATA, "--json")

@@ -1,5 +1,6 @@
 """A class for each pixel: images with masks in the layouts people keep them in, and what judges them."""
 
+import io
 import json
 import sys
 
@@ -14,8 +15,10 @@ from torch import nn
 from bitq.accuracy.evaluate import IGNORED, cross_entropy, score
 from bitq.errors import BitqError
 from bitq.images import ArrayImages, Batches
+from bitq.pictures import hue, pictures
 from bitq.tasks import Reading, metric_of, names, task_of
 from bitq.tasks.segment import load, mean_iou, pixel_accuracy
+from bitq.tasks.segment.coloured import STRENGTH, coloured
 from bitq.tasks.segment.layouts import LAYOUTS
 
 HEIGHT, WIDTH = 4, 6
@@ -242,3 +245,18 @@ def test_labels_beyond_the_outputs_are_told(mistake, folder):
     mask(folder / "data/masks/val/val0.png", np.full((HEIGHT, WIDTH), 3))
     said = mistake("evaluate", *DATA, "--formats", "float32")
     assert "label 3 in the masks of val, but the network has 3 outputs" in said
+
+
+def test_what_is_found_is_drawn_in_the_report(tmp_path):
+    kept(tmp_path, LAYOUTS[4])
+    found = load(tmp_path, Reading(limit=2))
+    torch.manual_seed(0)
+    model = nn.Conv2d(3, 3, 1).eval()
+    drawn = pictures(model, Batches(found.test, 2), mean_iou, 4)
+    assert [Image.open(io.BytesIO(each)).size for each in drawn] == [(WIDTH, HEIGHT)] * 2
+    image = Image.new("RGB", (2, 1))
+    scores = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
+    left, right = (coloured(image, scores, torch.zeros(1), 0).getpixel((x, 0)) for x in (0, 1))
+    assert left == tuple(int(STRENGTH * shade) for shade in hue(0))
+    assert right == tuple(int(STRENGTH * shade) for shade in hue(1))
+    assert left != right

@@ -3,8 +3,7 @@
 Movement is exact, on the paper's device. The rivals' formats are fixed, in the paper's class of bits, so that no
 weights are needed: DBPS-like 8 bits of mantissa in blocks of 16, FlexBlock FB16, FAST 4 bits everywhere, BSFP (2, 2)
 on MSFP16. BitQ's plans are of Table 2's grid at alpha 0.2, each tensor in a format of its own, by scores of normal
-numbers. Beside each stands what any plan of that grid takes, at least and at most: whatever the weights, BitQ lies
-between.
+numbers. Beside each stands what all tensors take in the narrowest and in the widest format of the grid.
 """
 
 from __future__ import annotations
@@ -164,12 +163,15 @@ def _write(rows: Rows, folder: Path) -> None:
     write_picture(folder, "fig5", _chart(shares))
 
 
-_HEADER = ("task", "network", "Original mJ", *COLUMNS[1:], "any 16-bit plan", "any 8-bit plan", "BitQ8 / BitQ16")
+_HEADER = (
+    *("task", "network", "Original mJ", *COLUMNS[1:]),
+    *("narrowest to widest 16-bit", "narrowest to widest 8-bit", "BitQ8 / BitQ16"),
+)
 
 _NOTES = (
     "energy over Original's; " + NOT_MEASURED + ": `python benchmarks/paper.py fig5 --pairs NAME` computes it",
     "no weights: rivals in the formats that `benchmarks/evaluation/energy.py` names, BitQ's plans by scores of normal "
-    "numbers; any plan: the least and the most that any plan of Table 2's grid takes, whatever the weights",
+    "numbers; narrowest to widest: with all tensors in one of these formats of Table 2's grid",
     "the paper's means are those of its text: BitQ16 over Original, BitQ8 over BitQ16 in the last column, and in the "
     "column of BitQ8 what it says of BitQ8 over Original, which contradicts the product of the two others",
     *(f"{pair.name}: {pair.note}" for pair in PAIRS if pair.note),

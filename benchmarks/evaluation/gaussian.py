@@ -128,9 +128,9 @@ def _bits(space: Space, module: int, choice: Sequence[int]) -> float:
 
 
 def _share(tensor: str, own: Sequence[Widths], least: Widths, most: Widths) -> np.ndarray:
-    """How far between the narrowest and the widest each format lies."""
+    """How far between the narrowest and the widest each format lies; nowhere for a tensor that all keep as wide."""
     low, high = getattr(least, tensor), getattr(most, tensor)
-    return (np.array([getattr(each, tensor) for each in own]) - low) / (high - low)
+    return (np.array([getattr(each, tensor) for each in own]) - low) / ((high - low) or 1.0)
 
 
 def _scores_of(layer: Layer, formats: tuple[Format, ...]) -> np.ndarray:

@@ -30,6 +30,7 @@ from bitq.tradeoff.records import (
     Measurement,
     Offers,
     Outcome,
+    Pictures,
     R,
     Reencoding,
     References,
@@ -85,6 +86,7 @@ class Evidence:
         sweep: float32, the best uniform format and the plan by the size of the outermost memory on the chip.
         offers: of the search that handed over the plan: what was measured that answers what people ask.
         references: by their names, what the network costs in plain formats.
+        pictures: what the network finds in some images, as it came and in the plan.
         course: what was measured, as it is or fine-tuned, in this order.
         finished: Unix time of the last evaluation.
     """
@@ -102,6 +104,7 @@ class Evidence:
     sweep: Sweep | None
     offers: Offers | None
     references: Mapping[str, Cost]
+    pictures: Pictures | None
     efforts: tuple[Effort, ...]
     course: tuple[Milestone, ...]
     finished: float | None
@@ -152,6 +155,7 @@ def load_evidence(folder: Path) -> Evidence:
         sweep=_sweep(led_to, where),
         offers=_last(Offers, led_to, where),
         references=references.costs if references else {},
+        pictures=_last(Pictures, led_to, where),
         efforts=_efforts(evaluations),
         course=tuple(_course(plan, evaluations, where)),
         finished=max((evaluation.finished for evaluation in evaluations), default=None),

@@ -78,6 +78,7 @@ def render(run: Evidence, alphas: Sequence[float] = ALPHAS) -> str:
         compared=compared,
         specs=figures(run),
         fewer_formats=not all_shown(run),
+        zip=zip,
         verdicts=verdicts(run.sweep) if run.sweep else [],
         device=run.outcome.device if run.outcome else None,
         finished=_date(run.finished),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from math import isfinite
+
+from torch import nn
 
 from bitq.accuracy.kinds import kind_of, staying_float
 from bitq.accuracy.quantized import UNKNOWN, Shared, calibration
@@ -20,6 +23,7 @@ from bitq.movement.sweep import by_module, sweep
 from bitq.movement.tiled import LevelMovement
 from bitq.movement.widths import taken, widths
 from bitq.multiplying import Computed, products_of
+from bitq.pictures import has_pictures, pictures
 from bitq.placement import alive
 from bitq.store import versions
 from bitq.tracing import Traced
@@ -28,6 +32,7 @@ from bitq.tradeoff.allocate import allocate, predicted_loss
 from bitq.tradeoff.alternatives import alternatives
 from bitq.tradeoff.answers import offers
 from bitq.tradeoff.identity import digest, formats_text
+from bitq.tradeoff.measure import seeded
 from bitq.tradeoff.plan import (
     Plan,
     PlanCall,
@@ -50,6 +55,7 @@ from bitq.tradeoff.records import (
     MemoryFacts,
     Offers,
     Outcome,
+    Pictures,
     Predicted,
     R,
     Reencoding,
@@ -65,6 +71,9 @@ from bitq.tradeoff.stored import Ties, reencoding, tied, ties
 from bitq.tradeoff.study import Study
 from bitq.tradeoff.uniforms import format_of
 from bitq.tradeoff.weights import checksum, save_weights
+
+PICTURES = 4
+"""Test images that are drawn with what is found in them."""
 
 WITHOUT = {"qat": "without fine-tuning", "movement": "without movement", "tradeoff": "without the trade-off"}
 """The ablations as tables name them."""
@@ -136,6 +145,8 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
     )
 
     model = study.load_finetuned(best.plan)
+    if has_pictures(study.subject.task.metric):
+        ledger.once(Pictures, config, lambda: _pictures(study, model))
     biases = save_weights(ledger.folder.weights, model, formats, key)
     ranges = as_stored(study.space, study.ranges, calibration(model))
     computed = products_of(study.subject.model)
@@ -166,6 +177,18 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
     )
     plan.save(ledger.folder.plan)
     return HandedOver(plan, tuple(rows), usual, offered, references.costs)
+
+
+def _pictures(study: Study, model: nn.Module) -> Pictures:
+    """What the float network and the plan's network find in the first test images."""
+    subject = study.subject
+
+    def of(network: nn.Module) -> tuple[str, ...]:
+        with seeded():
+            found = pictures(network.eval(), subject.data.test, subject.task.metric, PICTURES)
+        return tuple(base64.b64encode(each).decode() for each in found)
+
+    return Pictures(float32=of(subject.model), plan=of(model))
 
 
 def as_stored(space: Space, met: Mapping[str, Ranges], ranges: Mapping[str, Ranges]) -> dict[str, Ranges]:

@@ -47,6 +47,8 @@ Magnitude = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
 Below = Annotated[float, Field(ge=-MOST, le=0, allow_inf_nan=False)]
 Between = tuple[Below, Magnitude]
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Jpeg = Annotated[str, Field(pattern=r"^/9j/[A-Za-z0-9+/]*={0,2}$", max_length=1 << 20)]
+"""A JPEG file in base64."""
 
 
 class Record(BaseModel):
@@ -330,6 +332,18 @@ class Reencoding(Record):
     tied: Figure
 
 
+class Pictures(Record):
+    """What a network finds in some images, drawn over them.
+
+    Attributes:
+        float32, plan: JPEG files of the same images in base64, of the network as it came and in its plan.
+    """
+
+    kind = "pictures"
+    float32: tuple[Jpeg, ...]
+    plan: tuple[Jpeg, ...]
+
+
 class Proposal(Record):
     """What a rule proposes.
 
@@ -388,7 +402,7 @@ RECORDS: Mapping[str, type[Record]] = {
     each.kind: each
     for each in (
         *(Measurement, Screened, Alternative, Ablation, Baseline, FloatAccuracy, Calibration, Perturbations),
-        *(Front, Sensitivity, Reencoding, Proposal, Outcome, Offers, References),
+        *(Front, Sensitivity, Reencoding, Pictures, Proposal, Outcome, Offers, References),
     )
 }
 """By kind, what evaluations give; beside the sweeps of `bitq.movement.sweep`."""

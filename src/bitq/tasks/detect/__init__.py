@@ -13,10 +13,12 @@ from bitq.accuracy.evaluate import counted, tallied
 from bitq.batches import Batch
 from bitq.datasets import HELD_BYTES, Dataset, drawn, held_once, lacking_of, with_test
 from bitq.images import Scaling
+from bitq.pictures import drawn_by
 from bitq.tasks import NamedTask, Reading
 from bitq.tasks.detect.annotations import BoxedFolder, found_in
 from bitq.tasks.detect.answering import OF_BOXES
 from bitq.tasks.detect.assigning import detection_loss
+from bitq.tasks.detect.boxed import boxed
 from bitq.tasks.detect.boxes import Truth
 from bitq.tasks.detect.heads import CONFIDENCE, MOST, OVERLAP, classes_of
 from bitq.tasks.detect.letterbox import PAD, LetterboxedFiles, LetterboxedImages, truth_of
@@ -49,36 +51,42 @@ class _Large(Precision):
 
 
 @tallied(Precision)
+@drawn_by(boxed)
 def box_ap(model: nn.Module, batches: Iterable[Batch]) -> float:
     """COCO's average precision: mean over overlaps of 0.50, 0.55, …, 0.95 and over the classes that the images have."""
     return counted(model, batches, Precision())
 
 
 @tallied(_At50)
+@drawn_by(boxed)
 def box_ap50(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision at an overlap of 0.50."""
     return counted(model, batches, _At50())
 
 
 @tallied(_At75)
+@drawn_by(boxed)
 def box_ap75(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision at an overlap of 0.75."""
     return counted(model, batches, _At75())
 
 
 @tallied(_Small)
+@drawn_by(boxed)
 def box_ap_small(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision of objects of up to 32² pixels."""
     return counted(model, batches, _Small())
 
 
 @tallied(_Medium)
+@drawn_by(boxed)
 def box_ap_medium(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision of objects of 32² to 96² pixels."""
     return counted(model, batches, _Medium())
 
 
 @tallied(_Large)
+@drawn_by(boxed)
 def box_ap_large(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision of objects from 96² pixels on."""
     return counted(model, batches, _Large())

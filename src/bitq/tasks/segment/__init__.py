@@ -15,7 +15,9 @@ from bitq.batches import Batch, described
 from bitq.datasets import HELD_BYTES, Dataset, drawn, held_once, lacking_of, with_test
 from bitq.errors import BitqError
 from bitq.images import ArrayImages, Scaling, image_size
+from bitq.pictures import drawn_by
 from bitq.tasks import NamedTask, Reading
+from bitq.tasks.segment.coloured import coloured
 from bitq.tasks.segment.layouts import found_in
 from bitq.tasks.segment.masks import Marks, MaskedFiles
 
@@ -58,6 +60,7 @@ class _Pixels(_Confusion):
 
 
 @tallied(_Overlap)
+@drawn_by(coloured)
 def mean_iou(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Intersection over union of all images' pixels of a class, mean over the classes that masks have.
 
@@ -68,6 +71,7 @@ def mean_iou(model: nn.Module, batches: Iterable[Batch]) -> float:
 
 
 @tallied(_Pixels)
+@drawn_by(coloured)
 def pixel_accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Share of the pixels with a class that the network finds."""
     return counted(model, batches, _Pixels())
