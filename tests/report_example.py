@@ -19,10 +19,12 @@ from bitq.movement import Widths
 from bitq.movement.levels import movement
 from bitq.movement.sweep import sweep
 from bitq.movement.tiled import LevelMovement
+from bitq.placement import Buffer, place
 from bitq.store import Store
 from bitq.tracing import trace
+from bitq.tracing.lifetimes import Activation
 from bitq.tradeoff.outcome import device_facts
-from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits
+from bitq.tradeoff.plan import Plan, PlanFormat, PlanLayer, PlanLevel, PlanRam, Totals, TrafficBits
 from bitq.tradeoff.records import (
     Ablation,
     Baseline,
@@ -98,6 +100,7 @@ def make_run(
         alpha=0.2,
         layers=entries,
         totals=Totals.of(best, plain, most),
+        ram=_ram(layers),
         outcome=KEY,
     )
     plan.save(folder / "plan.json")
@@ -154,6 +157,14 @@ def make_run(
     return plan
 
 
+def _ram(layers: Sequence[Layer]) -> PlanRam:
+    """A chain, every activation in a byte an element."""
+    names = [Activation(layer.name, (), place, place + 1) for place, layer in enumerate(layers)]
+    sizes = [layer.N * layer.K * layer.P * layer.Q for layer in layers]
+    buffers = [Buffer(size, each.first, each.last) for each, size in zip(names, sizes, strict=True)]
+    return PlanRam.of(names, buffers, place(buffers))
+
+
 def _part(plain: Row, share: float) -> Cost:
     return Cost(**{name: round(share * value) for name, value in plain.figures().items()})
 
@@ -196,6 +207,7 @@ def _plan_layer(layer: Layer, formats: Mapping[str, BlockFormat | None], device:
         module=layer.module,
         loops={loop: layer.extent(loop) for loop in "NKCPQRS"},
         groups=layer.groups,
+        ram_bytes=layer.N * layer.K * layer.P * layer.Q,
         **{
             tensor: fmt
             and PlanFormat(
@@ -252,6 +264,7 @@ def _row(
         movement_bits=movement_bits,
         energy_pj=sum(entry.energy_pj for entry in entries),
         model_bytes=round(weights * weight_bits / 8),
+        ram_bytes=round(1000 * weight_bits),
     )
 
 
@@ -275,7 +288,7 @@ def _tuned(
         loss=0.3,
         validation=accuracy,
         test=accuracy - 0.004,
-        **{**costs, "model_bytes": round(costs["model_bytes"])},
+        **{**costs, **{name: round(costs[name]) for name in ("model_bytes", "ram_bytes")}},
     )
 
 

@@ -22,7 +22,7 @@ PACKAGE = Path(bitq.__file__).parent
 RANKS = (
     {"errors", "interrupts"},
     {"outside"},
-    {"calls", "layers", "memory", "nested", "planning", "private_torch", "progress", "randomness"},
+    {"calls", "layers", "memory", "nested", "placement", "planning", "private_torch", "progress", "randomness"},
     {"files", "formats", "multiplying", "validation"},
     {"running", "usercode"},
     {"allocator", "arrays", "batches", "database", "floating", "geometry"},

@@ -111,8 +111,8 @@ IDLE = (
 )
 EVERYWHERE = {
     "search": "--device --levels --minimize --run --grid --formats --weights --activations --output-as-input --alpha "
-    "--stored --effort --seed --max-movement --max-energy --max-model-bytes --batch-size --input --metric "
-    "--json --traceback",
+    "--stored --effort --seed --max-movement --max-energy --max-model-bytes --max-ram --batch-size --input "
+    "--metric --json --traceback",
     "compare": "--device --levels --minimize --run --rules --grid --formats --weights --activations "
     "--output-as-input --alpha --stored --within --seeds --plans --batch-size --metric --json --traceback",
     "evaluate": "--formats --metric --json --traceback",

@@ -255,7 +255,8 @@ def totals_of(folder):
     [
         ("--max-movement", "movement_bits", "bit", 0.9),
         ("--max-energy", "energy_pj", "pJ", 0.9),
-        ("--max-model-bytes", "model_bytes", "B", 0.97),
+        ("--max-flash", "model_bytes", "B", 0.97),
+        ("--max-ram", "ram_bytes", "B", 0.97),
     ],
 )
 def test_a_plan_keeps_its_budget(bitq, folder, option, total, unit, factor):

@@ -22,7 +22,7 @@ from bitq.tradeoff.knapsack import Knapsack
 from bitq.tradeoff.moved import Moved
 from bitq.tradeoff.priced import relaxed
 from bitq.tradeoff.problem import Problem
-from bitq.tradeoff.quantities import QUANTITIES
+from bitq.tradeoff.quantities import SUMS
 from bitq.tradeoff.records import Cost
 from bitq.tradeoff.space import Space
 
@@ -148,7 +148,7 @@ def test_the_front_is_the_lower_hull_of_all_plans(given_space):
 def test_formats_that_are_left_out_are_beaten_whatever_the_others_take(given_space):
     """What stays holds a plan that is nowhere behind each plan that there is, in all quantities."""
     space, scores = given_space
-    names = tuple(QUANTITIES)
+    names = tuple(SUMS)
     problem = Problem.of(space, scores, names)
     left = [set(formats.tolist()) for formats in problem.formats]
     of_end = {end: number for number, group in enumerate(problem.groups) for end in group}
@@ -157,7 +157,7 @@ def test_formats_that_are_left_out_are_beaten_whatever_the_others_take(given_spa
     spent = np.stack(
         [lost, *(
             sum(
-                QUANTITIES[name].table(space, module)[
+                SUMS[name].table(space, module)[
                     tuple(each.places[tensor][found[:, module, tensor]] for tensor in range(3))
                 ]
                 for module, each in enumerate(space.bits)

@@ -470,6 +470,16 @@ def test_a_run_is_exported(bitq, run, tmp_path, monkeypatch):
     (found,) = outputs(tmp_path / "net.onnx", [images])
     with torch.inference_mode():
         assert (found.argmax(1) == own(images).argmax(1)).float().mean() > 0.99
+    code, out, err = bitq(*words, "--network", "tiny:network", "--input-shape", "1,1,8,8", "--to", "c", "--json")
+    assert code == 2
+    assert "net.onnx is a file; give the name of a folder to write" in err
+    words[-1] = "net_c"
+    code, out, err = bitq(*words, "--network", "tiny:network", "--input-shape", "1,1,8,8", "--to", "c", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert {"weight_bytes", "constant_bytes", "ram_bytes"} <= told.keys()
+    assert re.search(r"gives the same|numbers alike|not run", told["ran"])
+    assert (tmp_path / "net_c" / "network.c").exists()
 
 
 def test_a_plan_is_exported_with_a_checkpoint(bitq, run, tmp_path, monkeypatch):

@@ -45,6 +45,7 @@ LAYER = {
     "output": None,
     "stored_at": [{"module": "norm", "function": "batch_norm", "number": 0}],
     "levels": [LEVEL, {**LEVEL, "memory": "registers", "source": "SRAM", "energy_pj": 10.0}],
+    "ram_bytes": 96,
 }
 FLOAT_LAYER = {
     **LAYER,
@@ -76,6 +77,8 @@ TOTALS = {
     "energy_pj_float": 9000.0,
     "model_bytes": 100,
     "model_bytes_float": 400,
+    "ram_bytes": 96,
+    "ram_bytes_float": 384,
     "objective": 0.231,
 }
 PLAN = {
@@ -87,6 +90,14 @@ PLAN = {
     "metric": "agreement with float32",
     "layers": [LAYER, FLOAT_LAYER],
     "totals": TOTALS,
+    "ram": {
+        "bytes": 96,
+        "lower_bound_bytes": 96,
+        "activations": [
+            {"name": "input", "bytes": 64, "first": 0, "last": 0, "offset": 0},
+            {"name": "conv", "bytes": 32, "first": 0, "last": 1, "offset": 64},
+        ],
+    },
     "stays_float": [FLOAT_PART],
     "outcome": "0123456789abcdef",
     "weights": "ab" * 32,
@@ -173,6 +184,8 @@ def changed(document, place, value):
         (("layers", 0, "levels", 1, "energy_pj"), -1),
         (("layers", 0, "levels", 1, "traffic_bits", "input"), -1),
         (("totals", "model_bytes"), -1),
+        (("ram", "bytes"), -1),
+        (("ram", "activations", 1, "last"), -1),
         (("totals", "objective"), "low"),
         (("totals", "accuracy"), ...),
     ],

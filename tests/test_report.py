@@ -96,7 +96,7 @@ def opened(browser: webdriver.Chrome, page: Path) -> Any:
 def requests(browser: webdriver.Chrome) -> set[str]:
     events = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))  # type: ignore[no-untyped-call]
     urls = (e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent")
-    own = ("chrome://", "chrome-untrusted://", "data:")  # the browser's own first page may still be loading, with its pictures
+    own = ("chrome://", "chrome-untrusted://", "data:")  # the browser's own first page may still be loading
     return {url for url in urls if not url.startswith(own)}
 
 
@@ -228,7 +228,7 @@ def test_charts_and_tables_have_names_for_those_who_cannot_see(
         "return [...document.querySelectorAll('.chart')]"
         ".map(c => c.querySelector('[role]').getAttribute('aria-label'))"
     )
-    assert len(labels) == 10
+    assert len(labels) == 11
     assert all(labels)
     assert len(set(labels)) == len(labels)
     assert ask(

@@ -69,7 +69,7 @@ COMMANDS = (
 VALUES = {
     **dict.fromkeys(("--formats", "--format"), FORMATS),
     **dict.fromkeys(("--device", "--data", "--checkpoint", "--plan"), (*PATHS, *TEXTS[:-1], "d.toml", "run")),
-    **dict.fromkeys(("--from", "--to", "--max-movement", "--max-energy", "--max-model-bytes"), AMOUNTS),
+    **dict.fromkeys(("--from", "--to", "--max-movement", "--max-energy", "--max-model-bytes", "--max-ram"), AMOUNTS),
     "--grid": ("paper8", "paper16", *TEXTS[:-1]),
     "--input-shape": SHAPES,
     "--memory": TEXTS[:-1],
@@ -90,9 +90,9 @@ _MORE = {
     "quantize": ("--plan", "--format"),
     "search": (
         *("--checkpoint", "--grid", "--alpha", "--tied", "--max-accuracy-loss", "--max-movement", "--max-energy"),
-        *("--max-model-bytes", "--learning-rate", "--amp", "--seed", "--without-qat", "--without-movement"),
-        *("--without-tradeoff", "--ablations", "--batch-size", "--image-size", "--channels", "--mean"),
-        *("--std", "--limit"),
+        *("--max-model-bytes", "--max-ram", "--learning-rate", "--amp", "--seed", "--without-qat"),
+        *("--without-movement", "--without-tradeoff", "--ablations", "--batch-size", "--image-size", "--channels"),
+        *("--mean", "--std", "--limit"),
     ),
     "compare": ("--checkpoint", "--bits", "--alpha", "--tied", "--within", "--learning-rate", "--amp", "--without-qat"),
     "evaluate": ("--seed", "--batch-size", "--image-size", "--channels", "--mean", "--std", "--limit"),

@@ -104,6 +104,7 @@ def evaluate(
         for done, fmt in enumerate(wanted):
             heard.step("measuring formats", done, len(wanted))
             space = build_space(layers, weights, stored_bytes(model), target, (fmt or integers(8),))
+            space = space.with_activations(traced.activations)
             if fmt is None:
                 accuracy, cost = float32.accuracy, space.float_cost
             else:

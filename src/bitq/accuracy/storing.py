@@ -87,7 +87,7 @@ class _Root(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network computes, from what its layers store."""
         if torch.compiler.is_compiling():  # by what knows no modes that replace results
-            return torch.compiler.disable(self._stored)(*args, **kwargs)
+            return torch.compiler.disable(self._stored)(*args, **kwargs)  # type: ignore[no-untyped-call]
         return self._stored(*args, **kwargs)
 
     def _stored(self, *args: Any, **kwargs: Any) -> Any:

@@ -27,15 +27,15 @@ def export(
             "--network and --checkpoint."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
+    out: Annotated[Path, typer.Option(help="The file to write; for C the folder.")],
     to: Annotated[
         str,
         typer.Option(
             metavar="FORM",
             help="What to write: `onnx`, one file of standard operators; `onnx-qdq`, for runtimes that take "
             "pairs of QuantizeLinear and DequantizeLinear alone: activations have to be integers with one scale; "
-            "`amd`, for AMD Quark and its compiler; or `tenstorrent`, overrides of weights' formats (.json), with the "
-            "weights in tiles beside them.",
+            "`amd`, for AMD Quark and its compiler; `tenstorrent`, overrides of weights' formats (.json), with the "
+            "weights in tiles beside them; or `c`, a folder with C99 for a microcontroller.",
         ),
     ] = "onnx",
     target: Annotated[
@@ -68,14 +68,19 @@ def export(
 ) -> None:
     """Write a searched network so that it runs without bitq, and gives the numbers that it gives here.
 
-    The file has standard ONNX operators alone: weights are integers of few bits with their scales
+    An ONNX file has standard ONNX operators alone: weights are integers of few bits with their scales
     (DequantizeLinear, blocked), where that says their format exactly; activations are quantized by a function of
     standard operators that comes with the file, one for each format. What cannot be said so is refused, with its
     module. Where the package onnxruntime is installed, the file is run once on random numbers and compared.
 
+    C computes on the packed numbers themselves, with integers alone and static memory; with a compiler here, it is
+    compiled, run once and compared.
+
     Examples:
 
     `bitq export runs/demo --out demo.onnx`
+
+    `bitq export runs/demo --to c --out demo_c`
 
     `bitq export runs/resnet20 --network nets:resnet20 --input-shape 1,3,32,32 --out resnet20.onnx`
 
@@ -83,12 +88,11 @@ def export(
     """
     from bitq.exporting import export as exported
     from bitq.exporting import target_of
-    from bitq.files import check_replaceable
     from bitq.nested import mapped
     from bitq.progress import Terminal
 
     found = target_of(to, target)
-    check_replaceable(out)
+    found.check(out)
     if not found.takes_input and (input_shape is not None or inputs):
         given = "--input" if inputs else "--input-shape"
         raise BitqError(f"what --to {to} writes depends on no input; leave {given} out")
@@ -113,7 +117,7 @@ def export(
         terminal.step(f"running {shortened(out.name, 40)}", 1, 2)
         ran = handed.ran(model, example)
         terminal.step("done", 2, 2)
-    counts = {"bytes": out.stat().st_size, **handed.figures}
+    counts = {**({} if out.is_dir() else {"bytes": out.stat().st_size}), **handed.figures}
     if as_json:
         print_json({"out": str(out), **counts, "notes": list(handed.notes), "ran": ran})
         return

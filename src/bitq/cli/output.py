@@ -84,6 +84,11 @@ def bytes_text(size: float) -> str:
     return _scaled(size, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
 
 
+def ram_text(size: float | None) -> str:
+    """The memory of activations for a reader; "-" where it is not known."""
+    return "-" if size is None else bytes_text(size)
+
+
 def count_text(count: float) -> str:
     """A count for a reader, such as "1.81 G"."""
     return _scaled(count, 1000, ("", "k", "M", "G", "T", "P")).rstrip()

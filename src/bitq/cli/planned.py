@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
@@ -20,9 +19,8 @@ from bitq.cli.layers import (
     shape_column,
     weights_column,
 )
-from bitq.cli.output import bits_text, energy_text
+from bitq.cli.output import bits_text, energy_text, ram_text
 from bitq.cli.tables import FirstThatFits, TextColumn
-from bitq.formats import TensorFormats
 
 if TYPE_CHECKING:
     from bitq.report.evidence import Evidence
@@ -31,21 +29,33 @@ if TYPE_CHECKING:
 
 def plan_tables(run: Evidence) -> list[RenderableType]:
     """Every layer of the plan, and what stays float."""
+    from bitq.report.resources import flash
+
     plan = run.plan
-    known = list(zip(plan.layers, _weight_bytes(run), _scores(run), strict=True))
+    known = list(zip(plan.layers, flash(plan), _scores(run), strict=True))
     rows = alike(known, lambda row: (row[0].layer, row[0].formats))
     lines = [Line(layer.layer, layer.formats, size, count) for (layer, size, _), count in rows]
     name, kinds, shapes, macs = (make(lines) for make in (name_column, kind_column, shape_column, macs_column))
     formats, weights = format_columns(lines), weights_column(lines)
     bits = TextColumn.of("bits moved", [count * layer.movement_bits for (layer, _, _), count in rows], bits_text)
     energy = TextColumn.of("energy", [count * layer.energy_pj for (layer, _, _), count in rows], energy_text)
+    known_ram = [layer.ram_bytes for (layer, _, _), _ in rows]
+    told = any(each is not None for each in known_ram)
+    whole = ram_text(None if plan.ram is None else plan.ram.bytes)
+    ram = [TextColumn("RAM", [ram_text(each) for each in known_ram], whole)] if told else []
     score = [TextColumn.of("score", [each for (_, _, each), _ in rows], _points)] if run.sensitivity else []
     ways = (
-        [[each] for each in (name, kinds, shapes, macs, *formats, bits, energy, weights, *score)],
-        [[name, shapes], [kinds, macs], formats, [bits], [energy], [weights], score],
-        [[name, shapes], [kinds, macs], formats, [bits, energy], [weights, *score]],
+        [[each] for each in (name, kinds, shapes, macs, *formats, bits, energy, weights, *ram, *score)],
+        [[name, shapes], [kinds, macs], formats, [bits], [energy], [weights, *ram], score],
+        [[name, shapes], [kinds, macs], formats, [bits, energy], [weights, *ram, *score]],
     )
-    explained = f"{SHAPES}; score: estimated loss of {run.measure}, in points" if score else SHAPES
+    explained = "; ".join(
+        [
+            SHAPES,
+            *(["RAM: activations that live while the layer runs, in all the memory that holds them"] if ram else []),
+            *([f"score: estimated loss of {run.measure}, in points"] if score else []),
+        ]
+    )
     shown: list[RenderableType] = [FirstThatFits(ways), explained]
     if plan.stays_float:
         shown.append(float_table(plan.stays_float))
@@ -56,6 +66,8 @@ def plan_tables(run: Evidence) -> list[RenderableType]:
 
 def plan_document(run: Evidence) -> dict[str, Any]:
     """The same for JSON."""
+    from bitq.report.resources import flash
+
     parts = run.plan.stays_float
     return {
         "layers": [
@@ -70,24 +82,18 @@ def plan_document(run: Evidence) -> dict[str, Any]:
                 "movement_bits": layer.movement_bits,
                 "energy_pj": layer.energy_pj,
                 "weight_bytes": size,
+                "ram_bytes": layer.ram_bytes,
                 "score": score,
             }
-            for layer, size, score in zip(run.plan.layers, _weight_bytes(run), _scores(run), strict=True)
+            for layer, size, score in zip(run.plan.layers, flash(run.plan), _scores(run), strict=True)
         ],
+        "ram": None if run.plan.ram is None else run.plan.ram.model_dump(),
         "stays_float": None if parts is None else [part.model_dump() for part in parts],
     }
 
 
 def _points(accuracy: float) -> str:
     return f"{100 * accuracy:.3f}"
-
-
-def _weight_bytes(run: Evidence) -> Sequence[int | None]:
-    from bitq.movement.widths import weight_sizes
-
-    planned = run.plan.layers
-    floating = {layer.name for layer in planned if layer.formats == TensorFormats()}
-    return weight_sizes([layer.layer for layer in planned], [layer.formats for layer in planned], floating)
 
 
 def _scores(run: Evidence) -> list[float | None]:

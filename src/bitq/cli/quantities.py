@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bitq.errors import BitqError, shortened
-from bitq.tradeoff.quantities import QUANTITIES
+from bitq.tradeoff.quantities import QUANTITIES, Quantity
 from bitq.tradeoff.shares import ShareOf
 
 _AMOUNT = re.compile(r"(\d{1,18}(?:\.\d{1,9})?(?:e\d{1,2})?) ?([A-Za-zµ]*)", re.ASCII | re.IGNORECASE)
@@ -59,7 +59,7 @@ def with_limits(panel: str) -> Callable[[Callable[..., None]], Callable[..., Non
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
                 annotation=Annotated[
-                    str | None, typer.Option(quantity.option, help=quantity.help, rich_help_panel=panel)
+                    str | None, typer.Option(*_names(quantity), help=quantity.help, rich_help_panel=panel)
                 ],
             )
             for name, quantity in QUANTITIES.items()
@@ -78,3 +78,8 @@ def with_limits(panel: str) -> Callable[[Callable[..., None]], Callable[..., Non
         return with_amounts
 
     return decorate
+
+
+def _names(quantity: Quantity) -> list[str]:
+    """Of the option of a quantity, the one by which it is told first."""
+    return [quantity.option, *([quantity.also] if quantity.also else [])]

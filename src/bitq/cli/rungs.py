@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from bitq.cli.inputs import Source, notes_of
-from bitq.cli.output import accuracy_text, bits_text, bytes_text, energy_text, print_json, ratio_text, show
+from bitq.cli.output import accuracy_text, bits_text, bytes_text, energy_text, print_json, ram_text, ratio_text, show
 
 if TYPE_CHECKING:
     from bitq.tradeoff.records import Row
@@ -53,10 +53,10 @@ def _table(rows: Sequence[Row], measure: str) -> Table:
     table = Table(header_style="bold")
     table.add_column("")
     float32 = next((row for row in rows if row.role == "float32"), None)
-    for heading in (measure, "movement", *(["of float32"] if float32 else []), "energy", "model"):
+    for heading in (measure, "movement", *(["of float32"] if float32 else []), "energy", "model", "RAM"):
         table.add_column(heading, justify="right")
     for row in rows:
         share = [ratio_text(row.movement_bits, float32.movement_bits)] if float32 else []
-        cost = (energy_text(row.energy_pj), bytes_text(row.model_bytes))
+        cost = (energy_text(row.energy_pj), bytes_text(row.model_bytes), ram_text(row.ram_bytes))
         table.add_row(row.name, accuracy_text(row.accuracy), bits_text(row.movement_bits), *share, *cost)
     return table

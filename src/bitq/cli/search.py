@@ -47,7 +47,7 @@ from bitq.cli.inputs import (
 )
 from bitq.cli.machines import RayAddress, WorkerCount, check_machines, machines
 from bitq.cli.memories import MinimizeWhat, PlannedHow, planned_device
-from bitq.cli.output import Json, accuracy_text, bits_text, bytes_text, energy_text, print_json, show
+from bitq.cli.output import Json, accuracy_text, bits_text, bytes_text, energy_text, print_json, ram_text, show
 from bitq.cli.planned import plan_tables
 from bitq.cli.quantities import with_limits
 from bitq.cli.stored import HELP as HELP_OF_STORED
@@ -322,11 +322,12 @@ def _table(rows: Sequence[Row], references: Mapping[str, Cost], measure: str) ->
     of_int8 = TextColumn("of int8", [int8_text(row, references) for row in rows])
     energy = TextColumn("energy", [energy_text(row.energy_pj) for row in rows])
     model = TextColumn("model", [bytes_text(row.model_bytes) for row in rows])
+    ram = TextColumn("RAM", [ram_text(row.ram_bytes) for row in rows])
     objective = TextColumn("O", [f"{row.objective:.4f}" for row in rows])
     return FirstThatFits(
         (
-            [[each] for each in (name, accuracy, dram, on_chip, of_int8, energy, model, objective)],
-            [[name], [accuracy, objective], [dram, on_chip], [of_int8], [energy], [model]],
-            [[name], [accuracy, objective], [dram, on_chip, of_int8], [energy, model]],
+            [[each] for each in (name, accuracy, dram, on_chip, of_int8, energy, model, ram, objective)],
+            [[name], [accuracy, objective], [dram, on_chip], [of_int8], [energy], [model, ram]],
+            [[name], [accuracy, objective], [dram, on_chip, of_int8], [energy, model, ram]],
         )
     )

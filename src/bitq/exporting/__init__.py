@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from bitq.exporting.target import Handed, register, target_of
-from bitq.files import check_replaceable
 
 for _file in iter_modules(__path__):
     import_module(f"{__name__}.{_file.name}")  # each target registers itself
@@ -27,9 +26,9 @@ def export(
         model: calibrated, as a search hands it over (`Result.model`) or `bitq.load_quantized` or `bitq.apply` makes it;
             is taken in evaluation mode.
         example_input: one batch that the network takes. Its first axis is the batch, of which what is written takes
-            any size; its other axes are fixed.
-        path: of the file to write; is written atomically.
-        to: a target: "onnx", "onnx-qdq", "amd" or "tenstorrent".
+            any size, one input after the other in C; its other axes are fixed.
+        path: of the file to write, or of the folder for "c"; files are written atomically.
+        to: a target: "onnx", "onnx-qdq", "amd", "tenstorrent" or "c".
         runtime: that has to take what is written: "qnn" of "onnx-qdq"; by default any.
 
     Returns:
@@ -39,6 +38,6 @@ def export(
         BitqError: no such target; a package is missing; the network computes something that the target cannot express,
             or has a format that it cannot, which is named.
     """
-    place = Path(path)
-    check_replaceable(place)
-    return target_of(to, runtime).write(model, example_input, place)
+    place, target = Path(path), target_of(to, runtime)
+    target.check(place)
+    return target.write(model, example_input, place)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from bitq.errors import BitqError, shortened
+from bitq.files import check_own_folder, check_replaceable
 
 
 class Handed(NamedTuple):
@@ -38,10 +39,25 @@ class Target(NamedTuple):
     Attributes:
         write: it.
         takes_input: whether `write` needs the input.
+        folder: whether it makes a folder, not a file.
     """
 
     write: Write
     takes_input: bool = True
+    folder: bool = False
+
+    def check(self, path: Path) -> None:
+        """Refuse a path that it would not be written to.
+
+        Raises:
+            BitqError: something else is there.
+        """
+        if not self.folder:
+            check_replaceable(path)
+            return
+        check_own_folder(path)
+        if path.exists() and not path.is_dir():
+            raise BitqError(f"{path} is a file; give the name of a folder to write")
 
 
 _TARGETS: dict[tuple[str, str | None], Target] = {}

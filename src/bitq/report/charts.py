@@ -106,6 +106,32 @@ def allocation(cells: Sequence[Datum], layers: Sequence[str], mantissas: Sequenc
     )
 
 
+def arena(buffers: Sequence[Datum]) -> Spec:
+    """Where activations lie in memory from step to step.
+
+    Args:
+        buffers: `name`, `begin` and `end` in steps, `low` and `high` in KiB, and the tooltip's `size`.
+    """
+    base = alt.Chart(alt.NamedData("rows")).encode(
+        x=alt.X("begin:Q", title="step", axis=alt.Axis(tickMinStep=1, format="d")),
+        x2="end:Q",
+        y=alt.Y("low:Q", title="offset (KiB)"),
+        y2="high:Q",
+        tooltip=[
+            *tooltips("name", "size"),
+            alt.Tooltip("begin:Q", title="from step"),
+            alt.Tooltip("low:Q", title="offset (KiB)", format=",.4~g"),
+        ],
+    )
+    return spec(
+        base.mark_rect(fill=BLUE, fillOpacity=0.55, stroke=INK, strokeOpacity=0.5, strokeWidth=0.8).properties(
+            width="container", height=220
+        ),
+        buffers,
+        f"Where {len(buffers)} activations lie in memory, from step to step.",
+    )
+
+
 def per_layer(
     bars: Sequence[Datum], layers: Sequence[str], levels: Sequence[str], quantity: str, unit: str
 ) -> Spec:

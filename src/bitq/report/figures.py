@@ -11,7 +11,7 @@ from bitq.movement.widths import widths
 from bitq.report import charts, text
 from bitq.report.evidence import Evidence
 from bitq.report.sweep import sweep_figures
-from bitq.tradeoff.plan import Plan, PlanLevel
+from bitq.tradeoff.plan import Plan, PlanLevel, PlanRam
 from bitq.tradeoff.records import Measurement
 
 _MOST_FORMATS = 80
@@ -30,6 +30,8 @@ def figures(run: Evidence) -> dict[str, charts.Spec]:
     ):
         specs[name] = charts.per_layer(_bars(plan, levels, value), layers, levels, quantity, unit)
     dots = _over_bound(plan)
+    if plan.ram is not None and plan.ram.bytes:
+        specs["ram"] = charts.arena(_buffers(plan.ram))
     if dots:
         specs["over-bound"] = charts.over_bound(dots, layers, levels)
     points, tuned = _points(run)
@@ -100,6 +102,20 @@ def _bars(plan: Plan, levels: Sequence[str], value: Callable[[PlanLevel], float]
         }
         for layer in plan.layers
         for level in layer.levels
+    ]
+
+
+def _buffers(ram: PlanRam) -> list[charts.Datum]:
+    return [
+        {
+            "name": _label(each.name),
+            "begin": each.first,
+            "end": each.last + 1,
+            "low": each.offset / 1024,
+            "high": (each.offset + each.bytes) / 1024,
+            "size": text.amount_bytes(each.bytes),
+        }
+        for each in ram.activations
     ]
 
 

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from bitq.files import RunFolder, write_atomically
 from bitq.floating import names_text
 from bitq.layers import LOOPS
-from bitq.report import tables, text
+from bitq.report import resources, tables, text
 from bitq.report.alphas import ALPHAS, answers
 from bitq.report.evidence import Evidence, load_evidence
 from bitq.report.figures import all_shown, figures
@@ -62,6 +62,8 @@ def render(run: Evidence, alphas: Sequence[float] = ALPHAS) -> str:
         "template.html",
         tile_text=_tile_text,
         names_text=names_text,
+        boundaries=resources.boundaries(run.plan),
+        taken=(*resources.taken(run.plan), resources.total(run.plan)),
         run=run,
         plan=run.plan,
         measure=run.measure,

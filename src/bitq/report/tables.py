@@ -24,7 +24,7 @@ class Column:
     best: Callable[[Sequence[float]], float] = min
 
 
-MOVEMENT = "All traffic"
+MOVEMENT, RAM = "All traffic", "RAM"
 
 COSTS = (
     Column("Off-chip traffic", "Mbit", lambda row: row.dram_bits / text.BITS_PER_MBIT),
@@ -32,6 +32,7 @@ COSTS = (
     Column(MOVEMENT, "Mbit", lambda row: row.movement_bits / text.BITS_PER_MBIT),
     Column("Energy", "µJ", lambda row: row.energy_pj / text.PJ_PER_UJ),
     Column("Model size", "KiB", lambda row: row.model_bytes / 1024),
+    Column(RAM, "KiB", lambda row: None if row.ram_bytes is None else row.ram_bytes / 1024),
     Column("Objective", "O", lambda row: row.objective),
 )
 
@@ -70,10 +71,11 @@ def of_int8(run: Evidence, cost: Cost) -> float | None:
 def columns(run: Evidence) -> tuple[Column, ...]:
     """The quantities of the table."""
     reached = Column(f"Test {run.measure}", "%", lambda row: 100 * row.accuracy, text.hundredths, max)
+    costs = COSTS if run.plan.ram is not None else tuple(each for each in COSTS if each.title != RAM)
     if "int8" not in run.references:
-        return reached, *COSTS
-    place = next(place for place, column in enumerate(COSTS, 1) if column.title == MOVEMENT)
-    return (reached, *COSTS[:place], Column(MOVEMENT, "% of int8", partial(of_int8, run)), *COSTS[place:])
+        return reached, *costs
+    place = next(place for place, column in enumerate(costs, 1) if column.title == MOVEMENT)
+    return (reached, *costs[:place], Column(MOVEMENT, "% of int8", partial(of_int8, run)), *costs[place:])
 
 
 def cells(rows: Sequence[Row], quantities: Sequence[Column]) -> tuple[tuple[Cell, ...], ...]:

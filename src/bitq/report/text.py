@@ -52,6 +52,11 @@ def amount_bits(bits: float) -> str:
     return _scaled(bits, ("bit", "kbit", "Mbit", "Gbit", "Tbit"), 1000)
 
 
+def amount(count: float) -> str:
+    """A count with a decimal prefix."""
+    return _scaled(count, ("", "k", "M", "G", "T"), 1000).rstrip()
+
+
 def amount_bytes(size: float) -> str:
     """An amount of bytes with a binary prefix."""
     return "unbounded" if size == float("inf") else _scaled(size, ("B", "KiB", "MiB", "GiB"), 1024)

@@ -2,7 +2,7 @@
 
 `copies.py` makes the copy that runs without data, or with them where it decides by values, `watch.py` sees its
 operators, `written.py` writes down layers as `bitq.accuracy.kinds` read them, `flow.py` follows which layers meet the
-same stored tensor.
+same stored tensor, `lifetimes.py` how long it is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from bitq.running import calls_of
 from bitq.tracing.copies import Copies, shown
 from bitq.tracing.flow import End, Flow
 from bitq.tracing.found import FoundProducts
-from bitq.tracing.watch import Watch
+from bitq.tracing.lifetimes import Activation
+from bitq.tracing.watch import Watch, tensors
 from bitq.tracing.written import Products
 
 
@@ -40,6 +41,8 @@ class Traced:
         points: by path of a module whose results all go through elementwise operators that alone read them: the calls,
             one for each call of the module, that return what is stored in the end.
         by_values: whether the network decides by values, so that all this is of one example's.
+        activations: the stored tensors and how long each lives; see `bitq.tracing.lifetimes`.
+        steps: for each layer the step of these lifetimes that computes it.
 
     A layer's result and what elementwise operators (activations, batch norms in evaluation, sums) make of it in its
     shape is one stored tensor: a device computes them on the way out. A sum of two tensors is stored in place of the
@@ -54,6 +57,8 @@ class Traced:
     points: Mapping[str, tuple[Call, ...]]
     products: Mapping[str, Computed] = field(default_factory=dict)
     by_values: bool = False
+    activations: tuple[Activation, ...] = ()
+    steps: tuple[int, ...] = ()
 
 
 def trace(model: nn.Module, example_input: Any) -> tuple[Layer, ...]:
@@ -135,7 +140,8 @@ def _check(model: nn.Module) -> None:
 
 def _run(copies: Copies, found: FoundProducts | None = None) -> Traced:
     """What one run of a network shows; `found` gets its products."""
-    products, flow = Products(), Flow()
+    products = Products()
+    flow = Flow(products.layers)
     watch = Watch(copies.network, copies.inputs, (products.note, flow.note))
 
     def before(call: Call, function: Any, args: Any, kwargs: Any) -> None:
@@ -148,5 +154,12 @@ def _run(copies: Copies, found: FoundProducts | None = None) -> Traced:
         return flow.returned(call, result)
 
     with calls_of(copies.network, after, None if found is None else before):
-        copies.run(watch)
-    return Traced(tuple(products.layers), flow.groups(), flow.points(), by_values=copies.whole)
+        returned = copies.run(watch)
+    return Traced(
+        tuple(products.layers),
+        flow.groups(),
+        flow.points(),
+        by_values=copies.whole,
+        activations=flow.activations(tensors(returned)),
+        steps=tuple(flow.steps),
+    )

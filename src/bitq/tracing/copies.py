@@ -86,8 +86,8 @@ class Copies:
         network, inputs = _copied((model, inputs), hollow)
         return cls(network.eval(), inputs, mode, whole=False)
 
-    def run(self, watch: AbstractContextManager[Any]) -> None:
-        """Run the network once under a watch; random states stay as they were.
+    def run(self, watch: AbstractContextManager[Any]) -> Any:
+        """What the network returns, run once under a watch; random states stay as they were.
 
         Raises:
             BitqError: the network cannot run on its inputs, or what the watch raises.
@@ -95,7 +95,7 @@ class Copies:
         args, kwargs = _arguments(self.inputs)
         try:
             with random_states_kept(devices=[]), _products_unfused(), _quiet(), torch.no_grad(), self.mode, watch:
-                self.network(*args, **kwargs)
+                return self.network(*args, **kwargs)
         except BitqError:
             raise
         except Exception as error:

@@ -9,6 +9,7 @@ from bitq.accuracy.quantized import apply
 from bitq.formats import Choosable, TensorFormats, formats_of
 from bitq.layers import Layer
 from bitq.movement.widths import weight_size, widths
+from bitq.tradeoff.arena import buffers, placed
 from bitq.tradeoff.identity import formats_text
 from bitq.tradeoff.measure import evaluate
 from bitq.tradeoff.records import Alternative, Cost, Row
@@ -39,7 +40,7 @@ def uniform_costs(space: Space, candidates: tuple[Choosable, ...]) -> tuple[Cost
 
     bits = space.fixed_bits + moved_bits(chain(*space.layers), space.device, each)
     return tuple(
-        Cost.of_levels(row.tolist(), energy_pj(space.device, row), _stored(space, formats))
+        Cost.of_levels(row.tolist(), energy_pj(space.device, row), _stored(space, formats), _ram(space, formats))
         for row, formats in zip(bits, kinds, strict=True)
     )
 
@@ -58,6 +59,18 @@ def _row(study: Study, name: str, candidate: Choosable, cost: Cost) -> Row:
     found = study.ledger.once(Alternative, config, measure)
     reached = study.objective(found.accuracy, found.movement_bits)
     return Row(name=name, role="alternative", accuracy=found.accuracy, objective=reached, **found.figures())
+
+
+def _ram(space: Space, formats: TensorFormats) -> int | None:
+    if space.activations is None:
+        return None
+    chosen = {layer.name for layers in space.layers for layer in layers}
+
+    def bits(layer: Layer, tensor: str) -> float:
+        own: float = getattr(widths(layer, formats if layer.name in chosen else TensorFormats()), tensor)
+        return own
+
+    return placed(buffers(space.activations, bits)).peak
 
 
 def _stored(space: Space, formats: TensorFormats) -> int:

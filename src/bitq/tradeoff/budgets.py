@@ -26,7 +26,8 @@ class Budgets:
     Attributes:
         accuracy_loss: by how much its accuracy may lie below the float network's, as a share in [0, 1].
         limits: of quantities of `bitq.tradeoff.quantities`, by name: `movement_bits` (DM_sum of one inference, in
-            bits), `energy_pj` (of that movement, in pJ), `model_bytes` (packed weights and all else that is stored).
+            bits), `energy_pj` (of that movement, in pJ), `model_bytes` (packed weights and all else that is stored),
+            `ram_bytes` (the memory that holds all activations while they live).
 
     Raises:
         BitqError: an unknown quantity, a limit below 0 or not finite, or no share of a plain format (names it).
@@ -80,13 +81,20 @@ class Budgets:
         return f"{amount:.6g}" + (f" ({limit.told(amount)})" if isinstance(limit, ShareOf) else "")
 
     def excess(self, cost: Cost, lost: float) -> float:
-        """By how much a plan of this cost and loss of accuracy misses its budgets, each as a share of it, in sum."""
+        """By how much a plan of this cost and loss of accuracy misses its budgets, each as a share of it, in sum;
+        infinite if it does not fit on the device (`Quantity.is_room`)."""
         over = 0.0
         for name, limit in self._all().items():
             spent = lost if name == ACCURACY_LOSS else QUANTITIES[name].spent(cost)
             if _exceeds(spent, limit):
+                if name != ACCURACY_LOSS and QUANTITIES[name].is_room:
+                    return inf
                 over += (spent - limit) / max(limit, _TOLERANCE)
         return over
+
+    def fits(self, cost: Cost) -> bool:
+        """Whether a plan of this cost fits on the device, whatever else it misses."""
+        return self.excess(cost, 0.0) < inf
 
     def kept(self, cost: Cost, lost: float) -> bool:
         """Whether a plan of this cost and loss of accuracy keeps them all."""

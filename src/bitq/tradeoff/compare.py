@@ -326,6 +326,7 @@ def study_of(study: Study, traced: Traced, rule: Rule) -> Study:
     counted = FormatSet(brought.counted) if brought.counted else brought.offered
     space = space_of(subject.model, traced.layers, study.space.device, counted, listener.step)
     space = replace(space, offered=brought.offered, counted=brought.counted, points=study.space.points)
+    space = space.with_activations(traced.activations)
     return replace(study, space=tied(space, ties(space, traced.stored)))
 
 

@@ -18,7 +18,7 @@ from bitq.formats import TENSORS
 from bitq.tradeoff.budgets import ACCURACY_LOSS, Budgets, check_possible
 from bitq.tradeoff.priced import relaxed
 from bitq.tradeoff.problem import Problem, Scores, predicted_loss
-from bitq.tradeoff.quantities import QUANTITIES
+from bitq.tradeoff.quantities import QUANTITIES, SUMS
 from bitq.tradeoff.space import Choices, Space
 
 GAP = 1e-9
@@ -31,6 +31,10 @@ INFEASIBLE = 2
 class Knapsack:
     """One choice for each module, each quantity that has a budget within it, tied tensors in one format.
 
+    Memory of activations keeps its budget if what lives at each step does, in sum, and the arrangement of all of it
+    does. The sums are constraints; where a plan's arrangement takes more, it is cut off, with all plans in which the
+    tensors that stand in each other's way are no smaller.
+
     Only formats that are worth it (`bitq.tradeoff.problem`) and in question within the budgets
     (`bitq.tradeoff.priced`), and only choices that no other choice of their module with the same formats of tensors
     that others share beats in everything, are considered.
@@ -42,13 +46,22 @@ class Knapsack:
 
     def __init__(self, space: Space, scores: Scores, budgets: Budgets) -> None:
         check(space, budgets)
-        weighed, *others = QUANTITIES
+        weighed, *others = SUMS
         names = [weighed, *(name for name in others if budgets.limit(name) is not None)]
-        problem = Problem.of(space, scores, names)
-        self._space, self._scores, self._budgets, self._all = space, scores, budgets, problem
         limits = [budgets.limit(name) for name in (ACCURACY_LOSS, *names)]
-        fixed = [0.0, *(QUANTITIES[name].fixed(space) for name in names)]
-        self._room = np.array([np.inf if limit is None else limit - f for limit, f in zip(limits, fixed, strict=True)])
+        fixed = [0.0, *(SUMS[name].fixed(space) for name in names)]
+        room = [np.inf if limit is None else limit - f for limit, f in zip(limits, fixed, strict=True)]
+        self._ram, arena = budgets.limit("ram_bytes"), space.arena
+        if self._ram is None or arena is None:
+            problem = Problem.of(space, scores, names)
+        else:  # sums at steps that some plan overfills, and sizes, which arrangements depend on
+            steps = arena.full[arena.most > self._ram]
+            kinds = np.concatenate([steps, np.eye(len(arena.activations))])
+            problem = Problem.of(space, scores, names, lambda group: _times(kinds, arena.bytes_of(group)))
+            room += [*(self._ram - steps @ arena.fixed), *([np.inf] * len(arena.activations))]
+        self._space, self._scores, self._budgets, self._all = space, scores, budgets, problem
+        self._room = np.array(room)
+        self._conflicts: list[list[tuple[int, NDArray[np.intp]]]] = []
 
     def solved(self, alpha: float, loss: float = 1.0) -> Choices:
         """The plan of least loss · sum of scores + alpha · DM_sum / DM_max.
@@ -59,7 +72,7 @@ class Knapsack:
         """
         weights = np.zeros(len(self._room))
         weights[:2] = loss, alpha / self._space.movement_max if alpha else 0.0
-        self._problem = relaxed(self._all, weights, self._room)
+        self._problem = relaxed(self._all, weights, self._room, lambda taken: self._fits(self._all.choices(taken)))
         rows, costs = zip(*(_choices(self._problem, module) for module in range(len(self._space.modules))), strict=True)
         self._rows, self._costs = np.concatenate(rows), np.concatenate(costs)
         self._owner = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
@@ -72,19 +85,30 @@ class Knapsack:
                 for module, row in enumerate(taken)
             )
             over = np.maximum(self._costs[taken].sum(axis=0) - room, 0.0)
-            if self._budgets.kept(self._space.cost(plan), predicted_loss(self._scores, plan)) or not over.any():
+            if self._budgets.kept(self._space.cost(plan), predicted_loss(self._scores, plan)):
                 return plan
-            room -= 2 * over  # which HiGHS takes for rounding
+            if over.any():
+                room -= 2 * over  # which HiGHS takes for rounding
+            elif self._fits(plan):
+                return plan
+            else:
+                self._forbid(plan)
         raise Infeasible(f"no plan keeps {self._budgets} all at once; loosen one of them")
 
     def _taken(self, objective: NDArray[np.float64], room: NDArray[np.float64]) -> NDArray[np.intp] | None:
         scale = np.abs(self._costs).max(axis=0) / 1e3  # bits beside shares: all alike, and far above what counts as 0
         scale[scale == 0] = 1.0
         count = len(self._owner)
+        bound = np.isfinite(room)
         constraints = [
             LinearConstraint(csr_array((np.ones(count), (self._owner, np.arange(count)))), 1, 1),
-            LinearConstraint((self._costs / scale).T, -np.inf, room / scale),
+            LinearConstraint((self._costs / scale).T[bound], -np.inf, (room / scale)[bound]),
         ]
+        for conflict in self._conflicts:
+            row = np.concatenate([self._taking(*each) for each in conflict])
+            columns, counts = np.unique(row, return_counts=True)
+            taking = csr_array((counts, (np.zeros(len(columns), int), columns)), shape=(1, count))
+            constraints.append(LinearConstraint(taking, -np.inf, len(conflict) - 1))
         if self._equal is not None:
             constraints.append(LinearConstraint(self._equal, 0, 0))
         solved = milp(
@@ -99,6 +123,32 @@ class Knapsack:
         if solved.x is None:
             raise RuntimeError(f"HiGHS found neither a plan nor that there is none: {solved.message}")
         return np.flatnonzero(solved.x > 0.5)
+
+    def _fits(self, plan: Choices) -> bool:
+        """Whether the memory of activations holds a plan."""
+        arena = self._space.arena
+        return self._ram is None or arena is None or arena.placed(plan).peak <= self._ram
+
+    def _forbid(self, plan: Choices) -> None:
+        """Leave out a plan that the memory of activations does not hold, and all that are no smaller where it matters:
+        for each group that does, the formats in which it takes as much."""
+        arena, groups = self._space.arena, self._all.groups
+        assert arena is not None
+        assert self._ram is not None
+        conflict = []
+        for group in arena.conflict(plan, groups, self._ram):
+            module, tensor = groups[group][0]
+            sizes = arena.bytes_of(groups[group])
+            large = (sizes >= sizes[:, [plan[module][tensor]]]).all(axis=0)
+            conflict.append((group, np.flatnonzero(large)))
+        self._conflicts.append(conflict)
+
+    def _taking(self, group: int, formats: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The variables by which a group takes one of these formats."""
+        module = self._problem.groups[group][0][0]
+        columns = np.flatnonzero(self._owner == module)
+        own = self._rows[columns, self._problem.scopes[module].index(group)]
+        return columns[np.isin(self._problem.formats[group][own], formats)]
 
     def _equalities(self) -> csr_array | None:
         """For every format of a group and two modules it has tensors of: whether the one takes it less whether the
@@ -139,10 +189,15 @@ def check(space: Space, budgets: Budgets) -> None:
         Infeasible: names the first, and the least that any plan comes to.
     """
     for name, _ in budgets.limits:
-        quantity = QUANTITIES[name]
-        tables = (space.possible(module, quantity.table(space, module)) for module in range(len(space.modules)))
-        least = sum(float(table.min()) for table in tables)
-        check_possible(budgets, {name: quantity.fixed(space) + least})
+        check_possible(budgets, {name: QUANTITIES[name].least(space)})
+
+
+def _times(kinds: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Array (kinds, formats): sums of sizes (activations, formats); infinite in formats that are not for these."""
+    usable = np.isfinite(sizes).all(axis=0)
+    found = np.full((len(kinds), sizes.shape[1]), np.inf)
+    found[:, usable] = kinds @ sizes[:, usable]
+    return found
 
 
 def _choices(problem: Problem, module: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
@@ -150,20 +205,24 @@ def _choices(problem: Problem, module: int) -> tuple[NDArray[np.intp], NDArray[n
 
     Returns:
         Arrays (choices, 3): places of the formats of the groups in its scope, filled up with -1; and (choices, 1 +
-        quantities): its groups' scores, of each group at the first of its modules alone, and what it adds to each.
+        quantities + steps): its groups' scores and what they hold, of each group at the first of its modules alone, and
+        what it adds to each quantity between them.
     """
     scope, amounts = problem.scopes[module], problem.amounts[module]
     lost = problem.lost(module)
-    costs = np.concatenate([lost[None], amounts]).reshape(1 + len(amounts), -1).T
+    held = problem.of_groups(module, problem.held)
+    costs = np.concatenate([lost[None], amounts, held]).reshape(1 + len(amounts) + len(held), -1).T
     places = np.stack(np.unravel_index(np.arange(len(costs)), lost.shape), axis=1)
     shared = [axis for axis, group in enumerate(scope) if problem.is_shared(group)]
     kinds = np.ravel_multi_index(tuple(places[:, shared].T), [lost.shape[axis] for axis in shared]) if shared else None
+    differing = (costs != costs[:1]).any(axis=0)
+    judged = costs[:, differing] if differing.any() else costs[:, :1]
     if kinds is None:
-        kept = non_dominated(costs)
+        kept = non_dominated(judged)
     else:
         order = np.argsort(kinds, kind="stable")
         ends = np.flatnonzero(np.diff(kinds[order])) + 1
-        kept = np.concatenate([part[non_dominated(costs[part])] for part in np.split(order, ends)])
+        kept = np.concatenate([part[non_dominated(judged[part])] for part in np.split(order, ends)])
     rows = np.full((len(kept), len(TENSORS)), -1)
     rows[:, : len(scope)] = places[kept]
     return rows, costs[kept]

@@ -20,13 +20,25 @@ from bitq.movement.sweep import by_module, sweep
 from bitq.movement.tiled import LevelMovement
 from bitq.movement.widths import taken, widths
 from bitq.multiplying import Computed, products_of
+from bitq.placement import alive
 from bitq.store import versions
 from bitq.tracing import Traced
 from bitq.tradeoff.allocate import allocate, predicted_loss
 from bitq.tradeoff.alternatives import alternatives
 from bitq.tradeoff.answers import offers
+from bitq.tradeoff.arena import placed
 from bitq.tradeoff.identity import digest, formats_text
-from bitq.tradeoff.plan import Plan, PlanCall, PlanFormat, PlanLayer, PlanLevel, Totals, TrafficBits, float_parts
+from bitq.tradeoff.plan import (
+    Plan,
+    PlanCall,
+    PlanFormat,
+    PlanLayer,
+    PlanLevel,
+    PlanRam,
+    Totals,
+    TrafficBits,
+    float_parts,
+)
 from bitq.tradeoff.records import (
     SWEEP,
     Ablation,
@@ -132,6 +144,13 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
         for layer, own in zip(layers, by_module(layers, formats), strict=True)
     )
     moved = {layer.name: (layer.movement_bits, layer.energy_pj) for layer in planned}
+    ram = None
+    if (arena := study.space.arena) is not None:
+        own = arena.buffers(best.plan.choices)
+        ram, lives = PlanRam.of(arena.activations, own, placed(own)), alive(own)
+        planned = tuple(
+            each.model_copy(update={"ram_bytes": lives[step]}) for each, step in zip(planned, traced.steps, strict=True)
+        )
     plan = Plan(
         network=study.subject.name,
         device=study.space.device.name,
@@ -140,6 +159,7 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
         metric=study.measure,
         layers=planned,
         totals=Totals.of(rows[-1], rows[0], study.space.movement_max),
+        ram=ram,
         stays_float=float_parts(staying_float(study.subject.model, layers), moved),
         outcome=key,
         weights=checksum(ledger.folder.weights),

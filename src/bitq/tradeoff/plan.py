@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from math import ldexp
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_serializer, model_validator
 
@@ -20,8 +20,12 @@ from bitq.formats.scales import SharedExponent
 from bitq.layers import GEOMETRY, LOOPS, Layer
 from bitq.movement import Tiling
 from bitq.outside import read_outside
+from bitq.placement import Buffer, Placement
 from bitq.tradeoff.records import MOST, Between, Cost, Row
 from bitq.validation import parsed, told
+
+if TYPE_CHECKING:
+    from bitq.tracing.lifetimes import Activation
 
 MAX_FILE_BYTES, MAX_VALUES = 16 << 20, 250_000
 """Of a plan.json. That of ConvNeXt-L on a device with five memories has 0.3 MB and 18,000 values."""
@@ -35,6 +39,8 @@ Extent = Annotated[int, Field(ge=1, le=1 << 40)]
 Extents = tuple[Extent, Extent]  # height and width
 Padding = Annotated[int, Field(ge=0, le=1 << 40)]
 ByLoop = Annotated[dict[str, Extent], Field(max_length=len(LOOPS))]
+ByteCount = Annotated[int, Field(ge=0, lt=1 << 63)]
+StepNumber = Annotated[int, Field(ge=0, lt=1 << 31)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(max_length=1000)]
 Key = Annotated[str, Field(max_length=64)]
@@ -175,6 +181,40 @@ class PlanCall(_Entry):
         return Call(self.module, self.function, self.number)
 
 
+class PlanBuffer(_Entry):
+    """A stored activation, as `bitq.tracing.lifetimes.Activation`: the steps from and to which it lives, both included,
+    and where it lies."""
+
+    name: Name
+    bytes: ByteCount
+    first: StepNumber
+    last: StepNumber
+    offset: ByteCount
+
+    @model_validator(mode="after")
+    def _lasting(self) -> PlanBuffer:
+        if self.last < self.first:
+            raise ValueError(f"last is {self.last}; it may not come before first, {self.first}")
+        return self
+
+
+class PlanRam(_Entry):
+    """The memory of all activations: how large it is, below what none can be, and what lies in it."""
+
+    bytes: ByteCount
+    lower_bound_bytes: ByteCount
+    activations: Annotated[tuple[PlanBuffer, ...], FailFast()]
+
+    @classmethod
+    def of(cls, activations: Sequence[Activation], buffers: Sequence[Buffer], placed: Placement) -> PlanRam:
+        """The entry of activations with what they take, and where they lie."""
+        entries = (
+            PlanBuffer(name=each.name, bytes=own.size, first=own.first, last=own.last, offset=offset)
+            for each, own, offset in zip(activations, buffers, placed.offsets, strict=True)
+        )
+        return cls(bytes=placed.peak, lower_bound_bytes=placed.lower_bound, activations=tuple(entries))
+
+
 class PlanLayer(_Entry):
     """One layer: its tensors' formats (None: 32-bit float), and per memory, outermost first, what it moves.
 
@@ -183,6 +223,8 @@ class PlanLayer(_Entry):
 
     `parameter` is the name of its weight in the network's state, where that is another module's. `computed_by` is
     the call of a function that is a product of two activations and computes this layer, as a child of its module.
+
+    `ram_bytes` are those of all activations that live while it runs; plans of earlier versions lack that.
 
     `table` are the rows and columns of what a lookup reads, `depth` is of a 3-D convolution. `transposed` tells
     that its weight is stored as a transposed convolution's, input channels first. What lies between `groups`
@@ -209,6 +251,7 @@ class PlanLayer(_Entry):
     output: PlanFormat | None
     stored_at: Annotated[tuple[PlanCall, ...], FailFast()] = ()
     levels: Annotated[tuple[PlanLevel, ...], FailFast()]
+    ram_bytes: ByteCount | None = None
 
     @model_validator(mode="after")
     def _loops(self) -> PlanLayer:
@@ -254,7 +297,7 @@ class FloatPart(_Entry):
     movement_share: Share
     energy_pj: Amount
     energy_share: Share
-    stored_bytes: Annotated[int, Field(ge=0, lt=1 << 63)] | None
+    stored_bytes: ByteCount | None
 
 
 def float_parts(
@@ -288,7 +331,10 @@ def _share(part: float, whole: float) -> float:
 
 
 class Totals(_Entry):
-    """What the whole network comes to. Accuracies are measured, after fine-tuning, on the test data."""
+    """What the whole network comes to. Accuracies are measured, after fine-tuning, on the test data.
+
+    `ram_bytes` is the memory of all activations; plans of earlier versions lack it.
+    """
 
     accuracy: Share
     accuracy_float: Share
@@ -299,8 +345,10 @@ class Totals(_Entry):
     dram_bits_float: Amount
     energy_pj: Amount
     energy_pj_float: Amount
-    model_bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
-    model_bytes_float: Annotated[int, Field(ge=0, lt=1 << 63)]
+    model_bytes: ByteCount
+    model_bytes_float: ByteCount
+    ram_bytes: ByteCount | None = None
+    ram_bytes_float: ByteCount | None = None
     objective: Annotated[float, Field(ge=-MOST, le=MOST, allow_inf_nan=False)]
 
     @classmethod
@@ -328,9 +376,9 @@ class Plan(_Entry):
     """A plan for one network on one device (the content of plan.json).
 
     `stays_float` tells what stays float, with the reasons. `outcome` is the key of the search's outcome in the results
-    store beside it, and `weights` the checksum of the weights.safetensors that belongs to the plan. `metric` is what
-    the accuracies of the totals are: "accuracy", "agreement with float32", …. Plans of earlier versions lack them.
-    `bits` are those of the grid of Table 2 that formats were chosen from, or None.
+    store beside it, `weights` the checksum of the weights.safetensors that belongs to the plan, and `ram` the memory of
+    its activations. `metric` is what the accuracies of the totals are: "accuracy", "agreement with float32", …. Plans
+    of earlier versions lack them. `bits` are those of the grid of Table 2 that formats were chosen from, or None.
     """
 
     schema_version: Literal[1] = 1
@@ -341,6 +389,7 @@ class Plan(_Entry):
     metric: Name | None = None
     layers: Annotated[tuple[PlanLayer, ...], FailFast()]
     totals: Totals
+    ram: PlanRam | None = None
     stays_float: tuple[FloatPart, ...] | None = None
     outcome: Key | None = None
     weights: Key | None = None

@@ -8,6 +8,7 @@ in none that is better.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,13 +28,20 @@ CLOSE = 1e-9
 """Share of the objective within which bounds are equal."""
 
 
-def relaxed(problem: Problem, objective: NDArray[np.float64], room: NDArray[np.float64]) -> Problem:
+def relaxed(
+    problem: Problem,
+    objective: NDArray[np.float64],
+    room: NDArray[np.float64],
+    fits: Callable[[Sequence[int]], bool] = lambda taken: True,
+) -> Problem:
     """The problem without formats that no best plan within its budgets has; the same if none is told apart.
 
     Args:
         problem: what is to decide.
-        objective: array (1 + quantities,): what a unit of the sum of scores and of each quantity weighs.
-        room: array (1 + quantities,): what a plan may have of each; infinite without a budget.
+        objective: array (1 + quantities + steps,): what a unit of the sum of scores, of each quantity and of what is
+            held at each step weighs.
+        room: the same: what a plan may have of each; infinite without a budget.
+        fits: whether a plan that keeps the room, as `Problem.spent` takes it, keeps all else.
     """
     order = steps(problem)
     bound = np.flatnonzero(np.isfinite(room))
@@ -42,8 +50,12 @@ def relaxed(problem: Problem, objective: NDArray[np.float64], room: NDArray[np.f
 
     def priced(weights: NDArray[np.float64]) -> Problem:
         """Weighed quantities as if they were movement."""
-        amounts = tuple(np.tensordot(weights[1:], own, 1)[None] for own in problem.amounts)
-        scores = tuple(weights[0] * own for own in problem.scores)
+        weighed = problem.amounts[0].shape[0]
+        amounts = tuple(np.tensordot(weights[1 : 1 + weighed], own, 1)[None] for own in problem.amounts)
+        scores = tuple(
+            weights[0] * own + weights[1 + weighed :] @ held
+            for own, held in zip(problem.scores, problem.held, strict=True)
+        )
         return replace(problem, amounts=amounts, scores=scores, movement_max=1.0)
 
     unit = np.where(room[bound] == 0, 1.0, np.abs(room[bound]))
@@ -54,10 +66,11 @@ def relaxed(problem: Problem, objective: NDArray[np.float64], room: NDArray[np.f
         nonlocal kept
         weights = objective.copy()
         weights[bound] += prices / unit
-        found = problem.spent(least(priced(weights), order, 1.0))
+        taken = least(priced(weights), order, 1.0)
+        found = problem.spent(taken)
         over = (found[bound] - room[bound]) / unit
         cuts.append((float(objective @ found), over))
-        if (over <= 0).all():
+        if (over <= 0).all() and fits(taken):
             kept = min(kept, cuts[-1][0])
         return cuts[-1][0] + float(prices @ over)
 

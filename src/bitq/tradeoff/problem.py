@@ -8,7 +8,7 @@ that they could save.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bitq.errors import BitqError
 from bitq.formats import TENSORS
 from bitq.tradeoff.groups import Group, Slot, groups_of
-from bitq.tradeoff.quantities import QUANTITIES
+from bitq.tradeoff.quantities import SUMS
 from bitq.tradeoff.space import Choice, Choices, Space
 
 Scores = Sequence[NDArray[np.float64]]
@@ -37,6 +37,8 @@ class Problem:
         members: for each module the groups of its input, weight and output.
         amounts: for each module an array (quantities, *formats left of the groups in its scope): what it adds to each
             quantity, the first of which is movement.
+        held: for each group an array (steps, formats left): what its tensors take of memory at each of some steps, in
+            bytes.
         excess: for each group an array (formats left, formats left): by how much more movement the one format has than
             the other at most, whatever the other tensors take, in bits.
         movement_max: DM_max of the space, in bits.
@@ -47,17 +49,25 @@ class Problem:
     scores: tuple[NDArray[np.float64], ...]
     members: tuple[tuple[int, int, int], ...]
     amounts: tuple[NDArray[np.float64], ...]
+    held: tuple[NDArray[np.float64], ...]
     excess: tuple[NDArray[np.float64], ...]
     movement_max: float
 
     @classmethod
-    def of(cls, space: Space, scores: Scores, names: Sequence[str] = ("movement_bits",)) -> Problem:
+    def of(
+        cls,
+        space: Space,
+        scores: Scores,
+        names: Sequence[str] = ("movement_bits",),
+        held: Callable[[Group], NDArray[np.float64]] = lambda group: np.zeros((0, 1)),
+    ) -> Problem:
         """The problem of some quantities of `bitq.tradeoff.quantities`.
 
         Args:
             space: what is tied in it is a group.
             scores: of its modules.
-            names: quantities that are weighed or limited.
+            names: sums that are weighed or limited.
+            held: of a group an array (steps, formats or 1): what its tensors take of a memory that is limited.
 
         Raises:
             BitqError: a group that none of the formats is for.
@@ -68,7 +78,8 @@ class Problem:
         members = tuple((of_end[module, 0], of_end[module, 1], of_end[module, 2]) for module in modules)
         tables = {id(moved): _tables(space, module, names) for module, moved in enumerate(space.bits)}
         excess = {key: tuple(_excess(each, tensor) for tensor in range(3)) for key, each in tables.items()}
-        kept = [_worthwhile(space, scores, group, excess) for group in groups]
+        holding = [np.broadcast_to(each, (len(each), len(space.formats))) for each in map(held, groups)]
+        kept = [_worthwhile(space, scores, *each, excess) for each in zip(groups, holding, strict=True)]
         formats = tuple(each[0] for each in kept)
 
         def amounts(module: int) -> NDArray[np.float64]:
@@ -89,6 +100,7 @@ class Problem:
             tuple(each[1] for each in kept),
             members,
             tuple(map(amounts, modules)),
+            tuple(each[:, own] for each, own in zip(holding, formats, strict=True)),
             tuple(each[2] for each in kept),
             space.movement_max,
         )
@@ -113,18 +125,20 @@ class Problem:
                 amounts[np.ix_(np.arange(len(amounts)), *(places[group] for group in scope))]
                 for amounts, scope in zip(self.amounts, self.scopes, strict=True)
             ),
+            held=tuple(each[:, own] for each, own in zip(self.held, places, strict=True)),
             excess=tuple(each[np.ix_(own, own)] for each, own in zip(self.excess, places, strict=True)),
         )
 
     def spent(self, taken: Sequence[int]) -> NDArray[np.float64]:
-        """Array (1 + quantities,): sum of scores, and what all modules add to each quantity, of the plan in which each
-        group has the one of its formats at this place."""
+        """Array (1 + quantities + steps,): sum of scores, what all modules add to each quantity, and what all groups
+        take of memory at each step, of the plan in which each group has the one of its formats at this place."""
         lost = sum(float(own[place]) for own, place in zip(self.scores, taken, strict=True))
         added = [
             np.moveaxis(amounts, 0, -1)[tuple(taken[group] for group in scope)]
             for amounts, scope in zip(self.amounts, self.scopes, strict=True)
         ]
-        return np.concatenate([[lost], np.sum(added, axis=0)])
+        held = [own[:, place] for own, place in zip(self.held, taken, strict=True)]
+        return np.concatenate([[lost], np.sum(added, axis=0), np.sum(held, axis=0)])
 
     @cached_property
     def scopes(self) -> tuple[tuple[int, ...], ...]:
@@ -143,11 +157,22 @@ class Problem:
     def lost(self, module: int) -> NDArray[np.float64]:
         """Array (formats left of the groups in a module's scope): sum of the scores of groups that begin with it, so
         that all modules together have every group's once."""
-        own = (self.scores[group] * (self.groups[group][0][0] == module) for group in self.scopes[module])
-        lost, *others = np.meshgrid(*own, indexing="ij", sparse=True)
-        for each in others:
-            lost = lost + each
+        lost: NDArray[np.float64] = self.of_groups(module, [own[None] for own in self.scores])[0]
         return lost
+
+    def of_groups(self, module: int, values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Array (values, formats left of the groups in a module's scope): sums over groups that begin with it.
+
+        Args:
+            module: its index.
+            values: for each group an array (values, formats left).
+        """
+        scope = self.scopes[module]
+        total = np.zeros((len(values[0]), *(values[group].shape[1] for group in scope)))
+        for axis, group in enumerate(scope):
+            if self.groups[group][0][0] == module:
+                total += np.expand_dims(values[group], [1 + other for other in range(len(scope)) if other != axis])
+        return total
 
     def choices(self, taken: Sequence[int]) -> Choices:
         """The plan in which each group has the one of its formats at this place."""
@@ -173,7 +198,7 @@ def predicted_loss(scores: Scores, choices: Sequence[Choice]) -> float:
 
 def _tables(space: Space, module: int, names: Sequence[str]) -> NDArray[np.float64]:
     """Array (quantities, widths of input, of weight, of output): what a module adds to each."""
-    return np.stack([QUANTITIES[name].table(space, module) for name in names])
+    return np.stack([SUMS[name].table(space, module) for name in names])
 
 
 def _excess(table: NDArray[np.float64], tensor: int) -> NDArray[np.float64]:
@@ -183,12 +208,16 @@ def _excess(table: NDArray[np.float64], tensor: int) -> NDArray[np.float64]:
 
 
 def _worthwhile(
-    space: Space, scores: Scores, group: Sequence[Slot], excess: Mapping[int, Sequence[NDArray[np.float64]]]
+    space: Space,
+    scores: Scores,
+    group: Sequence[Slot],
+    held: NDArray[np.float64],
+    excess: Mapping[int, Sequence[NDArray[np.float64]]],
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
     """Formats of a group that are worth it, their scores, and their excess of movement.
 
     Of those of equal widths at all its tensors, the first of the least score; of the others those that no other one
-    equals or beats in score and all quantities.
+    equals or beats in score, all quantities and all that is held.
     """
     lost = np.sum([scores[module][tensor] for module, tensor in group], axis=0)
     offered = [np.isin(np.arange(len(lost)), space.offered.indices(TENSORS[tensor])) for _, tensor in group]
@@ -212,6 +241,10 @@ def _worthwhile(
         axis=0,
     )
     behind = np.maximum(lost[usable][:, None] - lost[usable][None, :], more.max(axis=0))
+    own = held[:, usable]
+    own = own[own.any(axis=1)]
+    if len(own):
+        behind = np.maximum(behind, (own[:, :, None] - own[:, None, :]).max(axis=0))
     kept = _undominated(behind)
     return usable[kept], lost[usable][kept], more[0][np.ix_(kept, kept)]
 

@@ -89,6 +89,8 @@ class Cost(Record):
         on_chip_bits: DM_S, traffic between the memories on the chip, in bits.
         energy_pj: energy of that traffic, in pJ (paper, Eq. 8).
         model_bytes: packed weights and everything else that is stored, in bytes.
+        ram_bytes: the memory that holds all activations while they live (`bitq.tradeoff.arena`), in bytes; None where
+            it is not known, as in results of earlier versions.
     """
 
     movement_bits: Figure
@@ -96,9 +98,12 @@ class Cost(Record):
     on_chip_bits: Figure
     energy_pj: Figure
     model_bytes: Count
+    ram_bytes: Count | None = None
 
     @classmethod
-    def of_levels(cls, level_bits: Sequence[float], energy_pj: float, model_bytes: int) -> Cost:
+    def of_levels(
+        cls, level_bits: Sequence[float], energy_pj: float, model_bytes: int, ram_bytes: int | None = None
+    ) -> Cost:
         """The cost of traffic at every boundary, outermost (DRAM) first, in bits."""
         return Cost(
             movement_bits=sum(level_bits),
@@ -106,6 +111,7 @@ class Cost(Record):
             on_chip_bits=sum(level_bits[1:]),
             energy_pj=energy_pj,
             model_bytes=model_bytes,
+            ram_bytes=ram_bytes,
         )
 
     def figures(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bitq.devices import Device
 from bitq.layers import Layer
 from bitq.movement.levels import movement_many
 from bitq.movement.widths import weight_size
+from bitq.tradeoff.arena import buffers, placed
 from bitq.tradeoff.records import Cost
 from bitq.tradeoff.shares import REFERENCES
 from bitq.tradeoff.space import Space, energy_pj
@@ -54,8 +55,20 @@ def reference_costs(space: Space) -> Mapping[str, Cost]:
     bits = plain_bits(chain(*space.layers, space.fixed), space.device, tuple(REFERENCES.values()))
     stored = (layers[0] for name, layers in zip(space.modules, space.layers, strict=True) if name not in space.unstored)
     elements = sum(weight_size(layer, None) / 4 for layer in stored)
-    sizes = [round(elements * width / 8) + space.other_bytes for width in REFERENCES.values()]
     return {
-        name: Cost.of_levels(row.tolist(), energy_pj(space.device, row), size)
-        for name, row, size in zip(REFERENCES, bits, sizes, strict=True)
+        name: Cost.of_levels(
+            row.tolist(),
+            energy_pj(space.device, row),
+            round(elements * width / 8) + space.other_bytes,
+            ram_in(space, width),
+        )
+        for (name, width), row in zip(REFERENCES.items(), bits, strict=True)
     }
+
+
+def ram_in(space: Space, width: float) -> int | None:
+    """The memory of all activations if every element that layers write or read takes so many bits, in bytes; None if
+    they are not known."""
+    if space.activations is None:
+        return None
+    return placed(buffers(space.activations, lambda layer, tensor: width)).peak

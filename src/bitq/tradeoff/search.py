@@ -91,7 +91,8 @@ def search(study: Study) -> Found:
     _outlook(study, [])
     if not study.is_scored:
         note(time_needed(study))
-    uniforms = [Candidate.of(study, plan) for plan in uniforms_of(study)]
+    every = (Candidate.of(study, plan) for plan in uniforms_of(study))
+    uniforms = [each for each in every if settings.budgets.fits(each.cost)]
     candidates = _candidates(study)
     trials = tried(study, uniforms, candidates)
     untuned = [(each.candidate.score, each.lost) for each in trials]
@@ -122,6 +123,8 @@ def search(study: Study) -> Found:
     float_objective = study.objective(accuracy_float, study.space.float_cost.movement_bits)
     if not settings.alone and not settings.fewest_bits and float_objective < contenders[0].objective:
         note(f"no format pays: float32 itself has O {float_objective:.4f}; the best plan is handed over nevertheless")
+    if contenders[0].excess == inf:
+        raise Infeasible(f"no plan that was measured fits on the device ({settings.budgets}); loosen a limit of bytes")
     if contenders[0].excess:
         note(f"no measured plan keeps the budgets ({settings.budgets}); more rounds or plans may find one")
     return Found(tuple(contenders), trials, candidates, curve)

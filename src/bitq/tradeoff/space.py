@@ -22,6 +22,8 @@ from bitq.movement.model import Widths
 from bitq.movement.tiled import LevelMovement, levels_of
 from bitq.movement.widths import FLOAT_BITS, weight_size, widths
 from bitq.multiplying import Projection, TransposedProjection
+from bitq.tracing.lifetimes import Activation
+from bitq.tradeoff.arena import Arena, buffers, placed
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.moved import Moved
 from bitq.tradeoff.records import Cost
@@ -56,6 +58,7 @@ class Space:
             is not named stores its own result.
         unstored: modules that store no weight of their own, as it is an activation or another module's.
         counted: for each format that in whose bits it is counted, where that is not itself; else none.
+        activations: stored activations as the network was traced; None if that is not known.
         largest_bits: DM_max where it is not of the formats offered but of those that `offered.measured_by` names, in
             bits.
     """
@@ -74,6 +77,7 @@ class Space:
     unstored: frozenset[str] = frozenset()
     counted: tuple[Choosable, ...] = ()
     largest_bits: float | None = None
+    activations: tuple[Activation, ...] | None = None
 
     @property
     def formats(self) -> tuple[Choosable, ...]:
@@ -122,6 +126,27 @@ class Space:
             found = table[np.ix_(np.unique(inputs), np.unique(weights), np.unique(outputs))]
         return found
 
+    @cached_property
+    def arena(self) -> Arena | None:
+        """What its activations take in every format; None if they are not known."""
+        if self.activations is None:
+            return None
+        counted = self.counted or self.formats
+        modules = {layer.name: module for module, layers in enumerate(self.layers) for layer in layers}
+
+        def bits(layer: Layer, tensor: int, index: int) -> float:
+            own: float = getattr(widths(layer, formats_in((counted[index],) * 3)), TENSORS[tensor])
+            return own
+
+        offered = [self.offered.indices(tensor) for tensor in TENSORS]
+        return Arena.of(self.activations, modules, bits, offered, len(counted))
+
+    def with_activations(self, activations: Sequence[Activation]) -> Space:
+        """The same space of a network whose stored activations are known."""
+        floating = placed(buffers(activations, lambda layer, tensor: FLOAT_BITS)).peak
+        cost = self.float_cost.model_copy(update={"ram_bytes": floating})
+        return replace(self, activations=tuple(activations), float_cost=cost)
+
     def extents(self, module: int) -> dict[str, int]:
         """Elements of a module's "input", "weight" and "output" along their blocks, to which larger blocks are cut."""
         return self.layers[module][0].extents
@@ -140,7 +165,9 @@ class Space:
             for module, layers, choice in zip(self.modules, self.layers, choices, strict=True)
             if module not in self.unstored
         )
-        return Cost.of_levels(level_bits.tolist(), energy_pj(self.device, level_bits), weights + self.other_bytes)
+        energy = energy_pj(self.device, level_bits)
+        ram = None if self.arena is None else self.arena.placed(choices).peak
+        return Cost.of_levels(level_bits.tolist(), energy, weights + self.other_bytes, ram)
 
     def levels(self, layer: Layer, q: Widths, choices: Sequence[Choice]) -> tuple[LevelMovement, ...]:
         """What one of the network's layers moves at every memory, by the plan of its memories that `cost` counts.

@@ -27,6 +27,7 @@ its readers read; or, as in the paper, the layer's own result, each tensor of ea
 
 def stored_as(space: Space, traced: Traced, stored: Stored) -> Space:
     """A space of plans that store tensors so, of a network as it was traced."""
+    space = space.with_activations(traced.activations)
     if stored == "paper":
         return space
     points = points_of(traced, stored, space.modules)

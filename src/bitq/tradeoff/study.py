@@ -330,6 +330,8 @@ class Study:
         found = self.ledger.known(Measurement, self.config(plan))
         if found is not None and not _usable(found):
             raise damaged(self.ledger.store.path, "a measured plan has an accuracy or a cost that none can have")
+        if found is not None and found.ram_bytes is None:  # of an earlier version
+            return found.model_copy(update={"ram_bytes": self.space.cost(plan.choices).ram_bytes})
         return found
 
     @contextmanager

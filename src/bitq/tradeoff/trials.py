@@ -155,6 +155,6 @@ def _trial(study: Study, candidate: Candidate, plan: Proposed, found: Screened, 
         plan,
         lost,
         study.objective(accuracy, found.movement_bits),
-        study.settings.budgets.excess(found, lost),
+        study.settings.budgets.excess(candidate.cost, lost),
         merit(study, accuracy, found.movement_bits),
     )

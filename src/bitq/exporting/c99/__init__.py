@@ -1,0 +1,42 @@
+"""`c`: a folder with the network as C99 for a microcontroller, which computes on packed numbers with integers alone.
+
+A network goes from PyTorch's graph (`lowering`) to steps (`steps`), of which `wires` chooses the units; `source` writes
+them as C, and `integers` computes the same in NumPy.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bitq.exporting.target import Handed, Target, register
+
+
+def write(model: nn.Module, example_input: Any, path: Path) -> Handed:
+    """Write the folder.
+
+    Raises:
+        BitqError: as for `bitq.export`.
+    """
+    from bitq.exporting.c99.compiled import ran
+    from bitq.exporting.c99.folder import check_own_files, replace_files
+    from bitq.exporting.c99.lowering import lowered
+    from bitq.exporting.c99.source import FILES, identifier, written
+
+    check_own_files(path, FILES)
+    network = lowered(model, example_input)
+    found = written(network, identifier(path.name))
+    replace_files(path, found.files)
+    figures = {
+        "weight_bytes": found.weight_bytes,
+        "constant_bytes": found.constant_bytes,
+        "ram_bytes": found.ram_bytes,
+    }
+    notes = ("weight_bytes and constant_bytes lie in flash beside the code; ram_bytes are static, without the stack",)
+    return Handed(path, notes, figures, partial(ran, path, network))
+
+
+register("c", Target(write, folder=True))

@@ -1,0 +1,217 @@
+"""Exported C gives the bits of its arithmetic in NumPy, and what the network gives but for the order of its sums."""
+
+import re
+import shutil
+import subprocess
+from fractions import Fraction
+from math import floor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+import bitq as package
+from bitq.accuracy.quantized import observing
+from bitq.errors import BitqError
+from bitq.exporting import export
+from bitq.exporting.c99.compiled import outputs
+from bitq.exporting.c99.integers import rounded, run, scaled
+from bitq.exporting.c99.lowering import lowered
+from bitq.exporting.c99.source import FILES, identifier
+from bitq.exporting.c99.steps import MOST_SHIFT, Convolve, multiplier
+from bitq.formats import TensorFormats, parse_format
+from bitq.tracing import record
+from bitq.tradeoff.stored import points_of
+
+CORTEX = Path(__file__).parent / "cortex"
+ARM, QEMU = "arm-none-eabi-gcc", "qemu-system-arm"
+STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror")
+COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
+compiled = pytest.mark.skipif(not COMPILERS, reason="needs a C compiler: gcc or clang")
+
+
+def mixed(activation="8:e3:b16", weight="8:e2:b4", output=None):
+    return TensorFormats(*map(parse_format, (activation, weight, output or activation)))
+
+
+def calibrated(model, formats, x):
+    """Gives every layer of a network these formats, with ranges of what it meets on an input."""
+    model.eval()
+    traced = record(model, x[:1])
+    names = [layer.name for layer in traced.layers]
+    points = points_of(traced, "after-activation", names)
+    with observing(model, names, points=points) as ranges, torch.inference_mode():
+        model(x)
+    package.apply(model, dict.fromkeys(names, formats), ranges, points=points)
+    return model
+
+
+def agree(folder, model, x, same=0.99):
+    """Holds the C against NumPy bit for bit, with every compiler there is, and both against the network."""
+    network = lowered(model, x[:1])
+    found = run(network, x.numpy())
+    with torch.inference_mode():
+        expected = model(x).numpy()
+    assert found.shape == expected.shape
+    assert (found == expected).mean() >= same
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.05 * np.abs(expected).max())
+    export(model, x[:1], folder / "net", to="c")
+    for compiler in COMPILERS:
+        words = [compiler, *STRICT, "-fsyntax-only", "network.c", "main.c"]
+        told = subprocess.run(words, cwd=folder / "net", capture_output=True, text=True, check=False)
+        assert not told.stderr
+        np.testing.assert_array_equal(outputs(folder / "net", network, x.numpy(), compiler), found)
+    return network
+
+
+class Branches(nn.Module):
+    """Everything that a step may do: groups, strides, dilation, transposition, sums, pools, parts side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 12, 3, stride=2, padding=2, dilation=2, groups=2, bias=False)
+        self.up = nn.ConvTranspose2d(12, 6, 3, stride=2, padding=1, output_padding=1, groups=2)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.joined = nn.Conv2d(14, 8, 1)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = functional.max_pool2d(functional.relu(self.norm(self.stem(x))), 3, 1, 1)
+        y = functional.leaky_relu(self.up(functional.relu6(self.grouped(x))), 0.3)
+        x = functional.hardtanh(x - 0.5 + self.depthwise(x), -1, 2)
+        x = functional.avg_pool2d(self.joined(torch.cat([x, y], 1)) * 0.75, 3, 3)
+        return self.head(x.flatten(1))
+
+
+class Tokens(nn.Module):
+    """Convolutions of signals, and linear layers of tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(3, 6, 3, padding="same"), nn.Conv1d(6, 6, 3, stride=2)
+        self.mix = nn.Linear(5, 5)
+
+    def forward(self, x):
+        return self.mix(self.second(self.first(x).relu_()).relu())
+
+
+def sequence():
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Dropout(), nn.Conv2d(6, 7, 1),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 4),
+    )  # fmt: skip
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("make", "formats"),
+    [
+        (Branches, mixed()),
+        (Branches, mixed("16:e5:b3", "16:e5:b5")),
+        (Branches, mixed("mxint8", "mxfp4")),
+        (Branches, mixed("int8-tensor", "int8")),
+        (Tokens, mixed("8:e2:b4", "8:e4:b16", "6:e3:b4")),
+        (sequence, mixed("8:e2:b4", "s4:e3:v2")),
+        (sequence, TensorFormats(*map(parse_format, ("uint8", "int4-tensor", "n4:e2:b4")))),
+    ],
+)
+def test_the_c_gives_the_bits_of_numpy_and_numpy_the_network(make, formats, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(12, 3, 11) if make is Tokens else torch.randn(12, 2, 8, 8)
+    model = calibrated(make(), formats, x)
+    network = agree(tmp_path, model, x, same=0.9)
+    wide = [step.source.wide for step in network.steps if isinstance(step.source, Convolve)]
+    assert any(wide) == (formats.weight in map(parse_format, ("16:e5:b5", "mxfp4")))
+
+
+@given(st.integers(-(1 << 61), 1 << 61), st.floats(2.0**-70, 0.2) | st.floats(-0.2, -(2.0**-70)))
+def test_a_gain_is_multiplied_exactly_and_rounded_once(z, ratio):
+    gain, shift = multiplier(ratio)
+    assert abs(Fraction(gain, 1 << shift) / Fraction(ratio) - 1) <= Fraction(1, 1 << (30 if shift < MOST_SHIFT else 1))
+    found = scaled(np.array([z]), np.int64(gain), shift)
+    assert int(found[0]) == floor(Fraction(z * gain, 1 << shift) + Fraction(1, 2))
+
+
+@given(st.integers(-(1 << 61), 1 << 61), st.integers(-40, 70), st.integers(1, 1 << 14))
+def test_blocks_are_rounded_to_nearest_ties_to_even(z, shift, most):
+    found = np.clip(rounded(np.array([z]), np.array([shift]), most), -most, most)
+    assert int(found[0]) == max(-most, min(most, round(Fraction(z) / Fraction(2) ** shift)))
+
+
+def test_what_there_is_no_code_for_is_told_before_anything_is_written(tmp_path):
+    x = torch.randn(4, 2, 8, 8)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 3))
+    model = calibrated(net, mixed(), x)
+    with pytest.raises(BitqError, match=r"^module '1' computes aten.gelu, which exported C cannot: there is no code"):
+        export(model, x, tmp_path / "net", to="c")
+    model = calibrated(sequence(), mixed("int8", "nvfp4"), x)
+    with pytest.raises(BitqError, match=r"^an activation of module '0' has the format i8:f32:channel, whose float sc"):
+        export(model, x, tmp_path / "net", to="c")
+    model = calibrated(sequence(), mixed("8:e3:b16", "nvfp4"), x)
+    with pytest.raises(BitqError, match=r"^the weight of module '0' has the format .*, whose blocks have float scales"):
+        export(model, x, tmp_path / "net", to="c")
+    package.apply(model, {"0": TensorFormats()})
+    with pytest.raises(BitqError, match=r"^module '0' computes aten.conv2d, which exported C cannot: its weight"):
+        export(model, x, tmp_path / "net", to="c")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_are_data_not_code(tmp_path):
+    x = torch.randn(4, 2, 8, 8)
+    net = nn.Sequential(nn.Flatten())
+    net.add_module('*/ evil(); /*"\n#error "', nn.Linear(128, 3))
+    model = calibrated(net, mixed(), x)
+    export(model, x, tmp_path / "1* evil", to="c")
+    written = {name: (tmp_path / "1* evil" / name).read_text() for name in FILES}
+    assert "evil()" not in "".join(written.values())
+    assert "#error \"\n" not in written["network.c"]
+    assert identifier("1* evil") == "net_1__evil"
+    assert "void net_1__evil_run(" in written["network.h"]
+    assert identifier("") == "net"
+
+
+def test_files_of_others_stay(tmp_path):
+    x = torch.randn(4, 2, 8, 8)
+    model = calibrated(sequence(), mixed(), x)
+    (tmp_path / "Makefile").write_text("all:\n")
+    with pytest.raises(BitqError, match=r"Makefile was not written by bitq; give the name of another folder"):
+        export(model, x, tmp_path, to="c")
+    with pytest.raises(BitqError, match=r"is a file; give the name of a folder"):
+        export(model, x, tmp_path / "Makefile", to="c")
+    assert [each.name for each in tmp_path.iterdir()] == ["Makefile"]
+    export(model, x, tmp_path / "net", to="c")
+    before = (tmp_path / "net" / "network.c").read_text()
+    export(model, x, tmp_path / "net", to="c")
+    assert (tmp_path / "net" / "network.c").read_text() == before
+    digest = re.search(r"_DIGEST (0x\w+)", (tmp_path / "net" / "network.h").read_text())[1]
+    assert f"_DIGEST != {digest}" in before
+
+
+@pytest.mark.skipif(not shutil.which(ARM), reason="needs gcc-arm-none-eabi and libnewlib-arm-none-eabi")
+@pytest.mark.skipif(not shutil.which(QEMU), reason="needs qemu-system-arm")
+@pytest.mark.parametrize(
+    ("core", "board"), [("cortex-m3", "lm3s6965evb"), ("cortex-m3", "mps2-an385"), ("cortex-m7", "mps2-an500")]
+)
+def test_a_cortex_gives_the_same_bits(core, board, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(3, 2, 8, 8)
+    model = calibrated(Branches(), mixed("int8-tensor", "8:e2:b4", "8:e3:b4"), x)
+    export(model, x[:1], tmp_path / "net", to="c")
+    files = [str(each) for each in (*CORTEX.glob("*.c"), tmp_path / "net" / "network.c")]
+    words = [ARM, f"-mcpu={core}", "-mthumb", "-O2", *STRICT, "-nostartfiles", "--specs=nano.specs"]
+    words += ["-T", str(CORTEX / "board.ld"), f"-I{tmp_path / 'net'}", *files, "-o", str(tmp_path / "program")]
+    told = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    (tmp_path / "inputs").write_bytes(x.numpy().tobytes())
+    words = [QEMU, "-M", board, "-nographic", "-monitor", "none", "-serial", "none"]
+    words += ["-semihosting-config", "enable=on,target=native", "-kernel", "program"]
+    subprocess.run(words, cwd=tmp_path, check=True, timeout=60, capture_output=True)
+    found = np.frombuffer((tmp_path / "outputs").read_bytes(), np.float32).reshape(3, 5)
+    np.testing.assert_array_equal(found, run(lowered(model, x[:1]), x.numpy()))
