@@ -74,6 +74,7 @@ IDLE = (
     Idle("search demo", "--image-size --channels --mean --std --limit --task", "its network needs them; leave {} out"),
     Idle(ARRAYS, "--void", "is of masks, which this task has none of; leave it out"),
     Idle("search {nets}:flat --task detect --data boxes", "--void", "is of masks, which this task has none of"),
+    Idle("search {nets}:flat --task segment-instances --data boxes", "--void", "is of masks, which this task has none"),
     Idle("search demo", "--data --checkpoint", "the demo has its own data and checkpoint; leave --data and"),
     Idle("search demo --without-qat", "--steps --learning-rate --amp", "with --without-qat; leave {} out"),
     Idle("search demo --without-movement", "--rounds --plans --uniforms --within", "--without-movement; leave {} out"),

@@ -115,7 +115,8 @@ TaskName = Annotated[
         help=f"What the network is for: {', '.join(names())}. segment: a class for each pixel; --data is a folder of "
         "images and masks, images/train with masks/train or as CamVid, ADE20K, Cityscapes and Pascal VOC are kept. "
         "detect: boxes, as YOLOv8 gives them; --data is a folder as of COCO, annotations/instances_train2017.json with "
-        "images/train2017, or as of YOLO, images/train with labels/train.",
+        "images/train2017, or as of YOLO, images/train with labels/train. segment-instances: masks, as YOLOv8 gives "
+        "them; --data as for detect, with polygons.",
         rich_help_panel=DATA_OPTIONS,
     ),
 ]
@@ -124,7 +125,7 @@ MetricName = Annotated[
     typer.Option(
         "--metric",
         help="What counts: accuracy (top-1) or top5; of masks mean-iou or pixel-accuracy; of boxes box-ap, box-ap50, "
-        "box-ap75, box-ap-small, box-ap-medium or box-ap-large.",
+        "box-ap75, box-ap-small, box-ap-medium or box-ap-large; of instances mask-ap, mask-ap50, … or box-ap.",
         show_default="the first of its task",
         rich_help_panel=DATA_OPTIONS,
     ),

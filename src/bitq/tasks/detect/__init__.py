@@ -93,7 +93,12 @@ def box_ap_large(model: nn.Module, batches: Iterable[Batch]) -> float:
 
 
 def load(path: Path, reading: Reading) -> Dataset:
-    """Images with boxes, as `loaded` reads them."""
+    """Images with boxes, as `loaded` reads them from a folder kept as `bitq.tasks.detect.annotations` says.
+
+    Raises:
+        BitqError: a folder kept otherwise, and as `loaded`.
+    """
+    reading.check_no_masks()
     return loaded(path, reading, found_in(path), truth_of)
 
 
@@ -112,7 +117,6 @@ def loaded(path: Path, reading: Reading, folder: BoxedFolder, targets: Callable[
     Raises:
         BitqError: files that do not fit together, or options that do not fit them.
     """
-    reading.check_no_masks()
     found, classes, labelled = folder
     parts = with_test(found)
     shape = (reading.channels or 3, *(reading.image_size or USUAL_SIZE))

@@ -99,6 +99,7 @@ def load(path: Path, reading: Reading) -> Dataset:
     Raises:
         BitqError: as for boxes, or an object without an outline.
     """
+    reading.check_no_masks()
     return loaded(path, reading, found_in(path, outlined=True), instances_of)
 
 
