@@ -22,7 +22,7 @@ import tiny
 from bitq.accuracy.evaluate import score
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.sensitivity import perturbations
-from bitq.batches import arguments, count_inputs, digest, first_example, forward, outline, pairs, to_device
+from bitq.batches import arguments, count_inputs, digest, first_example, forward, is_bare, outline, pairs, to_device
 from bitq.errors import BitqError
 from bitq.formats import grid
 from bitq.nested import DEEPEST, mapped, parts, tensors, walk
@@ -174,11 +174,14 @@ def test_what_is_no_pair_is_told_by_all(batch, told):
         lambda: finetune(tiny.network(), [batch], Training(steps=1)),
         lambda: perturbations(tiny.network(), ("0",), lambda *_: grid(8)[:1], {}, [batch], nn.functional.cross_entropy),
         lambda: first_inputs(tiny.network(), [batch], 10),
-        lambda: bitq.search(tiny.network(), [], [batch], device=tiny.DEVICE, run="nowhere", listener=Silent()),
     )
     for use in uses:
         with pytest.raises(BitqError, match=rf"^a batch is {told}.*; it must be a pair \(input, target\)"):
             use()
+    # A search takes an input alone for one without a label.
+    said = "the network cannot run on an input as" if is_bare(batch) else f"a batch is {told}.*; it must be a pair"
+    with pytest.raises(BitqError, match=f"^{said}"):
+        bitq.search(tiny.network(), [], [batch], device=tiny.DEVICE, run="nowhere", listener=Silent())
 
 
 def test_data_that_are_none_are_told():

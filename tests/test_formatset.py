@@ -21,6 +21,7 @@ from bitq.errors import BitqError
 from bitq.formats import TENSORS, TensorFormats, format_for, formats_of, grid, integers, parse_format
 from bitq.numerics import pack, quantize
 from bitq.numerics.packing import weight_blocks
+from bitq.tracing import record
 from bitq.tradeoff.allocate import allocate, front
 from bitq.tradeoff.alternatives import USUAL
 from bitq.tradeoff.budgets import Budgets
@@ -391,10 +392,12 @@ def test_a_mixed_search_hands_over_what_its_plan_says(searched):
 def test_what_people_would_pick_stands_beside_it(searched):
     _, result, _ = searched
     assert tuple(row.name for row in result.alternatives) == USUAL
-    model, layers = tiny.trained(), bitq.trace(tiny.trained(), torch.zeros(1, 1, 8, 8))
+    model = tiny.trained()
+    traced = record(model, torch.zeros(1, 1, 8, 8))
     for row in result.alternatives:
         (candidate,) = listed(row.name)
-        space = space_of(model, layers, tiny.DEVICE, FormatSet((candidate,)))
+        space = space_of(model, traced.layers, tiny.DEVICE, FormatSet((candidate,)))
+        space = space.with_activations(traced.activations)
         assert row.figures() == pytest.approx(space.cost(space.uniform(0)).figures())
         assert 0 <= row.accuracy <= 1
         assert row.objective == pytest.approx(

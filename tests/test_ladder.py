@@ -11,7 +11,7 @@ from bitq.errors import BitqError
 from bitq.formats import BLOCK_SIZES, BlockFormat, TensorFormats
 from bitq.ladder import formats_of
 from bitq.progress import Silent
-from bitq.tracing import trace
+from bitq.tracing import record
 from bitq.tradeoff.space import space_of
 
 
@@ -74,7 +74,8 @@ def ladder():
 
 def test_each_rung_costs_what_the_plan_of_that_format_costs(ladder):
     model, _, rows = ladder
-    space = space_of(model, trace(model, torch.empty(1, 1, 8, 8)), tiny.DEVICE, 8)
+    traced = record(model, torch.empty(1, 1, 8, 8))
+    space = space_of(model, traced.layers, tiny.DEVICE, 8).with_activations(traced.activations)
     assert [row.name for row in rows] == ["8:e3:b8", "float32", "8:e4:b4"]
     assert rows[1].figures() == space.float_cost.figures()
     for row in (rows[0], rows[2]):

@@ -106,8 +106,8 @@ def test_the_plan_is_written_as_it_is_returned(finished):
 
 def test_plan_json_is_what_scripts_rely_on(finished):
     document = json.loads((finished[0] / "plan.json").read_text())
-    about = {"schema_version", "network", "device", "bits", "alpha"}
-    assert about | {"layers", "totals", "outcome", "stays_float", "weights"} == document.keys()
+    about = {"schema_version", "network", "device", "bits", "alpha", "metric"}
+    assert about | {"layers", "totals", "ram", "outcome", "stays_float", "weights"} == document.keys()
     assert (document["schema_version"], document["network"], document["device"]) == (1, "Sequential", "tiny")
     assert (document["bits"], document["alpha"]) == (8, 0.2)
     layers = trace(tiny.network(), torch.empty(1, 1, 8, 8))
