@@ -57,7 +57,7 @@ def main() -> int:
 
 def measured(subject: Subject, text: str | None, images: Tensor) -> tuple[str, ...]:
     """Images, labels and logits alike, the largest difference, weights in integers, seconds of the export."""
-    model = copy.deepcopy(subject.model) if text is None else quantized(subject, text)
+    model = copy.deepcopy(subject.model) if text is None else quantized(subject, alike(text))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         handed = export(model, images[:2], Path(folder) / "net.onnx")
@@ -76,8 +76,14 @@ def measured(subject: Subject, text: str | None, images: Tensor) -> tuple[str, .
     )
 
 
-def quantized(subject: Subject, text: str) -> nn.Module:
-    """The network with a format for all tensors of its layers, calibrated on a batch of validation images."""
+def alike(text: str) -> TensorFormats:
+    """One format for all tensors of a layer."""
+    fmt = parse_format(text)
+    return TensorFormats(fmt, fmt, fmt)
+
+
+def quantized(subject: Subject, formats: TensorFormats) -> nn.Module:
+    """The network with formats for the tensors of its layers, calibrated on a batch of validation images."""
     x, _ = next(iter(subject.data.validation))
     traced = record(subject.model, subject.example)
     model = with_products(copy.deepcopy(subject.model), traced.products)
@@ -85,8 +91,7 @@ def quantized(subject: Subject, text: str) -> nn.Module:
     points = points_of(traced, "after-activation", names)
     with observing(model, names, points=points) as ranges, torch.inference_mode():
         model(x)
-    fmt = parse_format(text)
-    apply(model, dict.fromkeys(names, TensorFormats(fmt, fmt, fmt)), ranges, points=points)
+    apply(model, dict.fromkeys(names, formats), ranges, points=points)
     return model.eval()
 
 

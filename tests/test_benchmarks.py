@@ -1,6 +1,7 @@
 """The benchmarks run, continue, say what they lack, and see the faults that they look for."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,6 +256,17 @@ def test_hostile_inputs_are_counted_and_what_fails_can_be_repeated(tmp_path):
     assert cases == right + refused + failed == len(kinds())
     assert told.returncode == bool(failed)
     assert bool(failed) == any(tmp_path.glob("*/run.sh"))
+
+
+@pytest.mark.skipif(not shutil.which("arm-none-eabi-gcc"), reason="needs gcc-arm-none-eabi and libnewlib-arm-none-eabi")
+@pytest.mark.skipif(not shutil.which("qemu-system-arm"), reason="needs qemu-system-arm")
+def test_instructions_of_exported_c_are_counted():
+    told = benchmark("instructions.py", "--formats", "int8/int8-tensor", "8:e3:b16")
+    assert told.returncode == 0, told.stderr
+    int8, blocks = [line.strip("| ").split(" | ") for line in told.stdout.splitlines()[2:]]
+    assert (int8[0], int8[6], blocks[0]) == ("int8/int8-tensor", "1.00", "8:e3:b16")
+    assert 1.0 < float(blocks[6]) == pytest.approx(float(blocks[5]) / float(int8[5]), abs=0.01)
+    assert int(int8[1]) > int(blocks[1]) > 0
 
 
 def test_formats_are_measured_for_the_readme():
