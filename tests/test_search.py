@@ -99,7 +99,8 @@ def test_the_plan_is_written_as_it_is_returned(finished):
         *FILES,
         "checkpoints",
     }
-    assert bitq.load_plan(folder / "plan.json") == result.plan
+    assert bitq.load_plan(folder / "plan.json") == bitq.load_plan(str(folder / "plan.json")) == result.plan
+    assert bitq.load_quantized(tiny.network(), str(folder)) == result.plan
     assert result.folder == folder
     assert "Sequential" in (folder / "report.html").read_text()
 

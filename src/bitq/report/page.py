@@ -27,7 +27,7 @@ from bitq.report.sweep import verdicts
 from bitq.tradeoff.plan import PlanLayer, PlanLevel
 
 
-def write_report(run: Path, alphas: Sequence[float] = ALPHAS) -> Path:
+def write_report(run: str | Path, alphas: Sequence[float] = ALPHAS) -> Path:
     """Write the report of a run folder (plan.json, results.sqlite) as `report.html` beside them.
 
     One self-contained page: it needs no network, and its own policy forbids it any. Sections whose
@@ -43,8 +43,9 @@ def write_report(run: Path, alphas: Sequence[float] = ALPHAS) -> Path:
     Raises:
         BitqError: no plan in the folder, or a file there that is not what it should be, or a weight below 0.
     """
-    page = render(load_evidence(run), alphas)
-    path = RunFolder(run).report
+    folder = Path(run)
+    page = render(load_evidence(folder), alphas)
+    path = RunFolder(folder).report
     write_atomically(path, page.encode("utf-8", errors="replace"))
     return path
 

@@ -445,12 +445,13 @@ class Plan(_Entry):
         write_atomically(path, self.model_dump_json(indent=1).encode() + b"\n")
 
 
-def load_plan(path: Path) -> Plan:
+def load_plan(path: str | Path) -> Plan:
     """Read a plan.json; nothing that it names is opened or imported.
 
     Raises:
         BitqError: no such file, or not a plan (names the first wrong entry).
     """
+    path = Path(path)
     if not path.exists() or path.is_dir():
         raise BitqError(f"no plan at {path}: give the plan.json of a finished search")
     content = read_outside(path, MAX_FILE_BYTES, "a plan")

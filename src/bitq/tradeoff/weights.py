@@ -215,7 +215,7 @@ def _metadata(path: Path) -> Mapping[str, str]:
         return file.metadata() or {}
 
 
-def load_quantized(model: nn.Module, folder: Path) -> Plan:
+def load_quantized(model: nn.Module, folder: str | Path) -> Plan:
     """Turn a float network into the quantized one of a finished run, in place and in evaluation mode.
 
     Args:
@@ -229,7 +229,7 @@ def load_quantized(model: nn.Module, folder: Path) -> Plan:
         BitqError: a file that is missing or damaged, a plan and weights that do not belong together, or a run of
             another network.
     """
-    files = RunFolder(folder)
+    files = RunFolder(Path(folder))
     plan = load_plan(files.plan)
     told = _metadata(files.weights)
     if plan.weights not in (None, told.get(DIGEST)) or told.get(OUTCOME, plan.outcome) != plan.outcome:
