@@ -97,6 +97,15 @@ def test_missing_data_are_told(tmp_path, name, options):
     assert "resnet20: skipped: looked for CIFAR-10 as an .npz" in told.stdout
 
 
+@pytest.mark.parametrize("part", ["table3", "fig6"])
+def test_what_of_the_paper_is_not_measured_is_told(tmp_path, part):
+    told = benchmark("paper.py", part, "--networks", "resnet20", "--run", tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "resnet20 is skipped: looked for CIFAR-10 as an .npz" in " ".join(told.stderr.split())
+    assert "not measured" in (tmp_path / part / f"{part}.md").read_text()
+    assert not (tmp_path / part / f"{part}.png").exists()
+
+
 def test_searches_survive_being_killed(tmp_path):
     told = benchmark("kill.py", "--count", 2, "--failed", tmp_path / "failed")
     assert told.returncode == 0, told.stdout + told.stderr

@@ -123,7 +123,7 @@ def _write(rows: Rows, folder: Path, options: argparse.Namespace) -> None:
         )
         .properties(width=150, height=130)
     )
-    write_picture(folder, "table3", bars.facet(alt.Facet("network:N", title=None), columns=5))
+    write_picture(folder, "table3", bars.facet(alt.Facet("network:N", title=None), columns=5), bool(data))
 
 
 def _told(found: Result | None) -> str:

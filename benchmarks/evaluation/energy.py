@@ -160,7 +160,7 @@ def _write(rows: Rows, folder: Path) -> None:
     }
     shares = {key: own["own"]["energy_pj"] / own["float32"]["energy_pj"] for key, own in found.items()}
     write_table(folder, "fig5", _HEADER, [*_lines(found, shares), *_means(shares)], _NOTES)
-    write_picture(folder, "fig5", _chart(shares))
+    write_picture(folder, "fig5", _chart(shares), bool(shares))
 
 
 _HEADER = (

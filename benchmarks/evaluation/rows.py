@@ -61,8 +61,10 @@ def write_table(
     print(f"{folder / name}.md, .csv")
 
 
-def write_picture(folder: Path, name: str, chart: Any) -> None:
-    """Write NAME.png of an Altair chart."""
+def write_picture(folder: Path, name: str, chart: Any, measured: bool = True) -> None:
+    """Write NAME.png of an Altair chart, if anything in it was measured."""
+    if not measured:
+        return
     drawn = json.dumps({**chart.to_dict(), "background": "#ffffff"}).replace(INK, PICTURE_INK)
     write_atomically(folder / f"{name}.png", vl_convert.vegalite_to_png(drawn, scale=PIXELS_PER_POINT))
     print(f"{folder / name}.png")

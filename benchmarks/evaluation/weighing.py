@@ -113,4 +113,4 @@ def _write(rows: Rows, folder: Path, options: argparse.Namespace) -> None:
         y=alt.Y("value:Q", title=None),
         color=alt.Color("what:N", title=None),
     ).properties(width=260, height=180)
-    write_picture(folder, "fig6", chart.facet(alt.Facet("network:N", title=None), columns=2))
+    write_picture(folder, "fig6", chart.facet(alt.Facet("network:N", title=None), columns=2), bool(data))
