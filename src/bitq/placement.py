@@ -102,6 +102,16 @@ def alive(buffers: Sequence[Buffer]) -> tuple[int, ...]:
     return tuple(accumulate(change[:-1]))
 
 
+def fullest(lives: Sequence[tuple[int, int]]) -> list[int]:
+    """Of the steps of what lives from one to another, both included, those at which all is that lives at some other:
+    behind each of them something ends before another begins."""
+    starts, ends = sorted({first for first, _ in lives}), sorted(last for _, last in lives)
+    nexts = (*starts[1:], ends[-1] + 1) if ends else ()
+    return [
+        start for start, after in zip(starts, nexts, strict=True) if bisect_left(ends, start) < bisect_left(ends, after)
+    ]
+
+
 def _apart(buffers: Sequence[Buffer]) -> Iterator[list[int]]:
     """Buffers that take room by their places, in parts of which no two live at the same step."""
     part: list[int] = []
@@ -120,19 +130,12 @@ def _apart(buffers: Sequence[Buffer]) -> Iterator[list[int]]:
 class _Packing:
     """The search for the least arrangement of some buffers, all of them larger than 0.
 
-    Of their steps only those are looked at behind which one ends before another begins: what lives at any other step
-    lives at one of these, too.
+    Of their steps only the `fullest` are looked at.
     """
 
     def __init__(self, buffers: Sequence[Buffer]) -> None:
         self._buffers = buffers
-        starts, ends = sorted({each.first for each in buffers}), sorted(each.last for each in buffers)
-        nexts = (*starts[1:], ends[-1] + 1)
-        full = [
-            start
-            for start, after in zip(starts, nexts, strict=True)
-            if bisect_left(ends, start) < bisect_left(ends, after)
-        ]
+        full = fullest([(each.first, each.last) for each in buffers])
         self._spans = [range(bisect_left(full, each.first), bisect_right(full, each.last)) for each in buffers]
         self._living: list[list[int]] = [[] for _ in full]
         for place, span in enumerate(self._spans):

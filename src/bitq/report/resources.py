@@ -48,14 +48,14 @@ def flash(plan: Plan) -> Sequence[int | None]:
 
 
 def taken(plan: Plan) -> tuple[Taken, ...]:
-    """What every layer of a plan takes."""
+    """What every layer of a plan takes, and last the whole network."""
     pairs = boundaries(plan)
-    return tuple(_taken(layer, size, pairs) for layer, size in zip(plan.layers, flash(plan), strict=True))
+    every = [_taken(layer, size, pairs) for layer, size in zip(plan.layers, flash(plan), strict=True)]
+    return (*every, _total(plan, every))
 
 
-def total(plan: Plan) -> Taken:
-    """What the whole network takes: weights with all else that is stored, and the memory that holds all activations."""
-    every = taken(plan)
+def _total(plan: Plan, every: Sequence[Taken]) -> Taken:
+    """Weights with all else that is stored, the memory that holds all activations, and sums over the layers."""
     bits = tuple(sum(each.bits[at] or 0.0 for each in every) for at in range(len(boundaries(plan))))
     ram = None if plan.ram is None else plan.ram.bytes
     energy = sum(each.energy_pj for each in every)

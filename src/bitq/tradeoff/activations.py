@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bitq.formats import TENSORS
 from bitq.layers import Layer
-from bitq.placement import Buffer, Placement, place
+from bitq.placement import Buffer, Placement, fullest, place
 from bitq.tracing.lifetimes import Activation, Portion
 
 TRIED = 5_000
@@ -114,10 +114,7 @@ class ActivationSizes:
     @cached_property
     def full(self) -> NDArray[np.float64]:
         """Array (steps, activations): what lives at each step whose activations are not all alive at another one."""
-        starts = sorted({each.first for each in self.activations})
-        ends = {each.last for each in self.activations}
-        nexts = (*starts[1:], max(ends, default=0) + 1)
-        kept = [start for start, after in zip(starts, nexts, strict=True) if any(start <= end < after for end in ends)]
+        kept = fullest([(each.first, each.last) for each in self.activations])
         rows = [[each.first <= step <= each.last for each in self.activations] for step in kept]
         return np.array(rows, dtype=np.float64).reshape(len(kept), len(self.activations))
 
