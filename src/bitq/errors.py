@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 LONGEST_VALUE, LONGEST_WORD, LONGEST_MESSAGE = 60, 200, 1200
 """Characters of what others wrote, as a name out of a file, that a sentence repeats: where it is known to be that, in a
 long word of which nothing is known, and in all."""
+
+MOST_NAMED = 4
+"""Of things that a sentence names, how many it does by their names."""
 
 _LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD},}}")
 
@@ -28,6 +32,12 @@ def shortened(text: str, most: int = LONGEST_VALUE) -> str:
         return text
     end = most // 4
     return f"{text[: most - end - 1]}…{text[len(text) - end :]}"
+
+
+def some_of(texts: Sequence[str], between: str = ", ", more: str = " and {} more") -> str:
+    """The first of some texts, at most `MOST_NAMED`, and how many more there are."""
+    left = len(texts) - MOST_NAMED
+    return between.join(texts[:MOST_NAMED]) + (more.format(left) if left > 0 else "")
 
 
 class BitqError(ValueError):

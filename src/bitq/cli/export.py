@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,7 +102,6 @@ def export(
     from bitq.exporting import export as exported
     from bitq.exporting import target_of
     from bitq.nested import mapped
-    from bitq.progress import Terminal
 
     found = target_of(to, target)
     found.check(out)
@@ -115,13 +115,8 @@ def export(
         _refuse_beside_onnx(to, found, {"--network": network, "--checkpoint": checkpoint, "--input": inputs})
         assert found.rewrite is not None
         shape = None if input_shape is None else shape_of(input_shape, "--input-shape", "1,3,224,224")
-        with Terminal() as terminal:
-            terminal.step(f"exporting to {to}", 0, 2)
-            handed = found.rewrite(plan, onnx, out, shape)
-            terminal.step(f"running {shortened(out.name, 40)}", 1, 2)
-            ran = handed.ran(None, None)
-            terminal.step("done", 2, 2)
-        _tell(out, handed, ran, as_json)
+        rewritten = partial(found.rewrite, plan, onnx, out, shape)
+        _hand_over(rewritten, None, None, to, out, as_json)
         return
     name = network or plan.network
     if network is None and plan.network != DEMO:
@@ -135,13 +130,7 @@ def export(
     example = None
     if found.takes_input:
         example = mapped(_example(model, name, input_shape, inputs), _filled, "the input")
-    with Terminal() as terminal:
-        terminal.step(f"exporting to {to}", 0, 2)
-        handed = exported(model, example, out, to, target)
-        terminal.step(f"running {shortened(out.name, 40)}", 1, 2)
-        ran = handed.ran(model, example)
-        terminal.step("done", 2, 2)
-    _tell(out, handed, ran, as_json)
+    _hand_over(partial(exported, model, example, out, to, target), model, example, to, out, as_json)
 
 
 def _refuse_beside_onnx(to: str, target: Target, given: Mapping[str, object]) -> None:
@@ -151,7 +140,18 @@ def _refuse_beside_onnx(to: str, target: Target, given: Mapping[str, object]) ->
         raise BitqError(f"--onnx gives the network, its weights and its inputs; leave {', '.join(others)} out")
 
 
-def _tell(out: Path, handed: Handed, ran: str, as_json: bool) -> None:
+def _hand_over(
+    write: Callable[[], Handed], model: nn.Module | None, example: Any, to: str, out: Path, as_json: bool
+) -> None:
+    """Write, run what was written beside the network, and tell of both."""
+    from bitq.progress import Terminal
+
+    with Terminal() as terminal:
+        terminal.step(f"exporting to {to}", 0, 2)
+        handed = write()
+        terminal.step(f"running {shortened(out.name, 40)}", 1, 2)
+        ran = handed.ran(model, example)
+        terminal.step("done", 2, 2)
     counts = {**({} if out.is_dir() else {"bytes": out.stat().st_size}), **handed.figures}
     if as_json:
         print_json({"out": str(out), **counts, "notes": list(handed.notes), "ran": ran})

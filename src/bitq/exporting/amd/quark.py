@@ -30,9 +30,9 @@ import torch
 from onnx_ir.tape import Tape
 from torch import nn
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, some_of
 from bitq.exporting.standard_onnx.constants import Held
-from bitq.exporting.standard_onnx.direct import moved, moves_after, put_where_read
+from bitq.exporting.standard_onnx.direct import moved, moves_after, put_moved, put_where_read
 from bitq.exporting.standard_onnx.marks import (
     MARK,
     attributes_of,
@@ -43,7 +43,7 @@ from bitq.exporting.standard_onnx.marks import (
     unsayable_told,
 )
 from bitq.exporting.standard_onnx.pairs import pair
-from bitq.exporting.standard_onnx.program import Put, floats_told, put_into_functions, weight_marks
+from bitq.exporting.standard_onnx.program import Put, WeightMark, put_into_functions, put_weights
 from bitq.exporting.standard_onnx.rounding import DOMAIN, UnsayableError
 from bitq.exporting.standard_onnx.runtime import ran
 from bitq.formats import Format
@@ -59,7 +59,6 @@ _EXPONENT_BITS = 8
 _MOST_BITS = 16  # of a number
 _ROUNDINGS: dict[str, int] = {"half_away": 0, "nearest": 2}
 _BFP16 = 16, 8
-_MOST_NAMED = 4
 
 UNTESTED = "nobody has run this on AMD's hardware or by its compiler: the operator is as Quark's source defines it"
 
@@ -127,21 +126,18 @@ def put_into_quark(model: ir.Model) -> Put:
     Raises:
         BitqError: an activation that neither says, with its module.
     """
-    graph, floats, packed = model.graph, [], 0
+    graph = model.graph
     operators: list[tuple[str, BlockOperator, str]] = []
-    for mark in weight_marks(graph):
-        held = Held(mark.value, mark.recipe, f"{mark.name}.quantized")
+
+    def put_operator(mark: WeightMark, held: Held) -> bool:
         operator = _holding(held, mark.recipe)
-        if operator is not None:
-            _put_weight(graph, mark.node, held, operator, f"{mark.name}.quantized")
-            operators.append((mark.name, operator, mark.recipe.format.text))
-        elif held.packed:
-            put_where_read(graph, mark.node, held, mark.recipe.format.geometry, f"{mark.name}.quantized")
-            packed += 1
-        else:
-            tape = Tape(graph)
-            put_in_place(graph, mark.node, tape, held.emit(tape))
-            floats.append(mark.name)
+        if operator is None:
+            return False
+        _put_weight(mark, held, operator)
+        operators.append((mark.name, operator, mark.recipe.format.text))
+        return True
+
+    others = put_weights(graph, put_where_read, put_operator)
     weights, pairs = len(operators), 0
     changed: list[tuple[str, str]] = []
     for node in marks_in(graph):
@@ -167,11 +163,10 @@ def put_into_quark(model: ir.Model) -> Put:
     figures = {
         "operators": len(operators),
         "weights_by_operator": weights,
-        "packed_weights": packed,
-        "float_weights": len(floats),
+        **others.figures,
         "pairs": pairs,
     }
-    return Put(figures, (*_notes([each for _, each, _ in operators], changed), *floats_told(floats), UNTESTED))
+    return Put(figures, (*_notes([each for _, each, _ in operators], changed), *others.notes, UNTESTED))
 
 
 def _holding(held: Held, recipe: Recipe) -> BlockOperator | None:
@@ -184,20 +179,22 @@ def _holding(held: Held, recipe: Recipe) -> BlockOperator | None:
     return operator if torch.equal(again, held.values) else None
 
 
-def _put_weight(graph: ir.Graph, node: ir.Node, held: Held, operator: BlockOperator, name: str) -> None:
+def _put_weight(mark: WeightMark, held: Held, operator: BlockOperator) -> None:
     """Put a float weight and the operator in place, transposed beforehand where what reads it asks for that."""
-    moves = [] if any(each.op_type != "Transpose" for each in moves_after(node)) else moves_after(node)
+    moves = moves_after(mark.node)
+    if any(each.op_type != "Transpose" for each in moves):
+        moves = []
     axis = operator.axis
     for each in moves:
         order = each.attributes.get("perm")
         axis = (list(order.value) if order is not None else list(range(held.values.dim()))[::-1]).index(axis)
-    tape = Tape(graph)
     values = np.ascontiguousarray(moved(held.values.numpy(), moves))
-    weight = tape.initializer(ir.Tensor(values, name=name), name=name)
-    chain = [node, *moves]
-    put_in_place(graph, chain.pop(), tape, _emitted(tape, weight, operator._replace(axis=axis)))
-    while chain:
-        graph.remove(chain.pop(), safe=True)
+
+    def emit(tape: Tape) -> ir.Value:
+        weight = tape.initializer(ir.Tensor(values, name=held.name), name=held.name)
+        return _emitted(tape, weight, operator._replace(axis=axis))
+
+    put_moved(mark, moves, emit)
 
 
 def _emitted(tape: Tape, x: ir.Value, operator: BlockOperator) -> ir.Value:
@@ -215,11 +212,10 @@ def _paired(tape: Tape, x: ir.Value, recipe: Recipe, error: UnsayableError) -> i
 def _notes(operators: list[BlockOperator], changed: list[tuple[str, str]]) -> list[str]:
     found = []
     if changed:
-        named = ", ".join(f"{module} ({text})" for module, text in changed[:_MOST_NAMED])
-        more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""
+        named = some_of([f"{module} ({text})" for module, text in changed])
         found.append(
             f"{OPERATOR} has all numbers of these activations' formats, but exponents of 8 bits and blocks along one "
-            f"axis, which may give small ones finer steps: {named}{more}"
+            f"axis, which may give small ones finer steps: {named}"
         )
     other = [each for each in operators if (each.attributes["bit_width"], each.attributes["block_size"]) != _BFP16]
     if other:

@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitq.exporting.c99.fixed_point import IntArray, rounded
 from bitq.exporting.c99.numbers import MOST_CODE, UNDER_A_FLOAT, NotIntegersError
+from bitq.exporting.whole_numbers import whole_numbers
 from bitq.formats.elements import Integer
 from bitq.formats.scales import FloatScale, ScaledExponent
-from bitq.numerics import bitstream, general
-from bitq.numerics.block_rows import BlockRows
+from bitq.numerics import bitstream
 from bitq.numerics.recipe import Recipe
-
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,22 +98,17 @@ def filters_of(weight: Tensor, recipe: Recipe, order: tuple[int, ...], outputs: 
     fmt, element = recipe.format, recipe.format.elements[0]
     if len(fmt.elements) > 1 or fmt.scale is None or fmt.has_zero_point or recipe.rounding == "stochastic":
         raise NotIntegersError("which are no integers under scales; block floating point, mxint8, mxfp4 or int8 are")
-    at = BlockRows.of(recipe, tuple(weight.shape))
-    rows = at.arranged(weight.float())
-    least, most = rows.aminmax(dim=1, keepdim=True)
-    scales = general.scales_of(least.double(), most.double(), recipe, general.shared_by(least, most, recipe))
-    numbers, _ = general.numbers_of(rows, scales, recipe, None)
-    unit = 1.0 if isinstance(element, Integer) else element.smallest(fmt.power_of_two)
-    whole = at.restored(numbers / unit)
-    if not bool((whole == whole.round()).all()) or float(whole.abs().max()) >= 1 << 15:
+    found = whole_numbers(weight, recipe, 15)
+    if found is None:
         raise NotIntegersError("whose elements are no multiples of one of less than 2^15 times it")
-    steps = at.restored((scales.step * unit).expand(rows.shape))
+    at = found.at
+    steps = at.restored(found.steps.expand(at.arranged(found.k).shape))
 
     def arranged(each: Tensor) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = each.double().permute(order).reshape(outputs, taps, -1).numpy()
-        return found
+        own: NDArray[np.float64] = each.double().permute(order).reshape(outputs, taps, -1).numpy()
+        return own
 
-    k = arranged(whole).astype(np.int64)
+    k = arranged(found.k).astype(np.int64)
     block, window = at.lengths[order[-1]], [(at.lengths[axis], weight.shape[axis]) for axis in recipe.axes.inner]
     inner = all(length == extent for length, extent in window)
     if not inner and any(length != 1 for length, _ in window):
@@ -140,13 +134,6 @@ def filters_of(weight: Tensor, recipe: Recipe, order: tuple[int, ...], outputs: 
     lowest = max(int(exponents[used > 0].min(initial=highest)), highest - MOST_CODE)
     late = np.clip(lowest - exponents, 0, 62)  # blocks so small that they are rounded to the lowest step
     drop = np.repeat(late, block, axis=2)[:, :, : k.shape[2]]
-    k = _rounded(k, np.broadcast_to(drop, k.shape))
+    k = rounded(k, drop, int(np.abs(k).max()))
     codes = np.clip(exponents - lowest, 0, highest - lowest)
     return Filters(k, codes, block, lowest, np.ones(outputs), bits, table)
-
-
-def _rounded(k: IntArray, drop: IntArray) -> IntArray:
-    """Without some lowest bits, ties to even."""
-    low = np.minimum(drop, 32)
-    found: IntArray = (k + (1 << low) // 2 - (low > 0) + ((k >> low) & (low > 0))) >> low
-    return found

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import frexp, ldexp
 
-import torch
-
 from bitq.errors import BitqError
+from bitq.exporting.whole_numbers import calibrated_step
 from bitq.formats.blocking import Along, Channel, Whole
 from bitq.formats.elements import Integer
 from bitq.formats.scales import FloatScale, PowerOfTwo, ScaledExponent, SharedExponent
@@ -25,10 +24,6 @@ MOST_CODE = 31
 
 BEYOND = 2
 """By what power of two a format with exponents of its own reaches beyond what calibration met."""
-
-_NOTHING = torch.zeros(1, 1, dtype=torch.float64)
-"""The least and the largest number of a block, where calibration tells what counts."""
-
 
 _BYTES = ("int8_t", "uint8_t")
 
@@ -155,10 +150,8 @@ def _constant(recipe: Recipe, channels: int) -> Numbers:
     assert isinstance(element, Integer)
     if recipe.tensor_range is None or not isinstance(fmt.geometry, Whole):
         raise NotIntegersError("whose float scales are found as the network runs; int8-tensor's are known before")
-    found = general.scales_of(_NOTHING, _NOTHING, recipe, general.shared_by(_NOTHING, _NOTHING, recipe))
-    zero = 0 if found.zero is None else int(found.zero)
-    least = -element.most if element.signed else 0
-    step = float(found.step)
+    step, point = calibrated_step(recipe)
+    zero, least = int(point or 0), -element.most if element.signed else 0
     if not 2.0**-30 <= step <= 2.0**30:
         raise NotIntegersError(f"whose scale is {step:.2g}; the C takes those of 2^-30..2^30")
     return Numbers(least - zero, element.most - zero, 0, 0, channels, step)

@@ -68,62 +68,6 @@ static int32_t bitq_code(const int64_t *z, int32_t count, int32_t has_sign, int3
     return code < 0 ? 0 : code > top ? top : code;
 }
 """,
-    "bitq_unpack8": """
-/* Elements of some bits, in two's complement, from a stream of bits. */
-static void bitq_unpack8(const uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, int8_t *to)
-{
-    const uint32_t sign = (uint32_t)1 << (bits - 1), mask = sign * 2 - 1;
-    uint32_t left = 8 - (at & 7), held;
-    stream += at >> 3;
-    held = (uint32_t)*stream++ >> (at & 7);
-    while (count-- > 0) {
-        while (left < bits) {
-            held |= (uint32_t)*stream++ << left;
-            left += 8;
-        }
-        *to++ = (int8_t)((int32_t)((held & mask) ^ sign) - (int32_t)sign);
-        held >>= bits;
-        left -= bits;
-    }
-}
-""",
-    "bitq_unpack16": """
-static void bitq_unpack16(const uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, int16_t *to)
-{
-    const uint32_t sign = (uint32_t)1 << (bits - 1), mask = sign * 2 - 1;
-    uint32_t left = 8 - (at & 7), held;
-    stream += at >> 3;
-    held = (uint32_t)*stream++ >> (at & 7);
-    while (count-- > 0) {
-        while (left < bits) {
-            held |= (uint32_t)*stream++ << left;
-            left += 8;
-        }
-        *to++ = (int16_t)((int32_t)((held & mask) ^ sign) - (int32_t)sign);
-        held >>= bits;
-        left -= bits;
-    }
-}
-""",
-    "bitq_codes": """
-/* Codes of some bits from a stream of bits. */
-static void bitq_codes(const uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, uint8_t *to)
-{
-    const uint32_t mask = ((uint32_t)1 << bits) - 1;
-    uint32_t left = 8 - (at & 7), held;
-    stream += at >> 3;
-    held = (uint32_t)*stream++ >> (at & 7);
-    while (count-- > 0) {
-        while (left < bits) {
-            held |= (uint32_t)*stream++ << left;
-            left += 8;
-        }
-        *to++ = (uint8_t)(held & mask);
-        held >>= bits;
-        left -= bits;
-    }
-}
-""",
     "bitq_pattern": """
 static uint32_t bitq_pattern(float x)
 {
@@ -199,6 +143,42 @@ static int32_t {name}(const {left} *a, const {right} *w, int32_t count)
     return sum;
 }}
 """
+
+_UNPACK = """
+/* {what} from a stream of bits. */
+static void {name}(const uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, {type} *to)
+{{
+    const uint32_t {masks};
+    uint32_t left = 8 - (at & 7), held;
+    stream += at >> 3;
+    held = (uint32_t)*stream++ >> (at & 7);
+    while (count-- > 0) {{
+        while (left < bits) {{
+            held |= (uint32_t)*stream++ << left;
+            left += 8;
+        }}
+        *to++ = {value};
+        held >>= bits;
+        left -= bits;
+    }}
+}}
+"""
+
+for _name, _type in (("bitq_unpack8", "int8_t"), ("bitq_unpack16", "int16_t")):
+    PIECES[_name] = _UNPACK.format(
+        what="Elements of some bits, in two's complement,",
+        name=_name,
+        type=_type,
+        masks="sign = (uint32_t)1 << (bits - 1), mask = sign * 2 - 1",
+        value=f"({_type})((int32_t)((held & mask) ^ sign) - (int32_t)sign)",
+    )
+PIECES["bitq_codes"] = _UNPACK.format(
+    what="Codes of some bits",
+    name="bitq_codes",
+    type="uint8_t",
+    masks="mask = ((uint32_t)1 << bits) - 1",
+    value="(uint8_t)(held & mask)",
+)
 
 for _left in ("int8_t", "uint8_t", "int16_t"):
     for _right in ("int8_t", "int16_t"):

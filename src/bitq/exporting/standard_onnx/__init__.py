@@ -6,10 +6,10 @@ runtime `qnn`, those that Qualcomm's QNN takes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -17,46 +17,13 @@ from bitq.errors import BitqError
 from bitq.exporting.target import Handed, Target, register
 from bitq.tradeoff.plan import Plan
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
-def write(model: nn.Module, example_input: Any, path: Path) -> Handed:
-    """Write the file with activations in functions.
+    from bitq.exporting.standard_onnx.program import Put
 
-    Raises:
-        BitqError: as for `bitq.export`.
-    """
-    check_packages()
-    from bitq.exporting.standard_onnx.program import put_into_operators, written
-    from bitq.exporting.standard_onnx.pytorch import exported
-
-    return written(exported(model, example_input), path, put_into_operators)
-
-
-def write_pairs(model: nn.Module, example_input: Any, path: Path) -> Handed:
-    """Write the file with activations in pairs.
-
-    Raises:
-        BitqError: as for `bitq.export`.
-    """
-    check_packages()
-    from bitq.exporting.standard_onnx.pairs import put_into_pairs
-    from bitq.exporting.standard_onnx.program import written
-    from bitq.exporting.standard_onnx.pytorch import exported
-
-    return written(exported(model, example_input), path, put_into_pairs)
-
-
-def write_for_qnn(model: nn.Module, example_input: Any, path: Path) -> Handed:
-    """Write the file with pairs as QNN takes them, and the batch of the input.
-
-    Raises:
-        BitqError: as for `bitq.export`.
-    """
-    check_packages()
-    from bitq.exporting.standard_onnx.program import written
-    from bitq.exporting.standard_onnx.pytorch import exported
-    from bitq.exporting.standard_onnx.qnn import put_for_qnn
-
-    return written(exported(model, example_input, fixed=True), path, put_for_qnn)
+OPERATORS, PAIRS, QNN = "onnx", "onnx-qdq", "qnn"
+"""Forms: activations in functions of operators, in pairs, in pairs as QNN takes them."""
 
 
 def check_packages() -> None:
@@ -72,6 +39,19 @@ def check_packages() -> None:
         raise BitqError(f"exporting to ONNX needs the package {error.name}; install 'bitq[onnx]'") from error
 
 
+def write(form: str, model: nn.Module, example_input: Any, path: Path) -> Handed:
+    """Write the file of a network in PyTorch: for QNN with the batch of the input, else of any batch.
+
+    Raises:
+        BitqError: as for `bitq.export`.
+    """
+    check_packages()
+    from bitq.exporting.standard_onnx.program import written
+    from bitq.exporting.standard_onnx.pytorch import exported
+
+    return written(exported(model, example_input, fixed=form == QNN), path, _put(form))
+
+
 def rewrite(form: str, plan: Plan, source: Path, path: Path, input_shape: Sequence[int] | None) -> Handed:
     """Write the file of a network that is an ONNX file.
 
@@ -79,15 +59,19 @@ def rewrite(form: str, plan: Plan, source: Path, path: Path, input_shape: Sequen
         BitqError: as for `bitq.export`, or a file of another network than the plan's.
     """
     check_packages()
-    from bitq.exporting.standard_onnx.pairs import put_into_pairs
     from bitq.exporting.standard_onnx.planned_file import rewritten
+
+    return rewritten(plan, source, path, _put(form), input_shape)
+
+
+def _put(form: str) -> Callable[[ir.Model], Put]:
+    """What a form puts in the place of quantizations."""
+    from bitq.exporting.standard_onnx.pairs import put_into_pairs
     from bitq.exporting.standard_onnx.program import put_into_operators
     from bitq.exporting.standard_onnx.qnn import put_for_qnn
 
-    put = {"onnx": put_into_operators, "onnx-qdq": put_into_pairs, "qnn": put_for_qnn}[form]
-    return rewritten(plan, source, path, put, input_shape)
+    return {OPERATORS: put_into_operators, PAIRS: put_into_pairs, QNN: put_for_qnn}[form]
 
 
-register("onnx", Target(write, rewrite=partial(rewrite, "onnx")))
-register("onnx-qdq", Target(write_pairs, rewrite=partial(rewrite, "onnx-qdq")))
-register("onnx-qdq", Target(write_for_qnn, rewrite=partial(rewrite, "qnn")), "qnn")
+for _form, _to, _runtime in ((OPERATORS, OPERATORS, None), (PAIRS, PAIRS, None), (QNN, PAIRS, QNN)):
+    register(_to, Target(partial(write, _form), rewrite=partial(rewrite, _form)), _runtime)

@@ -12,10 +12,9 @@ import torch
 from onnx_ir.tape import Tape
 from torch import Tensor
 
+from bitq.exporting.whole_numbers import whole_numbers
 from bitq.formats.blocking import Along, Channel, Whole
-from bitq.formats.elements import Integer
-from bitq.numerics import general, paths
-from bitq.numerics.block_rows import BlockRows
+from bitq.numerics import paths
 from bitq.numerics.recipe import Recipe
 
 _TYPES = (
@@ -71,13 +70,14 @@ class Held:
         name: of what the file holds of it.
 
     Attributes:
+        name: of what the file holds of it.
         values: quantized, float32.
         packed: whether integers stand for them.
     """
 
     def __init__(self, weight: Tensor, recipe: Recipe, name: str) -> None:
         self.values = paths.quantize(weight, recipe, None)[0]
-        self._name = name
+        self.name = name
         found = _integers(weight, recipe)
         self.packed = found is not None and self._said_by(found)
         self._integers = found if self.packed else None
@@ -91,12 +91,12 @@ class Held:
         """The operators that give the values; none for floats."""
         own = self._integers
         if own is None:
-            return _initializer(tape, self._name, self.values.numpy())
-        y = emitted(tape, own, self._name)
+            return _initializer(tape, self.name, self.values.numpy())
+        y = emitted(tape, own, self.name)
         shape = self.values.shape
         target = np.asarray([shape[axis] for axis in own.order or range(len(shape))], dtype=np.int64)
         if own.codes.shape != tuple(target):
-            y = tape.op("Reshape", [y, _initializer(tape, f"{self._name}.shape", target)])
+            y = tape.op("Reshape", [y, _initializer(tape, f"{self.name}.shape", target)])
         if own.order and own.order != tuple(sorted(own.order)):
             y = tape.op("Transpose", [y], {"perm": _inverse(own.order)})
         return y
@@ -137,21 +137,15 @@ def _inverse(order: Sequence[int]) -> list[int]:
 
 def _integers(weight: Tensor, recipe: Recipe) -> Integers | None:
     """A weight in integers; None if its format is none of them in blocks along one axis."""
-    fmt, element, geometry = recipe.format, recipe.format.elements[0], recipe.format.geometry
+    fmt, geometry = recipe.format, recipe.format.geometry
     if len(fmt.elements) > 1 or not isinstance(geometry, Along | Channel | Whole) or not weight.numel():
         return None
     shape, (dim, inner) = tuple(weight.shape), recipe.axes
-    at = BlockRows.of(recipe, shape)
-    rows = at.arranged(weight.float())
-    least, most = rows.aminmax(dim=1, keepdim=True)
-    scales = general.scales_of(least.double(), most.double(), recipe, general.shared_by(least, most, recipe))
-    numbers, _ = general.numbers_of(rows, scales, recipe, None)
-    unit = 1.0 if isinstance(element, Integer) else element.smallest(fmt.power_of_two)
-    restored = at.restored(numbers / unit)
-    if not bool((restored == restored.round()).all()) or float(restored.abs().max()) >= 1 << 16:
+    found = whole_numbers(weight, recipe, 16)
+    if found is None:
         return None
-    codes, step = restored.numpy().astype(np.int64), (scales.step * unit).float().numpy()
-    zero = None if scales.zero is None else scales.zero.numpy().astype(np.int64)
+    codes, step = found.k.numpy().astype(np.int64), found.steps.float().numpy()
+    zero = None if found.zeros is None else found.zeros.numpy().astype(np.int64)
 
     def shared(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         return step.reshape(counts), None if zero is None else zero.reshape(counts)
@@ -164,7 +158,7 @@ def _integers(weight: Tensor, recipe: Recipe) -> Integers | None:
     if isinstance(geometry, Channel):
         rows_of = codes.transpose(order).reshape(-1, shape[dim] * within)
         return Integers(rows_of, *shared((-1,)), 0, 0, order)
-    size, counts = min(geometry.size, shape[dim]), at.counts
+    size, counts = min(geometry.size, shape[dim]), found.at.counts
     if geometry.patch is not None:
         return None
     if not geometry.window or not inner:

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from bitq.exporting.standard_onnx.constants import Held, Integers, emitted
 from bitq.exporting.standard_onnx.marks import constant_shape, put_in_place
-from bitq.formats.blocking import Along, Geometry
+from bitq.exporting.standard_onnx.program import WeightMark
+from bitq.formats.blocking import Along
 
 
-def put_where_read(graph: ir.Graph, node: ir.Node, held: Held, geometry: Geometry | None, name: str) -> None:
+def put_where_read(mark: WeightMark, held: Held) -> None:
     """Put integers in a weight's place, laid out as what reads it has it: transposed and reshaped beforehand.
 
     Args:
-        graph: is changed.
-        node: the mark of the weight.
+        mark: of the weight.
         held: what stands for it, integers.
-        geometry: of its format.
-        name: of what the file holds of it.
     """
-    moves = moves_after(node)
+    moves, geometry = moves_after(mark.node), mark.recipe.format.geometry
     codes, scale, zero = (None if part is None else moved(part, moves) for part in held.elementwise())
     assert codes is not None
     assert scale is not None
-    tape = Tape(graph)
     size = geometry.size if isinstance(geometry, Along) else None
-    y = emitted(tape, _fewest(codes, scale, zero, size), name)
-    chain = [node, *moves]
-    put_in_place(graph, chain.pop(), tape, y)
+    put_moved(mark, moves, lambda tape: emitted(tape, _fewest(codes, scale, zero, size), held.name))
+
+
+def put_moved(mark: WeightMark, moves: list[ir.Node], emit: Callable[[Tape], ir.Value]) -> None:
+    """Put what is emitted in the place of a mark and of the moves behind it."""
+    graph = mark.node.graph
+    assert isinstance(graph, ir.Graph)
+    tape, chain = Tape(graph), [mark.node, *moves]
+    value = emit(tape)
+    put_in_place(graph, chain.pop(), tape, value)
     while chain:
         graph.remove(chain.pop(), safe=True)
 

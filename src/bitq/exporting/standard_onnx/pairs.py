@@ -6,11 +6,11 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from bitq.exporting.standard_onnx.constants import Held
 from bitq.exporting.standard_onnx.direct import put_where_read
 from bitq.exporting.standard_onnx.marks import marks_in, put_in_place, recipe_of, unsayable_told
-from bitq.exporting.standard_onnx.program import Put, floats_told, weight_marks
-from bitq.exporting.standard_onnx.rounding import UnsayableError, calibrated_step
+from bitq.exporting.standard_onnx.program import Put, put_weights
+from bitq.exporting.standard_onnx.rounding import UnsayableError
+from bitq.exporting.whole_numbers import calibrated_step
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Integer
 from bitq.numerics.recipe import Recipe
@@ -63,16 +63,8 @@ def put_into_pairs(model: ir.Model, unsigned8: bool = False) -> Put:
     Raises:
         BitqError: a format that these do not express, with its module.
     """
-    graph, packed, floats = model.graph, 0, []
-    for mark in weight_marks(graph):
-        tape = Tape(graph)
-        held = Held(mark.value, mark.recipe, f"{mark.name}.quantized")
-        if held.packed:
-            put_where_read(graph, mark.node, held, mark.recipe.format.geometry, f"{mark.name}.quantized")
-        else:
-            put_in_place(graph, mark.node, tape, held.emit(tape))
-        packed += held.packed
-        floats += [] if held.packed else [mark.name]
+    graph = model.graph
+    weights = put_weights(graph, put_where_read)
     nodes = marks_in(graph)
     for node in nodes:
         x, recipe = node.inputs[0], recipe_of(node)
@@ -81,5 +73,4 @@ def put_into_pairs(model: ir.Model, unsigned8: bool = False) -> Put:
         with unsayable_told(node, recipe):
             value = pair(tape, x, recipe, unsigned8)
         put_in_place(graph, node, tape, value)
-    figures = {"packed_weights": packed, "float_weights": len(floats), "pairs": len(nodes)}
-    return Put(figures, floats_told(floats))
+    return Put({**weights.figures, "pairs": len(nodes)}, weights.notes)

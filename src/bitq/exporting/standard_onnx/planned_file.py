@@ -21,7 +21,7 @@ import onnx_ir as ir
 import torch
 
 from bitq.accuracy.quantized import Shared
-from bitq.errors import BitqError, shortened
+from bitq.errors import MOST_NAMED, BitqError, shortened, some_of
 from bitq.exporting.standard_onnx.marks import LAYER, MARK, attributes_of, constant_of
 from bitq.exporting.standard_onnx.program import Put, written
 from bitq.exporting.standard_onnx.rounding import DOMAIN, OPSET
@@ -36,7 +36,6 @@ from bitq.onnx import load_onnx
 from bitq.onnx.products import node_names
 from bitq.tradeoff.plan import Plan, PlanLayer
 
-_MOST_NAMED = 4
 _AFTER: Mapping[str, tuple[str, ...]] = {
     "add": ("Add",),
     "batch_norm": ("BatchNormalization",),
@@ -104,7 +103,7 @@ def rewritten(
     handed = written(model, path, put, partial(_ran, source, input_shape))
     notes = [f"{len(of_layer)} layers of {source} are those of the plan, by what they compute and their order"]
     if lookups:
-        notes.append(f"the tables of {', '.join(lookups[:_MOST_NAMED])} stay float: the file does not tell lookups")
+        notes.append(f"the tables of {', '.join(lookups[:MOST_NAMED])} stay float: the file does not tell lookups")
     return handed._replace(notes=(*notes, *handed.notes))
 
 
@@ -127,13 +126,13 @@ def _matched(plan: Plan, layers: Iterable[Layer], source: Path) -> dict[str, Pla
     missing = {key: own for key, own in wanted.items() if len(found[key]) != len(own)}
     if missing:
         told = [
-            f"{', '.join(repr(each.name) for each in own[:_MOST_NAMED])} ({_loops(own[0])}), of which the file has "
+            f"{', '.join(repr(each.name) for each in own[:MOST_NAMED])} ({_loops(own[0])}), of which the file has "
             f"{len(found[key])} like {'it' if len(own) == 1 else 'these ' + str(len(own))}"
             for key, own in missing.items()
         ]
-        more = f"; and {len(told) - _MOST_NAMED} more kinds" if len(told) > _MOST_NAMED else ""
+        lacking = some_of(told, "; ", "; and {} more kinds")
         raise BitqError(
-            f"{source} is not the plan's network on its input: it lacks {'; '.join(told[:_MOST_NAMED])}{more}; give "
+            f"{source} is not the plan's network on its input: it lacks {lacking}; give "
             "the file of that network, and --input-shape as it was planned for"
         )
     pairs = [pair for key, own in wanted.items() for pair in zip(found[key], own, strict=True)]

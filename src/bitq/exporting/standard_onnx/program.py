@@ -108,14 +108,65 @@ def weight_marks(graph: ir.Graph) -> Iterator[WeightMark]:
         yield WeightMark(node, name + f"_{names[name]}" * (names[name] > 1), weight, recipe_of(node))
 
 
-def floats_told(names: list[str]) -> tuple[str, ...]:
-    """The note on weights that no integers say."""
-    if not names:
-        return ()
-    return (
-        f"the weights of {', '.join(names)} are float32 numbers in the file: DequantizeLinear does not say their "
-        "formats exactly",
-    )
+class WeightsHeld(NamedTuple):
+    """How a file holds weights.
+
+    Attributes:
+        packed: how many are integers.
+        floats: those that are float32 numbers.
+    """
+
+    packed: int
+    floats: tuple[str, ...]
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """As of `Handed`."""
+        return {"packed_weights": self.packed, "float_weights": len(self.floats)}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say of those that no integers say."""
+        if not self.floats:
+            return ()
+        return (
+            f"the weights of {', '.join(self.floats)} are float32 numbers in the file: DequantizeLinear does not say "
+            "their formats exactly",
+        )
+
+
+def put_weights(
+    graph: ir.Graph,
+    put_packed: Callable[[WeightMark, Held], None],
+    put_otherwise: Callable[[WeightMark, Held], bool] = lambda mark, held: False,
+) -> WeightsHeld:
+    """Put something in the place of every mark of a weight.
+
+    Args:
+        graph: is changed.
+        put_packed: puts integers there.
+        put_otherwise: puts something else there before that, and tells whether it did.
+    """
+    packed, floats = 0, []
+    for mark in weight_marks(graph):
+        held = Held(mark.value, mark.recipe, f"{mark.name}.quantized")
+        if put_otherwise(mark, held):
+            continue
+        if held.packed:
+            put_packed(mark, held)
+            packed += 1
+        else:
+            put_as_emitted(mark, held)
+            floats.append(mark.name)
+    return WeightsHeld(packed, tuple(floats))
+
+
+def put_as_emitted(mark: WeightMark, held: Held) -> None:
+    """Put the operators that give a weight in its mark's place."""
+    graph = mark.node.graph
+    assert isinstance(graph, ir.Graph)
+    tape = Tape(graph)
+    put_in_place(graph, mark.node, tape, held.emit(tape))
 
 
 def put_into_operators(model: ir.Model) -> Put:
@@ -124,16 +175,8 @@ def put_into_operators(model: ir.Model) -> Put:
     Raises:
         BitqError: a format that these do not express, with its module.
     """
-    graph, packed, floats = model.graph, 0, []
-    for mark in weight_marks(graph):
-        tape = Tape(graph)
-        held = Held(mark.value, mark.recipe, f"{mark.name}.quantized")
-        put_in_place(graph, mark.node, tape, held.emit(tape))
-        packed += held.packed
-        floats += [] if held.packed else [mark.name]
-    functions = put_into_functions(model)
-    figures = {"packed_weights": packed, "float_weights": len(floats), "functions": functions}
-    return Put(figures, floats_told(floats))
+    weights = put_weights(model.graph, put_as_emitted)
+    return Put({**weights.figures, "functions": put_into_functions(model)}, weights.notes)
 
 
 def put_into_functions(model: ir.Model) -> int:

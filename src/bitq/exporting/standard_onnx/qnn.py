@@ -23,13 +23,12 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from bitq.errors import BitqError
+from bitq.errors import BitqError, some_of
 from bitq.exporting.standard_onnx.marks import module_of
 from bitq.exporting.standard_onnx.pairs import put_into_pairs
 from bitq.exporting.standard_onnx.program import Put
 
 LEAST_BLOCK = 16
-_MOST_NAMED = 4
 _FOUR_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
 _UNSIGNED = (ir.DataType.UINT8, ir.DataType.UINT16)
 _WEIGHTED = {"Conv": 0, "ConvTranspose": 1, "Gemm": None, "MatMul": None}
@@ -99,12 +98,11 @@ def check(graph: ir.Graph) -> tuple[str, ...]:
         elif first is None or second is None or not _stored(node):
             floats.append(place)
     if wrong:
-        told = "; ".join(f"{name!r} {reason}" for name, reason in list(wrong.items())[:_MOST_NAMED])
-        more = f"; and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
-        raise BitqError(f"QNN cannot take these layers in their formats: {told}{more}; give them others")
+        told = some_of([f"{name!r} {reason}" for name, reason in wrong.items()], "; ", "; and {} more")
+        raise BitqError(f"QNN cannot take these layers in their formats: {told}; give them others")
     notes = [UNTESTED]
     if floats:
-        named = ", ".join(floats[:_MOST_NAMED]) + ("" if len(floats) <= _MOST_NAMED else f" and {len(floats)} in all")
+        named = some_of(floats, more=f" and {len(floats)} in all")
         notes.insert(0, f"QNN computes in float16, as not all of their tensors are quantized: {named}")
     return tuple(notes)
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from onnx_ir.tape import Tape
 
 from bitq.errors import BitqError
+from bitq.exporting.whole_numbers import NOTHING, calibrated_step
 from bitq.formats import Format
 from bitq.formats.blocking import Whole
 from bitq.formats.elements import Element, Float, Integer, Levels
@@ -36,9 +36,6 @@ OPSET = 21
 _DIGITS = 53  # of float64
 _LOWEST, _HIGHEST = -126, 127
 """Exponents of normal float32 numbers."""
-
-_NOTHING = torch.zeros(1, 1, dtype=torch.float64)
-"""The least and the largest number of a block, where calibration tells what counts."""
 
 Length = int | None
 """Elements along an axis; None, if that is known when the network runs."""
@@ -324,12 +321,6 @@ def _steps(op: Emitter, x: ir.Value, blocks: Blocks, recipe: Recipe) -> tuple[ir
     return op("Mul", exponent, 2.0**unit), None
 
 
-def calibrated_step(recipe: Recipe) -> tuple[float, float | None]:
-    """What an element of 1 stands for in a whole tensor whose range calibration knows, and the zero point."""
-    found = general.scales_of(_NOTHING, _NOTHING, recipe, general.shared_by(_NOTHING, _NOTHING, recipe))
-    return float(found.step), None if found.zero is None else float(found.zero)
-
-
 def _scaled_steps(op: Emitter, peaks: ir.Value, recipe: Recipe, scale: ScaledExponent) -> ir.Value:
     top, t = recipe.format.top_exponent, _second(recipe)
     return op("Mul", _power(op, op("Div", peaks, t * 2.0**top), -scale.top_code, 0), t)
@@ -339,7 +330,7 @@ def _second(recipe: Recipe) -> float:
     """What the tensor stores once beside its blocks' scales."""
     if recipe.tensor_range is None:
         raise UnsayableError("whose second scale is not known before")
-    shared = general.shared_by(_NOTHING, _NOTHING, recipe)
+    shared = general.shared_by(NOTHING, NOTHING, recipe)
     assert shared is not None
     return float(shared)
 

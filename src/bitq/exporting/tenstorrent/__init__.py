@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bitq.accuracy.quantized import quantized_layers, weight_in_use
-from bitq.errors import BitqError
+from bitq.errors import MOST_NAMED, BitqError, some_of
 from bitq.exporting.target import Handed, Target, register
 from bitq.exporting.tenstorrent.tiles import TILE_FORMATS, TileFormat, pack_tiles, unpack_tiles
 from bitq.files import check_replaceable, write_atomically
@@ -42,7 +42,6 @@ _OVERRIDES = {"Bfp2_b": "bfp_bf4", "Bfp4_b": "bfp_bf4", "Bfp8_b": "bfp_bf8", _BF
 """By tt-metal's name of a format that of its tools, which have none for two bits: four hold them."""
 
 _WIDEST = TILE_FORMATS[-1]
-_MOST_NAMED = 4
 UNTESTED = "nobody has run this on Tenstorrent's hardware: the bytes are as its host code defines them"
 
 
@@ -165,7 +164,7 @@ def _notes(weights: list[Holding], activations: list[Holding], beside: Path) -> 
     yield f"the tiles are in {beside}, whose metadata tell of every tensor what holds it"
     off = sorted((each for each in weights if each.snr_db is not None), key=lambda each: each.snr_db or 0.0)
     if off:
-        named = ", ".join(f"{each.tensor} ({each.format}: {each.snr_db:.1f} dB)" for each in off[:_MOST_NAMED])
+        named = ", ".join(f"{each.tensor} ({each.format}: {each.snr_db:.1f} dB)" for each in off[:MOST_NAMED])
         yield (
             f"no block floating point of 16 numbers along the rows of a tile holds {len(off)} of {len(weights)} "
             f"weights as they are; {_WIDEST.name} comes next to them, the farthest {named}"
@@ -182,8 +181,7 @@ def _notes(weights: list[Holding], activations: list[Holding], beside: Path) -> 
 
 
 def _named(tensors: list[Holding]) -> str:
-    found = ", ".join(f"{each.tensor} ({each.format})" for each in tensors[:_MOST_NAMED])
-    return found + (f" and {len(tensors) - _MOST_NAMED} more" if len(tensors) > _MOST_NAMED else "")
+    return some_of([f"{each.tensor} ({each.format})" for each in tensors])
 
 
 register("tenstorrent", Target(write, takes_input=False))
