@@ -80,11 +80,12 @@ def report(
 
 def _result(run: Evidence) -> str:
     """What the plan comes to, in a line."""
+    from bitq.report.text import quality
+
     plan, totals = run.plan, run.plan.totals
-    reached = "accurate" if run.measure == "accuracy" else run.measure
     return (
-        f"{plan.network} on {plan.device}: {accuracy_text(totals.accuracy)} {reached} on test data (float32: "
-        f"{accuracy_text(totals.accuracy_float)}), moves "
+        f"{plan.network} on {plan.device}: {accuracy_text(totals.accuracy)} {quality(run.measure)} on test data "
+        f"(float32: {accuracy_text(totals.accuracy_float)}), moves "
         f"{ratio_text(totals.movement_bits, totals.movement_bits_float)} of float32's bits "
         f"for {ratio_text(totals.energy_pj, totals.energy_pj_float)} of its energy; O "
         f"{totals.objective:.4f}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitq.cli.given import EXAMPLE, Input, Shape, bound, read_inputs, shape_of
+from bitq.cli.inputs import DEMO
 from bitq.errors import BitqError, shortened
 from bitq.floating import StaysFloat
 from bitq.layers import Layer
@@ -17,7 +18,6 @@ from bitq.layers import Layer
 if TYPE_CHECKING:
     from torch import nn
 
-DEMO = "demo"
 DEMO_SHAPE = (1, 1, 28, 28)
 OWN = "bitq.networks:"  # What may stand before the names of the networks that come with bitq.
 FIRST = ""  # as for load_onnx: the first input, by no name

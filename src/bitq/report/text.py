@@ -99,6 +99,11 @@ def points(new: float, old: float, measure: str = "accuracy") -> str:
     return f"level in {measure} with" if alike else f"{told} of {measure} {'above' if difference > 0 else 'below'}"
 
 
+def quality(measure: str) -> str:
+    """What a network is by a share of a metric: so many per cent accurate, so many per cent mean-iou."""
+    return "accurate" if measure == "accuracy" else measure
+
+
 def short(fmt: Format | None) -> str:
     """A format in the report's own words: mantissa bits, exponent bits, block size; its name, or else its text."""
     if isinstance(fmt, BlockFormat):
