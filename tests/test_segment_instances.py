@@ -287,7 +287,7 @@ def test_learning_brings_masks_to_objects():
     with torch.no_grad():
         detailed = torch.cat((boxes.in_detail(maps, (64, 64)), mixtures), 1)
     answer = (detailed, (maps, mixtures, prototypes))
-    assert score(Given(), [(answer, truth)], instance_loss, mask_ap).accuracy > 0.85  # at all overlaps but the largest or two
+    assert score(Given(), [(answer, truth)], instance_loss, mask_ap).accuracy > 0.85  # all overlaps but one or two
 
 
 @pytest.mark.parametrize("name", ["yolov8n_seg", "yolov5n_seg"])
