@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -368,6 +369,22 @@ def test_a_network_is_searched_and_measured_again(bitq, folder):
     code, out, err = bitq("evaluate", "run", "--network", *WORDS, "--data", "data", "--json")
     assert code == 0, err
     assert json.loads(out)["accuracy"] == document["totals"]["accuracy"] > 0.9
+
+
+def test_rules_are_compared_by_the_metric_of_the_task(bitq, folder):
+    few = ("--plans", 2, "--steps", 1, "--seeds", 0, "--formats", "8:e4:b16,mxint8,int4")
+    code, out, err = bitq("compare", *WORDS, "--data", "data", "--rules", "bitq,flexblock,uniform", *few, "--run", "run", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["metric"] == "mask-ap"
+    assert not any(line["reason"] for line in found["rules"])
+    results = found["seeds"][0]["results"]
+    for line in results:
+        share = line["movement_bits"] / found["seeds"][0]["movement_bits_max"]
+        assert line["objective"] == pytest.approx(1 - line["accuracy"] + 0.2 * share), line["label"]
+    page = (folder / "run/compare.html").read_text()
+    assert "mask-ap" in page
+    assert "accuracy" not in re.sub(r"<(script|style).*?</\1>", "", page, flags=re.S).lower()
 
 
 def test_val_alone_is_measured_on_but_not_searched_with(bitq, mistake, folder):
