@@ -373,7 +373,8 @@ def test_a_network_is_searched_and_measured_again(bitq, folder):
 
 def test_rules_are_compared_by_the_metric_of_the_task(bitq, folder):
     few = ("--plans", 2, "--steps", 1, "--seeds", 0, "--formats", "8:e4:b16,mxint8,int4")
-    code, out, err = bitq("compare", *WORDS, "--data", "data", "--rules", "bitq,flexblock,uniform", *few, "--run", "run", "--json")
+    words = (*WORDS, "--data", "data", "--rules", "bitq,flexblock,uniform")
+    code, out, err = bitq("compare", *words, *few, "--run", "run", "--json")
     assert code == 0, err
     found = json.loads(out)
     assert found["metric"] == "mask-ap"

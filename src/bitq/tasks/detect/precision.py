@@ -19,7 +19,7 @@ _CPU = torch.device("cpu")
 """Where boxes are suppressed: it takes many small steps, one after the other."""
 
 
-class Figure(IntEnum):
+class CocoFigure(IntEnum):
     """Places among COCO's figures: precision over overlaps of 0.50, 0.55, …, 0.95, at 0.50, at 0.75, and over all
     overlaps of objects of up to 32² pixels, of 32² to 96², and from 96² on."""
 
@@ -37,7 +37,7 @@ class Precision:
         BitqError: the package that counts them is not installed.
     """
 
-    def __init__(self, figure: Figure = Figure.AP, kind: str = "bbox") -> None:
+    def __init__(self, figure: CocoFigure = CocoFigure.AP, kind: str = "bbox") -> None:
         self._coco, self._evaluation = _counters()
         self._figure, self.kind = figure, kind
         self._sizes: list[list[int]] = []

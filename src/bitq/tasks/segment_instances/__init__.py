@@ -14,7 +14,7 @@ from bitq.pictures import drawn_by
 from bitq.tasks import NamedTask, Reading
 from bitq.tasks.detect import loaded, protocol
 from bitq.tasks.detect.annotations import found_in
-from bitq.tasks.detect.precision import Figure
+from bitq.tasks.detect.precision import CocoFigure
 from bitq.tasks.segment_instances.mask_loss import instance_loss
 from bitq.tasks.segment_instances.mask_precision import InstancePrecision
 from bitq.tasks.segment_instances.masked import masked
@@ -31,39 +31,39 @@ def mask_ap(model: nn.Module, batches: Iterable[Batch]) -> float:
     return counted(model, batches, InstancePrecision())
 
 
-@tallied(lambda: InstancePrecision(Figure.AP50))
+@tallied(lambda: InstancePrecision(CocoFigure.AP50))
 @drawn_by(masked)
 def mask_ap50(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision at an overlap of 0.50."""
-    return counted(model, batches, InstancePrecision(Figure.AP50))
+    return counted(model, batches, InstancePrecision(CocoFigure.AP50))
 
 
-@tallied(lambda: InstancePrecision(Figure.AP75))
+@tallied(lambda: InstancePrecision(CocoFigure.AP75))
 @drawn_by(masked)
 def mask_ap75(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision at an overlap of 0.75."""
-    return counted(model, batches, InstancePrecision(Figure.AP75))
+    return counted(model, batches, InstancePrecision(CocoFigure.AP75))
 
 
-@tallied(lambda: InstancePrecision(Figure.SMALL))
+@tallied(lambda: InstancePrecision(CocoFigure.SMALL))
 @drawn_by(masked)
 def mask_ap_small(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision of objects of up to 32² pixels."""
-    return counted(model, batches, InstancePrecision(Figure.SMALL))
+    return counted(model, batches, InstancePrecision(CocoFigure.SMALL))
 
 
-@tallied(lambda: InstancePrecision(Figure.MEDIUM))
+@tallied(lambda: InstancePrecision(CocoFigure.MEDIUM))
 @drawn_by(masked)
 def mask_ap_medium(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision of objects of 32² to 96² pixels."""
-    return counted(model, batches, InstancePrecision(Figure.MEDIUM))
+    return counted(model, batches, InstancePrecision(CocoFigure.MEDIUM))
 
 
-@tallied(lambda: InstancePrecision(Figure.LARGE))
+@tallied(lambda: InstancePrecision(CocoFigure.LARGE))
 @drawn_by(masked)
 def mask_ap_large(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision of objects from 96² pixels on."""
-    return counted(model, batches, InstancePrecision(Figure.LARGE))
+    return counted(model, batches, InstancePrecision(CocoFigure.LARGE))
 
 
 @tallied(lambda: InstancePrecision(kind="bbox"))
@@ -73,11 +73,11 @@ def box_ap(model: nn.Module, batches: Iterable[Batch]) -> float:
     return counted(model, batches, InstancePrecision(kind="bbox"))
 
 
-@tallied(lambda: InstancePrecision(Figure.AP50, "bbox"))
+@tallied(lambda: InstancePrecision(CocoFigure.AP50, "bbox"))
 @drawn_by(masked)
 def box_ap50(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision of the boxes at an overlap of 0.50."""
-    return counted(model, batches, InstancePrecision(Figure.AP50, "bbox"))
+    return counted(model, batches, InstancePrecision(CocoFigure.AP50, "bbox"))
 
 
 def load(path: Path, reading: Reading) -> Dataset:

@@ -13,7 +13,7 @@ from bitq.errors import BitqError
 from bitq.tasks.detect.boxes import ABSENT
 from bitq.tasks.detect.heads import found_among
 from bitq.tasks.detect.outlines import mask_utilities
-from bitq.tasks.detect.precision import Figure, Precision
+from bitq.tasks.detect.precision import CocoFigure, Precision
 from bitq.tasks.segment_instances.mixtures import Canvas, mixed_of
 from bitq.tasks.segment_instances.truth import Instances
 
@@ -31,7 +31,7 @@ class InstancePrecision(Precision):
         BitqError: the package that counts them is not installed.
     """
 
-    def __init__(self, figure: Figure = Figure.AP, kind: str = "segm") -> None:
+    def __init__(self, figure: CocoFigure = CocoFigure.AP, kind: str = "segm") -> None:
         super().__init__(figure, kind)
         self._masks: list[dict[str, Any]] = []
 
