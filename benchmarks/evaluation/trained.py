@@ -70,7 +70,7 @@ def _resnet20(images: int) -> Subject:
 def _labelled(name: str, found: tuple[nn.Module, Tensor, Tensor], most: int) -> Subject:
     """Chosen by how the first images are taken by the float network, judged by others and their labels."""
     model, images, labels = found
-    model, first, last = model.eval(), images[:CALIBRATED], CALIBRATED + most
+    model, first, last = model.eval(), images[: min(CALIBRATED, most)], CALIBRATED + most
     taken = classes(model, first).clone()  # a tensor of inference mode could not be learned from
     told = list(zip(first.split(SCORED_BATCH), taken.split(SCORED_BATCH), strict=True))
     rest = (each[CALIBRATED:last].split(JUDGED_BATCH) for each in (images, labels))
@@ -87,15 +87,15 @@ def _of_folder(network: str, task: str, weights: tuple[str, str], data: tuple[st
 
 TRAINED = {
     "resnet20": Trained(
-        "ResNet-20", "CIFAR-10; chosen by as many other test images", "top-1", _resnet20, 1000, 64, "ResNet-18"
+        "ResNet-20", "CIFAR-10; chosen by as many other test images", "top-1", _resnet20, 500, 64, "ResNet-18"
     ),
     "resnet18_tiny": Trained(
         "ResNet-18",
         "of a 2000-image subset of Tiny-ImageNet",
         "top-1",
         lambda images: _labelled("resnet18_tiny", resnet18_tiny(), images),
-        500,
-        64,
+        200,
+        32,
         "ResNet-18",
     ),
     "mobilenet_v2": Trained(
@@ -103,8 +103,8 @@ TRAINED = {
         "of a 300-image subset of ImageNet's validation images, which is easier than the whole",
         "top-1",
         lambda images: _labelled("mobilenet_v2", mobilenet_v2(), images),
-        200,
-        32,
+        100,
+        16,
         "ECA-MobileNetV2",
     ),
     "espnet": Trained(
@@ -118,8 +118,8 @@ TRAINED = {
             ("BITQ_ESPNET", "ESPNet's CamVid weights as .safetensors"),
             ("BITQ_CAMVID", "CamVid's folder of train, trainannot, val, valannot"),
         ),
-        32,
-        8,
+        24,
+        4,
         "",
     ),
     "yolov8n": Trained(
@@ -133,8 +133,8 @@ TRAINED = {
             ("BITQ_YOLOV8N", "YOLOv8n's COCO weights as .safetensors"),
             ("BITQ_COCO128", "COCO images of train and val with YOLO labels"),
         ),
-        64,
-        4,
+        32,
+        2,
         "YOLOv8_O",
     ),
 }
