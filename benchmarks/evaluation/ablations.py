@@ -21,7 +21,6 @@ from bitq.formats import grid
 from bitq.progress import Listener
 from bitq.tradeoff.allocate import FrontPoint, front
 from bitq.tradeoff.search import search
-from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.space import Choices, energy_pj
 from bitq.tradeoff.study import Proposed, Study
 from evaluation import gaussian
@@ -60,7 +59,7 @@ def run(options: argparse.Namespace, folder: Path, listener: Listener) -> None:
         if options.without_accuracy or not missing:
             continue
         try:
-            with study_of(NETWORK, bits, amount, SETTINGS, folder, listener) as (study, _):
+            with study_of(NETWORK, bits, amount, folder.parent, listener) as (study, _):
                 for name in missing:
                     rows.once(_config(name, bits, amount), lambda own=(study, name): _accuracy(*own))
         except MissingError as error:
@@ -79,9 +78,6 @@ def ablated(points: Sequence[FrontPoint]) -> dict[str, Choices]:
 
     plans = {"w/o QAT": least, "w/o DM expression": most, "w/o trade-off": min(points, key=far)}
     return {name: point.choices for name, point in plans.items()}
-
-
-SETTINGS = Settings(alpha=ALPHA, stored="paper", rounds=1, uniforms=1)
 
 
 def _energy_config(bits: int) -> Result:

@@ -25,7 +25,7 @@ from bitq.tradeoff.measure import Data, Subject, Task
 from bitq.tradeoff.opening import opened
 from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.study import Study
-from evaluation.energy import DEVICE
+from evaluation.energy import ALPHA, DEVICE
 from posttraining import CALIBRATED, SCORED_BATCH, classes, mobilenet_v2, resnet18_tiny
 from subjects import EVALUATION_BATCH, cifar_resnet20, needed_file, needed_folder
 
@@ -137,8 +137,26 @@ TRAINED = {
         2,
         "YOLOv8_O",
     ),
+    "yolov5n_seg": Trained(
+        "YOLOv5n with masks",
+        "of a 100-image COCO val subset, which plans are chosen by, too",
+        "mask AP",
+        partial(
+            _of_folder,
+            "yolov5n_seg",
+            "segment-instances",
+            ("BITQ_YOLOV5N_SEG", "the COCO weights of YOLOv5n with masks as .safetensors"),
+            ("BITQ_COCO_MASKS", "COCO images of val2017 with annotations/instances_val2017.json"),
+        ),
+        16,
+        2,
+        "YOLOv8_I",
+    ),
 }
 """The quick ones first."""
+
+SETTINGS = Settings(alpha=ALPHA, stored="paper", rounds=1, uniforms=1)
+"""Of every search: a plan and a uniform format, beside what is best as it is."""
 
 
 @dataclass(frozen=True)
@@ -182,18 +200,24 @@ class Measured:
         )
         return [*each, f"fine-tuned for {self.steps} steps" if self.steps else "nothing is fine-tuned"]
 
-    def settings(self, name: str, settings: Settings) -> Settings:
-        """Those of a search with so much."""
+    def settings(self, name: str) -> Settings:
+        """`SETTINGS` with so much."""
         scored = self.of(name)["scored"]
-        own = replace(settings, scored_inputs=scored, screened_inputs=scored)
+        own = replace(SETTINGS, scored_inputs=scored, screened_inputs=scored)
         return replace(own, training=Training(self.steps)) if self.steps else replace(own, without="qat")
 
 
 @contextmanager
 def study_of(
-    name: str, bits: int, amount: Measured, settings: Settings, folder: Path, listener: Listener
+    name: str, bits: int, amount: Measured, folder: Path, listener: Listener
 ) -> Iterator[tuple[Study, Traced]]:
-    """The study of one of `TRAINED` in Table 2's grid of so many bits, in a folder of its own in this one.
+    """The study of one of `TRAINED` in Table 2's grid of so many bits.
+
+    Args:
+        name, bits: of both.
+        amount: how much is measured.
+        folder: of all tables and figures, which share what they measure.
+        listener: is told of progress.
 
     Raises:
         MissingError: its weights or its data.
@@ -201,7 +225,7 @@ def study_of(
     torch.manual_seed(0)
     found = amount.of(name)
     subject = TRAINED[name].make(found["images"])
-    run = RunFolder(folder / "-".join(map(str, (name, bits, *found.values()))))
-    wanted = amount.settings(name, settings)
+    run = RunFolder(folder / "studies" / "-".join(map(str, (name, bits, *found.values()))))
+    wanted = amount.settings(name)
     with opened(subject, load_device(DEVICE), FormatSet.grid(bits), wanted, run, listener) as (study, traced):
         yield study, traced

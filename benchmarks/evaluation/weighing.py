@@ -15,7 +15,6 @@ import altair as alt
 
 from bitq.progress import Listener
 from bitq.tradeoff.search import search
-from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.study import Study
 from evaluation.rows import NOT_MEASURED, Result, Rows, write_picture, write_table
 from evaluation.trained import TRAINED, Measured, study_of
@@ -42,16 +41,13 @@ def run(options: argparse.Namespace, folder: Path, listener: Listener) -> None:
             if not missing:
                 continue
             try:
-                with study_of(name, bits, amount, SETTINGS, folder, listener) as (study, _):
+                with study_of(name, bits, amount, folder.parent, listener) as (study, _):
                     for alpha in missing:
                         config = _config(name, bits, amount, alpha)
                         rows.once(config, lambda alpha=alpha, own=study: _found(own, alpha))
             except MissingError as error:
                 listener.note(f"{name} is skipped: {error}")
     _write(rows, folder, options.networks, amount)
-
-
-SETTINGS = Settings(stored="paper", rounds=1, uniforms=1)
 
 
 def _config(name: str, bits: int, amount: Measured, alpha: float) -> Result:
