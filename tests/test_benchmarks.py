@@ -16,6 +16,7 @@ import torch
 import kill
 import tiny
 from bitq.files import write_atomically
+from bitq.movement.cache import FOLDER_VARIABLE
 from bitq.store import Store
 from confined import Ended, confined
 from fuzzing import Case, Input, UnchangedError, kinds, seeds
@@ -25,7 +26,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def benchmark(name, *args):
-    environment = {name: value for name, value in os.environ.items() if name not in ("BITQ_CIFAR10", "BITQ_RESNET20")}
+    data = {name for name in os.environ if name.startswith("BITQ_")} - {FOLDER_VARIABLE}
+    environment = {name: value for name, value in os.environ.items() if name not in data}
     return subprocess.run(
         [sys.executable, BENCHMARKS / name, *map(str, args)],
         capture_output=True,
