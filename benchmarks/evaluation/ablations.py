@@ -16,20 +16,18 @@ from pathlib import Path
 
 import altair as alt
 
-from bitq.accuracy.finetune import Training
 from bitq.devices import load_device
 from bitq.formats import grid
 from bitq.progress import Listener
 from bitq.tradeoff.allocate import FrontPoint, front
 from bitq.tradeoff.search import search
-from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.space import Choices, energy_pj
 from bitq.tradeoff.study import Proposed, Study
 from evaluation import gaussian
 from evaluation.energy import ALPHA, DEVICE, Shapes
 from evaluation.pairs import PAIRS
 from evaluation.rows import NOT_MEASURED, Result, Rows, write_picture, write_table
-from evaluation.trained import IMAGES, study_of
+from evaluation.trained import Measured, study_of
 from subjects import MissingError
 
 BITS = (16, 8)
@@ -41,30 +39,32 @@ CLAIMED = {
 }
 """The paper's Table 4: accuracy of ResNet-18 in %, energy in J."""
 
-VERSION = 1
+VERSION = 2
+NETWORK = "resnet20"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this table's own options."""
     parser.add_argument("--bits", type=int, nargs="+", choices=BITS, default=BITS, help="to compute; both by default")
-    parser.add_argument("--steps", type=int, default=1000, help="of every fine-tuning (default: 1000)")
+    Measured.options(parser, 1000)
     parser.add_argument("--without-accuracy", action="store_true", help="compute the energy of ResNet-18 alone")
 
 
 def run(options: argparse.Namespace, folder: Path, listener: Listener) -> None:
     """Compute what is asked for and not there, and write the table and the picture of all that is."""
-    rows = Rows(folder / "rows")
+    rows, amount = Rows(folder / "rows"), Measured.given(options)
     for bits in options.bits:
-        rows.once(_config("energy", bits), lambda bits=bits: _energy(bits, listener))
-        if options.without_accuracy or rows.known(_config("accuracy", bits, options.steps)) is not None:
+        rows.once(_energy_config(bits), lambda bits=bits: _energy(bits, listener))
+        missing = [name for name in CLAIMED if rows.known(_config(name, bits, amount)) is None]
+        if options.without_accuracy or not missing:
             continue
         try:
-            where = folder / f"{options.steps}-steps"
-            with study_of("resnet20", bits, _settings(options.steps), where, listener) as it:
-                rows.once(_config("accuracy", bits, options.steps), lambda own=it: _accuracy(own))
+            with study_of(NETWORK, bits, amount, folder.parent, listener) as (study, _):
+                for name in missing:
+                    rows.once(_config(name, bits, amount), lambda own=(study, name): _accuracy(*own))
         except MissingError as error:
             listener.note(f"accuracy is skipped: {error}")
-    _write(rows, folder, options.steps)
+    _write(rows, folder, amount)
 
 
 def ablated(points: Sequence[FrontPoint]) -> dict[str, Choices]:
@@ -80,12 +80,12 @@ def ablated(points: Sequence[FrontPoint]) -> dict[str, Choices]:
     return {name: point.choices for name, point in plans.items()}
 
 
-def _config(what: str, bits: int, steps: int = 0) -> Result:
-    return {"table": 4, "version": VERSION, "what": what, "bits": bits, "steps": steps, "images": IMAGES}
+def _energy_config(bits: int) -> Result:
+    return {"table": 4, "version": VERSION, "what": "energy", "bits": bits}
 
 
-def _settings(steps: int) -> Settings:
-    return Settings(alpha=ALPHA, training=Training(steps), stored="paper", rounds=1, uniforms=1)
+def _config(name: str, bits: int, amount: Measured) -> Result:
+    return {"table": 4, "version": VERSION, "method": name, "bits": bits, **amount.of(NETWORK)}
 
 
 def _energy(bits: int, listener: Listener) -> Result:
@@ -101,23 +101,23 @@ def _energy(bits: int, listener: Listener) -> Result:
     return {**found, "float32": {"energy_pj": space.float_cost.energy_pj}}
 
 
-def _accuracy(study: Study) -> Result:
-    """By ablation, accuracy on test data and energy."""
-    best = search(study).best.measured
-    plans = [
-        Proposed(name, choices, "other", tune=name != "w/o QAT")
-        for name, choices in ablated(front(study.space, study.scores)).items()
-    ]
-    found = {"BitQ": best, **{plan.label: measured for plan, measured in study.measured(plans)}}
-    plain = {"accuracy": study.float_accuracy.test, "energy_pj": study.space.float_cost.energy_pj}
-    return {name: {"accuracy": each.test, "energy_pj": each.energy_pj} for name, each in found.items()} | {
-        "float32": plain
+def _accuracy(study: Study, name: str) -> Result:
+    """Accuracy on test data and energy of BitQ or of an ablation, and float32's."""
+    if name == "BitQ":
+        found = search(study).best.measured
+    else:
+        choices = ablated(front(study.space, study.scores))[name]
+        ((_, found),) = study.measured([Proposed(name, choices, "other", tune=name != "w/o QAT")])
+    return {
+        "accuracy": found.test,
+        "energy_pj": found.energy_pj,
+        "float32": {"accuracy": study.float_accuracy.test, "energy_pj": study.space.float_cost.energy_pj},
     }
 
 
-def _write(rows: Rows, folder: Path, steps: int) -> None:
-    energies = {bits: rows.known(_config("energy", bits)) for bits in BITS}
-    measured = {bits: rows.known(_config("accuracy", bits, steps)) for bits in BITS}
+def _write(rows: Rows, folder: Path, amount: Measured) -> None:
+    energies = {bits: rows.known(_energy_config(bits)) for bits in BITS}
+    measured = {bits: _together(rows, bits, amount) for bits in BITS}
     lines = []
     for bits in BITS:
         for name, claims in CLAIMED.items():
@@ -131,7 +131,7 @@ def _write(rows: Rows, folder: Path, steps: int) -> None:
                     f"{joules:.3f}",
                     f"{joules / CLAIMED['BitQ'][bits][1]:.2f}",
                     *_told(own, name),
-                    f"{100 * small[name]['accuracy']:.2f}" if small else NOT_MEASURED,
+                    f"{100 * small[name]['accuracy']:.2f}" if name in small else NOT_MEASURED,
                     *_told(small, name),
                 ]
             )
@@ -140,11 +140,11 @@ def _write(rows: Rows, folder: Path, steps: int) -> None:
         *("ResNet-18: mJ", "of BitQ", "of Original"),
         *("ResNet-20: %", "mJ", "of BitQ", "of Original"),
     )
-    floats = [each["float32"] for each in measured.values() if each]
+    floats = [each["float32"] for each in measured.values() if "float32" in each]
     notes = [
-        "ResNet-18: an image of 224 x 224, plans by scores of normal numbers; ResNet-20: CIFAR-10, "
-        f"{IMAGES} test images, fine-tuned for {steps} steps where it is"
-        + (f", float32 {100 * floats[0]['accuracy']:.2f} %" if floats else ""),
+        "ResNet-18: an image of 224 x 224, plans by scores of normal numbers",
+        *amount.told([NETWORK]),
+        *(f"float32: {100 * each['accuracy']:.2f} %" for each in floats[:1]),
         "energy of an image's data movement on the i7-10700F; the paper does not say of how many images its joules are",
         "the paper's BitQ8 takes 0.119 / 0.143 = 0.83 of its BitQ16, where its text says 0.30",
     ]
@@ -174,13 +174,25 @@ def _write(rows: Rows, folder: Path, steps: int) -> None:
     write_picture(folder, "table4", bars.facet(alt.Facet("bits:N", sort=["16-bit", "8-bit"], title=None)))
 
 
+def _together(rows: Rows, bits: int, amount: Measured) -> Result:
+    """What is known of ResNet-20 by method, and of its float network."""
+    known = {name: rows.known(_config(name, bits, amount)) for name in CLAIMED}
+    found = {name: each for name, each in known.items() if each is not None}
+    plain = next((each["float32"] for each in found.values()), None)
+    return found if plain is None else {**found, "float32": plain}
+
+
 def _over(found: Result | None, name: str, other: str = "BitQ") -> float | None:
-    return None if found is None else found[name]["energy_pj"] / found[other]["energy_pj"]
+    if found is None or name not in found or other not in found:
+        return None
+    share: float = found[name]["energy_pj"] / found[other]["energy_pj"]
+    return share
 
 
 def _told(found: Result | None, name: str) -> list[str]:
     """Energy in mJ, over BitQ's and over Original's."""
-    if found is None:
+    if found is None or name not in found:
         return [NOT_MEASURED] * 3
     shares = (_over(found, name), _over(found, name, "float32"))
-    return [f"{found[name]['energy_pj'] / 1e9:.4f}", *(f"{share:.3f}" for share in shares)]
+    told = (NOT_MEASURED if share is None else f"{share:.3f}" for share in shares)
+    return [f"{found[name]['energy_pj'] / 1e9:.4f}", *told]

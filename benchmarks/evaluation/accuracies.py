@@ -1,125 +1,133 @@
 """Table 3: accuracy of networks with weights in the formats of the paper's seven columns.
 
 DBPS-like, FlexBlock, FAST and BSFP are `bitq.tradeoff.rules`, as rivals of 16 and 8 bits as in the paper; of each two
-plans are measured, and that of least O on validation data counts, for BitQ as for them.
+plans are measured, and that of least O on validation data counts, for BitQ as for them. Each method is a result of its
+own.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import altair as alt
 
-from bitq.accuracy.finetune import Training
-from bitq.devices import load_device
-from bitq.files import RunFolder
+from bitq.errors import BitqError
 from bitq.progress import Listener
-from bitq.tradeoff.compare import Contest, Refused, compare
-from bitq.tradeoff.formatset import FormatSet
-from bitq.tradeoff.rules import rules_of
-from bitq.tradeoff.settings import Settings
-from evaluation.energy import ALPHA, DEVICE
+from bitq.tracing import Traced
+from bitq.tradeoff.compare import study_of as proposing
+from bitq.tradeoff.rules import Called, rules_of
+from bitq.tradeoff.study import Study
 from evaluation.rows import NOT_MEASURED, Result, Rows, write_picture, write_table
-from evaluation.trained import TRAINED
+from evaluation.trained import TRAINED, Measured, study_of
 from subjects import MissingError
 
-CLASSES = {16: {"dbps-like": "DBPS-like", "flexblock": "FlexBlock", "bitq": "BitQ16"},
-           8: {"fast": "FAST", "bsfp": "BSFP", "bitq": "BitQ8"}}
-"""By bits, columns by rule."""
+ORIGINAL = "Original"
+RULES = {
+    "DBPS-like": (16, "dbps-like"),
+    "FlexBlock": (16, "flexblock"),
+    "BitQ16": (16, "bitq"),
+    "FAST": (8, "fast"),
+    "BSFP": (8, "bsfp"),
+    "BitQ8": (8, "bitq"),
+}
+"""By method, the bits of the grid that it stands beside, and its rule."""
 
-COLUMNS = tuple(column for own in CLASSES.values() for column in own.values())
+METHODS = (ORIGINAL, *RULES)
 PLANS = 2
 CLAIMED = {
     "ResNet-18": (69.70, 68.42, 68.29, 69.83, 68.52, 69.67, 69.71),
     "ECA-MobileNetV2": (72.56, 68.93, 70.25, 70.85, 70.15, 69.63, 69.85),
     "YOLOv8_O": (37.30, 36.71, 36.28, 36.78, 36.36, 36.47, 36.50),
+    "YOLOv8_I": (30.50, 30.03, 29.99, 30.19, 29.76, 29.88, 29.86),
 }
 """Of the paper's Table 3 what comes near to a network that is measured here, in %; Original first."""
 
-VERSION = 1
+VERSION = 2
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this table's own options."""
     parser.add_argument("--networks", nargs="+", choices=TRAINED, default=list(TRAINED), help="all by default")
-    parser.add_argument("--bits", type=int, nargs="+", choices=CLASSES, default=list(CLASSES), help="default: both")
-    parser.add_argument("--steps", type=int, default=0, help="of every fine-tuning; by default nothing is fine-tuned")
-    parser.add_argument("--scored", type=int, default=64, help="inputs that tensors are scored on (default: 64)")
+    parser.add_argument("--methods", nargs="+", choices=RULES, default=list(RULES), help="all by default")
+    Measured.options(parser)
 
 
 def run(options: argparse.Namespace, folder: Path, listener: Listener) -> None:
     """Compute what is asked for and not there, and write the table and the picture of all that is."""
-    rows = Rows(folder / "rows")
+    rows, amount = Rows(folder / "rows"), Measured.given(options)
     for name in options.networks:
-        for bits in options.bits:
-            try:
-                where = RunFolder(folder / f"{name}-{bits}-{options.steps}-{options.scored}")
-                config = _config(name, bits, options)
-                rows.once(config, lambda own=(name, bits, where): _compared(*own, options, listener))
-            except MissingError as error:
-                listener.note(f"{name} is skipped: {error}")
-    _write(rows, folder, options)
+        try:
+            for bits in dict.fromkeys(RULES[method][0] for method in options.methods):
+                wanted = [method for method in options.methods if RULES[method][0] == bits]
+                _measure(rows, name, bits, wanted, amount, folder.parent, listener)
+        except MissingError as error:
+            listener.note(f"{name} is skipped: {error}")
+    _write(rows, folder, amount)
 
 
-def _config(name: str, bits: int, options: argparse.Namespace) -> Result:
-    own = {"network": name, "bits": bits, "steps": options.steps, "scored": options.scored}
-    return {"table": 3, "version": VERSION, **own}
+def _config(name: str, method: str, amount: Measured) -> Result:
+    return {"table": 3, "version": VERSION, "network": name, "method": method, **amount.of(name)}
 
 
-def _compared(
-    name: str, bits: int, run: RunFolder, options: argparse.Namespace, listener: Listener
-) -> Result:
-    settings = Settings(alpha=ALPHA, stored="paper", scored_inputs=options.scored)
-    tuned = (
-        replace(settings, training=Training(options.steps)) if options.steps else replace(settings, without="qat")
-    )
-    contest = Contest(rules_of(",".join(CLASSES[bits])), PLANS)
-    subject = TRAINED[name].make
-    device, grid = load_device(DEVICE), FormatSet.grid(bits)
-    found = compare(lambda seed: subject(), device, grid, tuned, contest, (0,), run, listener)
-    (seed,) = found.seeds
-    results = {
-        CLASSES[bits][each.label]: {"reason": each.reason}
-        if isinstance(each, Refused)
-        else {"accuracy": each.row.accuracy, "energy_pj": each.row.energy_pj}
-        for each in seed.results
-    }
-    plain = {"accuracy": seed.float32.accuracy, "energy_pj": seed.float32.energy_pj}
-    return {"Original": plain, **results}
+def _measure(
+    rows: Rows, name: str, bits: int, methods: Sequence[str], amount: Measured, folder: Path, listener: Listener
+) -> None:
+    """Add to the rows those of a network and of methods beside one grid that are missing."""
+    if all(rows.known(_config(name, method, amount)) for method in (ORIGINAL, *methods)):
+        return
+    rules = rules_of(",".join(RULES[method][1] for method in methods))
+    with study_of(name, bits, amount, folder, listener) as (study, traced):
+        for method, called in zip(methods, rules, strict=True):
+            listener.note(f"{TRAINED[name].name}: {method}")
+            rows.once(_config(name, method, amount), lambda own=called: _reached(study, traced, own))
+        rows.once(_config(name, ORIGINAL, amount), lambda: _original(study))
 
 
-def _write(rows: Rows, folder: Path, options: argparse.Namespace) -> None:
+def _original(study: Study) -> Result:
+    return {"accuracy": study.float_accuracy.test, "energy_pj": study.space.float_cost.energy_pj}
+
+
+def _reached(study: Study, traced: Traced, called: Called) -> Result:
+    """What a rule's plan of least O on validation data has on test data, or why it cannot run."""
+    try:
+        own = proposing(study, traced, called.rule)
+        found = called.rule.proposals(own, called.label, PLANS)
+    except BitqError as error:
+        return {"reason": str(error)}
+    measured = [each for _, each in own.measured(found.plans)]
+    best = min(measured, key=lambda each: (study.objective(each.validation, each.movement_bits), each.label))
+    return {"plan": best.label, "accuracy": best.test, "energy_pj": best.energy_pj}
+
+
+def _write(rows: Rows, folder: Path, amount: Measured) -> None:
     lines, data = [], []
     for name, own in TRAINED.items():
-        found: Result = {}
-        for bits in CLASSES:
-            found |= rows.known(_config(name, bits, options)) or {}
-        lines.append([own.name, f"{own.metric}, %", *(_told(found.get(each)) for each in ("Original", *COLUMNS))])
-        lines.append(["", "energy over Original's", *(_energy(found, each) for each in ("Original", *COLUMNS))])
+        known = {method: rows.known(_config(name, method, amount)) for method in METHODS}
+        plain = known[ORIGINAL]
+        lines.append([own.name, f"{own.metric}, %", *(_told(found) for found in known.values())])
+        lines.append(["", "energy over Original's", *(_energy(found, plain) for found in known.values())])
         if own.nearest:
-            told = [f"{value:.2f}" for value in CLAIMED[own.nearest]]
-            lines.append(["", f"the paper's {own.nearest}, %", *told])
+            lines.append(["", f"the paper's {own.nearest}, %", *(f"{value:.2f}" for value in CLAIMED[own.nearest])])
         data += [
-            {"network": own.name, "method": column, "accuracy": 100 * found[column]["accuracy"]}
-            for column in ("Original", *COLUMNS)
-            if "accuracy" in found.get(column, {})
+            {"network": own.name, "method": method, "accuracy": 100 * found["accuracy"]}
+            for method, found in known.items()
+            if found and "accuracy" in found
         ]
-    tuning = f"fine-tuned for {options.steps} steps" if options.steps else "nothing is fine-tuned, unlike in the paper"
     notes = [
-        *(f"{own.name}: {own.task}" for own in TRAINED.values()),
-        f"{tuning}; tensors scored on {options.scored} inputs at most; each method's better of {PLANS} plans by O",
+        *amount.told(TRAINED),
+        f"each method's better of {PLANS} plans by O on what is chosen by",
         NOT_MEASURED + ": `python benchmarks/paper.py table3 --networks NAME` measures it",
     ]
-    write_table(folder, "table3", ("network", "", "Original", *COLUMNS), lines, notes)
+    write_table(folder, "table3", ("network", "", *METHODS), lines, notes)
     bars = (
         alt.Chart(alt.Data(values=data))
         .mark_bar()
         .encode(
-            x=alt.X("method:N", sort=["Original", *COLUMNS], title=None),
+            x=alt.X("method:N", sort=METHODS, title=None),
             y=alt.Y("accuracy:Q", title="%"),
-            color=alt.Color("method:N", sort=["Original", *COLUMNS], legend=None),
+            color=alt.Color("method:N", sort=METHODS, legend=None),
         )
         .properties(width=150, height=130)
     )
@@ -132,8 +140,7 @@ def _told(found: Result | None) -> str:
     return f"{100 * found['accuracy']:.2f}" if "accuracy" in found else "cannot run"
 
 
-def _energy(found: Result, column: str) -> str:
-    own = found.get(column)
-    if own is None or "energy_pj" not in own:
+def _energy(found: Result | None, plain: Result | None) -> str:
+    if found is None or plain is None or "energy_pj" not in found:
         return NOT_MEASURED
-    return f"{own['energy_pj'] / found['Original']['energy_pj']:.3f}"
+    return f"{found['energy_pj'] / plain['energy_pj']:.3f}"

@@ -7,59 +7,51 @@ that at the least weight, times 100, as in the paper.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import altair as alt
 
-from bitq.accuracy.finetune import Training
 from bitq.progress import Listener
 from bitq.tradeoff.search import search
-from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.study import Study
 from evaluation.rows import NOT_MEASURED, Result, Rows, write_picture, write_table
-from evaluation.trained import IMAGES, TRAINED, study_of
+from evaluation.trained import TRAINED, Measured, study_of
 from subjects import MissingError
 
 ALPHAS = (0.015, 0.05, 0.15, 0.2, 0.25, 1.5, 3.0)
 BITS = (16, 8)
-VERSION = 1
+VERSION = 2
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this figure's own options."""
     parser.add_argument("--networks", nargs="+", choices=TRAINED, default=["resnet20"], help="default: resnet20")
     parser.add_argument("--bits", type=int, nargs="+", choices=BITS, default=BITS, help="to compute; both by default")
-    parser.add_argument("--steps", type=int, default=0, help="of every fine-tuning; by default nothing is fine-tuned")
+    Measured.options(parser)
 
 
 def run(options: argparse.Namespace, folder: Path, listener: Listener) -> None:
     """Compute what is asked for and not there, and write the table and the picture of it."""
-    rows = Rows(folder / "rows")
+    rows, amount = Rows(folder / "rows"), Measured.given(options)
     for name in options.networks:
         for bits in options.bits:
-            missing = [a for a in ALPHAS if rows.known(_config(name, bits, options.steps, a)) is None]
+            missing = [alpha for alpha in ALPHAS if rows.known(_config(name, bits, amount, alpha)) is None]
             if not missing:
                 continue
             try:
-                where = folder / f"{options.steps}-steps"
-                with study_of(name, bits, _settings(options.steps), where, listener) as study:
+                with study_of(name, bits, amount, folder.parent, listener) as (study, _):
                     for alpha in missing:
-                        config = _config(name, bits, options.steps, alpha)
+                        config = _config(name, bits, amount, alpha)
                         rows.once(config, lambda alpha=alpha, own=study: _found(own, alpha))
             except MissingError as error:
                 listener.note(f"{name} is skipped: {error}")
-    _write(rows, folder, options)
+    _write(rows, folder, options.networks, amount)
 
 
-def _config(name: str, bits: int, steps: int, alpha: float) -> Result:
-    config = {"figure": 6, "version": VERSION, "network": name, "bits": bits, "steps": steps, "alpha": alpha}
-    return {**config, "images": IMAGES}
-
-
-def _settings(steps: int) -> Settings:
-    settings = Settings(stored="paper", rounds=1, uniforms=1)
-    return replace(settings, training=Training(steps)) if steps else replace(settings, without="qat")
+def _config(name: str, bits: int, amount: Measured, alpha: float) -> Result:
+    return {"figure": 6, "version": VERSION, "network": name, "bits": bits, "alpha": alpha, **amount.of(name)}
 
 
 def _found(study: Study, alpha: float) -> Result:
@@ -74,11 +66,11 @@ def _found(study: Study, alpha: float) -> Result:
     }
 
 
-def _write(rows: Rows, folder: Path, options: argparse.Namespace) -> None:
+def _write(rows: Rows, folder: Path, networks: Sequence[str], amount: Measured) -> None:
     lines, data = [], []
-    for name in options.networks:
+    for name in networks:
         for bits in BITS:
-            found = {alpha: rows.known(_config(name, bits, options.steps, alpha)) for alpha in ALPHAS}
+            found = {alpha: rows.known(_config(name, bits, amount, alpha)) for alpha in ALPHAS}
             first = found[ALPHAS[0]]
             for alpha, own in found.items():
                 told = [TRAINED[name].name, f"{bits}-bit", f"{alpha:g}"]
@@ -99,10 +91,9 @@ def _write(rows: Rows, folder: Path, options: argparse.Namespace) -> None:
     header = (
         *("network", "", "alpha", "accuracy %", "float32 %", "energy, 100 at 0.015", "of Original", "plan of least O"),
     )
-    tuning = f"fine-tuned for {options.steps} steps" if options.steps else "nothing is fine-tuned"
     notes = [
-        *(f"{TRAINED[name].name}: {TRAINED[name].task}; {TRAINED[name].metric}" for name in options.networks),
-        f"{tuning}; on the i7-10700F, each layer's tensors stored as in the paper",
+        *amount.told(networks),
+        "on the i7-10700F, each layer's tensors stored as in the paper",
         "the paper, of ten networks: energy is the same from 0.05 to 3 (16-bit) or 0.15 to 1.5 (8-bit), accuracy too",
     ]
     write_table(folder, "fig6", header, lines, notes)

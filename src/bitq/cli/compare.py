@@ -27,21 +27,13 @@ from bitq.cli.choosing import (
 )
 from bitq.cli.inputs import (
     DEMO_DEVICE,
-    BatchSize,
-    Channels,
     Checkpoint,
     DataGiven,
     DataPath,
-    ImageSize,
-    Limit,
-    Mean,
-    MetricName,
     Network,
-    Std,
-    TaskName,
-    Void,
     load_source,
     notes_of,
+    with_data,
 )
 from bitq.cli.machines import RayAddress, WorkerCount, check_machines, machines
 from bitq.cli.memories import MinimizeWhat, PlannedHow, planned_device
@@ -53,7 +45,7 @@ from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError, shortened
 from bitq.planning import Minimize, Planning
 from bitq.progress import time_text
-from bitq.tasks import CLASSIFY, task_of
+from bitq.tasks import task_of
 
 if TYPE_CHECKING:
     from bitq.tradeoff.compare import Comparison, Reached, Refused, Spread, Summary
@@ -63,6 +55,7 @@ USUAL_RULES = "bitq,gradient,hessian,greedy,uniform,random,named,flexblock,fast,
 MOST_SEEDS, LARGEST_SEED = 100, 2**63 - 1
 
 
+@with_data
 def compare(
     network: Network,
     data: DataPath = None,
@@ -132,15 +125,8 @@ def compare(
     ] = False,
     workers: WorkerCount = None,
     ray: RayAddress = None,
-    batch_size: BatchSize = None,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    mean: Mean = None,
-    std: Std = None,
-    limit: Limit = None,
-    task: TaskName = CLASSIFY,
-    metric: MetricName = None,
-    void: Void = None,
+    *,
+    given: DataGiven,
     as_json: Json = False,
 ) -> None:
     """Compare rules that choose formats: every rule's plans are fine-tuned alike, and its best is measured.
@@ -179,7 +165,7 @@ def compare(
     if not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     wanted = seeds_of(seeds)
-    base = Settings().suited(task_of(task))
+    base = Settings().suited(task_of(given.task))
     settings = replace(
         base,
         alpha=alpha,
@@ -193,8 +179,7 @@ def compare(
     def subject(seed: int) -> Subject:
         from bitq.tradeoff.measure import Data, Subject, Task
 
-        told = DataGiven(data, batch_size, image_size, channels, mean, std, limit, seed, void, task, metric)
-        own = load_source(network, checkpoint, told)
+        own = load_source(network, checkpoint, given._replace(path=data, seed=seed))
         own.check_searchable()
         measured.update(own.measured)
         return Subject(network, own.model, Data(own.train, own.validation, own.test), Task(own.loss, own.metric))

@@ -14,21 +14,13 @@ from bitq.cli.inputs import (
     DATA_OPTIONS,
     DEMO,
     DEMO_DEVICE,
-    BatchSize,
-    Channels,
     DataGiven,
     DataPath,
-    ImageSize,
-    Limit,
-    Mean,
-    MetricName,
     NetworkOfRun,
     Source,
-    Std,
-    TaskName,
-    Void,
     load_source,
     notes_of,
+    with_data,
 )
 from bitq.cli.output import Json, accuracy_text, print_json, show
 from bitq.cli.remembered import Remembered, remembered
@@ -37,11 +29,12 @@ from bitq.cli.stored import HELP as HELP_OF_STORED
 from bitq.cli.stored import StoredChoice
 from bitq.errors import BitqError, printable, shortened
 from bitq.files import RunFolder
-from bitq.tasks import CLASSIFY, metric_of, task_of
+from bitq.tasks import metric_of, task_of
 
 LADDER = "A network in formats"
 
 
+@with_data
 def evaluate(
     source: Annotated[
         str,
@@ -77,12 +70,8 @@ def evaluate(
     stored: Annotated[StoredChoice | None, typer.Option(help=HELP_OF_STORED, rich_help_panel=LADDER)] = None,
     network: NetworkOfRun = None,
     data: DataPath = None,
-    batch_size: BatchSize = None,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    mean: Mean = None,
-    std: Std = None,
-    limit: Limit = None,
+    *,
+    given: DataGiven,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -93,9 +82,6 @@ def evaluate(
             rich_help_panel=DATA_OPTIONS,
         ),
     ] = None,
-    task: TaskName = CLASSIFY,
-    metric: MetricName = None,
-    void: Void = None,
     as_json: Json = False,
 ) -> None:
     """Measure the accuracy of a plan again on the test data, from the packed weights and the plan alone; or, with
@@ -114,16 +100,16 @@ def evaluate(
 
     `bitq evaluate nets:resnet20 --checkpoint resnet20.safetensors --data cifar10.npz --formats 8:e4:b8..b32`
     """
-    given = DataGiven(data, None, image_size, channels, mean, std, limit, seed, void, task, metric)
+    given = given._replace(path=data, seed=seed)
     if formats is not None:
         if network is not None:
             raise BitqError(f"with --formats, {shortened(source)!r} is the network itself; leave --network out")
         _check_seed(source, seed)
-        own = load_source(source, checkpoint, given._replace(batch_size=batch_size))
+        own = load_source(source, checkpoint, given)
         print_rungs(own, formats, device or DEMO_DEVICE, (stored or StoredChoice.after_activation).value, as_json)
         return
     alone = checkpoint if data is None else None
-    of_formats = {"--checkpoint": alone, "--device": device, "--batch-size": batch_size, "--stored": stored}
+    of_formats = {"--checkpoint": alone, "--device": device, "--batch-size": given.batch_size, "--stored": stored}
     for option, value in of_formats.items():
         if value is not None:
             raise BitqError(
@@ -139,8 +125,8 @@ def evaluate(
     from bitq.tradeoff.plan import load_plan
     from bitq.tradeoff.weights import load_quantized
 
-    judged_by = task_of(task)
-    measure, judge = metric_of(judged_by, metric)
+    judged_by = task_of(given.task)
+    measure, judge = metric_of(judged_by, given.metric)
     plan, known = load_plan(RunFolder(run).plan), remembered(run, judged_by.loss, judge)
     if network is None and plan.network != DEMO:
         raise _unnamed(plan.network, run) if ":" in plan.network else _from_python(plan.network, run, known)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -195,6 +197,42 @@ class DataGiven(NamedTuple):
     void: str | None = None
     task: str = CLASSIFY
     metric: str | None = None
+
+
+_READ_BY: dict[str, Any] = {
+    "batch_size": BatchSize,
+    "image_size": ImageSize,
+    "channels": Channels,
+    "mean": Mean,
+    "std": Std,
+    "limit": Limit,
+    "task": TaskName,
+    "metric": MetricName,
+    "void": Void,
+}
+
+
+def with_data(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command in place of its parameter `given`, a `DataGiven`, the options that say how data are read."""
+    signature = inspect.signature(command, eval_str=True)
+    usual, parameters = DataGiven(), []
+    for each in signature.parameters.values():
+        if each.name == "given":
+            parameters += [
+                each.replace(name=name, default=getattr(usual, name), annotation=option)
+                for name, option in _READ_BY.items()
+            ]
+        else:
+            parameters.append(each)
+
+    @wraps(command)
+    def with_given(**said: Any) -> None:
+        given = DataGiven(**{name: said.pop(name) for name in _READ_BY})
+        command(given=given, **said)
+
+    with_given.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_given.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_given
 
 
 def load_source(

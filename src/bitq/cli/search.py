@@ -29,21 +29,13 @@ from bitq.cli.choosing import (
 from bitq.cli.given import TracedOn, example_of
 from bitq.cli.inputs import (
     DEMO_DEVICE,
-    BatchSize,
-    Channels,
     Checkpoint,
     DataGiven,
     DataPath,
-    ImageSize,
-    Limit,
-    Mean,
-    MetricName,
     Network,
-    Std,
-    TaskName,
-    Void,
     load_source,
     notes_of,
+    with_data,
 )
 from bitq.cli.machines import RayAddress, WorkerCount, check_machines, machines
 from bitq.cli.memories import MinimizeWhat, PlannedHow, planned_device
@@ -56,7 +48,7 @@ from bitq.cli.tables import FirstThatFits, TextColumn
 from bitq.cli.uses import check_uses, given_of
 from bitq.errors import BitqError
 from bitq.planning import Minimize, Planning
-from bitq.tasks import CLASSIFY, task_of
+from bitq.tasks import task_of
 from bitq.tradeoff.shares import ShareOf
 
 if TYPE_CHECKING:
@@ -74,6 +66,7 @@ class SearchEffort(StrEnum):
 
 
 @with_limits(BUDGETS)
+@with_data
 def search(
     network: Network,
     data: DataPath = None,
@@ -180,15 +173,8 @@ def search(
     ] = False,
     workers: WorkerCount = None,
     ray: RayAddress = None,
-    batch_size: BatchSize = None,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    mean: Mean = None,
-    std: Std = None,
-    limit: Limit = None,
-    task: TaskName = CLASSIFY,
-    metric: MetricName = None,
-    void: Void = None,
+    *,
+    given: DataGiven,
     inputs: TracedOn = None,
     as_json: Json = False,
     **limits: float | ShareOf | None,
@@ -221,8 +207,8 @@ def search(
     from bitq.tradeoff.budgets import Budgets
     from bitq.tradeoff.settings import Settings
 
-    base: Settings = getattr(Settings, effort)().suited(task_of(task))
-    given = given_of(rounds=rounds, plans=plans, uniforms=uniforms)
+    base: Settings = getattr(Settings, effort)().suited(task_of(given.task))
+    counts = given_of(rounds=rounds, plans=plans, uniforms=uniforms)
     tuning = given_of(steps=steps, learning_rate=learning_rate)
     without = [
         name
@@ -256,11 +242,10 @@ def search(
         fewest_bits=within is not None,
         stored=stored.value,
         without=without[0] if without else None,  # type: ignore[arg-type]
-        **given,
+        **counts,
     )
     offered = offered_of(formats, weights, activations, output_as_input, grid)
-    told = DataGiven(data, batch_size, image_size, channels, mean, std, limit, seed, void, task, metric)
-    source = load_source(network, checkpoint, told)
+    source = load_source(network, checkpoint, given._replace(path=data, seed=seed))
     source.check_searchable()
     folder = run or Path("runs") / network.replace(":", ".").replace("/", ".")
     with machines(workers, ray) as measuring:

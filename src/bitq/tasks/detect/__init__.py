@@ -11,7 +11,8 @@ from torch import nn
 
 from bitq.accuracy.evaluate import counted, tallied
 from bitq.batches import Batch
-from bitq.datasets import HELD_BYTES, Dataset, drawn, held_once, lacking_of, with_test
+from bitq.datasets import Dataset
+from bitq.datasets.splits import HELD_BYTES, drawn, held_once, lacking_of, with_test
 from bitq.images import Scaling
 from bitq.pictures import drawn_by
 from bitq.tasks import NamedTask, Reading
@@ -22,32 +23,12 @@ from bitq.tasks.detect.boxed import boxed
 from bitq.tasks.detect.boxes import Truth
 from bitq.tasks.detect.heads import CONFIDENCE, MOST, OVERLAP, classes_of
 from bitq.tasks.detect.letterbox import PAD, LetterboxedFiles, LetterboxedImages, truth_of
-from bitq.tasks.detect.precision import Precision
+from bitq.tasks.detect.precision import CocoFigure, Precision
 
 __all__ = ["TASK", "Truth", "detection_loss"]
 
 USUAL_SIZE = 640, 640
 """Height and width that images get where nobody says: what YOLO networks are trained with."""
-
-
-class _At50(Precision):
-    place = 1
-
-
-class _At75(Precision):
-    place = 2
-
-
-class _Small(Precision):
-    place = 3
-
-
-class _Medium(Precision):
-    place = 4
-
-
-class _Large(Precision):
-    place = 5
 
 
 @tallied(Precision)
@@ -57,39 +38,39 @@ def box_ap(model: nn.Module, batches: Iterable[Batch]) -> float:
     return counted(model, batches, Precision())
 
 
-@tallied(_At50)
+@tallied(lambda: Precision(CocoFigure.AP50))
 @drawn_by(boxed)
 def box_ap50(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision at an overlap of 0.50."""
-    return counted(model, batches, _At50())
+    return counted(model, batches, Precision(CocoFigure.AP50))
 
 
-@tallied(_At75)
+@tallied(lambda: Precision(CocoFigure.AP75))
 @drawn_by(boxed)
 def box_ap75(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision at an overlap of 0.75."""
-    return counted(model, batches, _At75())
+    return counted(model, batches, Precision(CocoFigure.AP75))
 
 
-@tallied(_Small)
+@tallied(lambda: Precision(CocoFigure.SMALL))
 @drawn_by(boxed)
 def box_ap_small(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision of objects of up to 32² pixels."""
-    return counted(model, batches, _Small())
+    return counted(model, batches, Precision(CocoFigure.SMALL))
 
 
-@tallied(_Medium)
+@tallied(lambda: Precision(CocoFigure.MEDIUM))
 @drawn_by(boxed)
 def box_ap_medium(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision of objects of 32² to 96² pixels."""
-    return counted(model, batches, _Medium())
+    return counted(model, batches, Precision(CocoFigure.MEDIUM))
 
 
-@tallied(_Large)
+@tallied(lambda: Precision(CocoFigure.LARGE))
 @drawn_by(boxed)
 def box_ap_large(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision of objects from 96² pixels on."""
-    return counted(model, batches, _Large())
+    return counted(model, batches, Precision(CocoFigure.LARGE))
 
 
 def load(path: Path, reading: Reading) -> Dataset:

@@ -11,7 +11,8 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from bitq.datasets import SPLITS, SUFFIXES, bare_images, images_by_name, is_file
+from bitq.datasets.folders import SUFFIXES, bare_images, images_by_name, is_file
+from bitq.datasets.splits import SPLITS
 from bitq.errors import BitqError, shortened
 from bitq.outside import read_outside
 from bitq.tasks.detect.letterbox import Objects

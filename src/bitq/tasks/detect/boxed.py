@@ -8,18 +8,19 @@ from PIL import Image, ImageDraw
 
 from bitq.pictures import hue
 from bitq.tasks.detect.boxes import Truth
-from bitq.tasks.detect.heads import found_in_image, heads_of
+from bitq.tasks.detect.heads import Detected, found_in_image, heads_of
 
 LEAST_PROBABLE = 0.25
 """Boxes that are less probable are not drawn."""
 
 
 def boxed(image: Image.Image, output: Any, target: Truth, place: int) -> Image.Image:
-    """An image with the boxes that were found in it, each with the number of its class and its probability in percent.
+    """An image with the boxes that were found in it, as `with_boxes`; see `bitq.pictures.Drawer`."""
+    return with_boxes(image, found_in_image(heads_of(output, target.shape), place))
 
-    See `bitq.pictures.Drawer`.
-    """
-    found = found_in_image(heads_of(output, target.shape), place)
+
+def with_boxes(image: Image.Image, found: Detected) -> Image.Image:
+    """An image with boxes, each with the number of its class and its probability in percent."""
     draw = ImageDraw.Draw(image)
     size = max(image.size) / 28
     width = max(1, round(size / 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -18,22 +19,27 @@ _CPU = torch.device("cpu")
 """Where boxes are suppressed: it takes many small steps, one after the other."""
 
 
+class CocoFigure(IntEnum):
+    """Places among COCO's figures: precision over overlaps of 0.50, 0.55, …, 0.95, at 0.50, at 0.75, and over all
+    overlaps of objects of up to 32² pixels, of 32² to 96², and from 96² on."""
+
+    AP, AP50, AP75, SMALL, MEDIUM, LARGE = range(6)
+
+
 class Precision:
     """Objects found in images, beside those that are there.
+
+    Args:
+        figure: that counts.
+        kind: what overlaps, as COCO calls it.
 
     Raises:
         BitqError: the package that counts them is not installed.
     """
 
-    kind = "bbox"
-    """What overlaps, as COCO calls it."""
-
-    place = 0
-    """Of the figure among COCO's: its precision over overlaps of 0.50 to 0.95, at 0.50, at 0.75, and over all
-    overlaps for small, medium and large objects."""
-
-    def __init__(self) -> None:
+    def __init__(self, figure: CocoFigure = CocoFigure.AP, kind: str = "bbox") -> None:
         self._coco, self._evaluation = _counters()
+        self._figure, self.kind = figure, kind
         self._sizes: list[list[int]] = []
         self._true: list[dict[str, Any]] = []
         self._found: list[Tensor] = []
@@ -62,7 +68,7 @@ class Precision:
     @property
     def share(self) -> float:
         """The figure, mean over the classes that the images have; 0 if they have no object that it counts."""
-        return max(float(self.figures[self.place]), 0.0)
+        return max(float(self.figures[self._figure]), 0.0)
 
     @property
     def figures(self) -> NDArray[np.float64]:
@@ -85,7 +91,6 @@ class Precision:
         evaluation.accumulate()
         evaluation.summarize()
         return np.asarray(evaluation.stats, np.float64)
-
 
     def results(self, found: Tensor, known: Tensor) -> Any:
         """What was found, as COCO reads it: rows of image, box, score and class, of those that are `known`."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from bitq.accuracy.agreement import OF_CLASSES
 from bitq.accuracy.evaluate import IGNORED, counted, cross_entropy, tallied
 from bitq.batches import Batch, described
-from bitq.datasets import HELD_BYTES, Dataset, drawn, held_once, lacking_of, with_test
+from bitq.datasets import Dataset
+from bitq.datasets.splits import HELD_BYTES, drawn, held_once, lacking_of, with_test
 from bitq.errors import BitqError
 from bitq.images import ArrayImages, Scaling, image_size
 from bitq.pictures import drawn_by

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bitq.datasets import SUFFIXES, bare_images, images_by_name
+from bitq.datasets.folders import SUFFIXES, bare_images, images_by_name
 from bitq.errors import BitqError, shortened
 from bitq.outside import read_outside
 from bitq.tasks.segment.masks import Marks

@@ -10,87 +10,74 @@ from torch import nn
 from bitq.accuracy.evaluate import counted, tallied
 from bitq.batches import Batch
 from bitq.datasets import Dataset
+from bitq.pictures import drawn_by
 from bitq.tasks import NamedTask, Reading
 from bitq.tasks.detect import loaded, protocol
 from bitq.tasks.detect.annotations import found_in
+from bitq.tasks.detect.precision import CocoFigure
 from bitq.tasks.segment_instances.mask_loss import instance_loss
-from bitq.tasks.segment_instances.mask_precision import InstancePrecision, MaskPrecision
+from bitq.tasks.segment_instances.mask_precision import InstancePrecision
+from bitq.tasks.segment_instances.masked import masked
 from bitq.tasks.segment_instances.mixtures import classes_of_mixed
 from bitq.tasks.segment_instances.truth import Instances, instances_of
 
 __all__ = ["TASK", "Instances", "instance_loss"]
 
 
-class _MaskAt50(MaskPrecision):
-    place = 1
-
-
-class _MaskAt75(MaskPrecision):
-    place = 2
-
-
-class _SmallMasks(MaskPrecision):
-    place = 3
-
-
-class _MediumMasks(MaskPrecision):
-    place = 4
-
-
-class _LargeMasks(MaskPrecision):
-    place = 5
-
-
-class _BoxAt50(InstancePrecision):
-    place = 1
-
-
-@tallied(MaskPrecision)
+@tallied(InstancePrecision)
+@drawn_by(masked)
 def mask_ap(model: nn.Module, batches: Iterable[Batch]) -> float:
     """COCO's average precision: mean over overlaps of 0.50, 0.55, …, 0.95 and over the classes that the images have."""
-    return counted(model, batches, MaskPrecision())
-
-
-@tallied(_MaskAt50)
-def mask_ap50(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """Average precision at an overlap of 0.50."""
-    return counted(model, batches, _MaskAt50())
-
-
-@tallied(_MaskAt75)
-def mask_ap75(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """Average precision at an overlap of 0.75."""
-    return counted(model, batches, _MaskAt75())
-
-
-@tallied(_SmallMasks)
-def mask_ap_small(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """Average precision of objects of up to 32² pixels."""
-    return counted(model, batches, _SmallMasks())
-
-
-@tallied(_MediumMasks)
-def mask_ap_medium(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """Average precision of objects of 32² to 96² pixels."""
-    return counted(model, batches, _MediumMasks())
-
-
-@tallied(_LargeMasks)
-def mask_ap_large(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """Average precision of objects from 96² pixels on."""
-    return counted(model, batches, _LargeMasks())
-
-
-@tallied(InstancePrecision)
-def box_ap(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """COCO's average precision of the boxes of the same objects."""
     return counted(model, batches, InstancePrecision())
 
 
-@tallied(_BoxAt50)
+@tallied(lambda: InstancePrecision(CocoFigure.AP50))
+@drawn_by(masked)
+def mask_ap50(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Average precision at an overlap of 0.50."""
+    return counted(model, batches, InstancePrecision(CocoFigure.AP50))
+
+
+@tallied(lambda: InstancePrecision(CocoFigure.AP75))
+@drawn_by(masked)
+def mask_ap75(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Average precision at an overlap of 0.75."""
+    return counted(model, batches, InstancePrecision(CocoFigure.AP75))
+
+
+@tallied(lambda: InstancePrecision(CocoFigure.SMALL))
+@drawn_by(masked)
+def mask_ap_small(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Average precision of objects of up to 32² pixels."""
+    return counted(model, batches, InstancePrecision(CocoFigure.SMALL))
+
+
+@tallied(lambda: InstancePrecision(CocoFigure.MEDIUM))
+@drawn_by(masked)
+def mask_ap_medium(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Average precision of objects of 32² to 96² pixels."""
+    return counted(model, batches, InstancePrecision(CocoFigure.MEDIUM))
+
+
+@tallied(lambda: InstancePrecision(CocoFigure.LARGE))
+@drawn_by(masked)
+def mask_ap_large(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Average precision of objects from 96² pixels on."""
+    return counted(model, batches, InstancePrecision(CocoFigure.LARGE))
+
+
+@tallied(lambda: InstancePrecision(kind="bbox"))
+@drawn_by(masked)
+def box_ap(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """COCO's average precision of the boxes of the same objects."""
+    return counted(model, batches, InstancePrecision(kind="bbox"))
+
+
+@tallied(lambda: InstancePrecision(CocoFigure.AP50, "bbox"))
+@drawn_by(masked)
 def box_ap50(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Average precision of the boxes at an overlap of 0.50."""
-    return counted(model, batches, _BoxAt50())
+    return counted(model, batches, InstancePrecision(CocoFigure.AP50, "bbox"))
 
 
 def load(path: Path, reading: Reading) -> Dataset:

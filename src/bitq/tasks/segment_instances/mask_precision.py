@@ -13,7 +13,7 @@ from bitq.errors import BitqError
 from bitq.tasks.detect.boxes import ABSENT
 from bitq.tasks.detect.heads import found_among
 from bitq.tasks.detect.outlines import mask_utilities
-from bitq.tasks.detect.precision import Precision
+from bitq.tasks.detect.precision import CocoFigure, Precision
 from bitq.tasks.segment_instances.mixtures import Canvas, mixed_of
 from bitq.tasks.segment_instances.truth import Instances
 
@@ -21,14 +21,18 @@ _CPU = torch.device("cpu")
 
 
 class InstancePrecision(Precision):
-    """Objects found in images, beside those that are there, by their boxes or by their masks.
+    """Objects found in images, beside those that are there, by their masks, or by their boxes.
+
+    Args:
+        figure: that counts.
+        kind: "segm" or "bbox".
 
     Raises:
         BitqError: the package that counts them is not installed.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, figure: CocoFigure = CocoFigure.AP, kind: str = "segm") -> None:
+        super().__init__(figure, kind)
         self._masks: list[dict[str, Any]] = []
 
     def count(self, output: Any, target: Any) -> None:
@@ -78,9 +82,3 @@ class InstancePrecision(Precision):
         if self.kind == "bbox":
             return super().results(found, known)
         return [each for each, own in zip(self._masks, known.tolist(), strict=True) if own]
-
-
-class MaskPrecision(InstancePrecision):
-    """By masks."""
-
-    kind = "segm"
