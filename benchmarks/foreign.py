@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,8 @@ def main() -> int:
     device = bitq.load_device(options.device)
     if find_spec("torchvision") is not None:
         torchvision_ops.install()
+    if (spec := find_spec("torchaudio")) is not None:
+        sys.modules["torchaudio"] = module_from_spec(spec)  # without compiled operators, which fit one PyTorch alone
     print(f"{'network':13} {'layers':>6} {'mac':>13} {'counted':>13} {'float':>7} {'loaded':>6} {'s':>5}")
     rows = {}
     for name in options.networks:
