@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bitq.calls import Call, Transposed
 from bitq.errors import BitqError
 from bitq.multiplying.attention import attention
+from bitq.multiplying.einsum import pairwise
 from bitq.multiplying.operands import Linear, Multiply, linear, operands
 from bitq.multiplying.recurrent import RECURRENT
 from bitq.private_torch import storage_of, with_its_calls_seen
@@ -106,6 +108,7 @@ def _unloaded(projection: nn.Module, state: dict[str, Any], prefix: str, *rest: 
 TOLD: Mapping[Any, Callable[..., Any]] = {
     functional.scaled_dot_product_attention: attention,
     functional.multi_head_attention_forward: with_its_calls_seen(functional.multi_head_attention_forward),
+    torch.einsum: pairwise,
     **RECURRENT,
 }
 """Functions that multiply inside, each as one that calls functions to multiply, or gives NotImplemented."""
