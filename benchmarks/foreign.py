@@ -39,7 +39,7 @@ import bitq
 import torchvision_ops
 from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.storing import with_products
-from bitq.batches import arguments, first_example, pair
+from bitq.batches import arguments, one_example, pair
 from bitq.floating import sentence
 from bitq.nested import tensors
 from bitq.progress import Silent
@@ -310,7 +310,7 @@ def tried(subject: Subject, device: bitq.Device | None) -> Found:
     try:
         model, batch = subject.make().eval(), subject.batch()
         inputs, _ = pair(model, batch)
-        example = first_example(inputs)
+        example = one_example(inputs)
         traced = record(model, example)
         macs = sum(layer.macs for layer in traced.layers)
         notes = tuple(map(sentence, staying_float(with_products(model, traced.products), traced.layers)))

@@ -132,10 +132,9 @@ def test_linear_layers_whose_weights_others_compute_with_take_formats(tmp_path):
     result = bitq.search(
         model, [batch], [batch], device="stm32h743", run=tmp_path, formats="8:e4:b16,8:e3:b16", settings=effort
     )
-    weights = {layer.parameter or f"{layer.name}.weight": layer.formats.weight for layer in result.plan.layers}
-    assert weights.keys() >= {"qkv.weight", "proj.weight", "called.weight"}
-    shared = {layer.formats.weight for layer in result.plan.layers if (layer.parameter or layer.name).startswith("called")}
-    assert len(shared) == 1
+    weights = {layer.parameter: layer.formats.weight for layer in result.plan.layers if layer.parameter}
+    assert weights.keys() == {"qkv.weight", "proj.weight", "called.weight"}
+    assert weights["called.weight"] == next(each.formats.weight for each in result.plan.layers if each.name == "called")
     fresh = Borrowing()
     bitq.load_quantized(fresh, tmp_path)
     assert torch.equal(fresh(x), result.model(x))

@@ -12,7 +12,7 @@ from bitq.accuracy.kinds import has_kind
 from bitq.calls import Call, Transposed
 from bitq.layers import Layer
 from bitq.multiplying import PROJECTING, Computed, can_multiply, linear, operands, rows_of
-from bitq.private_torch import own_parameters, storage_of, transforming
+from bitq.private_torch import own_parameters, storage_of, transforming, uncompiled_path
 from bitq.tracing.watch import Watch
 
 
@@ -36,7 +36,7 @@ class FoundProducts:
             if weight is not None and weight.dim() == 2 and (_lends(module) or not has_kind(module))
         }
         self._having = {
-            (path, storage_of(weight))
+            (uncompiled_path(path), storage_of(weight))
             for path, module in network.named_modules()
             for weight in own_parameters(module).values()
             if weight is not None and has_kind(module)

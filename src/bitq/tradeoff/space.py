@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bitq.accuracy.kinds import float_reasons, kind_of
+from bitq.accuracy.kinds import float_reasons, kind_of, staying_float
 from bitq.calls import Points
 from bitq.devices import Device
 from bitq.errors import BitqError
+from bitq.floating import sentence
 from bitq.formats import TENSORS, Choosable, Ranges, TensorFormats, format_for
 from bitq.layers import Layer
 from bitq.movement.levels import movement, movement_many
@@ -252,7 +253,10 @@ def space_of(
         BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
     """
     given = FormatSet.grid(wanted) if isinstance(wanted, int) else wanted
-    found = build_space(layers, weight_bytes(model, layers), stored_bytes(model), device, given, progress)
+    weights = weight_bytes(model, layers)
+    if not weights and (floating := staying_float(model, layers)):
+        raise BitqError(f"the network has no layer whose formats could be chosen: {sentence(floating[0])}")
+    found = build_space(layers, weights, stored_bytes(model), device, given, progress)
     return replace(found, ties=_shared_weights(model, found.modules))
 
 
