@@ -1,13 +1,14 @@
 """Products of two activations are layers: traced, counted, quantized, or told by name."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from bitq.accuracy.kinds import float_reasons, quantizable, staying_float
+from bitq.accuracy.kinds import quantizable, staying_float
 from bitq.accuracy.quantized import apply, in_formats, restore
 from bitq.accuracy.storing import with_products
 from bitq.calls import Call
@@ -232,16 +233,62 @@ def test_equations_that_are_no_product_of_two_matrices(equation):
     assert operands(torch.einsum, ["ij,jk", torch.ones(4, 1), torch.ones(4, 4)], {}) is None
 
 
-def test_a_product_of_a_module_that_runs_its_children_stays_float():
-    class Scores(nn.Sequential):
-        def forward(self, x):
-            y = super().forward(x)
-            return y @ y.mT
+class Links(nn.Sequential):
+    """Runs its children in every way that a container gives, and multiplies."""
 
-    model = nn.Sequential(Scores(nn.Linear(6, 6)))
-    traced = record(model, torch.zeros(3, 5, 6))
-    assert traced.products == {}
-    assert float_reasons(model, traced.layers) == {"0.matmul": ACTIVATIONS}
+    def forward(self, x):
+        y = super().forward(x)
+        z = self[-1](self[0](x))
+        for link in self:
+            x = link(x)
+        assert (len(self), len(self[:-1])) == (2, 1)
+        return x @ y.mT + torch.einsum("...ic,...jc", y, z)
+
+
+class Several(nn.ModuleList):
+    def forward(self, x):
+        for each in [*self, self[-1]]:
+            x = each(x)
+        return x @ x.mT if len(self) == 2 else None
+
+
+class Named(nn.ModuleDict):
+    def forward(self, x):
+        for name, each in self.items():
+            assert name in self
+            x = each(x)
+        assert [*self] == [*self.keys()] == ["first", "last"]
+        return torch.matmul(x, x.mT) * len([*self.values()])
+
+
+CONTAINERS = {
+    "sequential": lambda: Links(nn.Linear(6, 6), nn.ReLU()),
+    "list": lambda: Several([nn.Linear(6, 6), nn.ReLU()]),
+    "dictionary": lambda: Named({"first": nn.Linear(6, 6), "last": nn.ReLU()}),
+    "one within": lambda: nn.Sequential(Links(nn.Linear(6, 6), nn.ReLU()), nn.Linear(5, 5)),
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_products_of_a_container_are_none_of_its_links(name):
+    model, x = CONTAINERS[name]().eval(), torch.randn(3, 5, 6)
+    traced = record(model, x)
+    assert traced.products
+    own = with_products(model, traced.products)
+    assert staying_float(own, traced.layers) == ()
+    assert own.state_dict().keys() == model.state_dict().keys()
+    again = copy.deepcopy(model)
+    apply(again, dict.fromkeys(traced.products, FORMATS), products=traced.products)
+    result = again(x)
+    assert not torch.equal(result, model(x))
+    fresh = pickle.loads(pickle.dumps(again))
+    assert torch.equal(fresh(x), result)
+    for network in (own, restored := fresh):
+        restore(network)
+        assert torch.equal(network(x), model(x))
+        assert list(map(type, network.modules())) == list(map(type, model.modules()))
+    apply(restored, dict.fromkeys(traced.products, FORMATS), products=traced.products)
+    assert torch.equal(restored(x), result)
 
 
 def test_heads_are_blocked_apart():

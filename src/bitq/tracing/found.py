@@ -11,7 +11,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from bitq.accuracy.kinds import has_kind
 from bitq.calls import Call, Transposed
 from bitq.layers import Layer
-from bitq.multiplying import PROJECTING, Computed, can_multiply, linear, operands, rows_of
+from bitq.multiplying import PROJECTING, Computed, linear, operands, rows_of
 from bitq.private_torch import own_parameters, storage_of, transforming, uncompiled_path
 from bitq.tracing.watch import Watch
 
@@ -89,7 +89,7 @@ class FoundProducts:
         known = isinstance(computed, str) and any(
             other == computed and each.rpartition(".")[0] == call.module for each, other in self.computed.items()
         )
-        if not known and can_multiply(module) and layer.module == call.module and not hasattr(module, _last(path)):
+        if not known and layer.module == call.module and not hasattr(module, _last(path)):
             self.computed[path] = computed
 
 
