@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ import bitq
 import torchvision_ops
 from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.storing import with_products
-from bitq.batches import arguments, first_example, pair
+from bitq.batches import arguments, one_example, pair
 from bitq.floating import sentence
 from bitq.nested import tensors
 from bitq.progress import Silent
@@ -283,6 +284,8 @@ def main() -> int:
     device = bitq.load_device(options.device)
     if find_spec("torchvision") is not None:
         torchvision_ops.install()
+    if (spec := find_spec("torchaudio")) is not None:
+        sys.modules["torchaudio"] = module_from_spec(spec)  # without compiled operators, which fit one PyTorch alone
     print(f"{'network':13} {'layers':>6} {'mac':>13} {'counted':>13} {'float':>7} {'loaded':>6} {'s':>5}")
     rows = {}
     for name in options.networks:
@@ -307,7 +310,7 @@ def tried(subject: Subject, device: bitq.Device | None) -> Found:
     try:
         model, batch = subject.make().eval(), subject.batch()
         inputs, _ = pair(model, batch)
-        example = first_example(inputs)
+        example = one_example(inputs)
         traced = record(model, example)
         macs = sum(layer.macs for layer in traced.layers)
         notes = tuple(map(sentence, staying_float(with_products(model, traced.products), traced.layers)))

@@ -22,7 +22,18 @@ import tiny
 from bitq.accuracy.evaluate import score
 from bitq.accuracy.finetune import Training, finetune
 from bitq.accuracy.sensitivity import perturbations
-from bitq.batches import arguments, count_inputs, digest, first_example, forward, is_bare, outline, pairs, to_device
+from bitq.batches import (
+    arguments,
+    count_inputs,
+    digest,
+    forward,
+    is_bare,
+    one_example,
+    outline,
+    pairs,
+    to_device,
+    unlike_inputs,
+)
 from bitq.errors import BitqError
 from bitq.formats import grid
 from bitq.nested import DEEPEST, mapped, parts, tensors, walk
@@ -113,7 +124,7 @@ def cyclic():
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("value", cyclic(), ids=["list", "dict"])
-@pytest.mark.parametrize("use", [lambda x: list(walk(x)), lambda x: to_device(x, META), first_example, digest, outline])
+@pytest.mark.parametrize("use", [lambda x: list(walk(x)), lambda x: to_device(x, META), one_example, digest, outline])
 def test_what_holds_itself_is_told(value, use):
     with pytest.raises(BitqError, match=f"more than {DEEPEST} deep"):
         use((value,))
@@ -243,9 +254,9 @@ def test_inputs_are_counted_by_the_input(inputs, count):
     assert count_inputs(inputs) == count
 
 
-def test_the_first_example_is_a_batch_of_one():
+def test_the_one_example_is_a_batch_of_one():
     x, mask, sizes = torch.ones(5, 3), torch.ones(7, 7), [torch.ones(4)] * 5
-    found = first_example((x, {"mask": mask, "sizes": sizes, "scale": 2}, torch.tensor(1), Boxes(x, "a")))
+    found = one_example((x, {"mask": mask, "sizes": sizes, "scale": 2}, torch.tensor(1), Boxes(x, "a")))
     own = {tensor.untyped_storage().data_ptr() for tensor in (x, mask, *sizes, found[2])}
     assert {tensor.untyped_storage().data_ptr() for tensor in tensors(found)} <= own
     assert outline(found) == [
@@ -258,7 +269,30 @@ def test_the_first_example_is_a_batch_of_one():
         "[3].labels str",
     ]
     assert type(found[3]) is Boxes
-    assert outline(first_example([torch.ones(3, 8, 8), torch.ones(3, 9, 8)])) == ["[0] float32 (3, 8, 8)"]
+    assert outline(one_example([torch.ones(3, 8, 8), torch.ones(3, 9, 8)])) == ["[0] float32 (3, 8, 8)"]
+
+
+def test_of_inputs_of_unlike_size_the_middle_one_is_the_example():
+    images = [torch.ones(3, side, 8) for side in (30, 8, 9, 31, 8)]
+    scales = torch.arange(5)
+    assert outline(one_example((images, scales))) == ["[0][0] float32 (3, 9, 8)", "[1] int64 (1,)"]
+    assert int(one_example((images, scales))[1]) == 2
+    told = "have 192 to 744 elements; movement is counted for one of 216, the middle size"
+    assert told in unlike_inputs((images, scales))
+    for alike in ((images[:1], scales[:1]), ([], scales), ([torch.ones(2, 3), torch.ones(3, 2)],), torch.ones(5, 3), 3):
+        assert unlike_inputs(alike) is None
+
+
+def test_tensors_that_are_not_dense_are_told():
+    class Ragged(nn.Module):
+        def forward(self, x):
+            return x
+
+    ragged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    with pytest.raises(BitqError, match=r"^a batch holds a nested tensor; give a list"):
+        list(pairs(Ragged(), [(ragged, 1)]))
+    with pytest.raises(BitqError, match=r"^a batch\[0\] is a tensor of layout torch.sparse_coo; it must be dense"):
+        one_example(torch.ones(2, 3).to_sparse())
 
 
 # Digests

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import bitq
-from bitq.accuracy.folding import fold
 from bitq.errors import BitqError
 from bitq.formats import BlockFormat, TensorFormats
 from bitq.networks import resnet18
+from bitq.tracing.folding import fold
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +192,102 @@ def test_channels_behind_tokens_are_not_those_of_the_norm():
     assert torch.equal(model(x), expected)
 
 
+class Joined(nn.Module):
+    """Two convolutions, a third one if wanted, and a norm of what `join` makes of their results."""
+
+    def __init__(self, join, channels=8):
+        super().__init__()
+        self.join = join
+        self.first, self.second = nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(4, 4, 3, padding=1)
+        self.third, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return self.norm(self.join(self, x))
+
+
+def in_place(net, x):
+    y = net.first(x)
+    y += net.second(x)
+    return y
+
+
+JOINED = {
+    "concatenated": (lambda net, x: torch.cat([net.first(x), net.second(x)], 1), 8),
+    "concatenated from behind": (lambda net, x: torch.concat((net.first(x), net.second(x)), dim=-3), 8),
+    "added": (lambda net, x: net.first(x) + net.second(x), 4),
+    "added to what is concatenated": (
+        lambda net, x: torch.cat([net.first(x), net.second(x) + net.third(x)], 1), 8,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_each_layer_takes_its_part_of_a_norm(name):
+    model, x = lived_in(Joined(*JOINED[name])), torch.randn(2, 4, 6, 6)
+    expected = copy.deepcopy(model).double()(x.double()).detach()
+    folded = fold(model, x)
+    assert set(folded) >= {"first", "second"}
+    assert set(folded.values()) == {"norm"}
+    assert type(model.norm) is nn.Identity
+    assert torch.allclose(model(x).double(), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def kept(net, x):
+    net.seen = net.first(x)
+    return net.seen
+
+
+LEFT = {
+    "a shortcut": (lambda net, x: x + net.first(x), 4),
+    "one result in two sums": (lambda net, x: torch.cat([y := net.first(x), y + net.second(x)], 1), 8),
+    "one result twice": (lambda net, x: torch.cat([y := net.first(x), y], 1), 8),
+    "twice itself": (lambda net, x: (y := net.first(x)) + y, 4),
+    "a sum of unlike parts": (lambda net, x: torch.add(net.first(x), net.second(x), alpha=2), 4),
+    "one number": (lambda net, x: net.first(x) + 1, 4),
+    "side by side": (lambda net, x: torch.cat([net.first(x), net.second(x)], 2), 4),
+    "only some of them": (lambda net, x: torch.cat([net.first(x), net.second(x).relu()], 1), 8),
+    "in place": (in_place, 4),
+    "kept for later": (kept, 4),
+    "a weight that is read": (lambda net, x: net.first(x) * net.first.weight.sum(), 4),
+    "called twice": (lambda net, x: net.first(net.first(x)), 4),
+    "turned": (lambda net, x: net.first(x).mT, 4),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_norm_of_anything_else_stays(name):
+    model, x = lived_in(Joined(*LEFT[name])), torch.randn(2, 4, 6, 6)
+    expected = model(x)
+    assert fold(model, x) == {}
+    assert torch.equal(model(x), expected)
+
+
+class Hidden:
+    """A class of the user's own for what a network gives."""
+
+    def __init__(self, y):
+        self.y = y
+
+
+@pytest.mark.parametrize("hide", [lambda y: {"early": y}, Hidden, lambda y: [Hidden({"y": y})]])
+def test_what_the_network_returns_stays(hide):
+    class Net(nn.Sequential):
+        def forward(self, x):
+            y = self[0](x)
+            return self[1](y), hide(y)
+
+    assert fold(lived_in(Net(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))), torch.randn(2, 4, 6, 6)) == {}
+
+
+def test_rows_of_a_table_are_no_channels():
+    class Net(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x)
+
+    model = lived_in(Net(nn.Embedding(4, 4), nn.BatchNorm1d(4)))
+    assert fold(model, torch.tensor([0, 3])) == {}
+
+
 class Deciding(nn.Module):
     def __init__(self):
         super().__init__()
@@ -201,16 +297,23 @@ class Deciding(nn.Module):
         return F.relu(self.body(x)) if x.sum() > 0 else self.body(x)
 
 
+def test_a_network_that_decides_by_values_is_folded_as_it_runs_on_the_example():
+    model, x = lived_in(Deciding()), torch.randn(2, 4, 6, 6)
+    expected = model(x)
+    with pytest.raises(BitqError, match="depends on the values of a tensor"):
+        fold(model, x.to("meta"))
+    assert fold(model, x) == {"body.0": "body.1"}
+    assert torch.allclose(model(x), expected, atol=1e-4)
+
+
 def test_refusals_leave_the_network_as_it_is():
     x = torch.randn(2, 4, 6, 6)
     model = lived_in(Deciding())
     state = copy.deepcopy(model.state_dict())
-    with pytest.raises(BitqError, match=r"the network's code cannot be followed"):
-        fold(model, x)
     with pytest.raises(BitqError, match="training mode"):
         fold(model.train(), x)
     model = model.eval().body
-    with pytest.raises(BitqError, match="cannot run on the example"):
+    with pytest.raises(BitqError, match="cannot run on an input of"):
         fold(model, torch.randn(2, 5, 6, 6))
     bitq.apply(model, {"0": TensorFormats(BlockFormat(8, 3, 4))})
     with pytest.raises(BitqError, match="has formats already"):

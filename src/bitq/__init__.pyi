@@ -4,7 +4,6 @@ from .accuracy.evaluate import InTraining as InTraining
 from .accuracy.evaluate import Loss as Loss
 from .accuracy.evaluate import Metric as Metric
 from .accuracy.finetune import Training as Training
-from .accuracy.folding import fold as fold
 from .accuracy.quantized import apply as apply
 from .accuracy.quantized import observing as observing
 from .accuracy.quantized import restore as restore
@@ -30,6 +29,7 @@ from .numerics import quantize as quantize
 from .progress import Listener as Listener
 from .report import write_report as write_report
 from .tracing import trace as trace
+from .tracing.folding import fold as fold
 from .tradeoff.budgets import Budgets as Budgets
 from .tradeoff.formatset import FormatSet as FormatSet
 from .tradeoff.plan import Plan as Plan

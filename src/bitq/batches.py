@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,8 @@ def pair(model: nn.Module, batch: Any) -> Batch:
     Raises:
         BitqError: it is no batch.
     """
+    if any(isinstance(part, Tensor) and part.is_nested for _, part in walk(batch)):
+        raise BitqError("a batch holds a nested tensor; give a list with a tensor for each input, or padded ones")
     if isinstance(batch, Mapping):
         return _taken(model, batch), batch
     if not isinstance(batch, tuple | list) or len(batch) != 2:
@@ -231,25 +233,52 @@ def _has_length(part: Any) -> bool:
     return isinstance(part, list) or (isinstance(part, Tensor) and part.dim() > 0)
 
 
-def first_example(inputs: Any) -> Any:
-    """The first input of a batch's input, as a batch of one, whose tensors are views.
+def one_example(inputs: Any) -> Any:
+    """One input of a batch's input, as a batch of one, whose tensors are views.
 
-    Tensors and lists that are as long as the batch are cut to their first element, all else stays whole.
+    It is the first; where a list holds tensors of unlike size, the first of the middle size, by elements. Tensors and
+    lists that are as long as the batch are cut to that element, all else stays whole.
 
     Raises:
-        BitqError: as `to_device` does.
+        BitqError: as `to_device` does, or a tensor that is not dense.
     """
-    count = count_inputs(inputs)
+    count, place = count_inputs(inputs), _middle(_sizes(inputs))
 
-    def first(path: str, part: Any) -> Any:
+    def one(path: str, part: Any) -> Any:
         if isinstance(part, list):
-            return mapped(part[:1], kept, path)
-        return kept(path, part[:1] if _has_length(part) and len(part) == count else part)
+            return mapped(part[place : place + 1], kept, path)
+        if isinstance(part, Tensor) and part.layout != torch.strided:
+            raise BitqError(f"{path} is a tensor of layout {part.layout}; it must be dense (torch.strided)")
+        return kept(path, part[place : place + 1] if _has_length(part) and len(part) == count else part)
 
     def kept(path: str, leaf: Any) -> Any:
         return leaf if isinstance(leaf, Tensor) else _plain(path, leaf)
 
-    return mapped(inputs, first, "a batch[0]", lambda part: isinstance(part, list) and len(part) == count)
+    return mapped(inputs, one, "a batch[0]", lambda part: isinstance(part, list) and len(part) == count)
+
+
+def unlike_inputs(inputs: Any) -> str | None:
+    """What to say of a batch whose inputs are of unlike size, of which `one_example` takes one; None of others."""
+    sizes = _sizes(inputs)
+    if len(set(sizes)) < 2:
+        return None
+    return (
+        f"the inputs of a batch have {min(sizes)} to {max(sizes)} elements; movement is counted for one of "
+        f"{sizes[_middle(sizes)]}, the middle size"
+    )
+
+
+def _sizes(inputs: Any) -> list[int]:
+    """By input, the elements of the tensors that lists as long as the batch hold."""
+    count = count_inputs(inputs)
+    held = (part for _, part in walk(inputs) if isinstance(part, list) and len(part) == count)
+    lists = [part for part in held if all(isinstance(each, Tensor) for each in part)]
+    return [sum(each.numel() for each in together) for together in zip(*lists, strict=True)]
+
+
+def _middle(sizes: Sequence[int]) -> int:
+    """The place of the first of the middle size; 0, where nothing has any."""
+    return sizes.index(sorted(sizes)[(len(sizes) - 1) // 2]) if sizes else 0
 
 
 def digest(*batches: Any) -> str:

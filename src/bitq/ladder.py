@@ -15,7 +15,7 @@ from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.quantized import apply, observing
 from bitq.accuracy.ranges import Samples, fitted
 from bitq.accuracy.storing import with_products
-from bitq.batches import Batch, first_example, forward, to_device
+from bitq.batches import Batch, forward, one_example, to_device, unlike_inputs
 from bitq.calls import Points
 from bitq.devices import Device, load_device
 from bitq.errors import BitqError
@@ -81,11 +81,12 @@ def evaluate(
     given = Data(data if calibration is None else calibration, data, data)
     parts, task = with_answers(model, given, Task(loss, metric))
     data = parts.test
+    unlike = None
     if example_input is None:
         first = first_inputs(model, data, 1)
         if not first:
             raise BitqError("the data has no batch; give at least one batch of (input, target)")
-        example_input = first_example(first[0][0])
+        example_input, unlike = one_example(first[0][0]), unlike_inputs(first[0][0])
     traced = record(model, example_input)
     model = with_products(model, traced.products)
     layers = traced.layers
@@ -93,8 +94,8 @@ def evaluate(
     points = points_of(traced, stored, weights)
     own = copy.deepcopy(model).eval()
     with Terminal() if listener is None else nullcontext(listener) as heard:
-        for part in staying_float(model, layers):
-            heard.note(sentence(part))
+        for note in (*([unlike] if unlike else []), *map(sentence, staying_float(model, layers))):
+            heard.note(note)
         ranges, samples = _calibrated(own, tuple(weights), points, parts.train)
         heard.step("measuring formats", 0, len(wanted))
         float32 = measure(model, data, task)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bitq.calls import Call
 from bitq.errors import BitqError
 from bitq.formats import Format
-from bitq.multiplying import Computed, install, multiplies
+from bitq.multiplying import Computed, hiding, install, multiplies, showing
 from bitq.private_torch import version
 from bitq.running import calls_of, is_seen
 from bitq.usercode import UserCodeError, reason
@@ -116,7 +116,8 @@ class _Root(nn.Module):
         return y
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        return _made_root, (type(self).__bases__[1],), self.__getstate__()  # type: ignore[no-untyped-call]
+        network = type(self).__bases__[1]
+        return _made_root, (showing(network), network is not showing(network)), self.__getstate__()  # type: ignore[no-untyped-call]
 
 
 def root(network: nn.Module, points: dict[Call, str]) -> None:
@@ -129,7 +130,7 @@ def root(network: nn.Module, points: dict[Call, str]) -> None:
         model._bitq_points = points
     elif isinstance(model, _Root):
         del model._bitq_points
-        model.__class__ = type(model).__bases__[1]
+        model.__class__ = showing(type(model).__bases__[1])
 
 
 def multiply_in_children(network: nn.Module, products: Mapping[str, Computed]) -> None:
@@ -142,8 +143,13 @@ def multiply_in_children(network: nn.Module, products: Mapping[str, Computed]) -
     Raises:
         BitqError: a network without such modules.
     """
-    install(network, products)
-    root(network, getattr(network, "_bitq_points", {}))
+    points = getattr(network, "_bitq_points", {})
+    if isinstance(network, _Root):  # it stays the outermost class
+        network.__class__ = type(network).__bases__[1]
+    try:
+        install(network, products)
+    finally:
+        root(network, points)
 
 
 def with_products(network: nn.Module, products: Mapping[str, Computed]) -> nn.Module:
@@ -172,7 +178,7 @@ def _root_class(network: type[nn.Module]) -> type[_Root]:
     return type(network.__name__, (_Root, network), {})
 
 
-def _made_root(network: type[nn.Module]) -> _Root:
+def _made_root(network: type[nn.Module], hides: bool = False) -> _Root:
     """An empty network that pickle or copy fills."""
-    cls = _root_class(network)  # type: ignore[arg-type]
+    cls = _root_class(hiding(network) if hides else network)  # type: ignore[arg-type]
     return cls.__new__(cls)

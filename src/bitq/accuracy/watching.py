@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bitq.errors import BitqError
-from bitq.private_torch import own_parameters
+from bitq.private_torch import own_parameters, transforming
 
 _PRODUCTS = re.compile(
     r"(add|b|badd|addb)?mm|(add)?mv|v?dot|inner|(bi)?linear|(__r?)?matmul(__)?|einsum|tensordot|chain_matmul|multi_dot|"
@@ -92,7 +92,7 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _PRODUCTS.fullmatch(getattr(func, "__name__", "")):
+        if _PRODUCTS.fullmatch(getattr(func, "__name__", "")) and not transforming():  # where tensors have no place
             for operand in _tensors((*args, *kwargs.values())):
                 self._check(func.__name__, operand)
         return func(*args, **kwargs)

@@ -16,7 +16,6 @@ from bitq.multiplying.children import (
     Product,
     Projection,
     TransposedProjection,
-    can_multiply,
     install,
     instead,
     multiplies,
@@ -25,6 +24,7 @@ from bitq.multiplying.children import (
     rows_of,
     stored_name,
 )
+from bitq.multiplying.containers import hiding, showing
 from bitq.multiplying.operands import Linear, Multiply, Operands, linear, operands
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "Projection",
     "TransposedProjection",
     "attention",
-    "can_multiply",
+    "hiding",
     "install",
     "instead",
     "linear",
@@ -47,5 +47,6 @@ __all__ = [
     "products_of",
     "remove",
     "rows_of",
+    "showing",
     "stored_name",
 ]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bitq.calls import Call, Transposed
 from bitq.errors import BitqError
 from bitq.multiplying.attention import attention
+from bitq.multiplying.containers import PRODUCTS, hiding, showing
+from bitq.multiplying.einsum import pairwise
 from bitq.multiplying.operands import Linear, Multiply, linear, operands
 from bitq.multiplying.recurrent import RECURRENT
 from bitq.private_torch import storage_of, with_its_calls_seen
@@ -20,10 +23,6 @@ Computed = Call | str
 
 PROJECTING = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
 """Modules of torch whose own parameters are the weights of linear layers and nothing else."""
-
-_OWN = "_bitq_products"
-"""The attribute of a module whose calls are computed by children: by function and number of a call, or the name of a
-parameter, the child's name."""
 
 
 class Product(nn.Module):
@@ -106,6 +105,7 @@ def _unloaded(projection: nn.Module, state: dict[str, Any], prefix: str, *rest: 
 TOLD: Mapping[Any, Callable[..., Any]] = {
     functional.scaled_dot_product_attention: attention,
     functional.multi_head_attention_forward: with_its_calls_seen(functional.multi_head_attention_forward),
+    torch.einsum: pairwise,
     **RECURRENT,
 }
 """Functions that multiply inside, each as one that calls functions to multiply, or gives NotImplemented."""
@@ -130,14 +130,15 @@ def install(network: nn.Module, products: Mapping[str, Computed]) -> None:
         except AttributeError:
             missing = f"module {above!r}" if isinstance(computed, Call) else f"parameter {computed!r}"
             raise BitqError(f"the model has no {missing}, whose product {path!r} has formats") from None
-        if above != module or not name or not can_multiply(parent) or (weight is not None and weight.dim() != 2):
+        if above != module or not name or (weight is not None and weight.dim() != 2):
             raise BitqError(f"module {module!r} cannot have a product {path!r}")
-        own = vars(parent).setdefault(_OWN, {})
+        own = vars(parent).setdefault(PRODUCTS, {})
         key = (computed.function, computed.number) if isinstance(computed, Call) else computed
         if own.get(key) == name:
             continue
         if hasattr(parent, name):
             raise BitqError(f"module {above!r} has another {name!r} than a product that has formats")
+        parent.__class__ = hiding(type(parent))
         parent.add_module(name, Product() if weight is None else _projection(weight, computed))
         own[key] = name
 
@@ -147,16 +148,12 @@ def _projection(weight: nn.Parameter, computed: Computed) -> nn.Module:
     return kind(weight, str(computed))
 
 
-def can_multiply(module: nn.Module) -> bool:
-    """Whether a module may have children that compute its calls: it is none whose children are what it computes."""
-    return not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
-
-
 def remove(network: nn.Module) -> None:
     """Take away what `install` gave."""
     for module in list(network.modules()):
-        for name in vars(module).pop(_OWN, {}).values():
+        for name in vars(module).pop(PRODUCTS, {}).values():
             delattr(module, name)
+        module.__class__ = showing(type(module))
 
 
 def instead(module: nn.Module, call: Call, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -165,7 +162,7 @@ def instead(module: nn.Module, call: Call, function: Any, args: Sequence[Any], k
     Raises:
         BitqError: the call multiplies in another way than when the network was traced.
     """
-    own = vars(module).get(_OWN)
+    own = vars(module).get(PRODUCTS)
     if own is None:
         return NotImplemented
     name = own.get((call.function, call.number))
@@ -209,7 +206,7 @@ def products_of(network: nn.Module) -> dict[str, Computed]:
     return {
         f"{path}.{name}".lstrip("."): key if isinstance(key, str) else Call(path, *key)
         for path, module in network.named_modules()
-        for key, name in vars(module).get(_OWN, {}).items()
+        for key, name in vars(module).get(PRODUCTS, {}).items()
     }
 
 
@@ -222,4 +219,4 @@ def stored_name(module: nn.Module, path: str) -> str | None:
 
 def multiplies(module: nn.Module) -> bool:
     """Whether children compute some of a module's own calls."""
-    return _OWN in vars(module)
+    return PRODUCTS in vars(module)

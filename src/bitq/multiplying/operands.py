@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bitq.multiplying.einsum import Contraction, equation_of
+
 Multiply = Callable[[Tensor, Tensor], Tensor]
 """From both operands to their product."""
 
@@ -49,10 +51,16 @@ def _reflected(function: Any, args: list[Any], kwargs: dict[str, Any]) -> Operan
 
 
 def _matrices(first: Any, second: Any, multiply: Multiply) -> Operands | None:
-    if not (isinstance(first, Tensor) and isinstance(second, Tensor)) or not 0 < second.dim() <= first.dim():
-        return None  # torch turns others around, so that the second one is the first of what it computes
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)) or not (first.dim() and second.dim()):
+        return None
+    if first.dim() == second.dim() == 1:
+        return Operands(first, second, lambda *both: multiply(*both).reshape(1), lambda product: product.reshape(()))
     if second.dim() == 1:
-        return Operands(first, second, multiply) if first.dim() > 1 else None
+        return Operands(first, second, multiply)
+    if first.dim() == 1:
+        return Operands(second.mT, first, multiply)
+    if first.dim() < second.dim():  # torch, too, turns them around
+        return Operands(second.mT, first, lambda first, second: multiply(first, second.mT), lambda product: product.mT)
     return Operands(first, second.mT, lambda first, second: multiply(first, second.mT))
 
 
@@ -85,28 +93,19 @@ def named(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) 
 
 
 def _einsum(function: Any, args: list[Any], kwargs: dict[str, Any]) -> Operands | None:
-    """A sum over one letter of two tensors, whose result ends with a letter of the second alone."""
-    equation, *factors = args
-    if len(factors) == 1 and isinstance(factors[0], list | tuple):
-        factors = list(factors[0])
-    if not isinstance(equation, str) or len(factors) != 2 or "." in equation or "->" not in equation:
+    """A sum of products of two tensors, whose columns are what lies side by side in the result, if either has that."""
+    equation, factors = equation_of(args) or ("", [])
+    found = Contraction.of(equation, factors) if all(isinstance(each, Tensor) for each in factors) else None
+    if found is None:
         return None
-    sides, out = equation.replace(" ", "").split("->")
-    first, second = sides.split(",")
-    summed = [letter for letter in first if letter not in out]
-    if any(len(set(each)) < len(each) for each in (first, second, out)) or not out or len(summed) != 1:
-        return None
-    (inner,) = summed
-    if inner not in second or set(second) - {inner} - set(out) or out[-1] in first or out[-1] not in second:
-        return None
-    last = [each.replace(inner, "") + inner for each in (first, second)]
-    moved = [factor.movedim(each.index(inner), -1) for factor, each in zip(factors, (first, second), strict=True)]
-    written = f"{','.join(last)}->{out}"
-    return Operands(moved[0], moved[1], lambda first, second: function(written, first, second))
+    if found.out[-1:] in found.vectors(0):
+        found, factors = found.reversed, factors[::-1]
+    first, second = (found.matrices(x, place) for place, x in enumerate(factors))
+    return Operands(first, second, found.multiplied, found.result)
 
 
 _READ: Mapping[str, Callable[[Any, list[Any], dict[str, Any]], Operands | None]] = {
-    **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm", "mv"), _matmul),
+    **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm", "mv", "dot"), _matmul),
     "__rmatmul__": _reflected,
     "linear": _linear,
     **dict.fromkeys(("baddbmm", "addmm"), _added),

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from bitq.accuracy.kinds import has_kind
 from bitq.calls import Call, Transposed
 from bitq.layers import Layer
-from bitq.multiplying import PROJECTING, Computed, can_multiply, linear, operands, rows_of
-from bitq.private_torch import own_parameters, storage_of, transforming
+from bitq.multiplying import PROJECTING, Computed, linear, operands, rows_of
+from bitq.private_torch import own_parameters, storage_of, transforming, uncompiled_path
 from bitq.tracing.watch import Watch
 
 
@@ -32,10 +33,10 @@ class FoundProducts:
             storage_of(weight): (path, module, name)
             for path, module in network.named_modules()
             for name, weight in own_parameters(module).items()
-            if weight is not None and weight.dim() == 2 and (isinstance(module, nn.Embedding) or not has_kind(module))
+            if weight is not None and weight.dim() == 2 and (_lends(module) or not has_kind(module))
         }
         self._having = {
-            (path, storage_of(weight))
+            (uncompiled_path(path), storage_of(weight))
             for path, module in network.named_modules()
             for weight in own_parameters(module).values()
             if weight is not None and has_kind(module)
@@ -63,13 +64,13 @@ class FoundProducts:
             return None
         path, owner, name = self._owners[storage]
         parameter = own_parameters(owner)[name]
-        if parameter is None or not (isinstance(owner, nn.Embedding) or path == running):
+        if parameter is None or not (_lends(owner) or path == running):
             return None
         stored = f"{path}.{name}".lstrip(".")
         if rows_of(parameter, weight) is not None:
             return stored
-        if isinstance(owner, nn.Embedding) or rows_of(parameter.mT, weight) is None:
-            return None  # the blocks of a table run along its rows
+        if _lends(owner) or rows_of(parameter.mT, weight) is None:
+            return None  # the blocks of what it computes itself run along the rows
         return Transposed(stored)
 
     def after(self, call: Call, layers: Sequence[Layer]) -> None:
@@ -88,8 +89,13 @@ class FoundProducts:
         known = isinstance(computed, str) and any(
             other == computed and each.rpartition(".")[0] == call.module for each, other in self.computed.items()
         )
-        if not known and can_multiply(module) and layer.module == call.module and not hasattr(module, _last(path)):
+        if not known and layer.module == call.module and not hasattr(module, _last(path)):
             self.computed[path] = computed
+
+
+def _lends(module: nn.Module) -> bool:
+    """Whether others may compute with its weight, as with that of a linear layer which they never call."""
+    return isinstance(module, nn.Embedding | nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
 def _last(path: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.storing import with_products
-from bitq.batches import check_lasting, first_example, no_batch, pairs
+from bitq.batches import check_lasting, no_batch, one_example, pairs, unlike_inputs
 from bitq.devices import Device
 from bitq.files import RunFolder, check_own_folder, remove_leftovers
 from bitq.floating import sentence
@@ -63,9 +63,11 @@ def opened(
         batch = next(pairs(model, data.validation), None)
     if batch is None:
         raise no_batch("the validation data")
-    traced = record(model, first_example(batch[0]) if example_input is None else example_input)
+    traced = record(model, one_example(batch[0]) if example_input is None else example_input)
     model = with_products(model, traced.products)
     subject = replace(subject, model=model)
+    if example_input is None and (told := unlike_inputs(batch[0])) is not None:
+        listener.note(told)
     if traced.by_values:
         listener.note("the network decides by the values of its input; it is counted as it computes the first one")
     for part in staying_float(model, traced.layers):

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bitq.accuracy.kinds import float_reasons, has_kind, kind_of
+from bitq.accuracy.kinds import float_reasons, kind_of, staying_float
 from bitq.calls import Points
 from bitq.devices import Device
 from bitq.errors import BitqError
+from bitq.floating import sentence
 from bitq.formats import TENSORS, Choosable, Ranges, TensorFormats, format_for
 from bitq.layers import Layer
 from bitq.movement.levels import movement, movement_many
@@ -252,7 +253,10 @@ def space_of(
         BitqError: no layer whose formats can be chosen, or a memory too small for any tiling.
     """
     given = FormatSet.grid(wanted) if isinstance(wanted, int) else wanted
-    found = build_space(layers, weight_bytes(model, layers), stored_bytes(model), device, given, progress)
+    weights = weight_bytes(model, layers)
+    if not weights and (floating := staying_float(model, layers)):
+        raise BitqError(f"the network has no layer whose formats could be chosen: {sentence(floating[0])}")
+    found = build_space(layers, weights, stored_bytes(model), device, given, progress)
     return replace(found, ties=_shared_weights(model, found.modules))
 
 
@@ -274,23 +278,20 @@ def modules_of(model: nn.Module, layers: Sequence[Layer]) -> tuple[str, ...]:
 
 def weight_bytes(model: nn.Module, layers: Sequence[Layer]) -> dict[str, int]:
     """What the weights of `modules_of` take as stored today, in bytes, by path."""
+    found: dict[str, int] = {}
     modules = {name: model.get_submodule(name) for name in modules_of(model, layers)}
-    return {name: _weight_bytes(model, module) for name, module in modules.items()}
+    lent = {f"{name}.weight" for name in modules}
+    for name, module in modules.items():
+        other = isinstance(module, Projection | TransposedProjection) and module.stored in lent
+        found[name] = 0 if other or _of_activations(module) else _bytes(module.weight)  # type: ignore[arg-type]
+        if isinstance(module, Projection | TransposedProjection):
+            lent.add(module.stored)
+    return found
 
 
 def stored_bytes(model: nn.Module) -> int:
     """What a network stores today: all parameters and buffers as they are, in bytes."""
     return sum(_bytes(tensor) for tensor in model.state_dict().values())
-
-
-def _weight_bytes(model: nn.Module, module: nn.Module) -> int:
-    if _of_activations(module):
-        return 0
-    if isinstance(module, Projection | TransposedProjection):
-        owner = model.get_submodule(module.stored.rpartition(".")[0])
-        if has_kind(owner):
-            return 0  # which stores it
-    return _bytes(module.weight)  # type: ignore[arg-type]
 
 
 def _of_activations(module: nn.Module) -> bool:

@@ -75,7 +75,12 @@ def staying_float(model: nn.Module, layers: Sequence[Layer]) -> tuple[StaysFloat
         modules.setdefault(reason, {})[module_of[name]] = None
         names.setdefault(reason, []).append(name)
     traced = {layer.module for layer in layers}
-    idle = {path: _IDLE for path in quantizable(model) if uncompiled_path(path) not in traced}
+    lent = {id(weight) for module in model.modules() for weight in _projected(module)}
+    idle = {
+        path: _IDLE
+        for path in quantizable(model)
+        if uncompiled_path(path) not in traced and id(model.get_submodule(path).weight) not in lent
+    }
     for path, reason in (*unquantizable(model).items(), *idle.items()):
         if not _projects_attention(model, path):
             modules.setdefault(reason, {})[path] = None
