@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from bitq.cli.compare import compare as compare_command
 from bitq.cli.compare import seeds_of
 from bitq.errors import BitqError
 from bitq.files import RunFolder
@@ -191,22 +190,21 @@ def test_mistakes_are_told(mistake, tmp_path, monkeypatch, options, told):
     assert not list(tmp_path.iterdir())
 
 
-class AskedError(Exception):
-    """Stands for a comparison; holds what was asked for."""
-
-
 @pytest.mark.parametrize(
     ("network", "given", "loss"),
-    [("demo", None, 0.005), ("demo", 0.02, 0.02), ("demo", 1.0, None), (NETWORK, None, None)],
+    [
+        ("demo", [], 0.005),
+        ("demo", ["--max-accuracy-loss", 0.02], 0.02),
+        ("demo", ["--max-accuracy-loss", 1], None),
+        (NETWORK, [], None),
+    ],
 )
-def test_the_demo_loses_little_unless_more_is_asked_for(monkeypatch, tmp_path, network, given, loss):
+def test_the_demo_loses_little_unless_more_is_asked_for(mistake, monkeypatch, tmp_path, network, given, loss):
     def asked(subject, device, offered, settings, *others, **named):
-        raise AskedError(settings)
+        raise BitqError(f"asked for {settings.budgets}")
 
     monkeypatch.setattr("bitq.tradeoff.compare.compare", asked)
-    with pytest.raises(AskedError) as caught:
-        compare_command(network, rules="uniform", max_accuracy_loss=given, run=tmp_path / "run")
-    assert caught.value.args[0].budgets == Budgets(loss)
+    assert f"asked for {Budgets(loss)}" in mistake("compare", network, *given, "--run", tmp_path / "run")
 
 
 def test_what_is_plain_and_what_misses_the_limit_is_told():
