@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import pi
 from pathlib import Path
@@ -91,17 +91,17 @@ def words(labels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Patches(nn.Module):
-    """A small vision transformer over 4x4 patches."""
+    """A small vision transformer over square patches of square images."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3, size: int = 16, patch: int = 4, classes: int = CLASSES) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(3, 32, 4, stride=4)
-        self.place = nn.Parameter(0.02 * torch.randn(1, 16, 32))
+        self.embed = nn.Conv2d(channels, 32, patch, stride=patch)
+        self.place = nn.Parameter(0.02 * torch.randn(1, (size // patch) ** 2, 32))
         self.blocks = nn.ModuleList(Block(32) for _ in range(2))
-        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, CLASSES)
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, 16, 16] to [N, classes]."""
+        """[N, channels, size, size] to [N, classes]."""
         x = self.embed(x).flatten(2).transpose(1, 2) + self.place
         for block in self.blocks:
             x = block(x)
@@ -226,7 +226,7 @@ def compared(case: Case, seed: int, effort: str, device: str) -> tuple[list[str]
         labels = torch.randint(CLASSES, (count,), generator=generator)
         dataset = TensorDataset(case.inputs(labels, generator), labels)
         parts[part] = DataLoader(dataset, 64 if part == "train" else 500, shuffle=part == "train")
-    model = trained(case, parts["train"])
+    model = trained(case.network(), parts["train"], case.steps)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         settings = getattr(bitq.Settings, effort)()
@@ -258,18 +258,17 @@ def compared(case: Case, seed: int, effort: str, device: str) -> tuple[list[str]
     return cells, gained
 
 
-def trained(case: Case, data: DataLoader[tuple[Tensor, ...]]) -> nn.Module:
+def trained(model: nn.Module, data: Iterable[Sequence[Tensor]], steps: int) -> nn.Module:
     """A network that has learned its task."""
-    model = case.network()
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, case.steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     done = 0
-    while done < case.steps:
+    while done < steps:
         for inputs, labels in data:
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(inputs), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            if done < case.steps:
+            if done < steps:
                 schedule.step()
             done += 1
     return model.eval()

@@ -53,6 +53,7 @@ class Inputs(NamedTuple):
 PLANS = {
     "blocks": Inputs("8:e4:b4", "7:e3:b16", "n3:e3:b16", "8:e3:b16"),
     "small-blocks": Inputs("7:e4:b4", "6:e3:b16", "n2:e3:b16", "8:e3:b16"),
+    "scaled-blocks": Inputs("7:e4*f32:b4", "6:e3*f32:b16", "n2:e3*f32:b16", "8:e3:b16"),
     "integers": Inputs("i4:f32:channel", "i4:f32:tensor", "n4:f32:tensor", "int8"),
     "small-integers": Inputs("i3:f32:channel", "i3:f32:tensor", "n3:f32:tensor", "int8"),
 }

@@ -5,21 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from bitq.cli.inputs import DataGiven, load_source
 from bitq.errors import BitqError
+from bitq.files import write_atomically
 from bitq.images import ArrayImages, Batches, Scaling
 from bitq.loading import load_checkpoint
 from bitq.tradeoff.measure import Data
 from cifar_resnet import resnet20
+from first_minutes import Patches, trained
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 EVALUATION_BATCH = 500
+TRAINED = Path("runs/benchmark-subjects")
+"""Folder of what was trained here."""
+
 CHOSEN_BY = 5000
 """CIFAR-10 test images that plans are chosen by: the published network was trained on all 50,000 others."""
 
@@ -73,7 +80,39 @@ def cifar_resnet20(seed: int) -> Subject:
     return Subject("resnet20", model.eval(), data, torch.empty(1, 3, 32, 32))
 
 
-SUBJECTS: dict[str, Callable[[int], Subject]] = {"demo": demo, "resnet20": cifar_resnet20}
+def depthwise() -> nn.Module:
+    """Depthwise separable convolutions of 16 to 64 channels, images [n, 1, 28, 28] to logits [n, 10]."""
+    layers: list[nn.Module] = [nn.Conv2d(1, 16, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    for inputs, outputs, stride in ((16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1)):
+        layers += [nn.Conv2d(inputs, inputs, 3, stride, padding=1, groups=inputs, bias=False)]
+        layers += [nn.BatchNorm2d(inputs), nn.ReLU()]
+        layers += [nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def fashion(name: str, network: Callable[[], nn.Module], steps: int, seed: int) -> Subject:
+    """A small network on the demo's Fashion-MNIST, trained here in a minute or two when it is first asked for.
+
+    The weights, the same for every `seed`, are kept under `TRAINED`.
+    """
+    own, path = demo(seed), TRAINED / f"{name}.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = network()
+        if path.exists():
+            load_checkpoint(model, path)
+        else:
+            trained(model, own.data.train, steps)
+            write_atomically(path, safetensors.torch.save(model.state_dict()))
+    return Subject(name, model.eval(), own.data, own.example)
+
+
+SUBJECTS: dict[str, Callable[[int], Subject]] = {
+    "demo": demo,
+    "resnet20": cifar_resnet20,
+    "depthwise": partial(fashion, "depthwise", depthwise, 2000),
+    "transformer": partial(fashion, "transformer", partial(Patches, channels=1, size=28, patch=7, classes=10), 3000),
+}
 
 
 def needed_file(variable: str, what: str) -> Path:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import kill
+import subjects
 import tiny
 from bitq.files import write_atomically
 from bitq.movement.cache import FOLDER_VARIABLE
@@ -77,6 +78,18 @@ def test_contenders_are_compared_and_nothing_is_measured_twice(tmp_path):
     assert again.stdout == first.stdout
     with Store(folder / "results.sqlite") as store:
         assert store.evaluations() == known
+
+
+def test_a_network_that_is_trained_here_is_trained_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = subjects.fashion("short", subjects.depthwise, 1, seed=0)
+    (kept,) = tmp_path.rglob("short.safetensors")
+    written = kept.stat().st_mtime_ns
+    again = subjects.fashion("short", subjects.depthwise, 1, seed=3)
+    assert kept.stat().st_mtime_ns == written
+    assert not again.model.training
+    with torch.inference_mode():
+        assert torch.equal(again.model(first.example.zero_()), first.model(first.example))
 
 
 def test_the_demo_is_compared_with_uniform_formats(tmp_path):

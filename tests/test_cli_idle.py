@@ -115,7 +115,8 @@ EVERYWHERE = {
     "--stored --effort --seed --max-movement --max-energy --max-model-bytes --max-ram --batch-size --input "
     "--metric --json --traceback",
     "compare": "--device --levels --minimize --run --rules --grid --formats --weights --activations "
-    "--output-as-input --alpha --stored --within --seeds --plans --batch-size --metric --json --traceback",
+    "--output-as-input --alpha --stored --max-accuracy-loss --within --seeds --plans --batch-size --metric --json "
+    "--traceback",
     "evaluate": "--formats --metric --json --traceback",
     "movement": "--device --formats --levels --minimize --json --traceback",
     "buffer": "--device --memory --formats --levels --minimize --from --to --out --json --traceback",

@@ -13,6 +13,7 @@ from bitq.errors import BitqError
 from bitq.files import RunFolder
 from bitq.report.comparison import render_comparison, write_comparison
 from bitq.store import Store
+from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.compare import Comparison, Contest, OfSeed, Reached, Refused, Spread
 from bitq.tradeoff.records import Measurement, Row
 from bitq.tradeoff.rules import RULES, rules_of
@@ -178,6 +179,7 @@ def test_a_rule_that_cannot_run_is_told_and_the_rest_goes_on(user):
         (["--steps", "0"], "steps is 0; it must be 1 or more"),
         (["--within", "-1"], "--within is -1.0; it must be a number of points"),
         (["--alpha", "-1"], "alpha is -1.0"),
+        (["--max-accuracy-loss", "-1"], "the limit of accuracy_loss is -1.0; it must be a finite number"),
         (["--formats", "8:e3"], "8:e3"),
         (["--device", "nowhere"], "nowhere"),
     ],
@@ -186,6 +188,39 @@ def test_mistakes_are_told(mistake, tmp_path, monkeypatch, options, told):
     monkeypatch.chdir(tmp_path)
     assert told in mistake("compare", "demo", *options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("network", "given", "loss"),
+    [
+        ("demo", [], 0.005),
+        ("demo", ["--max-accuracy-loss", 0.02], 0.02),
+        ("demo", ["--max-accuracy-loss", 1], None),
+        (NETWORK, [], None),
+    ],
+)
+def test_the_demo_loses_little_unless_more_is_asked_for(mistake, monkeypatch, tmp_path, network, given, loss):
+    def asked(subject, device, offered, settings, *others, **named):
+        raise BitqError(f"asked for {settings.budgets}")
+
+    monkeypatch.setattr("bitq.tradeoff.compare.compare", asked)
+    assert f"asked for {Budgets(loss)}" in mistake("compare", network, *given, "--run", tmp_path / "run")
+
+
+def test_what_is_plain_and_what_misses_the_limit_is_told():
+    found = made(labels=("bitq", "fast", "hbfp:plain"))
+    missed = tuple(
+        replace(seed, results=tuple(replace(e, keeps=False) if e.label == "fast" else e for e in seed.results))
+        for seed in found.seeds
+    )
+    bound = replace(found, seeds=missed, settings=replace(found.settings, budgets=Budgets(0.01)))
+    plain, near = bound.remarks
+    assert plain.startswith("plain: activations have a sign, ")
+    assert near == "fast: no plan keeps accuracy_loss at most 0.01 with 2 of 2 seeds; the nearest counts"
+    page = render_comparison(bound)
+    assert near in page
+    assert "that loses at most 1 points there" in page
+    assert made(labels=("bitq",)).remarks == ()
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "0,", "٣", "9" * 30])

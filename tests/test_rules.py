@@ -48,9 +48,15 @@ def study(traced, tmp_path_factory):
         yield Study.opened(subject, space, settings, Ledger(folder, store))
 
 
+def bringing(study, traced, rule):
+    """The study of the formats that a rule brings, or the one of all."""
+    brought = rule.brings(study.space.offered)
+    return study if brought is None else study_of(study, traced, brought)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_proposes_plans_of_its_space_and_repeats(study, traced, name):
-    own = study_of(study, traced, RULES[name])
+    own = bringing(study, traced, RULES[name])
     proposal = RULES[name].propose(own, COUNT)
     assert 1 <= len(proposal.plans) <= COUNT
     for plan in proposal.plans:
@@ -88,7 +94,7 @@ def test_a_rule_proposes_formats_for_products_of_activations(tmp_path, name):
     folder = RunFolder(tmp_path)
     with Store(folder.results) as store:
         opened = Study.opened(subject, space, settings, Ledger(folder, store))
-        own = study_of(opened, seen, RULES[name])
+        own = bringing(opened, seen, RULES[name])
         plans = RULES[name].propose(own, COUNT).plans
     assert own.space.modules == ("patch", "matmul", "matmul#2", "head")
     assert plans

@@ -16,11 +16,13 @@ import bitq
 import tiny
 from bitq.errors import BitqError
 from bitq.files import RunFolder
-from bitq.formats import TENSORS, format_for, parse_format
+from bitq.formats import TENSORS, Format, format_for, parse_format
+from bitq.formats.elements import Integer
 from bitq.movement.widths import weight_size, widths
 from bitq.store import Store
 from bitq.tracing import record
-from bitq.tradeoff.compare import study_of
+from bitq.tradeoff.budgets import Budgets
+from bitq.tradeoff.compare import Contest, compared, proposed, study_of
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.groups import groups_of, joined
 from bitq.tradeoff.ledger import Ledger
@@ -39,7 +41,7 @@ from bitq.tradeoff.rules.limits import limits
 from bitq.tradeoff.rules.statistics import input_zeroed, summed_over_inputs, weight_zeroed, zeroed
 from bitq.tradeoff.rules.units import admissible, planned, rungs
 from bitq.tradeoff.space import formats_in, space_of
-from bitq.tradeoff.stored import tied, ties
+from bitq.tradeoff.stored import stored_as, tied, ties
 from bitq.tradeoff.study import Study
 
 
@@ -60,6 +62,11 @@ def studied(traced, store, offered):
     subject = Subject("tiny", model, Data(*tiny.loaders()), Task())
     space = space_of(model, traced.layers, tiny.DEVICE, offered)
     return Study(subject, space, tiny.settings(), Ledger(RunFolder(store.path.parent), store))
+
+
+def bringing(study, traced, rule):
+    """The study of the formats that a rule brings."""
+    return study_of(study, traced, rule.brings(study.space.offered))
 
 
 def texts(study, plan):
@@ -145,7 +152,7 @@ def test_statistics_of_inputs_are_those_of_what_layers_read(study):
 def test_flexblock_keeps_its_float_layers_and_widens_where_much_is_lost(study, traced):
     for upper in (0.0, 0.1, 0.2, 0.5, 1.0):
         rule = FlexBlock(upper=(upper,))
-        own = study_of(study, traced, rule)
+        own = bringing(study, traced, rule)
         first, second, last = texts(own, rule.propose(own, 1).plans[0])
         lost = [weight_zeroed(own, "3", fmt) for fmt in own.space.formats]
         modes = ["s16:e8m0:b6p3:toward_zero", "s8:e8m0:b12p3:toward_zero", "s4:e8m0:b24p3:toward_zero"]
@@ -157,7 +164,7 @@ def test_flexblock_keeps_its_float_layers_and_widens_where_much_is_lost(study, t
 
 
 def test_flexblock_counts_float_layers_in_32_bits(study, traced):
-    own = study_of(study, traced, FlexBlock())
+    own = bringing(study, traced, FlexBlock())
     plan = FlexBlock().propose(own, 1).plans[0]
     conv, _, linear = (layers[0] for layers in own.space.layers)
     first, last = (
@@ -169,7 +176,7 @@ def test_flexblock_counts_float_layers_in_32_bits(study, traced):
 
 
 def test_the_simulators_flexblock_has_the_sign_beside(study, traced):
-    own = study_of(study, traced, FlexBlock(sign="beside"))
+    own = bringing(study, traced, FlexBlock(sign="beside"))
     assert [fmt.element_bits for fmt in own.space.formats] == [32, 17, 9, 5]
     with pytest.raises(BitqError, match="inside, beside"):
         FlexBlock(sign="above")
@@ -191,7 +198,7 @@ def test_fast_compares_with_a_threshold_that_falls_with_depth_and_time(study, tr
     monkeypatch.setattr(fast_rule, "_weight_ratio", lambda study, name, fine, coarse: ratios[name])
     monkeypatch.setattr(fast_rule, "_input_ratios", lambda study, fine, coarse: {n: 2 * r for n, r in ratios.items()})
     rule = Fast(alpha, beta)
-    own = study_of(study, traced, rule)
+    own = bringing(study, traced, rule)
     plan = rule.propose(own, 1).plans[0]
     for number, (name, ratio) in enumerate(ratios.items(), 1):
         limit = alpha - beta - beta * number / 3
@@ -203,7 +210,7 @@ def test_fast_compares_with_a_threshold_that_falls_with_depth_and_time(study, tr
 
 def test_fast_is_counted_as_it_stores_chunks(study, traced):
     """A group takes e + g (m/2) 3 bits: 99 with 4 bits and 51 with 2, more than its numbers need."""
-    own = study_of(study, traced, Fast())
+    own = bringing(study, traced, Fast())
     fine, coarse = (parse_format(str(fmt)) for fmt in own.space.formats)
     assert (fine, coarse) == (parse_format("fast4"), parse_format("fast2"))
     chunked = [format_for(fmt, "weight").num_bits((1, 16), 1) for fmt in own.space.counted]
@@ -219,7 +226,7 @@ def test_fast_is_counted_as_it_stores_chunks(study, traced):
 
 
 def test_hbfp_has_tiles_for_weights_and_one_exponent_for_an_input(study, traced):
-    own = study_of(study, traced, Hbfp())
+    own = bringing(study, traced, Hbfp())
     plans = Hbfp().propose(own, 3).plans
     assert [len({choice[1] for choice in plan}) for plan in plans] == [1, 1, 1]
     first, weight, output = (parse_format(text) for text in texts(own, plans[0])[0])
@@ -238,7 +245,7 @@ def test_hbfp_has_12_bits_in_place_of_16():
 
 
 def test_bsfp_has_sums_for_weights_and_msfp_for_activations(study, traced):
-    own = study_of(study, traced, Bsfp(msfp=14))
+    own = bringing(study, traced, Bsfp(msfp=14))
     plans = Bsfp(msfp=14).propose(own, 2).plans
     assert [texts(own, plan)[1] for plan in plans] == [
         [str(parse_format(name)) for name in (msfp, "bsfp", msfp)] for msfp in ("msfp14", "msfp13")
@@ -247,14 +254,14 @@ def test_bsfp_has_sums_for_weights_and_msfp_for_activations(study, traced):
 
 @pytest.mark.parametrize(("tuned", "without", "tune"), [("no", None, False), ("yes", None, True), ("no", "qat", True)])
 def test_bsfp_is_fine_tuned_if_that_is_asked_for(study, traced, tuned, without, tune):
-    own = study_of(study, traced, Bsfp(tuned=tuned))
+    own = bringing(study, traced, Bsfp(tuned=tuned))
     own = replace(own, settings=replace(own.settings, without=without))
     assert [plan.tune for plan in Bsfp(tuned=tuned).proposals(own, "bsfp", 2).plans] == [tune, tune]
 
 
 def test_dbps_like_takes_the_least_width_that_loses_little(study, traced):
     rule = DbpsLike(upper=(0.5,))
-    own = study_of(study, traced, rule)
+    own = bringing(study, traced, rule)
     formats = own.space.formats
     (plan,) = rule.propose(own, 1).plans
     assert texts(own, plan)[0][:2] == texts(own, plan)[2][:2] == ["f32", "f32"]
@@ -271,7 +278,7 @@ def test_dbps_like_takes_the_least_width_that_loses_little(study, traced):
 
 
 def test_int_mixed_gives_weight_and_input_of_a_layer_one_width_within_limits(study, traced):
-    own = study_of(study, traced, IntMixed())
+    own = bringing(study, traced, IntMixed())
     plans = IntMixed().propose(own, 3).plans
     for plan, limit in zip(plans, limits(own, 3), strict=True):
         assert all(choice[0] == choice[1] for choice in plan)
@@ -292,6 +299,77 @@ def test_what_is_stored_is_what_its_readers_take():
         (0, 0, 0),
     )
     assert assigned(own, [0, 2, 0, 0], [0, 2, 0, 0])[2] == (2, 0, 0)  # a float layer reads what the other takes
+
+
+# --- what bitq lends to them, and what not
+
+
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.brings(FormatSet.grid(8))])
+def test_formats_that_rules_bring_lose_nothing_without_a_sign(name):
+    brought = RULES[name].brings(FormatSet.grid(8))
+    wide = brought.with_unsigned
+    count = len(brought.offered.formats)
+    assert wide.offered.formats[:count] == brought.offered.formats
+    assert wide.offered.indices("weight") == brought.offered.indices("weight")
+    assert FormatSet(wide.counted or wide.offered.formats).formats  # each once
+    assert len(wide.counted) == (len(wide.offered.formats) if brought.counted else 0)
+    x = torch.randn(4, 30, 5, 5, generator=torch.Generator().manual_seed(0)).relu()
+    for index in brought.offered.indices("input"):
+        signed, partner = wide.offered.formats[index], wide.offered.formats[wide.offered.unsigned[index]]
+        if not isinstance(signed, Format) or not isinstance(signed.elements[0], Integer):
+            assert partner == signed
+            continue
+        own = (wide.counted or wide.offered.formats)[wide.offered.unsigned[index]]
+        assert own.num_bits(tuple(x.shape), 1) <= signed.num_bits(tuple(x.shape), 1) - x.numel()
+        assert torch.equal(bitq.quantize(x, signed, dim=1), bitq.quantize(x, partner, dim=1))
+
+
+def test_activations_that_are_never_negative_lose_their_sign(study, traced):
+    study = replace(study, space=stored_as(study.space, traced, "after-activation"))
+    hbfp = rules_of("hbfp")[0]
+    wide, found = proposed(study, traced, hbfp, 2)
+    narrow = bringing(study, traced, hbfp.rule)
+    plans = hbfp.rule.propose(narrow, 2).plans
+    assert len(found.plans) == len(plans) == 2
+    for plan, before in zip(found.plans, plans, strict=True):
+        assert wide.space.cost(plan.choices).movement_bits < narrow.space.cost(before).movement_bits
+        assert [text[0][0] for text in texts(wide, plan.choices)] == ["s", "n", "n"]  # only the image is below zero
+        assert [text[1] for text in texts(wide, plan.choices)] == [text[1] for text in texts(narrow, before)]
+        assert [text[2][0] for text in texts(wide, plan.choices)] == ["n", "n", "s"]
+
+
+@pytest.mark.parametrize("rule", ["hbfp", "int-mixed", "uniform", "bitq"])
+def test_plain_rules_have_nothing_lent(traced, tmp_path, rule):
+    with Store(RunFolder(tmp_path).results) as store:
+        study = studied(traced, store, FormatSet.of(weights="int4,8:e4:b16", activations="int4,8:e4:b16,n4:e4:b16"))
+        study = replace(study, space=stored_as(study.space, traced, "after-activation"))
+        assert study.space.points
+        study = replace(study, settings=replace(study.settings, without="qat", rounds=1, plans=1, uniforms=1))
+        own, found = proposed(study, traced, rules_of(f"{rule}:plain")[0], 2)
+        assert found.plans
+        assert not own.space.points
+        assert (own.settings.ranges, own.settings.training.range_rate) == ("maximum", 0)
+        if RULES[rule].brings(study.space.offered) is None:
+            assert own.space.movement_max == study.space.movement_max
+        for plan in found.plans:
+            for formats in own.tensor_formats(plan.choices).values():
+                assert not any(each.never_negative for each in (formats.input, formats.weight, formats.output))
+
+
+def test_a_plan_that_misses_the_limit_counts_only_where_none_keeps_it(study, traced):
+    study = replace(study, settings=replace(study.settings, without="qat"))
+
+    def result(loss):
+        own = replace(study, settings=replace(study.settings, budgets=Budgets(loss)))
+        (found,) = compared(own, traced, Contest(rules_of("named"), 4)).results
+        return found
+
+    free, bound, hopeless = result(None), result(0.01), result(0.0)
+    lost = [study.float_accuracy.validation - each.measured.validation for each in (free, bound)]
+    assert (free.keeps, bound.keeps) == (True, True)
+    assert lost[1] <= 0.01 < lost[0]
+    assert free.row.objective < bound.row.objective
+    assert hopeless.keeps == (study.float_accuracy.validation <= hopeless.measured.validation)
 
 
 # --- tensors and limits, for any formats
@@ -410,6 +488,8 @@ def test_rules_are_read_with_their_options():
         IntMixed(least=3),
     ]
     assert rules_of("fast,fast") == rules_of("fast")
+    assert [each.plain for each in rules_of("fast,fast:plain,uniform:plain")] == [False, True, True]
+    assert rules_of("fast:plain:alpha=0.5")[0].rule == Fast(alpha=0.5)
 
 
 @pytest.mark.parametrize(
@@ -417,8 +497,9 @@ def test_rules_are_read_with_their_options():
     [
         ("", "no rule is named; name some of bitq, "),
         ("bitq,slow", "rule 'slow' is unknown; rules are bitq, "),
-        ("gradient:x=1", "rule gradient has no option 'x'; it has none"),
-        ("fast:x=1", "rule fast has no option 'x'; its options are alpha, beta, rounding"),
+        ("gradient:x=1", "rule gradient has no option 'x'; its only one is plain"),
+        ("fast:x=1", "rule fast has no option 'x'; its options are alpha, beta, rounding, plain"),
+        ("fast:plain=1", "rule fast has no option 'plain=1'; its options are alpha, beta, rounding, plain"),
         ("fast:alpha=much", "alpha of rule fast is 'much'; it must be such as 0.6"),
         ("fast:alpha=nan", "alpha of rule fast is 'nan'; it must be such as 0.6"),
         ("flexblock:upper=0.1+x", "upper of rule flexblock is '0.1\\+x'; it must be such as 0.2\\+0.8"),

@@ -26,6 +26,7 @@ from bitq.cli.choosing import (
     offered_of,
 )
 from bitq.cli.inputs import (
+    DEMO,
     DEMO_DEVICE,
     Checkpoint,
     DataGiven,
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from bitq.tradeoff.measure import Subject
 
 USUAL_RULES = "bitq,gradient,hessian,greedy,uniform,random,named,flexblock,fast,hbfp,bsfp,dbps-like,int-mixed"
+DEMO_LOSS = 0.005
+"""Of accuracy, that plans for the demo may lose, as with `make demo`: nobody wants a first look to cost two points."""
+
 MOST_SEEDS, LARGEST_SEED = 100, 2**63 - 1
 
 
@@ -78,7 +82,9 @@ def compare(
             help="Who chooses formats, in the order of the table: bitq; gradient, hessian, greedy as other tools; "
             "uniform and random; named: int8, int4, mxint8, mxfp4 for all tensors; flexblock, fast, hbfp, bsfp, "
             "dbps-like, int-mixed with formats of their own; uniform-within, bitq-within for the fewest bits near "
-            "float32. Options follow a colon: flexblock:upper=0.2+0.4, fast:rounding=toward_zero.",
+            "float32. Options follow a colon: flexblock:upper=0.2+0.4, fast:rounding=toward_zero. All have plain: "
+            "without what bitq lends to all, which is activations without a sign, stored after the activation "
+            "function, and ranges fitted and learned; hbfp,hbfp:plain tells what that gives.",
         ),
     ] = USUAL_RULES,
     formats: Annotated[
@@ -95,6 +101,14 @@ def compare(
     output_as_input: OutputAsInput = False,
     stored: Annotated[StoredChoice, typer.Option(help=HELP_OF_STORED)] = StoredChoice.after_activation,
     alpha: Alpha = 0.2,
+    max_accuracy_loss: Annotated[
+        float | None,
+        typer.Option(
+            help="Of every rule the plan of least O that is at most so much less accurate than float32 on validation "
+            "data, such as 0.003 for 0.3 points; 1 is no limit.",
+            show_default=f"1, {DEMO_LOSS:g} for demo",
+        ),
+    ] = None,
     within: Annotated[
         float,
         typer.Option(
@@ -132,15 +146,16 @@ def compare(
     """Compare rules that choose formats: every rule's plans are fine-tuned alike, and its best is measured.
 
     Every rule proposes plans, of which as many are fine-tuned from the same weights, with the same data, steps and
-    seeds. The one of least O on validation data counts for the rule; what is reported is measured on test data. A rule
-    that cannot run on the network is told with the reason. Beside them stand float32 and formats that people know, not
-    fine-tuned. Interrupted, it continues where it was: run the same command again.
+    seeds. Of those that keep --max-accuracy-loss the one of least O on validation data counts for the rule; what is
+    reported is measured on test data. A rule that cannot run on the network is told with the reason. Beside them stand
+    float32 and formats that people know, not fine-tuned. Interrupted, it continues where it was: run the same command
+    again.
 
     Examples:
 
     `bitq compare demo --rules bitq,uniform,int-mixed --seeds 0 --steps 200`
 
-    `bitq compare demo --rules "bitq,flexblock,flexblock:sign=beside"`
+    `bitq compare demo --rules "bitq,flexblock,flexblock:sign=beside,flexblock:plain"`
 
     `bitq compare demo --formats "8:e2..e6:b16,mxint8,int3..int8"`
 
@@ -149,6 +164,7 @@ def compare(
     from bitq.files import RunFolder, check_replaceable
     from bitq.progress import Terminal
     from bitq.report.comparison import PAGE, write_comparison
+    from bitq.tradeoff.budgets import Budgets
     from bitq.tradeoff.compare import Contest
     from bitq.tradeoff.compare import compare as compared
     from bitq.tradeoff.rules import rules_of
@@ -165,10 +181,14 @@ def compare(
     if not 0 <= within <= 100:
         raise BitqError(f"--within is {within!r}; it must be a number of points of accuracy from 0 to 100")
     wanted = seeds_of(seeds)
+    loss = max_accuracy_loss
+    if loss is None:
+        loss = DEMO_LOSS if network == DEMO else 1.0
     base = Settings().suited(task_of(given.task))
     settings = replace(
         base,
         alpha=alpha,
+        budgets=Budgets(None if loss >= 1 else loss),
         training=replace(base.training, amp=amp, **tuning),
         stored=stored.value,
         without="qat" if without_qat else None,
@@ -224,6 +244,7 @@ def document(found: Comparison, folder: Path, page: Path) -> dict[str, Any]:
         "network": found.network,
         "device": found.device,
         "alpha": found.settings.alpha,
+        "accuracy_loss": found.settings.budgets.accuracy_loss,
         "within": found.contest.within,
         "rules": [asdict(each) for each in found.rules],
         "untuned": [asdict(each) for each in found.untuned],
@@ -244,17 +265,20 @@ def _result(found: Reached | Refused) -> dict[str, Any]:
     if isinstance(found, Refused):
         return {"rule": found.label, "reason": found.reason}
     own = {"validation": found.measured.validation, "tuned": found.tuned, "passes": found.passes}
-    return {"rule": found.label, **found.row.model_dump(), **own, "seconds": found.seconds}
+    return {"rule": found.label, **found.row.model_dump(), **own, "keeps": found.keeps, "seconds": found.seconds}
 
 
 def tables(found: Comparison) -> list[RenderableType]:
     """The rules, then the formats that people know and the rules that could not run."""
+    limit = found.settings.budgets
+    kept = "" if limit.accuracy_loss is None else f" within a loss of {100 * limit.accuracy_loss:g} points"
     several = f", mean ± standard deviation of {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
     ran = [each for each in found.rules if not each.reason]
     shown: list[RenderableType] = [
         f"{found.network} on {found.device}, alpha {found.settings.alpha:g}; {found.tuning}; each rule's best of "
-        f"{found.contest.plans} plans at most by validation data, on test data{several}",
+        f"{found.contest.plans} plans at most by validation data{kept}, on test data{several}",
         _table(found, ran),
+        *found.remarks,
         *(f"{each.label} cannot run: {each.reason}" for each in found.rules if each.reason),
         "float32, and formats that people know for all tensors, not fine-tuned:",
         _table(found, found.untuned),

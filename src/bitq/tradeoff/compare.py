@@ -3,11 +3,15 @@
 Every rule may have as many plans fine-tuned, from the same weights, for the same steps, with the same seed and data. Of
 its plans the one of least O on validation data counts, and is judged on test data. What a network moves is counted by
 one model, and O has one largest movement for all: that of the formats which are offered to all.
+
+To the rules of others bitq lends what it has itself: activations that are never negative are stored without a sign,
+what is stored is a layer's output after its activation function, and ranges are fitted and learned. `plainly` does not.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -26,12 +30,16 @@ from bitq.tradeoff.opening import opened
 from bitq.tradeoff.outcome import float_row, row_of
 from bitq.tradeoff.records import Measurement, Row
 from bitq.tradeoff.rehearsal import rehearse
-from bitq.tradeoff.rules import Called, Proposals, Rule
+from bitq.tradeoff.rules import Brought, Called, Proposals
 from bitq.tradeoff.settings import Settings
-from bitq.tradeoff.space import space_of
-from bitq.tradeoff.stored import tied, ties
+from bitq.tradeoff.space import Space, space_of
+from bitq.tradeoff.stored import stored_as, tied, ties
 from bitq.tradeoff.study import Study
+from bitq.tradeoff.uniforms import without_signs
 from bitq.tradeoff.workers import Workers
+
+PLAINLY = "plain: activations have a sign, each layer stores its own result, ranges are the maximum and not learned"
+"""What is told of rules that `plainly` is for."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Reached:
         tuned: plans that were fine-tuned.
         passes: forward or backward passes over a batch to find its plans.
         seconds: to find, fine-tune and measure them.
+        keeps: whether its plan keeps the budgets; where none does, it is the nearest.
     """
 
     label: str
@@ -74,6 +83,7 @@ class Reached:
     tuned: int
     passes: int
     seconds: float
+    keeps: bool = True
 
 
 class AmountUnit(NamedTuple):
@@ -213,6 +223,21 @@ class Comparison:
         return next((unit for unit in units if min(known) >= unit.size), units[-1])
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What there is to say beside the table, a sentence each."""
+        plain = [PLAINLY] if any(each.plain for each in self.contest.rules) else []
+        budgets, missed = self.settings.budgets, Counter(
+            each.label for seed in self.seeds for each in seed.results if isinstance(each, Reached) and not each.keeps
+        )
+        return (
+            *plain,
+            *(
+                f"{label}: no plan keeps {budgets} with {count} of {len(self.seeds)} seeds; the nearest counts"
+                for label, count in missed.items()
+            ),
+        )
+
+    @property
     def best(self) -> Summary | None:
         """The rule of least O."""
         known = [each for each in self.rules if each.objective]
@@ -308,26 +333,61 @@ def of_seed(folder: RunFolder, seed: int) -> RunFolder:
     return RunFolder(folder.path / f"seed-{seed}")
 
 
-def study_of(study: Study, traced: Traced, rule: Rule) -> Study:
-    """What a rule proposes plans from: the study of all, or one of the same network with the formats that it brings.
+def plainly(study: Study, traced: Traced) -> Study:
+    """A study of the same network in which all is as the sources of rules have it, unless they say otherwise.
+
+    Activations keep their sign, each layer stores its own result, and ranges are the maximum and are not learned.
+    """
+    settings, offered = study.settings, study.space.offered.signed
+    fixed = replace(settings.training, range_rate=0.0)
+    settings = replace(settings, stored="paper", ranges="maximum", training=fixed)
+    space = space_of(study.subject.model, traced.layers, study.space.device, offered, study.ledger.listener.step)
+    space = stored_as(replace(space, largest_bits=study.space.movement_max), traced, settings.stored)
+    return replace(study, space=space, settings=settings)
+
+
+def proposed(study: Study, traced: Traced, called: Called, count: int) -> tuple[Study, Proposals]:
+    """What a rule proposes to measure, and the study that measures it.
+
+    Raises:
+        BitqError: as of `study_of` and `bitq.tradeoff.rules.Rule.propose`.
+    """
+    label, rule, plain = called
+    study = plainly(study, traced) if plain else study
+    brought = rule.brings(study.space.offered)
+    if brought is None:
+        return study, rule.proposals(study, label, count)
+    own = study_of(study, traced, replace(brought, offered=brought.offered.signed) if plain else brought)
+    found = rule.proposals(own, label, count)
+    if plain:
+        return own, found
+    wide = replace(own, space=_space(own, traced, brought.with_unsigned))
+    choices = without_signs(wide, [plan.choices for plan in found.plans])
+    plans = tuple(replace(plan, choices=each) for plan, each in zip(found.plans, choices, strict=True))
+    return wide, replace(found, plans=plans)
+
+
+def study_of(study: Study, traced: Traced, brought: Brought) -> Study:
+    """A study of the same network with the formats that a rule brings.
 
     There, a tensor that one layer writes and others read has one format.
 
     Raises:
         BitqError: the network cannot compute in these formats.
     """
-    brought = rule.brings(study.space.offered)
-    if brought is None:
-        return study
-    subject, listener = study.subject, study.ledger.listener
+    subject = study.subject
     with seeded():
         batch = next(pairs(subject.model, subject.data.validation))
     rehearse(subject, study.space.modules, brought.offered, study.training, batch, study.space.points)
+    return replace(study, space=_space(study, traced, brought))
+
+
+def _space(study: Study, traced: Traced, brought: Brought) -> Space:
     counted = FormatSet(brought.counted) if brought.counted else brought.offered
-    space = space_of(subject.model, traced.layers, study.space.device, counted, listener.step)
+    space = space_of(study.subject.model, traced.layers, study.space.device, counted, study.ledger.listener.step)
     space = replace(space, offered=brought.offered, counted=brought.counted, points=study.space.points)
     space = space.with_activations(traced.activations)
-    return replace(study, space=tied(space, ties(space, traced.stored)))
+    return tied(space, ties(space, traced.stored))
 
 
 def compared(study: Study, traced: Traced, contest: Contest, later: int = 0) -> OfSeed:
@@ -361,8 +421,7 @@ def compared(study: Study, traced: Traced, contest: Contest, later: int = 0) -> 
 
 def _reached(study: Study, traced: Traced, contest: Contest, called: Called, left: int) -> Reached:
     listener, training = study.ledger.listener, study.training
-    own = study_of(study, traced, called.rule)
-    found = called.rule.proposals(own, called.label, contest.plans)
+    own, found = proposed(study, traced, called, contest.plans)
     steps = 0 if training is None else training.steps
     missing = sum(own.ledger.known(Measurement, own.config(plan)) is None for plan in found.plans if plan.tune)
     listener.outlook({"fine-tuning": steps * (missing + contest.plans * left)}, "")
@@ -370,7 +429,12 @@ def _reached(study: Study, traced: Traced, contest: Contest, called: Called, lef
     measured = {plan: by_plan[plan] for plan in found.plans}  # in the rule's order, whoever finished first
     least = study.float_accuracy.validation - contest.within
     near = [each for each in measured.values() if each.validation >= least]
-    best = min(measured.values(), key=lambda each: study.objective(each.validation, each.movement_bits))
+
+    def rank(each: Measurement) -> tuple[float, float]:
+        lost = study.float_accuracy.validation - each.validation
+        return study.settings.budgets.excess(each, lost), study.objective(each.validation, each.movement_bits)
+
+    best = min(measured.values(), key=rank)
     row = row_of(study, best.label, "baseline", best)
     listener.note(
         f"{called.label}: {study.measure} {100 * best.validation:.2f} % on validation data, "
@@ -385,6 +449,7 @@ def _reached(study: Study, traced: Traced, contest: Contest, called: Called, lef
         0 if training is None else sum(plan.tune for plan in measured),
         found.passes,
         found.seconds + _seconds(own, found),
+        keeps=not rank(best)[0],
     )
 
 

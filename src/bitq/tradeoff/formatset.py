@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
 from bitq.errors import BitqError
 from bitq.formats import EXPONENT_BITS, TENSORS, Choosable, Format, TensorName, formats_of, grid, parse_format
 from bitq.formats.elements import Integer
+from bitq.formats.families import Family
 from bitq.formats.format import made
 from bitq.tradeoff.anyformats import MEASURED_BY, NAME, TensorKind, is_any, spelled
 
@@ -146,6 +147,27 @@ class FormatSet:
         take it, or else the same index."""
         places = {self.formats[index]: index for index in self._activations}
         return tuple(places.get(_without_sign(each), index) for index, each in enumerate(self.formats))
+
+    @property
+    def signed(self) -> Self:
+        """The same without formats that have no negative numbers, and with names that mean none."""
+
+        def kept(those: tuple[Choosable, ...] | None) -> tuple[Choosable, ...] | None:
+            if those is None:
+                return None
+            found = (each for each in those if not _never_negative(each))
+            return tuple(replace(e, non_negative=e.activation) if isinstance(e, Family) else e for e in found)
+
+        formats, weights, activations = map(kept, (self.formats, self.weights, self.activations))
+        return replace(self, formats=formats or (), weights=weights, activations=activations)
+
+    @property
+    def with_unsigned(self) -> Self:
+        """The same, with the partners without a sign (`unsigned`) of what activations may take behind all others."""
+        partners = dict.fromkeys(_without_sign(self.formats[index]) for index in self._activations)
+        more = tuple(each for each in partners if each not in self.formats)
+        activations = None if self.activations is None else (*self.activations, *more)
+        return replace(self, formats=(*self.formats, *more), activations=activations)
 
     def described(self) -> dict[str, object]:
         """For a run's identity, what tells it from others: the bits of a grid, as ever, or all of the set."""

@@ -52,26 +52,31 @@ LONGEST = 60
 """Characters of an option's value."""
 
 
+PLAIN = "plain"
+"""Behind a rule's name: without what bitq lends to every rule (`bitq.tradeoff.compare.plainly`)."""
+
+
 class Called(NamedTuple):
-    """A rule, and what it is called: as it was asked for."""
+    """A rule, and what it is called: as it was asked for; and whether it is without what bitq lends to all."""
 
     label: str
     rule: Rule
+    plain: bool = False
 
 
 def rules_of(text: str) -> tuple[Called, ...]:
-    """Rules by a list of names, such as "bitq,flexblock:upper=0.2+0.4,fast:rounding=toward_zero", each once.
+    """Rules by a list of names, such as "bitq,flexblock:upper=0.2+0.4,hbfp,hbfp:plain", each once.
 
     Raises:
         BitqError: no rule or none of this name, an option that it has not, or another value than it takes.
     """
-    found = {part: Called(part, _rule(part)) for part in filter(None, (each.strip() for each in text.split(",")))}
+    found = {part: _called(part) for part in filter(None, (each.strip() for each in text.split(",")))}
     if not found:
         raise BitqError(f"no rule is named; name some of {', '.join(RULES)}")
     return tuple(found.values())
 
 
-def _rule(text: str) -> Rule:
+def _called(text: str) -> Called:
     name, *given = text.split(":")
     if name not in RULES:
         raise BitqError(f"rule {shortened(name, 60)!r} is unknown; rules are {', '.join(RULES)}")
@@ -80,11 +85,13 @@ def _rule(text: str) -> Rule:
     changed: dict[str, Any] = {}
     for each in given:
         option, _, value = each.partition("=")
-        if option not in options:
-            known = f"its options are {', '.join(options)}" if options else "it has none"
-            raise BitqError(f"rule {name} has no option {shortened(option, 60)!r}; {known}")
-        changed[option] = _value(name, option, value, options[option])
-    return replace(rule, **changed)
+        if each != PLAIN and option not in options:
+            known = f"its options are {', '.join((*options, PLAIN))}" if options else f"its only one is {PLAIN}"
+            wrong = each if option == PLAIN else option  # which takes no value
+            raise BitqError(f"rule {name} has no option {shortened(wrong, 60)!r}; {known}")
+        if each != PLAIN:
+            changed[option] = _value(name, option, value, options[option])
+    return Called(text, replace(rule, **changed), PLAIN in given)
 
 
 def _value(name: str, option: str, text: str, default: Any) -> Any:

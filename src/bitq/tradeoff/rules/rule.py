@@ -24,6 +24,13 @@ class Brought:
     offered: FormatSet
     counted: tuple[Choosable, ...] = ()
 
+    @property
+    def with_unsigned(self) -> Brought:
+        """The same with formats without a sign for activations behind them, each counted in its own bits."""
+        offered = self.offered.with_unsigned
+        more = offered.formats[len(self.offered.formats) :]
+        return Brought(offered, (*self.counted, *more) if self.counted else ())
+
 
 @dataclass(frozen=True)
 class Proposals:

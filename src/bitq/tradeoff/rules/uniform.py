@@ -22,9 +22,17 @@ STEP = 0.03
 
 
 def uniform(study: Study, count: int) -> Proposal:
-    """Those that no other beats in both the sum of scores and movement, nearest to the least predicted O."""
-    curve = Curve()
-    order = sorted(_worth(study), key=lambda each: study.objective(1 - curve.lost(each[1]), each[2]))
+    """Those that no other beats in both the sum of scores and movement, nearest to the least predicted O.
+
+    Where accuracy has a budget, those that are predicted to keep it come first.
+    """
+    curve, budgets = Curve(), study.settings.budgets
+
+    def promise(plan: Choices, score: float, movement_bits: float) -> tuple[float, float]:
+        lost = curve.lost(score)
+        return budgets.excess(study.space.cost(plan), lost), study.objective(1 - lost, movement_bits)
+
+    order = sorted(_worth(study), key=lambda each: promise(*each))
     return Proposal(plans=tuple(plan for plan, *_ in order[:count]), passes=0)
 
 
