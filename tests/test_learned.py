@@ -137,6 +137,15 @@ def test_exponents_under_one_float_have_one_range():
     assert float(total.detach()) == pytest.approx(float((y * given).sum().detach()), rel=1e-3)
 
 
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_weight_keeps_its_layout(order):
+    """Convolutions give it to what they compute, which other layouts make slower to quantize."""
+    layer, fmt = nn.Conv2d(32, 8, 3).to(memory_format=order), parse_format("nvfp4")
+    reach = WeightRows.of(layer, layer.weight, fmt)
+    limits = reach.limits(reach.arranged(layer.weight.detach())).log()
+    assert weight_within(layer, layer.weight, limits, fmt).stride() == layer.weight.stride()
+
+
 def test_beyond_its_largest_number_a_block_counts_as_it_is():
     torch.manual_seed(0)
     layer, fmt = nn.Linear(8, 3), parse_format("i4:f32:channel")

@@ -54,6 +54,17 @@ def swish(x):
     return x * torch.sigmoid(x)
 
 
+def shifted(x):
+    """Of the same shape, by an operator that is not elementwise."""
+    return functional.pad(x[:, :4], (0, 0, 0, 0, 2, 2))
+
+
+def attended(net, x):
+    """A sum that waits for what is made of all of the layer's result."""
+    y = net.a(x)
+    return net.c((y + functional.interpolate(functional.avg_pool2d(y, 5), 5)).relu())
+
+
 def preactivated(net, x):
     y = x + net.a(torch.tanh(x))
     z = y + net.b(torch.tanh(y))
@@ -92,6 +103,10 @@ def once_bare(net, x):
         (lambda net, x: net.b(torch.cat([net.a(x).relu()[:, 4:], x[:, :4]], 1)), {"a": [("", "relu", 0)]}),
         (lambda net, x: net.c((net.a(x) + net.b(x)).relu()), {"b": [("", "relu", 0)]}),
         (lambda net, x: net.c(net.act(net.drop(net.a(x)) + x)), {"a": [("act", "relu", 0)]}),
+        (lambda net, x: net.c((net.a(x) + shifted(x)).relu()), {"a": [("", "relu", 0)]}),
+        (lambda net, x: net.c((net.a(x) + shifted(net.b(x))).relu()), {}),
+        (lambda net, x: net.c(net.a(x) + functional.interpolate(x, scale_factor=1)), {"a": [("", "add", 0)]}),
+        (attended, {}),
         (preactivated, {"a": [("", "add", 0)], "b": [("", "add", 1)], "c": [("", "add", 2)]}),
         (two_activations, {"c": [("", "add", 0)]}),
         (gated, {"a": [("", "relu", 0)], "b": [("", "sigmoid", 0)]}),

@@ -72,7 +72,8 @@ def weight_within(layer: nn.Module, weight: Tensor, log_reach: Tensor, fmt: Form
     def compute(rows: Tensor, reach: Tensor) -> Tensor:
         return at.quantized(rows.clamp(-reach, reach))
 
-    return at.restored(_compute(rows, torch.minimum(log_reach.exp(), at.peaks(rows)), compute, False))
+    y = at.restored(_compute(rows, torch.minimum(log_reach.exp(), at.peaks(rows)), compute, False))
+    return torch.empty_like(weight).copy_(y)  # convolutions give activations the layout of their weight
 
 
 def weight_cut(layer: nn.Module, weight: Tensor, log_reach: Tensor, fmt: Format) -> Tensor:

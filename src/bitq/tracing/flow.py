@@ -64,13 +64,21 @@ class _Value:
 
 @dataclass
 class _Stored:
-    """A stored tensor: its memory, its values in order, the ends that meet it, and whether it is a product of two
-    activations."""
+    """A stored tensor.
+
+    Attributes:
+        lying: its memory.
+        values: in order.
+        ends: that meet it.
+        of_activations: whether it is a product of two activations.
+        behind: the number of the last stored tensor which it follows from, or is, that a layer writes; -1 for none.
+    """
 
     lying: Lying
     values: list[_Value] = field(default_factory=list)
     ends: dict[End, None] = field(default_factory=dict)
     of_activations: bool = False
+    behind: int = -1
 
 
 class Flow:
@@ -118,10 +126,11 @@ class Flow:
             number = self._new(results[0], Lying(layer.name, *_size(results[0]), self._step, writer=layer)).number
             self._stored[number].ends[path, "output"] = None
             self._stored[number].of_activations = operation.is_activation(layers[0].weight)
+            self._stored[number].behind = number
             self._written[path].append(number)
         elif (operation.elementwise or operation.name in _FUSED) and not self._may_be_infinite(operation, values):
             alike = [value for value, t in zip(values, operands, strict=True) if t.shape == results[0].shape]
-            number = max((value.number for value in alike), default=-1)
+            number = max((value.number for value in alike), key=self._arrival, default=-1)
             if not alike:
                 self._begin(values)
             for value in values:
@@ -131,8 +140,10 @@ class Flow:
             if alike:
                 sources = [value for value in values if value.number == number]
                 self._also(results[0], _Value(number, sources, results[0], operands=values))
+                self._follow(number, values)
             else:
-                self._new(results[0], Lying(_called(operation), *_size(results[0]), self._step))
+                made = self._new(results[0], Lying(_called(operation), *_size(results[0]), self._step))
+                self._follow(made.number, values)
         elif not (operation.name in _VIEWS and results[0].shape[-1:] == operands[0].shape[-1:]):
             if any(storage_of(each) not in self._lying for each in results):
                 self._begin(values)
@@ -143,7 +154,8 @@ class Flow:
                 if viewed is None or each.shape != operands[0].shape:
                     for value in values:
                         value.read = True
-                    self._new(each, self._made(operation, each, values) if viewed is None else self._lying_of(viewed))
+                    lying = self._made(operation, each, values) if viewed is None else self._lying_of(viewed)
+                    self._follow(self._new(each, lying).number, values)
         self.steps += [max(self._step, 0)] * len(layers)
 
     def returned(self, call: Call, result: Any) -> Any:
@@ -207,6 +219,18 @@ class Flow:
             if value.call is not None and value.call.module != path:
                 return value.call
         return None
+
+    def _arrival(self, number: int) -> tuple[int, int]:
+        """What orders the operands of a sum: it is stored by the layer that computes the last of them.
+
+        A shortcut that is padded after that layer, of what was there before, does not come later.
+        """
+        return self._stored[number].behind, number
+
+    def _follow(self, number: int, operands: Iterable[_Value]) -> None:
+        """Note what a stored tensor was computed from."""
+        stored = self._stored[number]
+        stored.behind = max(stored.behind, *(self._stored[each.number].behind for each in operands))
 
     def _may_be_infinite(self, operation: Operation, values: list[_Value]) -> bool:
         """Whether an elementwise operator changes scores, where a mask writes infinities that no format holds.
