@@ -115,6 +115,30 @@ static float bitq_float(int64_t k, int32_t exponent)
     return found;
 }
 """,
+    "bitq_get": """
+/* A number from low on of some bits, 1..16, of a stream. */
+static int32_t bitq_get(const uint8_t *stream, uint32_t at, uint32_t bits, int32_t low)
+{
+    const uint32_t begin = at & 7;
+    uint32_t held;
+    stream += at >> 3;
+    held = (uint32_t)stream[0] >> begin;
+    if (begin + bits > 8)
+        held |= (uint32_t)stream[1] << (8 - begin);
+    if (begin + bits > 16)
+        held |= (uint32_t)stream[2] << (16 - begin);
+    return (int32_t)((held - (uint32_t)low) & (((uint32_t)1 << bits) - 1)) + low;
+}
+""",
+    "bitq_put": """
+/* The lowest bits, 1..16, of a value into a stream. */
+static void bitq_put(uint8_t *stream, uint32_t at, uint32_t bits, uint32_t value)
+{
+    uint32_t mask = (((uint32_t)1 << bits) - 1) << (at & 7), held = value << (at & 7);
+    for (stream += at >> 3; mask != 0; mask >>= 8, held >>= 8, stream++)
+        *stream = (uint8_t)((*stream & ~mask) | (held & mask));
+}
+""",
     "bitq_get64": """
 static int64_t bitq_get64(const uint8_t *from)
 {
@@ -145,10 +169,11 @@ static int32_t {name}(const {left} *a, const {right} *w, int32_t count)
 """
 
 _UNPACK = """
-/* {what} from a stream of bits. */
-static void {name}(const uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, {type} *to)
+/* Numbers from low on of some bits, 1..16, of a stream. */
+static void bitq_unpack_{name}(
+    const uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, int32_t low, {type} *to)
 {{
-    const uint32_t {masks};
+    const uint32_t mask = ((uint32_t)1 << bits) - 1;
     uint32_t left = 8 - (at & 7), held;
     stream += at >> 3;
     held = (uint32_t)*stream++ >> (at & 7);
@@ -157,28 +182,16 @@ static void {name}(const uint8_t *stream, uint32_t at, int32_t count, uint32_t b
             held |= (uint32_t)*stream++ << left;
             left += 8;
         }}
-        *to++ = {value};
+        *to++ = ({type})((int32_t)((held - (uint32_t)low) & mask) + low);
         held >>= bits;
         left -= bits;
     }}
 }}
 """
 
-for _name, _type in (("bitq_unpack8", "int8_t"), ("bitq_unpack16", "int16_t")):
-    PIECES[_name] = _UNPACK.format(
-        what="Elements of some bits, in two's complement,",
-        name=_name,
-        type=_type,
-        masks="sign = (uint32_t)1 << (bits - 1), mask = sign * 2 - 1",
-        value=f"({_type})((int32_t)((held & mask) ^ sign) - (int32_t)sign)",
-    )
-PIECES["bitq_codes"] = _UNPACK.format(
-    what="Codes of some bits",
-    name="bitq_codes",
-    type="uint8_t",
-    masks="mask = ((uint32_t)1 << bits) - 1",
-    value="(uint8_t)(held & mask)",
-)
+for _type in ("int8_t", "uint8_t", "int16_t"):
+    _name = _type.removesuffix("_t")
+    PIECES[f"bitq_unpack_{_name}"] = _UNPACK.format(name=_name, type=_type)
 
 for _left in ("int8_t", "uint8_t", "int16_t"):
     for _right in ("int8_t", "int16_t"):
