@@ -253,6 +253,12 @@ class Lowering:
         self._found.append(step)
         return step.target
 
+    def put(self, flow: Flowing, numbers: Numbers) -> Flowing:
+        """The same in memory, as some numbers."""
+        step = self.wire(flow).into(self.name(), numbers, self.module())
+        self._found.append(step)
+        return replace(flow, content=step.target)
+
     def _kept(self, flow: Flowing) -> Flowing:
         """What several read, in memory."""
         return flow if flow.flat or not isinstance(flow.content, Wire) else replace(flow, content=self.stored(flow))

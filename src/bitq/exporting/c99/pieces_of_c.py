@@ -115,6 +115,17 @@ static float bitq_float(int64_t k, int32_t exponent)
     return found;
 }
 """,
+    "bitq_pieces": """
+/* A polynomial between knots, or what it is below or above; places are 2^-24 of a piece. */
+static int64_t bitq_pieces(int64_t places, const int32_t *table, int32_t count)
+{
+    const int64_t most = (int64_t)count << 24, at = places < -1 ? -1 : places > most ? most : places;
+    const int64_t place = at & 0xffffff;
+    const int32_t *const c = table + 4 * ((at >> 24) + 1);
+    const int64_t third = c[2] + ((c[3] * place) >> 24), second = c[1] + ((third * place) >> 24);
+    return c[0] + ((second * place) >> 24);
+}
+""",
     "bitq_get": """
 /* A number from low on of some bits, 1..16, of a stream. */
 static int32_t bitq_get(const uint8_t *stream, uint32_t at, uint32_t bits, int32_t low)

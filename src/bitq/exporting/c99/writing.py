@@ -50,6 +50,7 @@ class Writer:
         self.network, self.arena = network, placed_in_memory(network)
         self.weight_bytes = self.constant_bytes = 0
         self._tables: list[str] = []
+        self._known: set[str] = set()
         self._buffers: dict[str, Buffer] = {}
 
     def body(self, name: str) -> str:
@@ -80,8 +81,11 @@ class Writer:
         return lines
 
     def table(self, ctype: str, name: str, values: Iterable[int], weights: bool = False) -> str:
-        """The name of a constant array."""
+        """The name of a constant array; one that is there under its name is the same."""
         held = list(values)
+        if name in self._known:
+            return name
+        self._known.add(name)
         if weights:
             self.weight_bytes += len(held) * SIZES[ctype]
         else:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bitq.exporting.c99.kinds.gating import product
 from bitq.exporting.c99.lowering import Flowing, Lowering, UnknownError, computes, values
 
 
@@ -28,9 +29,13 @@ def _norm(lowering: Lowering, given: dict[str, Any]) -> Flowing:
 @computes("mul", "div", "sub")
 def _scaled(lowering: Lowering, given: dict[str, Any]) -> Flowing:
     one, other = given["self"], given["other"]
+    name = str(lowering.node.target).split(".")[1].removesuffix("_")
+    if name == "mul" and isinstance(one, Flowing) and isinstance(other, Flowing):
+        return product(lowering, one, other)
+    if name == "mul" and not isinstance(one, Flowing):
+        one, other = other, one
     if not isinstance(one, Flowing) or isinstance(other, Flowing):
         raise UnknownError("both may not depend on the input, and what does comes first")
-    name = str(lowering.node.target).split(".")[1].removesuffix("_")
     if name == "sub":
         return times(lowering, one, 1.0, other, negative=True)
     return times(lowering, one, other, 0.0, inverse=name == "div")
