@@ -90,6 +90,13 @@ _SOURCE = """\
 
 /* Negative numbers are shifted to the right as two's complement, rounded down. */
 typedef char bitq_shifts_are_arithmetic[(-1 >> 1) == -1 ? 1 : -1];
+
+/* Functions that would only grow the code where they are called. */
+#if defined(__GNUC__)
+#define BITQ_APART __attribute__((noinline))
+#else
+#define BITQ_APART
+#endif
 {pieces}{body}"""
 
 _MAIN = """\

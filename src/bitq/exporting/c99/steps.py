@@ -107,6 +107,11 @@ class Origin(Reader):
     takes_input: ClassVar[bool] = False
     tiled: ClassVar[bool] = False
 
+    @property
+    def chosen_from(self) -> Resident | None:
+        """A tensor whose numbers it gives as they are, if it does."""
+        return None
+
 
 class Change(Reader):
     """What becomes of a number."""

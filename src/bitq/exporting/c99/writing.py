@@ -111,8 +111,8 @@ class Writer:
     def element(self, stored: Resident, place: str, channel: str) -> str:
         """An expression of k of a tensor's number."""
         numbers, at = stored.stored, f"(({place}) * {stored.channels} + ({channel}))"
-        if numbers.ctype == "int64_t":
-            return f"bitq_get64({self.place(stored)} + 8 * {at})"
+        if numbers.wide:
+            return f"bitq_get_wide({self.place(stored)} + 4 * {at})"
         k = self._field(stored, 0, at, numbers.bits, numbers.low)
         return f"({k} * (1 << {self.code(stored, place, channel)}))" if numbers.top and not stored.numbers.top else k
 
@@ -140,8 +140,8 @@ class Writer:
     def stores(self, stored: Resident, place: str, channel: str, k: str) -> str:
         """A statement that stores k of a number."""
         numbers, at = stored.stored, f"(({place}) * {stored.channels} + ({channel}))"
-        if numbers.ctype == "int64_t":
-            return f"bitq_put64({self.place(stored)} + 8 * {at}, {k});"
+        if numbers.wide:
+            return f"bitq_put_wide({self.place(stored)} + 4 * {at}, {k});"
         return f"bitq_put({self.place(stored)}, (uint32_t){at} * {numbers.bits}, {numbers.bits}, (uint32_t)({k}));"
 
     def stores_code(self, stored: Resident, place: str, channel: str, code: str) -> str:
@@ -254,28 +254,22 @@ def step_in_c(source: Origin, writer: Writer, number: int, step: StepOfC) -> str
 def _stored(writer: Writer, step: StepOfC) -> list[str]:
     """Numbers of a block from z on in memory, at position at + t."""
     target, numbers = step.target, step.numbers
-    loop = "for (k = first; k < last; k++)"
-    if numbers.ctype == "int64_t":
-        return [loop, f"    {writer.stores(target, 'at + t', 'k', 'z[k - first]')}"]
+    if numbers.wide:
+        return ["for (k = first; k < last; k++)", f"    {writer.stores(target, 'at + t', 'k', 'z[k - first]')}"]
+    begin = f"(uint32_t)((at + t) * {target.channels} + first) * {numbers.bits}, {numbers.bits}"
+    run = f"{writer.place(target)}, {begin}, z, last - first"
     if numbers.scale != 1:
-        k = f"v < {numbers.low} ? {numbers.low} : v > {numbers.high} ? {numbers.high} : v"
-        return [
-            f"{loop} {{",
-            f"    const int64_t v = bitq_scaled(z[k - first], {step.gain}, {step.shift});",
-            f"    {writer.stores(target, 'at + t', 'k', k)}",
-            "}",
-        ]
-    lines, code = [], "0"
-    if numbers.top:
-        base, sign = step.unit + 1 - numbers.magnitude_bits - numbers.lowest, int(numbers.low < 0)
-        code = "code"
-        lines = [
-            f"const int32_t code = bitq_code(z, last - first, {sign}, {base}, {numbers.top});",
-            writer.stores_code(target, "at + t", "first", "code"),
-        ]
-    shift = f"{numbers.lowest - step.unit} + {code}"
-    k = f"bitq_rounded(z[k - first], {shift}, {numbers.low}, {numbers.high})"
-    return [*lines, loop, f"    {writer.stores(target, 'at + t', 'k', k)}"]
+        return [f"bitq_store_scaled({run}, {step.gain}, {step.shift}, {numbers.low}, {numbers.high});"]
+    base, sign = step.unit + 1 - numbers.magnitude_bits - numbers.lowest, int(numbers.low < 0)
+    shift = str(numbers.lowest - step.unit)
+    store = f"bitq_store({run}, {shift}{' + code' if numbers.top else ''}, {numbers.low}, {numbers.high});"
+    if not numbers.top:
+        return [store]
+    return [
+        f"const int32_t code = bitq_code(z, last - first, {sign}, {base}, {numbers.top});",
+        writer.stores_code(target, "at + t", "first", "code"),
+        store,
+    ]
 
 
 @change_in_c.register
