@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+Reals = NDArray[np.float64]
 
 
 def rounded(z: IntArray, shifts: IntArray, most: int) -> IntArray:

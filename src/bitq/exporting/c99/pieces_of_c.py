@@ -161,8 +161,8 @@ BITQ_APART static void bitq_store(
 """,
     "bitq_store_scaled": """
 /* Numbers z * gain / 2^shift into a stream. */
-BITQ_APART static void bitq_store_scaled(uint8_t *to, uint32_t at, uint32_t bits, const int64_t *z, int32_t count, int32_t gain,
-    int32_t shift, int32_t low, int32_t high)
+BITQ_APART static void bitq_store_scaled(uint8_t *to, uint32_t at, uint32_t bits, const int64_t *z, int32_t count,
+    int32_t gain, int32_t shift, int32_t low, int32_t high)
 {
     for (; count > 0; count--, at += bits) {
         const int64_t k = bitq_scaled(*z++, gain, shift);

@@ -87,7 +87,7 @@ class Lift:
     left: int
 
 
-class Reader:
+class OfTensors:
     """Reads tensors, none by default."""
 
     @property
@@ -96,7 +96,7 @@ class Reader:
         return ()
 
 
-class Origin(Reader):
+class Origin(OfTensors):
     """What numbers come from.
 
     Attributes:
@@ -113,7 +113,7 @@ class Origin(Reader):
         return None
 
 
-class Change(Reader):
+class Change(OfTensors):
     """What becomes of a number."""
 
 

@@ -8,13 +8,12 @@ from math import frexp, ldexp
 import numpy as np
 from numpy.typing import NDArray
 
+from bitq.exporting.c99.fixed_point import Reals
 from bitq.exporting.c99.numbers import Numbers
 from bitq.exporting.c99.steps import ROOM, SUM, Affine, Change, Drop, Origin, Resident, StepOfC, least_unit, multiplier
 
 LIKE_A_FORMAT = 16
 """Bits that whole numbers take fewer of than where they are stored wide."""
-
-Reals = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ def comment(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]", "_", name)[:80] or "network"
 
 
-class Buffer(NamedTuple):
+class WorkSpace(NamedTuple):
     """Static memory that steps use while they run, each in its own way.
 
     Attributes:
@@ -51,7 +51,7 @@ class Writer:
         self.weight_bytes = self.constant_bytes = 0
         self._tables: list[str] = []
         self._known: set[str] = set()
-        self._buffers: dict[str, Buffer] = {}
+        self._buffers: dict[str, WorkSpace] = {}
 
     def body(self, name: str) -> str:
         """All but the pieces."""
@@ -98,10 +98,10 @@ class Writer:
 
     def buffer(self, name: str, ctype: str, count: int) -> str:
         """An expression of static memory for some numbers of a type, which a step uses while it runs."""
-        found = self._buffers.get(name, Buffer(0, {}))
+        found = self._buffers.get(name, WorkSpace(0, {}))
         member = ctype.removesuffix("_t")
         size = max(found.bytes, -(-count * SIZES[ctype] // 8) * 8)
-        self._buffers[name] = Buffer(size, {**found.types, member: ctype})
+        self._buffers[name] = WorkSpace(size, {**found.types, member: ctype})
         return f"{name}.{member}"
 
     def place(self, stored: Resident) -> str:
