@@ -150,26 +150,6 @@ static void bitq_put(uint8_t *stream, uint32_t at, uint32_t bits, uint32_t value
         *stream = (uint8_t)((*stream & ~mask) | (held & mask));
 }
 """,
-    "bitq_store": """
-/* Numbers z / 2^shift into a stream. */
-BITQ_APART static void bitq_store(
-    uint8_t *to, uint32_t at, uint32_t bits, const int64_t *z, int32_t count, int32_t shift, int32_t low, int32_t high)
-{
-    for (; count > 0; count--, at += bits)
-        bitq_put(to, at, bits, (uint32_t)bitq_rounded(*z++, shift, low, high));
-}
-""",
-    "bitq_store_scaled": """
-/* Numbers z * gain / 2^shift into a stream. */
-BITQ_APART static void bitq_store_scaled(uint8_t *to, uint32_t at, uint32_t bits, const int64_t *z, int32_t count,
-    int32_t gain, int32_t shift, int32_t low, int32_t high)
-{
-    for (; count > 0; count--, at += bits) {
-        const int64_t k = bitq_scaled(*z++, gain, shift);
-        bitq_put(to, at, bits, (uint32_t)(k < low ? low : k > high ? high : k));
-    }
-}
-""",
     "bitq_get_wide": """
 /* m * 2^s, of 26 bits m above 6 bits s. */
 static int64_t bitq_get_wide(const uint8_t *from)

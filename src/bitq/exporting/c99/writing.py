@@ -254,22 +254,28 @@ def step_in_c(source: Origin, writer: Writer, number: int, step: StepOfC) -> str
 def _stored(writer: Writer, step: StepOfC) -> list[str]:
     """Numbers of a block from z on in memory, at position at + t."""
     target, numbers = step.target, step.numbers
+    loop = "for (k = first; k < last; k++)"
     if numbers.wide:
-        return ["for (k = first; k < last; k++)", f"    {writer.stores(target, 'at + t', 'k', 'z[k - first]')}"]
-    begin = f"(uint32_t)((at + t) * {target.channels} + first) * {numbers.bits}, {numbers.bits}"
-    run = f"{writer.place(target)}, {begin}, z, last - first"
+        return [loop, f"    {writer.stores(target, 'at + t', 'k', 'z[k - first]')}"]
     if numbers.scale != 1:
-        return [f"bitq_store_scaled({run}, {step.gain}, {step.shift}, {numbers.low}, {numbers.high});"]
-    base, sign = step.unit + 1 - numbers.magnitude_bits - numbers.lowest, int(numbers.low < 0)
-    shift = str(numbers.lowest - step.unit)
-    store = f"bitq_store({run}, {shift}{' + code' if numbers.top else ''}, {numbers.low}, {numbers.high});"
-    if not numbers.top:
-        return [store]
-    return [
-        f"const int32_t code = bitq_code(z, last - first, {sign}, {base}, {numbers.top});",
-        writer.stores_code(target, "at + t", "first", "code"),
-        store,
-    ]
+        k = f"v < {numbers.low} ? {numbers.low} : v > {numbers.high} ? {numbers.high} : v"
+        return [
+            f"{loop} {{",
+            f"    const int64_t v = bitq_scaled(z[k - first], {step.gain}, {step.shift});",
+            f"    {writer.stores(target, 'at + t', 'k', k)}",
+            "}",
+        ]
+    lines, code = [], "0"
+    if numbers.top:
+        base, sign = step.unit + 1 - numbers.magnitude_bits - numbers.lowest, int(numbers.low < 0)
+        code = "code"
+        lines = [
+            f"const int32_t code = bitq_code(z, last - first, {sign}, {base}, {numbers.top});",
+            writer.stores_code(target, "at + t", "first", "code"),
+        ]
+    shift = f"{numbers.lowest - step.unit} + {code}"
+    k = f"bitq_rounded(z[k - first], {shift}, {numbers.low}, {numbers.high})"
+    return [*lines, loop, f"    {writer.stores(target, 'at + t', 'k', k)}"]
 
 
 @change_in_c.register
