@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import softmax
 from torch import nn
 from torch.nn import functional
 
@@ -16,14 +17,16 @@ from bitq.errors import BitqError
 from bitq.exporting import export
 from bitq.exporting.c99.fixed_point import wide
 from bitq.exporting.c99.folder import replace_files
-from bitq.exporting.c99.integers import run
+from bitq.exporting.c99.integers import drawn, floats, run
 from bitq.exporting.c99.kinds.bending import CURVES, pieces_named
-from bitq.exporting.c99.kinds.normalizing import halving
+from bitq.exporting.c99.kinds.normalizing import halving, shares
 from bitq.exporting.c99.lowering import lowered
+from bitq.exporting.c99.numbers import Numbers
 from bitq.exporting.c99.pieces import ERROR, PLACE_BITS
 from bitq.exporting.c99.pieces_of_c import needed
 from bitq.exporting.c99.source import written
 from bitq.exporting.c99.static_memory import placed_in_memory
+from bitq.exporting.c99.steps import Resident
 from bitq.movement.widths import widths
 from bitq.numerics import bitstream
 from bitq.tracing import record
@@ -130,6 +133,18 @@ def test_halving_is_right_between_0_and_1():
     places = np.floor(np.ldexp(x, PLACE_BITS - pieces.width)).astype(np.int64)
     found = np.ldexp(pieces.at(places).astype(np.float64), pieces.unit)
     assert np.abs(found - np.exp2(-x)).max() <= ERROR
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.sampled_from([-14, -4, 2]))
+def test_shares_are_right(seed, channels, lowest):
+    draw = np.random.default_rng(seed)
+    numbers = Numbers(-127, 127, lowest, 5, 16)
+    stored = Resident("t", 1, 2, channels, numbers, numbers.bound())
+    k = draw.integers(-127, 128, (1, 2, channels))
+    codes = draw.integers(0, 6, (1, 2, stored.blocks))
+    found = drawn(shares(stored).source, {"t": (k, codes)}, stored) / 2.0**30
+    expected = softmax(floats(k, codes, stored).astype(np.float64), 2)
+    assert np.abs(found - expected).max() <= 2.0**-19
 
 
 @given(st.integers(-(1 << 61), 1 << 61))
