@@ -7,7 +7,7 @@ import re
 PIECES = {
     "bitq_top_bit": """
 /* floor(log2 x) of x > 0, and -63 of 0. */
-static int32_t bitq_top_bit(uint64_t x)
+BITQ_APART static int32_t bitq_top_bit(uint64_t x)
 {
     int32_t found = 0;
     uint32_t half = (uint32_t)(x >> 32);
@@ -56,7 +56,7 @@ static int32_t bitq_rounded(int64_t z, int32_t shift, int32_t low, int32_t high)
 """,
     "bitq_code": """
 /* The code of a block: that of its largest magnitude; below 0 counts only where there is a sign. */
-static int32_t bitq_code(const int64_t *z, int32_t count, int32_t has_sign, int32_t base, int32_t top)
+BITQ_APART static int32_t bitq_code(const int64_t *z, int32_t count, int32_t has_sign, int32_t base, int32_t top)
 {
     uint64_t peak = 0;
     int32_t i, code;
@@ -93,7 +93,7 @@ static int32_t bitq_exponent(uint32_t pattern)
 """,
     "bitq_float": """
 /* k * 2^exponent as a float, to nearest, ties to even. */
-static float bitq_float(int64_t k, int32_t exponent)
+BITQ_APART static float bitq_float(int64_t k, int32_t exponent)
 {
     const uint64_t size = k < 0 ? (uint64_t)-k : (uint64_t)k;
     const int32_t top = bitq_top_bit(size) + exponent;
@@ -115,18 +115,64 @@ static float bitq_float(int64_t k, int32_t exponent)
     return found;
 }
 """,
-    "bitq_get64": """
-static int64_t bitq_get64(const uint8_t *from)
+    "bitq_pieces": """
+/* A polynomial between knots, or what it is below or above; places are 2^-24 of a piece. */
+BITQ_APART static int64_t bitq_pieces(int64_t places, const int32_t *table, int32_t count)
 {
-    int64_t found;
-    memcpy(&found, from, sizeof found);
-    return found;
+    const int64_t most = (int64_t)count << 24, at = places < -1 ? -1 : places > most ? most : places;
+    const int64_t place = at & 0xffffff;
+    const int32_t *const c = table + 4 * ((at >> 24) + 1);
+    const int64_t third = c[2] + ((c[3] * place) >> 24), second = c[1] + ((third * place) >> 24);
+    return c[0] + ((second * place) >> 24);
 }
 """,
-    "bitq_put64": """
-static void bitq_put64(uint8_t *to, int64_t value)
+    "bitq_get": """
+/* A number from low on of some bits, 1..16, of a stream. */
+static int32_t bitq_get(const uint8_t *stream, uint32_t at, uint32_t bits, int32_t low)
 {
-    memcpy(to, &value, sizeof value);
+    const uint32_t begin = at & 7;
+    uint32_t held;
+    stream += at >> 3;
+    held = (uint32_t)stream[0] >> begin;
+    if (begin + bits > 8)
+        held |= (uint32_t)stream[1] << (8 - begin);
+    if (begin + bits > 16)
+        held |= (uint32_t)stream[2] << (16 - begin);
+    return (int32_t)((held - (uint32_t)low) & (((uint32_t)1 << bits) - 1)) + low;
+}
+""",
+    "bitq_put": """
+/* The lowest bits, 1..16, of a value into a stream. */
+static void bitq_put(uint8_t *stream, uint32_t at, uint32_t bits, uint32_t value)
+{
+    uint32_t mask = (((uint32_t)1 << bits) - 1) << (at & 7), held = value << (at & 7);
+    for (stream += at >> 3; mask != 0; mask >>= 8, held >>= 8, stream++)
+        *stream = (uint8_t)((*stream & ~mask) | (held & mask));
+}
+""",
+    "bitq_get_wide": """
+/* m * 2^s, of 26 bits m above 6 bits s. */
+static int64_t bitq_get_wide(const uint8_t *from)
+{
+    const uint32_t high = (uint32_t)from[3] << 24 | (uint32_t)from[2] << 16;
+    const uint32_t held = high | (uint32_t)from[1] << 8 | (uint32_t)from[0];
+    return bitq_left((int32_t)held >> 6, (int32_t)(held & 63));
+}
+""",
+    "bitq_put_wide": """
+/* To nearest, ties to even. */
+BITQ_APART static void bitq_put_wide(uint8_t *to, int64_t value)
+{
+    const int32_t top = bitq_top_bit(value < 0 ? (uint64_t)-value : (uint64_t)value), most = (int32_t)1 << 25;
+    int32_t drop = top > 24 ? top - 24 : 0, m = bitq_rounded(value, drop, -most, most), i;
+    uint32_t held;
+    if (m == most || m == -most) {
+        m /= 2;
+        drop++;
+    }
+    held = (uint32_t)m << 6 | (uint32_t)drop;
+    for (i = 0; i < 4; i++, held >>= 8)
+        to[i] = (uint8_t)(held & 255);
 }
 """,
 }
@@ -145,10 +191,11 @@ static int32_t {name}(const {left} *a, const {right} *w, int32_t count)
 """
 
 _UNPACK = """
-/* {what} from a stream of bits. */
-static void {name}(const uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, {type} *to)
+/* Numbers from low on of some bits, 1..16, of a stream. */
+BITQ_APART static void bitq_unpack_{name}(
+    const uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, int32_t low, {type} *to)
 {{
-    const uint32_t {masks};
+    const uint32_t mask = ((uint32_t)1 << bits) - 1;
     uint32_t left = 8 - (at & 7), held;
     stream += at >> 3;
     held = (uint32_t)*stream++ >> (at & 7);
@@ -157,28 +204,16 @@ static void {name}(const uint8_t *stream, uint32_t at, int32_t count, uint32_t b
             held |= (uint32_t)*stream++ << left;
             left += 8;
         }}
-        *to++ = {value};
+        *to++ = ({type})((int32_t)((held - (uint32_t)low) & mask) + low);
         held >>= bits;
         left -= bits;
     }}
 }}
 """
 
-for _name, _type in (("bitq_unpack8", "int8_t"), ("bitq_unpack16", "int16_t")):
-    PIECES[_name] = _UNPACK.format(
-        what="Elements of some bits, in two's complement,",
-        name=_name,
-        type=_type,
-        masks="sign = (uint32_t)1 << (bits - 1), mask = sign * 2 - 1",
-        value=f"({_type})((int32_t)((held & mask) ^ sign) - (int32_t)sign)",
-    )
-PIECES["bitq_codes"] = _UNPACK.format(
-    what="Codes of some bits",
-    name="bitq_codes",
-    type="uint8_t",
-    masks="mask = ((uint32_t)1 << bits) - 1",
-    value="(uint8_t)(held & mask)",
-)
+for _type in ("int8_t", "uint8_t", "int16_t"):
+    _name = _type.removesuffix("_t")
+    PIECES[f"bitq_unpack_{_name}"] = _UNPACK.format(name=_name, type=_type)
 
 for _left in ("int8_t", "uint8_t", "int16_t"):
     for _right in ("int8_t", "int16_t"):
