@@ -33,6 +33,9 @@ from bitq.exporting.c99.steps import (
 TILE = 2048
 """Bytes of fixed-point numbers that are held until their blocks are complete, if one position needs no more."""
 
+UNROLLED = 16
+"""Channels of a run whose products are written one by one."""
+
 FILES = ("network.h", "network.c", "main.c", "Makefile")
 
 _LINE = 20
@@ -463,9 +466,9 @@ def _convolve(source: Convolve, writer: _Writer, number: int, target: Resident) 
     group = f"k / {per_group} * {inner}" if source.groups > 1 else "0"
     lines = [f"{kind} sum = 0;"]
     body = [
-        f"const {stored.numbers.ctype} *const b = a + (iy * {stored.width} + ix) * {stored.channels}"
+        f"const {stored.numbers.ctype} *b = a + (iy * {stored.width} + ix) * {stored.channels}"
         + (f" + {group};" if source.groups > 1 else ";"),
-        f"const {filters.ctype} *const w = {place} + (r * {source.walk.kernel[1]} + s) * {inner};",
+        f"const {filters.ctype} *w = {place} + (r * {source.walk.kernel[1]} + s) * {inner};",
     ]
     if stored.numbers.top:
         begin = f" + {group} / {stored.numbers.block}" if source.groups > 1 else ""
@@ -500,6 +503,8 @@ def _products(source: Convolve, writer: _Writer, number: int) -> list[str]:
         if len(first) <= 2:
             rows = [(each.first, each.last - each.first, each.code, each.weight_code) for each in first]
             return [line for row in rows for line in _one(source, *row)]
+        if even := _even(source, first):
+            return _evenly(source, len(first), *even)
         held, begin, end = [first], "0", str(len(first))
     else:
         held = [relative(group) for group in range(source.groups)]
@@ -518,23 +523,37 @@ def _products(source: Convolve, writer: _Writer, number: int) -> list[str]:
     ]
 
 
+def _even(source: Convolve, runs: Sequence[ChannelRun]) -> tuple[int, int, int] | None:
+    """Channels of each run, and runs that share a code of the input and of the weight, if all have as many."""
+    count = runs[0].last
+    shared = [
+        sum(getattr(each, name) == 0 for each in runs) if top else len(runs)
+        for name, top in (("code", source.input.numbers.top), ("weight_code", source.filters.shifted_top))
+    ]
+    expected = [ChannelRun(i * count, (i + 1) * count, i // shared[0], i // shared[1]) for i in range(len(runs))]
+    return (count, shared[0], shared[1]) if expected == list(runs) else None
+
+
+def _evenly(source: Convolve, runs: int, count: int, *shared: int) -> list[str]:
+    """Runs of as many channels each, one after the other."""
+    codes = ["i" if own == 1 else f"i / {own}" for own in shared]
+    pointers = f"b += {count}, w += {count}"
+    return ["int32_t i;", f"for (i = 0; i < {runs}; i++, {pointers}) {{", *_one(source, 0, count, *codes), "}"]
+
+
 def _one(source: Convolve, first: object, count: object, code: object, weight_code: object) -> list[str]:
     left, right = source.input.numbers.ctype, source.filters.ctype
-    if count == 1:
-        product = f"b[{first}] * w[{first}]"
+    if isinstance(count, int) and isinstance(first, int) and count <= UNROLLED:
+        product = " + ".join(f"b[{first + each}] * w[{first + each}]" for each in range(count))
     else:
         name = f"bitq_dot_{left.removesuffix('_t')}_{right.removesuffix('_t')}"
         product = f"{name}(b + {first}, w + {first}, {count})"
     if not source.tops:
         return [f"sum += bitq_left({product}, {source.left});" if source.left else f"sum += {product};"]
-    shift = [str(source.tops)]
-    if source.input.numbers.top:
-        shift.append(f"f[{code}]")
-    if source.filters.shifted_top:
-        shift.append(f"g[{weight_code}]")
+    codes = [f"f[{code}]"] * bool(source.input.numbers.top) + [f"g[{weight_code}]"] * bool(source.filters.shifted_top)
     if source.wide:
-        return [f"sum += bitq_left({product}, {source.left}) >> ({' - '.join(shift)});"]
-    return [f"sum += (int32_t)((uint32_t)({product}) << {source.left}) >> ({' - '.join(shift)});"]
+        return [f"sum += bitq_left({product}, {source.left}) >> ({' - '.join([str(source.tops), *codes])});"]
+    return [f"sum += ({product}) * (1 << ({' + '.join(codes)}));"]
 
 
 # Operations
