@@ -22,9 +22,10 @@ from bitq.exporting import export
 from bitq.exporting.c99.compiled import outputs
 from bitq.exporting.c99.folder import replace_files
 from bitq.exporting.c99.integers import rounded, run, scaled
+from bitq.exporting.c99.kinds.convolving import Convolve
 from bitq.exporting.c99.lowering import lowered
 from bitq.exporting.c99.source import FILES, identifier, written
-from bitq.exporting.c99.steps import MOST_SHIFT, Convolve, multiplier
+from bitq.exporting.c99.steps import MOST_SHIFT, multiplier
 from bitq.formats import TensorFormats, parse_format
 from bitq.tracing import record
 from bitq.tradeoff.stored import points_of

@@ -74,17 +74,22 @@ class Numbers:
         return _ctype(self.low, self.high)
 
     @property
-    def bytes(self) -> int:
-        """Of one k."""
-        return {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "int64_t": 8}[self.ctype]
+    def bits(self) -> int:
+        """That a k is stored in: its lowest, which tell it within `low` and `high`."""
+        return 64 if self.ctype == "int64_t" else (self.high - self.low).bit_length()
+
+    @property
+    def code_bits(self) -> int:
+        """That the code of a block is stored in."""
+        return self.top.bit_length()
 
     @property
     def magnitude_bits(self) -> int:
         """Of the largest k of a format with blocks, which is 2^bits - 1."""
         return self.high.bit_length()
 
-    def in_memory(self) -> Numbers:
-        """How a tensor holds them: as k·2^code without codes, where that takes 8 bits; else as they are."""
+    def as_read(self) -> Numbers:
+        """What layers read: k·2^code without codes, where that takes 8 bits; else k and codes as they are."""
         low, high = self.low << self.top, self.high << self.top
         return replace(self, low=low, high=high, top=0) if self.top and _ctype(low, high) in _BYTES else self
 

@@ -115,6 +115,41 @@ static float bitq_float(int64_t k, int32_t exponent)
     return found;
 }
 """,
+    "bitq_pieces": """
+/* A polynomial between knots, or what it is below or above; places are 2^-24 of a piece. */
+static int64_t bitq_pieces(int64_t places, const int32_t *table, int32_t count)
+{
+    const int64_t most = (int64_t)count << 24, at = places < -1 ? -1 : places > most ? most : places;
+    const int64_t place = at & 0xffffff;
+    const int32_t *const c = table + 4 * ((at >> 24) + 1);
+    const int64_t third = c[2] + ((c[3] * place) >> 24), second = c[1] + ((third * place) >> 24);
+    return c[0] + ((second * place) >> 24);
+}
+""",
+    "bitq_get": """
+/* A number from low on of some bits, 1..16, of a stream. */
+static int32_t bitq_get(const uint8_t *stream, uint32_t at, uint32_t bits, int32_t low)
+{
+    const uint32_t begin = at & 7;
+    uint32_t held;
+    stream += at >> 3;
+    held = (uint32_t)stream[0] >> begin;
+    if (begin + bits > 8)
+        held |= (uint32_t)stream[1] << (8 - begin);
+    if (begin + bits > 16)
+        held |= (uint32_t)stream[2] << (16 - begin);
+    return (int32_t)((held - (uint32_t)low) & (((uint32_t)1 << bits) - 1)) + low;
+}
+""",
+    "bitq_put": """
+/* The lowest bits, 1..16, of a value into a stream. */
+static void bitq_put(uint8_t *stream, uint32_t at, uint32_t bits, uint32_t value)
+{
+    uint32_t mask = (((uint32_t)1 << bits) - 1) << (at & 7), held = value << (at & 7);
+    for (stream += at >> 3; mask != 0; mask >>= 8, held >>= 8, stream++)
+        *stream = (uint8_t)((*stream & ~mask) | (held & mask));
+}
+""",
     "bitq_get64": """
 static int64_t bitq_get64(const uint8_t *from)
 {
@@ -145,10 +180,11 @@ static int32_t {name}(const {left} *a, const {right} *w, int32_t count)
 """
 
 _UNPACK = """
-/* {what} from a stream of bits. */
-static void {name}(const uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, {type} *to)
+/* Numbers from low on of some bits, 1..16, of a stream. */
+static void bitq_unpack_{name}(
+    const uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, int32_t low, {type} *to)
 {{
-    const uint32_t {masks};
+    const uint32_t mask = ((uint32_t)1 << bits) - 1;
     uint32_t left = 8 - (at & 7), held;
     stream += at >> 3;
     held = (uint32_t)*stream++ >> (at & 7);
@@ -157,28 +193,37 @@ static void {name}(const uint8_t *stream, uint32_t at, int32_t count, uint32_t b
             held |= (uint32_t)*stream++ << left;
             left += 8;
         }}
-        *to++ = {value};
+        *to++ = ({type})((int32_t)((held - (uint32_t)low) & mask) + low);
         held >>= bits;
         left -= bits;
     }}
 }}
 """
 
-for _name, _type in (("bitq_unpack8", "int8_t"), ("bitq_unpack16", "int16_t")):
-    PIECES[_name] = _UNPACK.format(
-        what="Elements of some bits, in two's complement,",
-        name=_name,
-        type=_type,
-        masks="sign = (uint32_t)1 << (bits - 1), mask = sign * 2 - 1",
-        value=f"({_type})((int32_t)((held & mask) ^ sign) - (int32_t)sign)",
-    )
-PIECES["bitq_codes"] = _UNPACK.format(
-    what="Codes of some bits",
-    name="bitq_codes",
-    type="uint8_t",
-    masks="mask = ((uint32_t)1 << bits) - 1",
-    value="(uint8_t)(held & mask)",
-)
+_PACK = """
+/* The lowest bits, 1..16, of numbers into a stream. */
+static void bitq_pack_{name}(uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, const {type} *from)
+{{
+    const uint32_t mask = ((uint32_t)1 << bits) - 1;
+    uint32_t filled = at & 7, held;
+    stream += at >> 3;
+    held = filled ? *stream & (((uint32_t)1 << filled) - 1) : 0;
+    while (count-- > 0) {{
+        held |= ((uint32_t)*from++ & mask) << filled;
+        for (filled += bits; filled >= 8; filled -= 8) {{
+            *stream++ = (uint8_t)held;
+            held >>= 8;
+        }}
+    }}
+    if (filled)
+        *stream = (uint8_t)((uint32_t)(*stream & ~(((uint32_t)1 << filled) - 1)) | held);
+}}
+"""
+
+for _type in ("int8_t", "uint8_t", "int16_t"):
+    _name = _type.removesuffix("_t")
+    PIECES[f"bitq_unpack_{_name}"] = _UNPACK.format(name=_name, type=_type)
+    PIECES[f"bitq_pack_{_name}"] = _PACK.format(name=_name, type=_type)
 
 for _left in ("int8_t", "uint8_t", "int16_t"):
     for _right in ("int8_t", "int16_t"):

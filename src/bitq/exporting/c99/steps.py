@@ -1,40 +1,38 @@
 """What an exported network does, step by step: each reads tensors, computes fixed-point numbers, and stores a tensor.
 
-A fixed-point number z of 64 bits stands for z·2^unit. Units are chosen here so that no number of a network leaves 62
-bits, whatever its input, as bounds of all weights and formats prove. `integers` computes the same steps in NumPy,
-`source` writes them in C.
+A fixed-point number z of 64 bits stands for z·2^unit. Units are chosen so that no number of a network leaves 62 bits,
+whatever its input, as bounds of all weights and formats prove. What numbers come from and what becomes of them is of
+many kinds, one file in `kinds` for each, which computes it in NumPy and writes it in C.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
-from math import ceil, floor, frexp, log2, prod
-from typing import Literal
+from math import ceil, floor, frexp, ldexp, log2, prod
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitq.exporting.c99.filters import Filters
 from bitq.exporting.c99.numbers import Numbers
 
 ROOM = 56
-"""Bits that numbers may take as they come out of a source; sums may take more, up to 61."""
+"""Bits that numbers may take as they come out of a source; sums may take more, up to `SUM`."""
+
+SUM = 61
+"""Bits that a number may take wherever it is."""
 
 LEAST_SHIFT, MOST_SHIFT = 33, 95
-
-INPUT_LIFT = 36
-"""Bits that the significand of an input is shifted to the left before it is multiplied."""
 
 
 @dataclass(frozen=True)
 class Resident:
-    """A tensor in memory, channels last: all k, then all codes.
+    """A tensor in memory, channels last, packed: all k, then all codes, then zeros up to a whole byte.
 
     Attributes:
         name: unique.
         height, width, channels: extents; 1 where there are none.
-        numbers: what k and codes stand for.
+        stored: what k and codes stand for.
         bound: of magnitudes.
     """
 
@@ -42,8 +40,13 @@ class Resident:
     height: int
     width: int
     channels: int
-    numbers: Numbers
+    stored: Numbers
     bound: float
+
+    @property
+    def numbers(self) -> Numbers:
+        """What those who read it compute with."""
+        return self.stored.as_read()
 
     @property
     def positions(self) -> int:
@@ -51,22 +54,24 @@ class Resident:
         return self.height * self.width
 
     @property
+    def largest(self) -> float:
+        """The largest |k| under the top code."""
+        return self.bound / ldexp(self.numbers.scale, self.numbers.highest)
+
+    @property
     def blocks(self) -> int:
         """Codes at a position."""
-        return -(-self.channels // self.numbers.block) if self.numbers.top else 0
+        return -(-self.channels // self.stored.block) if self.stored.top else 0
 
     @property
     def codes_at(self) -> int:
-        """Where its codes lie, in bytes from its begin."""
-        return self.positions * self.channels * self.numbers.bytes
+        """Where its codes lie, in bits from its begin."""
+        return self.positions * self.channels * self.stored.bits
 
     @property
     def bytes(self) -> int:
         """Of all."""
-        return self.codes_at + self.positions * self.blocks
-
-
-# What numbers come from
+        return -(-(self.codes_at + self.positions * self.blocks * self.stored.code_bits) // 8)
 
 
 @dataclass(frozen=True)
@@ -82,139 +87,33 @@ class Lift:
     left: int
 
 
-@dataclass(frozen=True)
-class FromInput:
-    """The network's input, float32 numbers in the order of the network's own axes.
-
-    Attributes:
-        channel_stride, position_stride: from one channel, one position to the next.
-    """
-
-    channel_stride: int
-    position_stride: int
-
-
-@dataclass(frozen=True)
-class Walk:
-    """How windows walk over a tensor.
-
-    Attributes:
-        kernel, stride, padding, dilation: along height and width.
-        transposed: whether inputs walk over outputs instead.
-    """
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int] = (1, 1)
-    transposed: bool = False
-
-    def read(self, out: int, tap: int, axis: int, extent: int) -> int | None:
-        """What row or column a tap reads for an output; None beyond the tensor."""
-        if self.transposed:
-            found, rest = divmod(out + self.padding[axis] - tap * self.dilation[axis], self.stride[axis])
-            return found if not rest and 0 <= found < extent else None
-        found = out * self.stride[axis] - self.padding[axis] + tap * self.dilation[axis]
-        return found if 0 <= found < extent else None
-
-
-@dataclass(frozen=True)
-class ChannelRun:
-    """Neighbouring channels whose products are summed before they are shifted.
-
-    Attributes:
-        first, last: of a group's channels, from and to before.
-        code: of the activation's blocks.
-        weight_code: of the weight's.
-    """
-
-    first: int
-    last: int
-    code: int
-    weight_code: int
-
-
-@dataclass(frozen=True, eq=False)
-class Convolve:
-    """Sums of products: of each segment p, an integer; then the sum of (p·2^left) >> (tops - codes), times 2^lift.
-
-    Attributes:
-        input: what is read.
-        filters: the weight.
-        walk: of windows.
-        groups: of channels.
-        left: bits that p is shifted to the left.
-        wide: whether the sum has 64 bits or 32, which hold it exactly.
-        lift: bits that the sum is shifted to the left at the end.
-    """
-
-    input: Resident
-    filters: Filters
-    walk: Walk
-    groups: int
-    left: int
-    wide: bool
-    lift: int
+class Reader:
+    """Reads tensors, none by default."""
 
     @property
-    def tops(self) -> int:
-        """Of both codes together."""
-        return self.input.numbers.top + self.filters.shifted_top
-
-    def segments(self, group: int) -> tuple[ChannelRun, ...]:
-        """Those of a group."""
-        inner, first = self.filters.k.shape[2], group * self.filters.k.shape[2]
-        block, own = self.input.numbers.block, self.filters.block
-        edges = {0, inner}
-        if self.input.numbers.top:
-            edges |= {edge - first for edge in range(-(-first // block) * block, first + inner, block)}
-        if self.filters.shifted_top:
-            edges |= set(range(0, inner, own))
-        marks = sorted(edges)
-        return tuple(
-            ChannelRun(
-                a,
-                b,
-                (first + a) // block if self.input.numbers.top else 0,
-                a // own if self.filters.shifted_top else 0,
-            )
-            for a, b in pairwise(marks)
-        )
+    def reads(self) -> tuple[Resident, ...]:
+        """Which."""
+        return ()
 
 
-@dataclass(frozen=True)
-class Pool:
-    """The largest or the sum of a window's numbers, of each channel."""
-
-    lift: Lift
-    walk: Walk
-    largest: bool
-
-
-@dataclass(frozen=True)
-class Copy:
-    """Tensors as they are, one after the other along the channels.
+class Origin(Reader):
+    """What numbers come from.
 
     Attributes:
-        parts: of the same positions.
-        view: "flat": positions become channels, each channel's together, as flattening has it; "turned": positions
-            become channels, and channels positions.
+        takes_input: whether that is the network's input.
+        tiled: whether many positions are computed before their blocks are stored.
     """
 
-    parts: tuple[Lift, ...]
-    view: View = "same"
+    takes_input: ClassVar[bool] = False
+    tiled: ClassVar[bool] = False
 
 
-View = Literal["same", "flat", "turned"]
-
-Origin = FromInput | Convolve | Pool | Copy
-
-
-# What becomes of them
+class Change(Reader):
+    """What becomes of a number."""
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
+class Affine(Change):
     """z becomes round(z·gain·2^-shift), halves up, plus an offset, of each channel.
 
     Attributes:
@@ -229,45 +128,10 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Divide:
-    """z is divided by a whole number, rounded toward zero; an average that is a tie between two k stays one."""
-
-    by: int
-
-
-@dataclass(frozen=True)
-class Drop:
+class Drop(Change):
     """z loses some lowest bits, halves up."""
 
     bits: int
-
-
-@dataclass(frozen=True)
-class Add:
-    """Another tensor's number of the same place is added; with a gain, if it has a scale, as by `Affine`."""
-
-    lift: Lift
-    gain: int = 0
-    shift: int = 0
-
-
-@dataclass(frozen=True)
-class Clamp:
-    """z is held within bounds; None: without."""
-
-    low: int | None
-    high: int | None
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Where z is negative, it becomes round(4z·gain·2^-shift), halves up."""
-
-    gain: int
-    shift: int
-
-
-Change = Affine | Divide | Drop | Add | Clamp | Leak
 
 
 @dataclass(frozen=True)
@@ -292,6 +156,11 @@ class StepOfC:
     numbers: Numbers
     gain: int = 0
     shift: int = 0
+
+    @property
+    def reads(self) -> tuple[Resident, ...]:
+        """The tensors that it reads."""
+        return tuple(stored for each in (self.source, *self.operations) for stored in each.reads)
 
 
 @dataclass(frozen=True)
