@@ -114,7 +114,9 @@ def measured(subject: Subject, text: str | None, images: Tensor) -> tuple[str, .
     with tempfile.TemporaryDirectory() as folder:
         handed = export(model, images[:2], Path(folder) / "net.onnx")
         looked, weights, names = with_quantized(handed.path)
-        activations, weights_alike = [Alike() for _ in names], 0
+        activations: list[Alike] = []
+        places: list[int] = []
+        weights_alike = expected_weights = 0
         for number, batch in enumerate(images.split(BATCH)):
             found = outputs(looked, [batch])
             with torch.inference_mode(), Quantized(model) as quantized_here:
@@ -124,11 +126,9 @@ def measured(subject: Subject, text: str | None, images: Tensor) -> tuple[str, .
             logits.add(own, expected)
             farthest = max(farthest, float((own - expected).abs().max()))
             largest = max(largest, float(expected.abs().max()))
-            here = quantized_here.activations
-            assert [each.shape for each in here] == [each.shape for each in found[1 : 1 + len(names)]], "in another order"
-            for counted, one, other in zip(activations, found[1:], here, strict=False):
-                counted.add(one, other)
             if number == 0:
+                places = [nearest(each, found[1 : 1 + len(names)]) for each in quantized_here.activations]
+                activations = [Alike() for _ in places]
                 given = found[1 + len(names) :]
                 chains = [[given.pop(0) for _ in chain] for chain in weights]
                 weights_alike = sum(
@@ -136,6 +136,8 @@ def measured(subject: Subject, text: str | None, images: Tensor) -> tuple[str, .
                     for other in quantized_here.weights
                 )
                 expected_weights = len(quantized_here.weights)
+            for counted, place, other in zip(activations, places, quantized_here.activations, strict=True):
+                counted.add(found[1 + place], other)
     numbers = Alike()
     for each in activations:
         numbers.same, numbers.total = numbers.same + each.same, numbers.total + each.total
@@ -147,6 +149,12 @@ def measured(subject: Subject, text: str | None, images: Tensor) -> tuple[str, .
         f"{sum(each.whole for each in activations)} of {len(activations)}",
         str(numbers),
     )
+
+
+def nearest(expected: Tensor, found: list[Tensor]) -> int:
+    """Which tensor is an activation in the file, where branches may come in another order."""
+    alike = [each.shape == expected.shape and float((each == expected).float().mean()) for each in found]
+    return max(range(len(found)), key=lambda place: (alike[place] is not False, alike[place]))
 
 
 def with_quantized(path: Path) -> tuple[Path, list[list[str]], list[str]]:

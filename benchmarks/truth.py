@@ -2,7 +2,7 @@
 
     python benchmarks/truth.py
     python benchmarks/truth.py --run runs/demo               # a plan of the demo, too
-    python benchmarks/truth.py --formats 8:e3:b16 int8/int8-tensor --memory 20480 4096 1024
+    python benchmarks/truth.py --formats 8:e3:b16 int8/int8-tensor --memory 4096 1024
 
 The demo's network in each format of weights and, after a slash, of activations, if these have another, is exported with
 the tiles and the order of loops of least movement through a memory of so many bytes; sums take 32 bits there, as they
@@ -49,8 +49,8 @@ from exported import quantized
 from instructions import formats_of, planned
 from subjects import demo
 
-FORMATS = ("8:e3:b16", "8:e3:b4", "int8/int8-tensor")
-MEMORIES = (20480, 4096, 1024)
+FORMATS = ("int8-tensor", "8:e3:b16", "8:e3:b4")
+MEMORIES = (20480, 4096)
 SUM_BITS = 32
 COUNTER = Path(__file__).with_suffix(".c")
 TOOLS = ("gcc", "nm", "valgrind")

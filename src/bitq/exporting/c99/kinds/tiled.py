@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 from bitq.exporting.c99.kinds.convolving import ChannelRun, Convolve
-from bitq.exporting.c99.steps import Schedule, StepOfC
+from bitq.exporting.c99.steps import Resident, Schedule, StepOfC
 from bitq.layers import Layer
-from bitq.movement.model import Tiling
+from bitq.movement.model import Tiling, Widths
+from bitq.movement.optimum import optimize
 
 REDUCTIONS = ("C", "R", "S")
 """Loops over what is summed up."""
@@ -74,38 +75,84 @@ def layer_of(step: StepOfC) -> Layer | None:
     )
 
 
-def walkable(step: StepOfC, tiling: Tiling) -> Tiling | None:
-    """The tiling of whole blocks that comes next to one of a step's layer; None, if there is none.
+def fits(step: StepOfC, tiling: Tiling) -> bool:
+    """Whether a step gives the same bits in these tiles: they have whole blocks of the output, which are rounded when
+    all of them is there, and cut no run of channels whose products lose bits."""
+    layer, grains = layer_of(step), _grains(step)
+    if layer is None or grains is None:
+        return False
+    return all(
+        tiling.size(layer, loop) in (layer.extent(loop), tiling.size(layer, loop) // grain * grain)
+        for loop, grain in grains.items()
+    )
 
-    A block of the output is rounded when all of it is there, so a tile has whole ones.
+
+def _grains(step: StepOfC) -> dict[str, int] | None:
+    """What tiles along K and C have multiples of, or all; None, if a group has a part of a block."""
+    source, layer = step.source, layer_of(step)
+    assert isinstance(source, Convolve)
+    assert layer is not None
+    outputs, block = layer.extent("K"), step.numbers.block if step.numbers.top else 1
+    if layer.groups > 1 and outputs % block:
+        return None
+    return {"K": min(block, outputs), "C": 1 if source.left >= source.tops else layer.C}
+
+
+def best_tiling(step: StepOfC, capacity_bits: float) -> Tiling | None:
+    """That of least movement of those that give the same bits, if all tiles lie unpacked in a memory; None, if there is
+    none.
+
+    Raises:
+        Infeasible: a memory too small for the least tiles.
     """
-    layer, source = layer_of(step), step.source
-    if layer is None or not isinstance(source, Convolve):
+    source, layer = step.source, layer_of(step)
+    grains = None if layer is None else _grains(step)
+    if layer is None or grains is None or not isinstance(source, Convolve):
         return None
-    block, outputs, size = step.numbers.block, layer.extent("K"), tiling.size(layer, "K")
-    if step.numbers.top and size < outputs:
-        size = min(max(size // block, 1) * block, outputs)
-    if step.numbers.top and layer.groups > 1 and outputs % block:
-        return None
-    found = Tiling(tiling.permutation, {**tiling.tiles, "K": size})
-    return found if _keeps_sums(source, found.size(layer, "C")) else None
+    stored, filters, target = source.input, source.filters, step.target
+    k, c = grains["K"], grains["C"]
+    coarse = replace(layer, K=layer.groups * -(-layer.extent("K") // k), C=-(-layer.C // c))
+    codes = 8 * filters.codes.size / filters.k.size if filters.code_bits else 0.0
+    output = _unpacked_bits(target)
+    own = Widths(
+        c * _unpacked_bits(stored),
+        k * output,
+        k * c * (_BITS[filters.ctype] + codes),
+        k * (output + (64 if source.wide else 32)),
+    )
+    found = optimize(coarse, own, capacity_bits).tiling
+    sizes = {loop: min(size * grains.get(loop, 1), layer.extent(loop)) for loop, size in found.tiles.items()}
+    return Tiling(found.permutation, sizes)
 
 
-def _keeps_sums(source: Convolve, size: int) -> bool:
-    """Whether sums are the same if runs are cut at tiles' ends: where no bit is lost, or none is cut."""
-    runs = [run for group in range(source.groups) for run in source.segments(group)]
-    return source.left >= source.tops or all(run.first // size == (run.last - 1) // size for run in runs)
+_BITS = {"int8_t": 8, "uint8_t": 8, "int16_t": 16, "int64_t": 64}
+
+
+def _unpacked_bits(stored: Resident) -> float:
+    """Of a number in a tile, with its share of a code."""
+    kept = stored.stored
+    return max(_BITS[stored.numbers.ctype], _BITS[kept.ctype]) + (8 * stored.blocks / stored.channels if kept.top else 0)
 
 
 def tiled(network: Schedule, tilings: Mapping[int, Tiling]) -> Schedule:
-    """The same network, with tiles in the steps of these numbers, as far as `walkable` tells."""
+    """The same network, with tiles in the steps of these numbers, which they have to fit."""
 
     def own(number: int, step: StepOfC) -> StepOfC:
-        tiling = walkable(step, tilings[number]) if number in tilings else None
         source = step.source
-        if tiling is None or not isinstance(source, Convolve):
+        if number not in tilings or not isinstance(source, Convolve):
             return step
+        assert fits(step, tilings[number])
         given = {each.name: getattr(source, each.name) for each in fields(source)}
-        return replace(step, source=Tiled(**given, tiling=tiling))
+        return replace(step, source=Tiled(**given, tiling=tilings[number]))
 
     return replace(network, steps=tuple(own(number, step) for number, step in enumerate(network.steps)))
+
+
+def in_tiles(network: Schedule, capacity_bits: float) -> Schedule:
+    """The same network, whose layers have the tiles of least movement through a memory, where they can.
+
+    Raises:
+        Infeasible: a memory too small for the least tiles of a layer.
+    """
+    found = {number: best_tiling(step, capacity_bits) for number, step in enumerate(network.steps)}
+    return tiled(network, {number: tiling for number, tiling in found.items() if tiling is not None})

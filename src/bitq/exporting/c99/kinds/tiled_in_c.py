@@ -69,8 +69,7 @@ class _Walked:
         self.split = any(loop in self.order for loop in REDUCTIONS)
         depth = self.depth(OF_OUTPUT)
         self.spilling = [loop for loop in self.order[:depth] if loop in REDUCTIONS]
-        whole_input = self.size("C") == stored.channels
-        self.whole_rows = whole_input and self.trips("Q") == self.trips("S") == 1 and not self.gaps(1)
+        self.in_runs = self.size("C") == stored.channels and not self.gaps(1)
 
     def extent(self, loop: str) -> int:
         return self.layer.extent(loop)
@@ -189,8 +188,7 @@ class _Walked:
         """What the input's tile holds: nothing yet."""
         if self.depth(OF_INPUT) == 0:
             return []
-        columns = "" if self.whole_rows else ", held_x0 = 0, held_x1 = 0"
-        return [f"int32_t held_c = -1, held_y0 = 0, held_y1 = 0{columns};"]
+        return ["int32_t held_c = -1, held_y0 = 0, held_y1 = 0, held_x0 = 0, held_x1 = 0;"]
 
     def _input(self) -> tuple[str, str]:
         stored = self.source.input
@@ -206,24 +204,39 @@ class _Walked:
         found = []
         row = f"{self._read(0)}[y]" if self.gaps(0) else "y"
         column = f"{self._read(1)}[x]" if self.gaps(1) else "x"
-        inside = "held_c == c_from && y >= held_y0 && y < held_y1"
-        if self.whole_rows:
-            skip = [f"if ({inside})", "    continue;"] if keeps else []
-            place = f"{self._slot(0, 'y')} * {self.columns.most}"
-            load = self._unpacked(f"{row} * {stored.width} + box_x0", "box_x1 - box_x0", place)
-            found += self._over("y", [*skip, *load], "box_y0", "box_y1")
+        again = "held_c == c_from && y >= held_y0 && y < held_y1"
+        place = f"({self._slot(0, 'y')} * {self.columns.most} + {self._slot(1, 'x')})"
+        if self.in_runs:
+            inner = self._load_runs(again if keeps else "", f"{row} * {stored.width} + x", place)
         else:
-            skip = [f"if ({inside} && x >= held_x0 && x < held_x1)", "    continue;"] if keeps else []
-            place = f"({self._slot(0, 'y')} * {self.columns.most} + {self._slot(1, 'x')})"
+            skip = [f"if ({again} && x >= held_x0 && x < held_x1)", "    continue;"] if keeps else []
             load = self._unpacked(f"{row} * {stored.width} + {column}", "1", place)
             inner = self._over("x", [*skip, *load], "box_x0", "box_x1")
-            found += self._over("y", inner, "box_y0", "box_y1")
+        found += self._over("y", inner, "box_y0", "box_y1")
         if keeps:
-            columns = "" if self.whole_rows else ", held_x0 = box_x0, held_x1 = box_x1"
-            found.append(f"held_c = c_from, held_y0 = box_y0, held_y1 = box_y1{columns};")
+            found.append("held_c = c_from, held_y0 = box_y0, held_y1 = box_y1, held_x0 = box_x0, held_x1 = box_x1;")
         channel = f"group * {self.extent('C')} + c"
         codes = {"code0": f"({channel}_from) / {kept.block}", "code1": f"({channel}_to - 1) / {kept.block} + 1"}
         return [*_used({"box_y0": y0, "box_y1": y1, "box_x0": x0, "box_x1": x1, **codes}, found), *found]
+
+    def _load_runs(self, again: str, place: str, slot: str) -> list[str]:
+        """Load what is missing of a row: neighbouring positions at once, up to where the tile begins anew."""
+        columns, found = self.columns, ["int32_t next;"]
+        load = ["next = box_x1;"]
+        if again:
+            found.append(f"const int32_t again = {again};")
+            load = [
+                "if (again && x >= held_x0 && x < held_x1) {",
+                "    next = held_x1;",
+                "    continue;",
+                "}",
+                "next = again && held_x0 > x && held_x0 < box_x1 ? held_x0 : box_x1;",
+            ]
+        if len(set(columns.boxes)) > 1 and columns.most < len(columns.read):
+            rest = f"{columns.most} - x % {columns.most}"
+            load.append(f"next = next - x < {rest} ? next : x + {rest};")
+        load += self._unpacked(place, "next - x", slot)
+        return [*found, "for (x = box_x0; x < box_x1; x = next) {", *_inner(load), "}"]
 
     def _read(self, axis: int) -> str:
         """The rows or columns that are read at all, as a table."""
@@ -235,11 +248,11 @@ class _Walked:
         elements, codes = self._input()
         packed, function = self.writer.place(stored), unpack(stored.numbers.ctype)
         first = f"(uint32_t)(({place}) * {stored.channels} + group * {self.extent('C')} + c_from) * {kept.bits}"
-        count = f"({positions}) * {size}" if self.whole_rows else "c_to - c_from"
+        count = f"({positions}) * {size}" if self.in_runs else "c_to - c_from"
         found = [f"{function}({packed}, {first}, {count}, {kept.bits}, {kept.low}, {elements} + {slot} * {size});"]
         if kept.top:
             first = f"{stored.codes_at} + (uint32_t)(({place}) * {stored.blocks} + code0) * {kept.code_bits}"
-            count = f"({positions}) * {self.codes}" if self.whole_rows else "code1 - code0"
+            count = f"({positions}) * {self.codes}" if self.in_runs else "code1 - code0"
             to = f"{codes} + {slot} * {self.codes}"
             found.append(f"bitq_unpack_uint8({packed}, {first}, {count}, {kept.code_bits}, 0, {to});")
             if not stored.numbers.top:
