@@ -16,10 +16,8 @@ from torch import nn
 from torch.nn import functional
 
 import bitq as package
-from bitq.accuracy.quantized import observing
 from bitq.errors import BitqError
 from bitq.exporting import export
-from bitq.exporting.c99.compiled import outputs
 from bitq.exporting.c99.folder import replace_files
 from bitq.exporting.c99.integers import rounded, run, scaled
 from bitq.exporting.c99.kinds.convolving import Convolve
@@ -27,47 +25,10 @@ from bitq.exporting.c99.lowering import lowered
 from bitq.exporting.c99.source import FILES, identifier, written
 from bitq.exporting.c99.steps import MOST_SHIFT, multiplier
 from bitq.formats import TensorFormats, parse_format
-from bitq.tracing import record
-from bitq.tradeoff.stored import points_of
+from exported_c import COMPILERS, STRICT, agree, calibrated, compiled, mixed
 
 CORTEX = Path(__file__).parent / "cortex"
 ARM, QEMU = "arm-none-eabi-gcc", "qemu-system-arm"
-STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror")
-OPTIONS = {"gcc": ("-fsanitize=undefined", "-fno-sanitize-recover"), "clang": ("-O1",)}
-COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
-compiled = pytest.mark.skipif(not COMPILERS, reason="needs a C compiler: gcc or clang")
-
-
-def mixed(activation="8:e3:b16", weight="8:e2:b4", output=None):
-    return TensorFormats(*map(parse_format, (activation, weight, output or activation)))
-
-
-def calibrated(model, formats, x):
-    """Gives every layer of a network these formats, with ranges of what it meets on an input."""
-    model.eval()
-    traced = record(model, x[:1])
-    names = [layer.name for layer in traced.layers]
-    points = points_of(traced, "after-activation", names)
-    with observing(model, names, points=points) as ranges, torch.inference_mode():
-        model(x)
-    package.apply(model, dict.fromkeys(names, formats), ranges, points=points)
-    return model
-
-
-def agree(folder, model, x, same=0.99):
-    """Holds the C against NumPy bit for bit, with every compiler there is, and both against the network."""
-    network = lowered(model, x[:1])
-    found = run(network, x.numpy())
-    with torch.inference_mode():
-        expected = model(x).numpy()
-    assert found.shape == expected.shape
-    assert (found == expected).mean() >= same
-    np.testing.assert_allclose(found, expected, rtol=0, atol=0.05 * np.abs(expected).max())
-    replace_files(folder, written(network, "net").files)
-    for compiler in COMPILERS:
-        made = outputs(folder, network, x.numpy(), compiler, (*STRICT, *OPTIONS[compiler]))
-        np.testing.assert_array_equal(made, found)
-    return network
 
 
 class Branches(nn.Module):
@@ -148,9 +109,9 @@ def test_blocks_are_rounded_to_nearest_ties_to_even(z, shift, most):
 
 def test_what_there_is_no_code_for_is_told_before_anything_is_written(tmp_path):
     x = torch.randn(4, 2, 8, 8)
-    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 3))
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.LogSoftmax(1), nn.Flatten(), nn.Linear(144, 3))
     model = calibrated(net, mixed(), x)
-    with pytest.raises(BitqError, match=r"^module '1' computes aten.gelu, which exported C cannot: there is no code"):
+    with pytest.raises(BitqError, match=r"^module '1' computes aten.log_softmax, which exported C cannot: there is no"):
         export(model, x, tmp_path / "net", to="c")
     model = calibrated(sequence(), mixed("int8", "nvfp4"), x)
     with pytest.raises(BitqError, match=r"^an activation of module '0' has the format i8:f32:channel, whose float sc"):
@@ -168,15 +129,23 @@ def test_what_there_is_no_code_for_is_told_before_anything_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_names_are_data_not_code(tmp_path):
+@compiled
+@pytest.mark.parametrize(
+    "name",
+    ['*/ evil(); /*"\n#error "', "??/\n*??/\n/ evil();", "\\\n*\\\n/ evil();", "\u202e*/é\0", "x" * 5000],
+)
+def test_names_are_data_not_code(name, tmp_path):
     x = torch.randn(4, 2, 8, 8)
     net = nn.Sequential(nn.Flatten())
-    net.add_module('*/ evil(); /*"\n#error "', nn.Linear(128, 3))
+    net.add_module(name, nn.Linear(128, 3))
     model = calibrated(net, mixed(), x)
     export(model, x, tmp_path / "1* evil", to="c")
     texts = {name: (tmp_path / "1* evil" / name).read_text() for name in FILES}
     assert "evil()" not in "".join(texts.values())
     assert "#error \"\n" not in texts["network.c"]
+    assert max(len(line) for line in texts["network.c"].splitlines()) < 200
+    words = [COMPILERS[0], *STRICT, "-trigraphs", "-Wcomment", "-fsyntax-only", tmp_path / "1* evil" / "network.c"]
+    subprocess.run(words, check=True)
     assert identifier("1* evil") == "net_1__evil"
     assert "void net_1__evil_run(" in texts["network.h"]
     assert identifier("") == "net"

@@ -1,7 +1,8 @@
 """`c`: a folder with the network as C99 for a microcontroller, which computes on packed numbers with integers alone.
 
-A network goes from PyTorch's graph (`lowering`) to steps (`steps`), of which `wires` chooses the units; `source` writes
-them as C, and `integers` computes the same in NumPy.
+A network goes from PyTorch's graph (`lowering`) to steps (`steps`), of which `wires` chooses the units; `writing` and
+`source` make C of them, and `integers` computes the same in NumPy. What steps compute is of many kinds, one file in
+`kinds` for each.
 """
 
 from __future__ import annotations
@@ -33,9 +34,13 @@ def write(model: nn.Module, example_input: Any, path: Path) -> Handed:
     figures = {
         "weight_bytes": found.weight_bytes,
         "constant_bytes": found.constant_bytes,
+        "activation_bytes": found.activation_bytes,
         "ram_bytes": found.ram_bytes,
     }
-    notes = ("weight_bytes and constant_bytes lie in flash beside the code; ram_bytes are static, without the stack",)
+    notes = (
+        "weight_bytes and constant_bytes lie in flash beside the code; ram_bytes are static, without the stack: "
+        "activation_bytes and what a step works on",
+    )
     return Handed(path, notes, figures, partial(ran, path, network))
 
 

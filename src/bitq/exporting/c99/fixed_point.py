@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+Reals = NDArray[np.float64]
 
 
 def rounded(z: IntArray, shifts: IntArray, most: int) -> IntArray:
@@ -28,3 +29,16 @@ def scaled(z: IntArray, gain: Any, shift: Any) -> IntArray:
         np.asarray(shift, np.int64) - 32
     )
     return found
+
+
+def top_bit(size: IntArray) -> IntArray:
+    """floor(log2) of whole numbers from 0 to 2^62; -63 of 0."""
+    high, low = size >> 31, size & 0x7FFFFFFF
+    found = np.where(high > 0, np.frexp(high.astype(np.float64))[1] + 30, np.frexp(low.astype(np.float64))[1] - 1)
+    return np.where(size > 0, found, -63).astype(np.int64)
+
+
+def wide(z: IntArray) -> IntArray:
+    """What is left of numbers that are stored without a format: 25 bits, rounded to nearest, ties to even."""
+    drop = np.maximum(top_bit(np.abs(z)) - 24, 0)
+    return rounded(z, drop, 1 << 25) << drop

@@ -7,7 +7,7 @@ from functools import singledispatch
 import numpy as np
 from numpy.typing import NDArray
 
-from bitq.exporting.c99.fixed_point import IntArray, rounded, scaled
+from bitq.exporting.c99.fixed_point import IntArray, rounded, scaled, top_bit, wide
 from bitq.exporting.c99.steps import Affine, Change, Drop, Lift, Origin, Resident, Schedule, StepOfC
 
 Slots = dict[str, tuple[IntArray, IntArray]]
@@ -70,8 +70,8 @@ def stored_by(source: Origin, step: StepOfC, memory: Slots, given: NDArray[np.fl
     z = z.reshape(target.height, target.width, target.channels)
     if numbers.scale != 1:
         return np.clip(scaled(z, step.gain, step.shift), numbers.low, numbers.high), z[:, :, :0]
-    if numbers.ctype == "int64_t":
-        return z, z[:, :, :0]
+    if numbers.wide:
+        return wide(z), z[:, :, :0]
     size = np.abs(z) if numbers.low else np.maximum(z, 0)
     exponents = top_bit(peaks(size, numbers.block)) + step.unit
     codes = np.clip(exponents + 1 - numbers.magnitude_bits - numbers.lowest, 0, numbers.top)
@@ -91,13 +91,6 @@ def peaks(size: IntArray, block: int) -> IntArray:
     """The largest of each block of channels."""
     found: IntArray = np.maximum.reduceat(size, np.arange(0, size.shape[2], block), axis=2)
     return found
-
-
-def top_bit(size: IntArray) -> IntArray:
-    """floor(log2) of whole numbers from 0 to 2^62; -63 of 0."""
-    high, low = size >> 31, size & 0x7FFFFFFF
-    found = np.where(high > 0, np.frexp(high.astype(np.float64))[1] + 30, np.frexp(low.astype(np.float64))[1] - 1)
-    return np.where(size > 0, found, -63).astype(np.int64)
 
 
 def lifted(lift: Lift, k: IntArray, codes: IntArray) -> IntArray:

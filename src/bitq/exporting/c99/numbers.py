@@ -27,6 +27,9 @@ BEYOND = 2
 
 _BYTES = ("int8_t", "uint8_t")
 
+WIDE_BITS = 32
+"""That numbers without a format are stored in: m of 26 above s of 6, which stand for m·2^s."""
+
 
 def _ctype(least: int, most: int) -> str:
     for name, low, high in (("int8_t", -128, 127), ("uint8_t", 0, 255), ("int16_t", -32768, 32767)):
@@ -74,9 +77,14 @@ class Numbers:
         return _ctype(self.low, self.high)
 
     @property
+    def wide(self) -> bool:
+        """Whether they are of no format, but fixed-point numbers as they come."""
+        return self.ctype == "int64_t"
+
+    @property
     def bits(self) -> int:
-        """That a k is stored in: its lowest, which tell it within `low` and `high`."""
-        return 64 if self.ctype == "int64_t" else (self.high - self.low).bit_length()
+        """That a k is stored in: its lowest, which tell it within `low` and `high`; of wide ones `WIDE_BITS`."""
+        return WIDE_BITS if self.wide else (self.high - self.low).bit_length()
 
     @property
     def code_bits(self) -> int:
@@ -90,8 +98,12 @@ class Numbers:
 
     def as_read(self) -> Numbers:
         """What layers read: k·2^code without codes, where that takes 8 bits; else k and codes as they are."""
-        low, high = self.low << self.top, self.high << self.top
-        return replace(self, low=low, high=high, top=0) if self.top and _ctype(low, high) in _BYTES else self
+        whole = self.without_codes()
+        return whole if self.top and whole.ctype in _BYTES else self
+
+    def without_codes(self) -> Numbers:
+        """k·2^code as one whole number."""
+        return replace(self, low=self.low << self.top, high=self.high << self.top, top=0)
 
     def bound(self) -> float:
         """The largest magnitude that they stand for."""

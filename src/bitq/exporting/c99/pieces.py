@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from math import frexp
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bitq.exporting.c99.fixed_point import IntArray
-
-Reals = NDArray[np.float64]
+from bitq.exporting.c99.fixed_point import IntArray, Reals
 
 PLACE_BITS = 24
 """Of a place between two knots."""

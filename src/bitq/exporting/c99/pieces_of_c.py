@@ -7,7 +7,7 @@ import re
 PIECES = {
     "bitq_top_bit": """
 /* floor(log2 x) of x > 0, and -63 of 0. */
-static int32_t bitq_top_bit(uint64_t x)
+BITQ_APART static int32_t bitq_top_bit(uint64_t x)
 {
     int32_t found = 0;
     uint32_t half = (uint32_t)(x >> 32);
@@ -56,7 +56,7 @@ static int32_t bitq_rounded(int64_t z, int32_t shift, int32_t low, int32_t high)
 """,
     "bitq_code": """
 /* The code of a block: that of its largest magnitude; below 0 counts only where there is a sign. */
-static int32_t bitq_code(const int64_t *z, int32_t count, int32_t has_sign, int32_t base, int32_t top)
+BITQ_APART static int32_t bitq_code(const int64_t *z, int32_t count, int32_t has_sign, int32_t base, int32_t top)
 {
     uint64_t peak = 0;
     int32_t i, code;
@@ -93,7 +93,7 @@ static int32_t bitq_exponent(uint32_t pattern)
 """,
     "bitq_float": """
 /* k * 2^exponent as a float, to nearest, ties to even. */
-static float bitq_float(int64_t k, int32_t exponent)
+BITQ_APART static float bitq_float(int64_t k, int32_t exponent)
 {
     const uint64_t size = k < 0 ? (uint64_t)-k : (uint64_t)k;
     const int32_t top = bitq_top_bit(size) + exponent;
@@ -117,7 +117,7 @@ static float bitq_float(int64_t k, int32_t exponent)
 """,
     "bitq_pieces": """
 /* A polynomial between knots, or what it is below or above; places are 2^-24 of a piece. */
-static int64_t bitq_pieces(int64_t places, const int32_t *table, int32_t count)
+BITQ_APART static int64_t bitq_pieces(int64_t places, const int32_t *table, int32_t count)
 {
     const int64_t most = (int64_t)count << 24, at = places < -1 ? -1 : places > most ? most : places;
     const int64_t place = at & 0xffffff;
@@ -150,18 +150,29 @@ static void bitq_put(uint8_t *stream, uint32_t at, uint32_t bits, uint32_t value
         *stream = (uint8_t)((*stream & ~mask) | (held & mask));
 }
 """,
-    "bitq_get64": """
-static int64_t bitq_get64(const uint8_t *from)
+    "bitq_get_wide": """
+/* m * 2^s, of 26 bits m above 6 bits s. */
+static int64_t bitq_get_wide(const uint8_t *from)
 {
-    int64_t found;
-    memcpy(&found, from, sizeof found);
-    return found;
+    const uint32_t high = (uint32_t)from[3] << 24 | (uint32_t)from[2] << 16;
+    const uint32_t held = high | (uint32_t)from[1] << 8 | (uint32_t)from[0];
+    return bitq_left((int32_t)held >> 6, (int32_t)(held & 63));
 }
 """,
-    "bitq_put64": """
-static void bitq_put64(uint8_t *to, int64_t value)
+    "bitq_put_wide": """
+/* To nearest, ties to even. */
+BITQ_APART static void bitq_put_wide(uint8_t *to, int64_t value)
 {
-    memcpy(to, &value, sizeof value);
+    const int32_t top = bitq_top_bit(value < 0 ? (uint64_t)-value : (uint64_t)value), most = (int32_t)1 << 25;
+    int32_t drop = top > 24 ? top - 24 : 0, m = bitq_rounded(value, drop, -most, most), i;
+    uint32_t held;
+    if (m == most || m == -most) {
+        m /= 2;
+        drop++;
+    }
+    held = (uint32_t)m << 6 | (uint32_t)drop;
+    for (i = 0; i < 4; i++, held >>= 8)
+        to[i] = (uint8_t)(held & 255);
 }
 """,
 }
@@ -181,7 +192,7 @@ static int32_t {name}(const {left} *a, const {right} *w, int32_t count)
 
 _UNPACK = """
 /* Numbers from low on of some bits, 1..16, of a stream. */
-static void bitq_unpack_{name}(
+BITQ_APART static void bitq_unpack_{name}(
     const uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, int32_t low, {type} *to)
 {{
     const uint32_t mask = ((uint32_t)1 << bits) - 1;

@@ -21,12 +21,14 @@ class Written(NamedTuple):
         files: text by name.
         weight_bytes: of packed weights.
         constant_bytes: of what layers need besides: gains, shifts, offsets, tables.
-        ram_bytes: of all static memory.
+        activation_bytes: of the memory of all tensors.
+        ram_bytes: of all static memory, with what steps work on.
     """
 
     files: dict[str, str]
     weight_bytes: int
     constant_bytes: int
+    activation_bytes: int
     ram_bytes: int
 
 
@@ -47,14 +49,15 @@ def written(network: Schedule, name: str) -> Written:
     body = writer.body(name)
     upper = name.upper()
     header = _HEADER.format(
-        name=name, upper=upper, inputs=network.inputs, outputs=network.outputs, ram=writer.ram,
+        name=name, upper=upper, inputs=network.inputs, outputs=network.outputs,
+        activations=writer.arena.size, ram=writer.ram,
         input_shape=_shape(network.input_shape), output_shape=_shape(network.output_shape),
     )  # fmt: skip
     source = _SOURCE.format(pieces=needed(body), body=body, upper=upper)
     digest = int(sha256(f"{name}{source}".encode()).hexdigest()[:8], 16)
     texts = header.replace("DIGEST_OF_BOTH", f"{digest:#010x}"), source.replace("DIGEST_OF_BOTH", f"{digest:#010x}")
     files = dict(zip(FILES, (*texts, _MAIN.format(name=name, upper=upper), _MAKEFILE), strict=True))
-    return Written(files, writer.weight_bytes, writer.constant_bytes, writer.ram)
+    return Written(files, writer.weight_bytes, writer.constant_bytes, writer.arena.size, writer.ram)
 
 
 def _shape(shape: Sequence[int]) -> str:
@@ -68,7 +71,8 @@ _HEADER = """\
 
 #define {upper}_INPUTS {inputs} /* numbers: {input_shape} */
 #define {upper}_OUTPUTS {outputs} /* numbers: {output_shape} */
-#define {upper}_RAM {ram} /* bytes of static memory */
+#define {upper}_ACTIVATIONS {activations} /* bytes of static memory that hold tensors */
+#define {upper}_RAM {ram} /* bytes of static memory, with what each step works on */
 #define {upper}_DIGEST DIGEST_OF_BOTH /* of network.c, which belongs to this file */
 
 /* Computes {upper}_OUTPUTS numbers of {upper}_INPUTS finite ones. Not reentrant: it works in static memory. */
@@ -90,6 +94,13 @@ _SOURCE = """\
 
 /* Negative numbers are shifted to the right as two's complement, rounded down. */
 typedef char bitq_shifts_are_arithmetic[(-1 >> 1) == -1 ? 1 : -1];
+
+/* Functions that would only grow the code where they are called. */
+#if defined(__GNUC__)
+#define BITQ_APART __attribute__((noinline))
+#else
+#define BITQ_APART
+#endif
 {pieces}{body}"""
 
 _MAIN = """\

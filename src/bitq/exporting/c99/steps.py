@@ -87,7 +87,7 @@ class Lift:
     left: int
 
 
-class Reader:
+class OfTensors:
     """Reads tensors, none by default."""
 
     @property
@@ -96,7 +96,7 @@ class Reader:
         return ()
 
 
-class Origin(Reader):
+class Origin(OfTensors):
     """What numbers come from.
 
     Attributes:
@@ -107,8 +107,13 @@ class Origin(Reader):
     takes_input: ClassVar[bool] = False
     tiled: ClassVar[bool] = False
 
+    @property
+    def chosen_from(self) -> Resident | None:
+        """A tensor whose numbers it gives as they are, if it does."""
+        return None
 
-class Change(Reader):
+
+class Change(OfTensors):
     """What becomes of a number."""
 
 

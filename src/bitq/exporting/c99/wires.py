@@ -8,10 +8,12 @@ from math import frexp, ldexp
 import numpy as np
 from numpy.typing import NDArray
 
+from bitq.exporting.c99.fixed_point import Reals
 from bitq.exporting.c99.numbers import Numbers
 from bitq.exporting.c99.steps import ROOM, SUM, Affine, Change, Drop, Origin, Resident, StepOfC, least_unit, multiplier
 
-Reals = NDArray[np.float64]
+LIKE_A_FORMAT = 16
+"""Bits that whole numbers take fewer of than where they are stored wide."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,12 @@ class Wire:
         return StepOfC(module, own.source, own.operations, own.unit, target, numbers, gain, shift)
 
     def as_they_are(self, name: str, module: str) -> StepOfC:
-        """The step that stores them in 64 bits."""
+        """The step that stores them without a format: whole if they are few bits of a tensor's, else `WIDE_BITS`."""
+        origin = self.source.chosen_from
+        if origin is not None and not self.operations and (self.gains == origin.numbers.scale).all():
+            whole = origin.stored.without_codes()
+            if whole.bits < LIKE_A_FORMAT and not self.offsets.any():
+                return self.into(name, replace(whole, block=self.channels), module)
         own = self.computed()
         numbers = Numbers(-(1 << SUM), 1 << SUM, own.unit, 0, self.channels)
         target = Resident(name, self.height, self.width, self.channels, numbers, float(own.bounds.max()))

@@ -25,7 +25,7 @@ def comment(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]", "_", name)[:80] or "network"
 
 
-class Buffer(NamedTuple):
+class WorkSpace(NamedTuple):
     """Static memory that steps use while they run, each in its own way.
 
     Attributes:
@@ -51,7 +51,7 @@ class Writer:
         self.weight_bytes = self.constant_bytes = 0
         self._tables: list[str] = []
         self._known: set[str] = set()
-        self._buffers: dict[str, Buffer] = {}
+        self._buffers: dict[str, WorkSpace] = {}
 
     def body(self, name: str) -> str:
         """All but the pieces."""
@@ -98,10 +98,10 @@ class Writer:
 
     def buffer(self, name: str, ctype: str, count: int) -> str:
         """An expression of static memory for some numbers of a type, which a step uses while it runs."""
-        found = self._buffers.get(name, Buffer(0, {}))
+        found = self._buffers.get(name, WorkSpace(0, {}))
         member = ctype.removesuffix("_t")
         size = max(found.bytes, -(-count * SIZES[ctype] // 8) * 8)
-        self._buffers[name] = Buffer(size, {**found.types, member: ctype})
+        self._buffers[name] = WorkSpace(size, {**found.types, member: ctype})
         return f"{name}.{member}"
 
     def place(self, stored: Resident) -> str:
@@ -111,8 +111,8 @@ class Writer:
     def element(self, stored: Resident, place: str, channel: str) -> str:
         """An expression of k of a tensor's number."""
         numbers, at = stored.stored, f"(({place}) * {stored.channels} + ({channel}))"
-        if numbers.ctype == "int64_t":
-            return f"bitq_get64({self.place(stored)} + 8 * {at})"
+        if numbers.wide:
+            return f"bitq_get_wide({self.place(stored)} + 4 * {at})"
         k = self._field(stored, 0, at, numbers.bits, numbers.low)
         return f"({k} * (1 << {self.code(stored, place, channel)}))" if numbers.top and not stored.numbers.top else k
 
@@ -140,8 +140,8 @@ class Writer:
     def stores(self, stored: Resident, place: str, channel: str, k: str) -> str:
         """A statement that stores k of a number."""
         numbers, at = stored.stored, f"(({place}) * {stored.channels} + ({channel}))"
-        if numbers.ctype == "int64_t":
-            return f"bitq_put64({self.place(stored)} + 8 * {at}, {k});"
+        if numbers.wide:
+            return f"bitq_put_wide({self.place(stored)} + 4 * {at}, {k});"
         return f"bitq_put({self.place(stored)}, (uint32_t){at} * {numbers.bits}, {numbers.bits}, (uint32_t)({k}));"
 
     def stores_code(self, stored: Resident, place: str, channel: str, code: str) -> str:
@@ -268,7 +268,7 @@ def stored_in_c(writer: Stores, step: StepOfC) -> list[str]:
     """Numbers of a block from z on in memory, at position at + t."""
     target, numbers = step.target, step.numbers
     loop = "for (k = first; k < last; k++)"
-    if numbers.ctype == "int64_t":
+    if numbers.wide:
         return [loop, f"    {writer.stores(target, 'at + t', 'k', 'z[k - first]')}"]
     if numbers.scale != 1:
         k = f"v < {numbers.low} ? {numbers.low} : v > {numbers.high} ? {numbers.high} : v"

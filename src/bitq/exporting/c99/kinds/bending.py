@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit, ndtr
 
-from bitq.exporting.c99.fixed_point import IntArray
+from bitq.exporting.c99.fixed_point import IntArray, Reals
 from bitq.exporting.c99.integers import Slots, changed
 from bitq.exporting.c99.lowering import Flowing, Lowering, UnknownError, computes
-from bitq.exporting.c99.pieces import PLACE_BITS, Pieces, Reals, pieces_of
+from bitq.exporting.c99.pieces import PLACE_BITS, Pieces, pieces_of
 from bitq.exporting.c99.steps import ROOM, Change, least_unit
 from bitq.exporting.c99.wires import Wire
 from bitq.exporting.c99.writing import Writer, change_in_c
 
 
-class Curve(NamedTuple):
+class Curved(NamedTuple):
     """A function of one number.
 
     Attributes:
@@ -45,17 +45,17 @@ class Curve(NamedTuple):
 
 
 CURVES = {
-    "sigmoid": Curve(expit, -16, 16, False),
-    "tanh": Curve(np.tanh, -9, 9, False),
-    "hardsigmoid": Curve(lambda x: np.clip(x / 6 + 0.5, 0, 1), -3, 3, False),
-    "silu": Curve(lambda x: x * expit(x), -20, 20),
-    "hardswish": Curve(lambda x: x * np.clip(x / 6 + 0.5, 0, 1), -3, 3),
-    "gelu": Curve(lambda x: x * ndtr(x), -6, 6),
-    "gelu_tanh": Curve(lambda x: x * expit(np.sqrt(8 / np.pi) * (x + 0.044715 * x**3)), -6, 6),
-    "mish": Curve(lambda x: x * np.tanh(np.logaddexp(x, 0)), -20, 20),
-    "softplus": Curve(lambda x: np.logaddexp(x, 0), -16, 16),
-    "elu": Curve(lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x), -16, 0),
-    "selu": Curve(lambda x: np.where(x < 0, 1.6732632423543772 * np.expm1(np.minimum(x, 0)), x), -16, 0),
+    "sigmoid": Curved(expit, -16, 16, False),
+    "tanh": Curved(np.tanh, -9, 9, False),
+    "hardsigmoid": Curved(lambda x: np.clip(x / 6 + 0.5, 0, 1), -3, 3, False),
+    "silu": Curved(lambda x: x * expit(x), -20, 20),
+    "hardswish": Curved(lambda x: x * np.clip(x / 6 + 0.5, 0, 1), -3, 3),
+    "gelu": Curved(lambda x: x * ndtr(x), -6, 6),
+    "gelu_tanh": Curved(lambda x: x * expit(np.sqrt(8 / np.pi) * (x + 0.044715 * x**3)), -6, 6),
+    "mish": Curved(lambda x: x * np.tanh(np.logaddexp(x, 0)), -20, 20),
+    "softplus": Curved(lambda x: np.logaddexp(x, 0), -16, 16),
+    "elu": Curved(lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x), -16, 0),
+    "selu": Curved(lambda x: np.where(x < 0, 1.6732632423543772 * np.expm1(np.minimum(x, 0)), x), -16, 0),
 }
 """By name of the operator."""
 

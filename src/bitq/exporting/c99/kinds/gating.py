@@ -12,8 +12,8 @@ from bitq.exporting.c99.steps import LEAST_SHIFT, ROOM, Change, Lift, Resident, 
 from bitq.exporting.c99.wires import Wire
 from bitq.exporting.c99.writing import Writer, change_in_c
 
-GAIN_BITS = 31
-"""Of the other tensor's numbers."""
+GAIN_BITS = 30
+"""Of the other tensor's numbers, and of 2^30 itself, which wide ones may be rounded to."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,11 @@ class Copy(Origin):
         """The tensors."""
         return tuple(part.stored for part in self.parts)
 
+    @property
+    def chosen_from(self) -> Resident | None:
+        """The tensor, if it is one."""
+        return self.parts[0].stored if len(self.parts) == 1 else None
+
 
 def read(parts: tuple[Resident, ...], view: View = "same") -> Wire:
     """Resident tensors one after the other along the channels."""

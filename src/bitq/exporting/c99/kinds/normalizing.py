@@ -85,9 +85,9 @@ def _softmax_in_c(source: Softmax, writer: Writer, number: int, step: StepOfC) -
     table = writer.table("int32_t", "halving", pieces.table.reshape(-1).tolist())
     z = writer.lifted(source.lift, "at", "k")
     power = [
-        f"const int64_t places = bitq_scaled(peak - {z}, {source.gain}, {source.shift}), whole = places >> {bits};",
-        f"const int64_t power = bitq_pieces(places & {(1 << bits) - 1}, {table}, {len(pieces.table) - 2}) >> "
-        "(whole < 63 ? whole : 63);",
+        f"const int64_t places = bitq_scaled(peak - {z}, {source.gain}, {source.shift});",
+        f"const int64_t half = bitq_pieces(places & {(1 << bits) - 1}, {table}, {len(pieces.table) - 2});",
+        f"const int64_t power = half >> (places >> {bits} < 63 ? places >> {bits} : 63);",
     ]
     over = f"for (k = 0; k < {source.lift.stored.channels}; k++) {{"
     tile = [

@@ -29,6 +29,11 @@ class Pool(Origin):
         """The tensor."""
         return (self.lift.stored,)
 
+    @property
+    def chosen_from(self) -> Resident | None:
+        """The tensor, of which it takes the largest."""
+        return self.lift.stored if self.largest else None
+
 
 @dataclass(frozen=True)
 class Divide(Change):
