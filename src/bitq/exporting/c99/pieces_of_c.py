@@ -211,9 +211,30 @@ BITQ_APART static void bitq_unpack_{name}(
 }}
 """
 
+_PACK = """
+/* The lowest bits, 1..16, of numbers into a stream. */
+static void bitq_pack_{name}(uint8_t *stream, uint32_t at, int32_t count, uint32_t bits, const {type} *from)
+{{
+    const uint32_t mask = ((uint32_t)1 << bits) - 1;
+    uint32_t filled = at & 7, held;
+    stream += at >> 3;
+    held = filled ? *stream & (((uint32_t)1 << filled) - 1) : 0;
+    while (count-- > 0) {{
+        held |= ((uint32_t)*from++ & mask) << filled;
+        for (filled += bits; filled >= 8; filled -= 8) {{
+            *stream++ = (uint8_t)held;
+            held >>= 8;
+        }}
+    }}
+    if (filled)
+        *stream = (uint8_t)((uint32_t)(*stream & ~(((uint32_t)1 << filled) - 1)) | held);
+}}
+"""
+
 for _type in ("int8_t", "uint8_t", "int16_t"):
     _name = _type.removesuffix("_t")
     PIECES[f"bitq_unpack_{_name}"] = _UNPACK.format(name=_name, type=_type)
+    PIECES[f"bitq_pack_{_name}"] = _PACK.format(name=_name, type=_type)
 
 for _left in ("int8_t", "uint8_t", "int16_t"):
     for _right in ("int8_t", "int16_t"):

@@ -50,8 +50,18 @@ def taps_of(walk: Walk, stored: Resident, target: Resident) -> list[tuple[Any, A
     return found
 
 
-def loops_over(walk: Walk, stored: Resident, inner: list[str]) -> list[str]:
-    """Loops over the taps that lie inside a tensor, at row iy and column ix."""
+def loops_over(
+    walk: Walk, stored: Resident, inner: list[str], taps: tuple[str, str, str, str] | None = None
+) -> list[str]:
+    """Loops over the taps that lie inside a tensor, at row iy and column ix.
+
+    Args:
+        walk: of windows.
+        stored: what they walk over.
+        inner: what is done for each.
+        taps: expressions of the first row and before which it ends, and of columns; by default all.
+    """
+    r0, r1, s0, s1 = taps or ("0", str(walk.kernel[0]), "0", str(walk.kernel[1]))
 
     def axis(out: str, tap: str, index: str, which: int, extent: int) -> list[str]:
         stride, padding, dilation = walk.stride[which], walk.padding[which], walk.dilation[which]
@@ -70,9 +80,9 @@ def loops_over(walk: Walk, stored: Resident, inner: list[str]) -> list[str]:
         ]
 
     return [
-        f"for (r = 0; r < {walk.kernel[0]}; r++) {{",
+        f"for (r = {r0}; r < {r1}; r++) {{",
         *(f"    {each}" for each in axis("y", "r", "iy", 0, stored.height)),
-        f"    for (s = 0; s < {walk.kernel[1]}; s++) {{",
+        f"    for (s = {s0}; s < {s1}; s++) {{",
         *(f"        {each}" for each in axis("x", "s", "ix", 1, stored.width)),
         *(f"        {each}" for each in inner),
         "    }",

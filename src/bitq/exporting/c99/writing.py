@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import singledispatch
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from bitq.exporting.c99.static_memory import placed_in_memory
 from bitq.exporting.c99.steps import Affine, Change, Drop, Lift, Origin, Resident, Schedule, StepOfC
@@ -212,14 +212,17 @@ def change_in_c(operation: Change, writer: Writer, name: str) -> list[str]:
     raise TypeError(operation)
 
 
+def changes_in_c(step: StepOfC, writer: Writer, number: int) -> list[str]:
+    """What becomes of v of channel k at position at + t."""
+    return [line for place, each in enumerate(step.operations) for line in change_in_c(each, writer, f"{number}_{place}")]
+
+
 @singledispatch
 def step_in_c(source: Origin, writer: Writer, number: int, step: StepOfC) -> str:
     """The function of a step."""
     target, tile, block = step.target, tile_of(step), held_channels(step)
     lines = source_in_c(source, writer, number, step)
-    changes = [
-        line for place, each in enumerate(step.operations) for line in change_in_c(each, writer, f"{number}_{place}")
-    ]
+    changes = changes_in_c(step, writer, number)
     held = writer.buffer("held", "int64_t", tile * block)
     text = [
         f"/* {comment(step.module)} */",
@@ -242,7 +245,7 @@ def step_in_c(source: Origin, writer: Writer, number: int, step: StepOfC) -> str
         "            }",
         "            for (t = 0; t < n; t++) {",
         f"                const int64_t *const z = {held} + t * {block};",
-        *(f"                {each}" for each in _stored(writer, step)),
+        *(f"                {each}" for each in stored_in_c(writer, step)),
         "            }",
         "        }",
         "    }",
@@ -251,7 +254,17 @@ def step_in_c(source: Origin, writer: Writer, number: int, step: StepOfC) -> str
     return "\n" + "\n".join(text) + "\n"
 
 
-def _stored(writer: Writer, step: StepOfC) -> list[str]:
+class Stores(Protocol):
+    """Gives statements that store numbers and codes, as `Writer` does."""
+
+    def stores(self, stored: Resident, place: str, channel: str, k: str) -> str:
+        """See `Writer`."""
+
+    def stores_code(self, stored: Resident, place: str, channel: str, code: str) -> str:
+        """See `Writer`."""
+
+
+def stored_in_c(writer: Stores, step: StepOfC) -> list[str]:
     """Numbers of a block from z on in memory, at position at + t."""
     target, numbers = step.target, step.numbers
     loop = "for (k = first; k < last; k++)"

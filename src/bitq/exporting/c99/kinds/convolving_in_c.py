@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+from bitq.exporting.c99.filters import Filters
 from bitq.exporting.c99.kinds.convolving import ChannelRun, Convolve
 from bitq.exporting.c99.steps import Resident, StepOfC
 from bitq.exporting.c99.windows import Walk, loops_over
 from bitq.exporting.c99.writing import LinesOfC, Writer, source_in_c, tile_of
+
+UNROLLED = 16
+"""Channels of a run whose products are written one by one."""
 
 
 @source_in_c.register
@@ -18,9 +24,9 @@ def _convolve_in_c(source: Convolve, writer: Writer, number: int, step: StepOfC)
     stream = writer.table("uint8_t", f"w{number}", filters.stream(), weights=True)
     size, codes_size, bits = taps * inner, filters.codes[0].size, filters.element_bits
     place, low = writer.buffer("filter", filters.ctype, size), -(1 << (bits - 1))
-    before = [f"{_unpack(filters.ctype)}({stream}, (uint32_t)k * {size * bits}, {size}, {bits}, {low}, {place});"]
+    before = [f"{unpack(filters.ctype)}({stream}, (uint32_t)k * {size * bits}, {size}, {bits}, {low}, {place});"]
     if filters.table:
-        table = writer.table(filters.ctype, f"d{number}", _decoded(filters.table, filters.element_bits))
+        table = decoding(writer, number, filters)
         before += [
             f"for (t = 0; t < {size}; t++)",
             f"    {place}[t] = {table}[{place}[t] + {-low}];",
@@ -48,9 +54,9 @@ def _convolve_in_c(source: Convolve, writer: Writer, number: int, step: StepOfC)
     group = f"k / {per_group} * {inner}" if source.groups > 1 else "0"
     lines = [f"{kind} sum = 0;"]
     body = [
-        f"const {stored.numbers.ctype} *const b = a + ({read.row} * {stored.width} + ix) * {stored.channels}"
+        f"const {stored.numbers.ctype} *b = a + ({read.row} * {stored.width} + ix) * {stored.channels}"
         + (f" + {group};" if source.groups > 1 else ";"),
-        f"const {filters.ctype} *const w = {place} + (r * {source.walk.kernel[1]} + s) * {inner};",
+        f"const {filters.ctype} *w = {place} + (r * {source.walk.kernel[1]} + s) * {inner};",
     ]
     if stored.numbers.top:
         begin = f" + {group} / {stored.numbers.block}" if source.groups > 1 else ""
@@ -58,7 +64,13 @@ def _convolve_in_c(source: Convolve, writer: Writer, number: int, step: StepOfC)
     if filters.shifted_top:
         tap = f" + (r * {source.walk.kernel[1]} + s) * {filters.codes.shape[2]}" if filters.codes.shape[1] > 1 else ""
         body.append(f"const uint8_t *const g = {filter_codes}{tap};")
-    body += _products(source, writer, number)
+    block = stored.numbers.block
+
+    def relative(group: int) -> tuple[ChannelRun, ...]:
+        begin = group * inner // block if stored.numbers.top else 0
+        return tuple(replace(each, code=each.code - begin) for each in source.segments(group))
+
+    body += products(source, writer, number, [*map(relative, range(source.groups))], f"k / {per_group}")
     lines += loops_over(source.walk, stored, body)
     lines.append(f"v = bitq_left(sum, {source.lift});" if source.lift else "v = sum;")
     lines += [f"if (++x == {target.width}) {{", "    x = 0;", "    y++;", "}"]
@@ -92,7 +104,7 @@ def _rows(source: Convolve, writer: Writer, step: StepOfC) -> _Rows:
     declared = [f"const {numbers.ctype} *const a = {elements};", "int32_t loaded = 0;"]
     packed = writer.place(stored)
     load = [
-        f"{_unpack(numbers.ctype)}({packed}, (uint32_t)loaded * {row * kept.bits}, {row}, {kept.bits}, {kept.low}, "
+        f"{unpack(numbers.ctype)}({packed}, (uint32_t)loaded * {row * kept.bits}, {row}, {kept.bits}, {kept.low}, "
         f"{elements} + {at} * {row});"
     ]
     if kept.top:
@@ -134,37 +146,43 @@ def _most_rows(walk: Walk, step: StepOfC, stored: Resident) -> int:
     return found
 
 
-def _unpack(ctype: str) -> str:
+def unpack(ctype: str) -> str:
+    """The function that unpacks numbers of a type."""
     return f"bitq_unpack_{ctype.removesuffix('_t')}"
 
 
-def _decoded(table: tuple[int, ...], bits: int) -> list[int]:
-    """By code in two's complement, from the least on."""
-    held = [*table, *[0] * ((1 << bits) - len(table))]
-    return held[1 << (bits - 1) :] + held[: 1 << (bits - 1)]
+def decoding(writer: Writer, number: int, filters: Filters) -> str:
+    """A table of what elements are, by their code in two's complement, from the least on."""
+    half = 1 << (filters.element_bits - 1)
+    held = [*filters.table, *[0] * (2 * half - len(filters.table))]
+    return writer.table(filters.ctype, f"d{number}", held[half:] + held[:half])
 
 
-def _products(source: Convolve, writer: Writer, number: int) -> list[str]:
-    """Sums of the products of a tap."""
-    block = source.input.numbers.block
-    segments = [source.segments(group) for group in range(source.groups)]
+def products(
+    source: Convolve, writer: Writer, number: int, cases: Sequence[tuple[ChannelRun, ...]], case: str
+) -> list[str]:
+    """Sums of the products of a tap, from b, w and the codes f and g on.
 
-    def relative(group: int) -> tuple[ChannelRun, ...]:
-        begin = group * source.filters.k.shape[2] // block if source.input.numbers.top else 0
-        return tuple(ChannelRun(each.first, each.last, each.code - begin, each.weight_code) for each in segments[group])
-
-    first = relative(0)
-    if all(relative(group) == first for group in range(source.groups)):
+    Args:
+        source: whose.
+        writer: of tables.
+        number: of the step.
+        cases: runs, told from b and f on.
+        case: an expression of which of them it is.
+    """
+    first = cases[0]
+    if all(each == first for each in cases):
         if len(first) <= 2:
             rows = [(each.first, each.last - each.first, each.code, each.weight_code) for each in first]
             return [line for row in rows for line in _one(source, *row)]
+        if even := _even(source, first):
+            return _evenly(source, len(first), *even)
         held, begin, end = [first], "0", str(len(first))
     else:
-        held = [relative(group) for group in range(source.groups)]
-        counts = [sum(map(len, held[:group])) for group in range(source.groups + 1)]
+        held = list(cases)
+        counts = [sum(map(len, held[:each])) for each in range(len(held) + 1)]
         starts = writer.table("uint16_t", f"b{number}", counts)
-        per_group = source.filters.k.shape[0] // source.groups
-        begin, end = f"{starts}[k / {per_group}]", f"{starts}[k / {per_group} + 1]"
+        begin, end = f"{starts}[{case}]", f"{starts}[{case} + 1]"
     rows = [(each.first, each.last - each.first, each.code, each.weight_code) for own in held for each in own]
     table = writer.table("uint16_t", f"p{number}", [value for row in rows for value in row])
     return [
@@ -176,20 +194,36 @@ def _products(source: Convolve, writer: Writer, number: int) -> list[str]:
     ]
 
 
+def _even(source: Convolve, runs: Sequence[ChannelRun]) -> tuple[int, int, int] | None:
+    """Channels of each run, and runs that share a code of the input and of the weight, if all have as many."""
+    count = runs[0].last
+    shared = [
+        sum(getattr(each, name) == 0 for each in runs) if top else len(runs)
+        for name, top in (("code", source.input.numbers.top), ("weight_code", source.filters.shifted_top))
+    ]
+    if not all(shared):
+        return None
+    expected = [ChannelRun(i * count, (i + 1) * count, i // shared[0], i // shared[1]) for i in range(len(runs))]
+    return (count, shared[0], shared[1]) if expected == list(runs) else None
+
+
+def _evenly(source: Convolve, runs: int, count: int, *shared: int) -> list[str]:
+    """Runs of as many channels each, one after the other."""
+    codes = ["i" if own == 1 else f"i / {own}" for own in shared]
+    pointers = f"b += {count}, w += {count}"
+    return ["int32_t i;", f"for (i = 0; i < {runs}; i++, {pointers}) {{", *_one(source, 0, count, *codes), "}"]
+
+
 def _one(source: Convolve, first: object, count: object, code: object, weight_code: object) -> list[str]:
     left, right = source.input.numbers.ctype, source.filters.ctype
-    if count == 1:
-        product = f"b[{first}] * w[{first}]"
+    if isinstance(count, int) and isinstance(first, int) and count <= UNROLLED:
+        product = " + ".join(f"b[{first + each}] * w[{first + each}]" for each in range(count))
     else:
         name = f"bitq_dot_{left.removesuffix('_t')}_{right.removesuffix('_t')}"
         product = f"{name}(b + {first}, w + {first}, {count})"
     if not source.tops:
         return [f"sum += bitq_left({product}, {source.left});" if source.left else f"sum += {product};"]
-    shift = [str(source.tops)]
-    if source.input.numbers.top:
-        shift.append(f"f[{code}]")
-    if source.filters.shifted_top:
-        shift.append(f"g[{weight_code}]")
+    codes = [f"f[{code}]"] * bool(source.input.numbers.top) + [f"g[{weight_code}]"] * bool(source.filters.shifted_top)
     if source.wide:
-        return [f"sum += bitq_left({product}, {source.left}) >> ({' - '.join(shift)});"]
-    return [f"sum += (int32_t)((uint32_t)({product}) << {source.left}) >> ({' - '.join(shift)});"]
+        return [f"sum += bitq_left({product}, {source.left}) >> ({' - '.join([str(source.tops), *codes])});"]
+    return [f"sum += ({product}) * (1 << ({' + '.join(codes)}));"]

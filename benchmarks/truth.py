@@ -1,0 +1,249 @@
+"""What exported C loads and stores outside of its tiles, counted access by access, beside what the movement model says.
+
+    python benchmarks/truth.py
+    python benchmarks/truth.py --run runs/demo               # a plan of the demo, too
+    python benchmarks/truth.py --formats 8:e3:b16 int8/int8-tensor --memory 4096 1024
+
+The demo's network in each format of weights and, after a slash, of activations, if these have another, is exported with
+the tiles and the order of loops of least movement through a memory of so many bytes; sums take 32 bits there, as they
+do in the C. Compiled for this machine, it runs on one test image under valgrind's lackey, which tells the address of
+each access. Counted are all bytes that a layer loads from the packed tensors and weights and stores to them, and the sums
+that it spills: what crosses the boundary of the memory that holds the tiles. `model` is what the movement model says of
+the tiles that are walked, `plan` what it says of those that the plan asks for; they differ where a tile would end within
+a block of the output. Needs gcc, binutils and valgrind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from shutil import which
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bitq.devices import Device, Memory
+from bitq.errors import BitqError
+from bitq.exporting.c99.folder import replace_files
+from bitq.exporting.c99.kinds.tiled import Tiled, layer_of, tiled
+from bitq.exporting.c99.lowering import lowered
+from bitq.exporting.c99.source import written
+from bitq.exporting.c99.static_memory import placed_in_memory
+from bitq.exporting.c99.steps import Schedule
+from bitq.files import RunFolder
+from bitq.formats import TensorFormats
+from bitq.layers import Layer
+from bitq.movement import Tiling, Traffic, Widths, traffic
+from bitq.movement.levels import plan
+from bitq.movement.widths import widths
+from bitq.tracing import record
+from bitq.tradeoff.plan import load_plan
+from exported import quantized
+from instructions import formats_of, planned
+from subjects import demo
+
+FORMATS = ("int8-tensor", "8:e3:b16", "8:e3:b4")
+MEMORIES = (20480, 4096)
+SUM_BITS = 32
+COUNTER = Path(__file__).with_suffix(".c")
+TOOLS = ("gcc", "nm", "valgrind")
+OPTIONS = ("-std=c99", "-O1", "-fno-inline", "-fno-builtin", "-static", "-no-pie")
+"""Each function stays one, and each access is as the C has it."""
+
+
+class Asked(NamedTuple):
+    """How a layer is to be walked.
+
+    Attributes:
+        layer: its loops.
+        widths: bits per element.
+        tiling: tiles and order of loops.
+    """
+
+    layer: Layer
+    widths: Widths
+    tiling: Tiling
+
+
+class Counted(NamedTuple):
+    """What a layer moved, in bits.
+
+    Attributes:
+        input, weight, output: between the tensors and the tiles.
+        sums: spilled, written and read back.
+        others: of what is added on the way out.
+    """
+
+    input: int
+    weight: int
+    output: int
+    sums: int
+    others: int
+
+    @property
+    def total(self) -> int:
+        """What the model counts, too."""
+        return self.input + self.weight + self.output + self.sums
+
+
+def main() -> int:
+    """A row for each layer of each network and memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--formats", nargs="*", default=FORMATS, metavar="WEIGHT[/ACTIVATION]", help="texts or names")
+    parser.add_argument("--memory", nargs="+", type=int, default=MEMORIES, metavar="BYTES", help="that holds the tiles")
+    parser.add_argument("--run", type=Path, help="folder of a finished search of the demo")
+    options = parser.parse_args()
+    if missing := [tool for tool in TOOLS if which(tool) is None]:
+        print(f"skipped: needs {', '.join(missing)}")
+        return 0
+    subject = demo(0)
+    image = next(iter(subject.data.test))[0][:1]
+    heading = ("formats", "memory, B", "layer", "loops", "plan, bit", "model", "input", "weight", "output", "sums", "counted",
+               "of model")  # fmt: skip
+    print("| " + " | ".join(heading) + " |\n|" + " --- |" * len(heading))
+    if options.run:
+        model, found = planned(options.run), load_plan(RunFolder(options.run).plan)
+        levels = [(layer.layer(), layer.levels[0]) for layer in found.layers]
+        print(levels)
+    for text in options.formats:
+        model = quantized(subject, formats_of(text))
+        for memory in options.memory:
+            asked = asked_of(model, image, formats_of(text), device_of(memory))
+            for row in rows(model, image, asked):
+                print(f"| {text} | {memory} | " + " | ".join(row) + " |", flush=True)
+    return 0
+
+
+def device_of(memory: int) -> Device:
+    """A memory of so many bytes in front of another one, with sums as wide as the C's."""
+    memories = Memory("tiles", 8.0 * memory, 0.0, ""), Memory("outside", float("inf"), 1.0, "")
+    return Device("", "", "", memories, SUM_BITS)
+
+
+def asked_of(model: nn.Module, image: Tensor, formats: TensorFormats, device: Device) -> list[Asked]:
+    """The best tiles of each layer, in order, if all have the same formats."""
+    found = []
+    for layer in record(model, image).layers:
+        own = widths(layer, formats, device.partial_sum_bits)
+        found.append(Asked(layer, own, plan(layer, own, device).levels[0].tiling))
+    return found
+
+
+def rows(model: nn.Module, image: Tensor, asked: Sequence[Asked]) -> list[tuple[str, ...]]:
+    """For each layer what is planned, what the model says of what is walked, and what was counted."""
+    network = lowered(model, image)
+    numbers = steps_of(network, asked)
+    walked = tiled(network, {number: each.tiling for number, each in zip(numbers, asked, strict=True)})
+    counted = count(walked, image)
+    found = []
+    for number, each in zip(numbers, asked, strict=True):
+        source, own = walked.steps[number].source, counted[number]
+        expected = traffic(each.layer, each.tiling).bits(each.widths)
+        if isinstance(source, Tiled):
+            said = traffic(each.layer, source.tiling).bits(each.widths)
+            loops = loops_text(each.layer, source.tiling)
+        else:
+            said, loops = float("nan"), "not in tiles"
+        parts = (f"{bits:,}" for bits in (own.input, own.weight, own.output, own.sums, own.total))
+        found.append((each.layer.name, loops, f"{expected:,.0f}", f"{said:,.0f}", *parts, f"{own.total / said:.3f}"))
+    return found
+
+
+def loops_text(layer: Layer, tiling: Tiling) -> str:
+    """Loops of several tiles, outermost first, with the sizes of these."""
+    several = [loop for loop in tiling.permutation if tiling.trips(layer, loop) > 1]
+    return " ".join(f"{loop}:{tiling.size(layer, loop)}/{layer.extent(loop)}" for loop in several) or "one tile"
+
+
+def steps_of(network: Schedule, asked: Sequence[Asked]) -> list[int]:
+    """Numbers of the steps that compute layers.
+
+    Raises:
+        BitqError: a layer that is computed otherwise than the model counts it.
+    """
+    found = [(number, layer) for number, step in enumerate(network.steps) if (layer := layer_of(step)) is not None]
+    if [own.extents for _, own in found] != [each.layer.extents for each in asked]:
+        raise BitqError("the C computes other layers than the model counts")
+    return [number for number, _ in found]
+
+
+def count(network: Schedule, image: Tensor) -> Mapping[int, Counted]:
+    """What the layers of a network move on an image, by number of their step."""
+    with tempfile.TemporaryDirectory() as own:
+        folder = Path(own)
+        replace_files(folder, written(network, "net").files)
+        program, counter = folder / "program", folder / "counter"
+        subprocess.run(["gcc", *OPTIONS, folder / "network.c", folder / "main.c", "-o", program], check=True)
+        subprocess.run(["gcc", "-O2", COUNTER, "-o", counter], check=True)
+        symbols = symbols_of(program)
+        regions = regions_of(network, symbols)
+        steps = [f"step {symbols[f'step{number}'][0]:x}" for number in range(len(network.steps))]
+        lines = [*steps, f"step {symbols['give'][0]:x}"]
+        lines += [f"region {number} {begin:x} {end:x}" for number, own in regions.items() for begin, end in own.values()]
+        (folder / "regions").write_text("\n".join(lines) + "\n")
+        traced = ["valgrind", "--tool=lackey", "--trace-mem=yes", "--log-fd=2", str(program)]
+        with subprocess.Popen(
+            traced, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as running:
+            assert running.stdin is not None
+            running.stdin.write(image.numpy().tobytes())
+            running.stdin.close()
+            told = subprocess.run(
+                [counter, folder / "regions"], stdin=running.stderr, check=True, capture_output=True, text=True
+            ).stdout
+        if running.returncode:
+            raise BitqError(f"the program ended with {running.returncode} under valgrind")
+    counts = iter(told.split("\n"))
+    bits = {
+        number: {name: tuple(8 * int(each) for each in next(counts).split()) for name in own}
+        for number, own in regions.items()
+    }
+    return {number: counted_of(own) for number, own in bits.items()}
+
+
+def counted_of(bits: Mapping[str, tuple[int, ...]]) -> Counted:
+    """Of what was loaded from and stored to each region."""
+
+    def moved(name: str) -> int:
+        return sum(bits.get(name, (0, 0)))
+
+    others = sum(sum(each) for name, each in bits.items() if name.startswith("other"))
+    return Counted(moved("input"), moved("weight"), moved("output"), moved("sums"), others)
+
+
+def symbols_of(program: Path) -> dict[str, tuple[int, int]]:
+    """Address and size of each symbol of a program."""
+    told = subprocess.run(["nm", "-S", program], check=True, capture_output=True, text=True).stdout
+    found = re.findall(r"^([0-9a-f]+) ([0-9a-f]+) \w (\w+)$", told, re.MULTILINE)
+    return {name: (int(address, 16), int(size, 16)) for address, size, name in found}
+
+
+def regions_of(network: Schedule, symbols: Mapping[str, tuple[int, int]]) -> dict[int, dict[str, tuple[int, int]]]:
+    """By number of a layer's step where what it moves begins and ends."""
+    arena, offsets = symbols["arena"][0], placed_in_memory(network).offsets
+    found = {}
+    for number, step in enumerate(network.steps):
+        if layer_of(step) is None:
+            continue
+        tensors = {"input": step.source.reads[0], "output": step.target}
+        others = [each for change in step.operations for each in change.reads]
+        tensors |= {f"other{place}": each for place, each in enumerate(others)}
+        own = {
+            name: (arena + offsets[each.name], arena + offsets[each.name] + each.bytes) for name, each in tensors.items()
+        }
+        for name, symbol in (("weight", f"w{number}"), ("sums", "spilled")):
+            if symbol in symbols:
+                own[name] = (symbols[symbol][0], sum(symbols[symbol]))
+        found[number] = own
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
