@@ -87,7 +87,7 @@ def _of_folder(network: str, task: str, weights: tuple[str, str], data: tuple[st
 
 TRAINED = {
     "resnet20": Trained(
-        "ResNet-20", "CIFAR-10; chosen by as many other test images", "top-1", _resnet20, 500, 64, "ResNet-18"
+        "ResNet-20", "of CIFAR-10, chosen by as many other test images", "top-1", _resnet20, 500, 64, "ResNet-18"
     ),
     "resnet18_tiny": Trained(
         "ResNet-18",
