@@ -25,6 +25,7 @@ from bitq.tasks.detect.outlines import Outline, mask_of, runs_of, text_of
 from bitq.tasks.segment_instances import box_ap, instance_loss, load, mask_ap, mask_ap50, mask_ap_small
 from bitq.tasks.segment_instances.masked import STRENGTH, masked
 from bitq.tasks.segment_instances.mixtures import Canvas, mixed_of
+from bitq.tasks.segment_instances.outlining import OF_INSTANCES
 from bitq.tasks.segment_instances.truth import instances_of
 
 utilities = pytest.importorskip("faster_coco_eval.core.mask", reason="needs: pip install 'bitq[detect]'")
@@ -398,11 +399,32 @@ def test_val_alone_is_measured_on_but_not_searched_with(bitq, mistake, folder):
     assert "val has images of val but none of train, which a search fine-tunes on; give them, too" in told
 
 
-def test_images_without_outlines_are_refused(mistake, folder):
-    for number in range(12):
-        boxes.picture(folder / f"bare/{number}.png", number)
-    told = mistake("evaluate", *WORDS, "--data", "bare", "--formats", "float32")
-    assert "bare has no labels, which task segment-instances needs: give a folder of images and polygons" in told
+def test_masks_that_the_float_network_is_sure_of_stand_for_those_nobody_drew(bitq, folder):
+    for number in range(20):
+        boxes.picture(folder / f"bare/{number:02}.png", number)
+    made = {}
+    exec(NETS, made)
+    model = made["Finding"]().eval()
+    data = load(folder / "bare", Reading((SIDE, SIDE)))
+    batch = data.train[torch.arange(3)]
+    ((x, truth),) = OF_INSTANCES.of(model, [batch])[0]
+    assert [len(each) for each in truth.outlines] == [len(boxes.OBJECTS[image]) for image in range(3)]
+    drawn = [mask_of(text, (HEIGHT, WIDTH)) for text in truth.outlines[1]]
+    wanted = [filled(box).astype(bool) for _, box in boxes.OBJECTS[1]]
+    for mask in wanted:
+        assert max((mask & each).sum() / (mask | each).sum() for each in drawn) > 0.7
+    answered = [(x, truth)]
+    assert score(model, answered, instance_loss, OF_INSTANCES.metric).accuracy == pytest.approx(1)
+    other = made["Finding"]().eval()
+    with torch.no_grad():
+        other.head.weight.neg_()
+    assert score(other, answered, instance_loss, OF_INSTANCES.metric).accuracy < 0.5
+    few = ("--effort", "quick", "--steps", 1, "--formats", "8:e4:b16,mxint8")
+    code, out, err = bitq("search", *WORDS, "--data", "bare", *few, "--run", "run", "--json")
+    assert code == 0, err
+    assert "bare has no labels: what counts is mask agreement with float32" in err
+    assert json.loads(out)["metric"] == "mask agreement with float32"
+    assert "data:image/jpeg;base64," in Path("run/report.html").read_text()
 
 
 def test_a_task_is_found_by_its_name():

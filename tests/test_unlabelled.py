@@ -209,7 +209,7 @@ def test_where_images_alone_may_lie(tmp_path):
         (root / place).mkdir(parents=True)
         for number in range(20):
             Image.new("RGB", (8, 8), (number, 0, 0)).save(root / place / f"{number}.png")
-        for task in ("classify", "segment", "detect"):
+        for task in ("classify", "segment", "detect", "segment-instances"):
             data = task_of(task).load(root, Reading((8, 8)))
             assert not data.labelled
             assert not data.largest

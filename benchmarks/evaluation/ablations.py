@@ -27,7 +27,7 @@ from evaluation import gaussian
 from evaluation.energy import ALPHA, DEVICE, Shapes
 from evaluation.pairs import PAIRS
 from evaluation.rows import NOT_MEASURED, Result, Rows, write_picture, write_table
-from evaluation.trained import Measured, study_of
+from evaluation.trained import Amount, study_of
 from subjects import MissingError
 
 BITS = (16, 8)
@@ -46,13 +46,13 @@ NETWORK = "resnet20"
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this table's own options."""
     parser.add_argument("--bits", type=int, nargs="+", choices=BITS, default=BITS, help="to compute; both by default")
-    Measured.options(parser, 1000)
+    Amount.options(parser, 1000)
     parser.add_argument("--without-accuracy", action="store_true", help="compute the energy of ResNet-18 alone")
 
 
 def run(options: argparse.Namespace, folder: Path, listener: Listener) -> None:
     """Compute what is asked for and not there, and write the table and the picture of all that is."""
-    rows, amount = Rows(folder / "rows"), Measured.given(options)
+    rows, amount = Rows(folder / "rows"), Amount.given(options)
     for bits in options.bits:
         rows.once(_energy_config(bits), lambda bits=bits: _energy(bits, listener))
         missing = [name for name in CLAIMED if rows.known(_config(name, bits, amount)) is None]
@@ -84,7 +84,7 @@ def _energy_config(bits: int) -> Result:
     return {"table": 4, "version": VERSION, "what": "energy", "bits": bits}
 
 
-def _config(name: str, bits: int, amount: Measured) -> Result:
+def _config(name: str, bits: int, amount: Amount) -> Result:
     return {"table": 4, "version": VERSION, "method": name, "bits": bits, **amount.of(NETWORK)}
 
 
@@ -115,7 +115,7 @@ def _accuracy(study: Study, name: str) -> Result:
     }
 
 
-def _write(rows: Rows, folder: Path, amount: Measured) -> None:
+def _write(rows: Rows, folder: Path, amount: Amount) -> None:
     energies = {bits: rows.known(_energy_config(bits)) for bits in BITS}
     measured = {bits: _together(rows, bits, amount) for bits in BITS}
     lines = []
@@ -174,7 +174,7 @@ def _write(rows: Rows, folder: Path, amount: Measured) -> None:
     write_picture(folder, "table4", bars.facet(alt.Facet("bits:N", sort=["16-bit", "8-bit"], title=None)))
 
 
-def _together(rows: Rows, bits: int, amount: Measured) -> Result:
+def _together(rows: Rows, bits: int, amount: Amount) -> Result:
     """What is known of ResNet-20 by method, and of its float network."""
     known = {name: rows.known(_config(name, bits, amount)) for name in CLAIMED}
     found = {name: each for name, each in known.items() if each is not None}

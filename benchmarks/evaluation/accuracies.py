@@ -20,7 +20,7 @@ from bitq.tradeoff.compare import study_of as proposing
 from bitq.tradeoff.rules import Called, rules_of
 from bitq.tradeoff.study import Study
 from evaluation.rows import NOT_MEASURED, Result, Rows, write_picture, write_table
-from evaluation.trained import TRAINED, Measured, study_of
+from evaluation.trained import TRAINED, Amount, study_of
 from subjects import MissingError
 
 ORIGINAL = "Original"
@@ -51,12 +51,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add this table's own options."""
     parser.add_argument("--networks", nargs="+", choices=TRAINED, default=list(TRAINED), help="all by default")
     parser.add_argument("--methods", nargs="+", choices=RULES, default=list(RULES), help="all by default")
-    Measured.options(parser)
+    Amount.options(parser)
 
 
 def run(options: argparse.Namespace, folder: Path, listener: Listener) -> None:
     """Compute what is asked for and not there, and write the table and the picture of all that is."""
-    rows, amount = Rows(folder / "rows"), Measured.given(options)
+    rows, amount = Rows(folder / "rows"), Amount.given(options)
     for name in options.networks:
         try:
             for bits in dict.fromkeys(RULES[method][0] for method in options.methods):
@@ -67,12 +67,12 @@ def run(options: argparse.Namespace, folder: Path, listener: Listener) -> None:
     _write(rows, folder, amount)
 
 
-def _config(name: str, method: str, amount: Measured) -> Result:
+def _config(name: str, method: str, amount: Amount) -> Result:
     return {"table": 3, "version": VERSION, "network": name, "method": method, **amount.of(name)}
 
 
 def _measure(
-    rows: Rows, name: str, bits: int, methods: Sequence[str], amount: Measured, folder: Path, listener: Listener
+    rows: Rows, name: str, bits: int, methods: Sequence[str], amount: Amount, folder: Path, listener: Listener
 ) -> None:
     """Add to the rows those of a network and of methods beside one grid that are missing."""
     if all(rows.known(_config(name, method, amount)) for method in (ORIGINAL, *methods)):
@@ -101,7 +101,7 @@ def _reached(study: Study, traced: Traced, called: Called) -> Result:
     return {"plan": best.label, "accuracy": best.test, "energy_pj": best.energy_pj}
 
 
-def _write(rows: Rows, folder: Path, amount: Measured) -> None:
+def _write(rows: Rows, folder: Path, amount: Amount) -> None:
     lines, data = [], []
     for name, own in TRAINED.items():
         known = {method: rows.known(_config(name, method, amount)) for method in METHODS}

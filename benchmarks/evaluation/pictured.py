@@ -19,7 +19,7 @@ from bitq.tradeoff.search import search
 from bitq.tradeoff.study import Study
 from evaluation.accuracies import ORIGINAL
 from evaluation.rows import NOT_MEASURED, Result, Rows, write_table
-from evaluation.trained import TRAINED, Measured, study_of
+from evaluation.trained import TRAINED, Amount, study_of
 from subjects import MissingError
 
 NETWORKS = ("espnet", "yolov8n", "yolov5n_seg")
@@ -34,12 +34,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add this figure's own options."""
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="all by default")
     parser.add_argument("--count", type=int, default=3, help="of images that are drawn (default: 3)")
-    Measured.options(parser)
+    Amount.options(parser)
 
 
 def run(options: argparse.Namespace, folder: Path, listener: Listener) -> None:
     """Compute what is asked for and not there, and write the table, and a picture of each network that is."""
-    rows, amount = Rows(folder / "rows"), Measured.given(options)
+    rows, amount = Rows(folder / "rows"), Amount.given(options)
     lines = []
     for name in options.networks:
         found: dict[str, Result] = {}

@@ -87,7 +87,7 @@ def _of_folder(network: str, task: str, weights: tuple[str, str], data: tuple[st
 
 TRAINED = {
     "resnet20": Trained(
-        "ResNet-20", "CIFAR-10; chosen by as many other test images", "top-1", _resnet20, 500, 64, "ResNet-18"
+        "ResNet-20", "of CIFAR-10, chosen by as many other test images", "top-1", _resnet20, 500, 64, "ResNet-18"
     ),
     "resnet18_tiny": Trained(
         "ResNet-18",
@@ -160,7 +160,7 @@ SETTINGS = Settings(alpha=ALPHA, stored="paper", rounds=1, uniforms=1)
 
 
 @dataclass(frozen=True)
-class Measured:
+class Amount:
     """How much is measured, as options say it; None as suits each network.
 
     Attributes:
@@ -182,7 +182,7 @@ class Measured:
         parser.add_argument("--scored", type=int, help="images to score tensors on (default: as suits each network)")
 
     @classmethod
-    def given(cls, options: argparse.Namespace) -> Measured:
+    def given(cls, options: argparse.Namespace) -> Amount:
         """As `options` say."""
         return cls(options.steps, options.images, options.scored)
 
@@ -209,7 +209,7 @@ class Measured:
 
 @contextmanager
 def study_of(
-    name: str, bits: int, amount: Measured, folder: Path, listener: Listener
+    name: str, bits: int, amount: Amount, folder: Path, listener: Listener
 ) -> Iterator[tuple[Study, Traced]]:
     """The study of one of `TRAINED` in Table 2's grid of so many bits.
 

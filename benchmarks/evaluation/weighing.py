@@ -17,7 +17,7 @@ from bitq.progress import Listener
 from bitq.tradeoff.search import search
 from bitq.tradeoff.study import Study
 from evaluation.rows import NOT_MEASURED, Result, Rows, write_picture, write_table
-from evaluation.trained import TRAINED, Measured, study_of
+from evaluation.trained import TRAINED, Amount, study_of
 from subjects import MissingError
 
 ALPHAS = (0.015, 0.05, 0.15, 0.2, 0.25, 1.5, 3.0)
@@ -29,12 +29,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add this figure's own options."""
     parser.add_argument("--networks", nargs="+", choices=TRAINED, default=["resnet20"], help="default: resnet20")
     parser.add_argument("--bits", type=int, nargs="+", choices=BITS, default=BITS, help="to compute; both by default")
-    Measured.options(parser)
+    Amount.options(parser)
 
 
 def run(options: argparse.Namespace, folder: Path, listener: Listener) -> None:
     """Compute what is asked for and not there, and write the table and the picture of it."""
-    rows, amount = Rows(folder / "rows"), Measured.given(options)
+    rows, amount = Rows(folder / "rows"), Amount.given(options)
     for name in options.networks:
         for bits in options.bits:
             missing = [alpha for alpha in ALPHAS if rows.known(_config(name, bits, amount, alpha)) is None]
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, folder: Path, listener: Listener) -> None:
     _write(rows, folder, options.networks, amount)
 
 
-def _config(name: str, bits: int, amount: Measured, alpha: float) -> Result:
+def _config(name: str, bits: int, amount: Amount, alpha: float) -> Result:
     return {"figure": 6, "version": VERSION, "network": name, "bits": bits, "alpha": alpha, **amount.of(name)}
 
 
@@ -66,7 +66,7 @@ def _found(study: Study, alpha: float) -> Result:
     }
 
 
-def _write(rows: Rows, folder: Path, networks: Sequence[str], amount: Measured) -> None:
+def _write(rows: Rows, folder: Path, networks: Sequence[str], amount: Amount) -> None:
     lines, data = [], []
     for name in networks:
         for bits in BITS:

@@ -19,6 +19,7 @@ from bitq.tasks.segment_instances.mask_loss import instance_loss
 from bitq.tasks.segment_instances.mask_precision import InstancePrecision
 from bitq.tasks.segment_instances.masked import masked
 from bitq.tasks.segment_instances.mixtures import classes_of_mixed
+from bitq.tasks.segment_instances.outlining import OF_INSTANCES
 from bitq.tasks.segment_instances.truth import Instances, instances_of
 
 __all__ = ["TASK", "Instances", "instance_loss"]
@@ -117,4 +118,5 @@ TASK = NamedTask(
     heaviness=16,
     learning_rate=1e-4,
     protocol=_protocol,
+    agreement=OF_INSTANCES,
 )

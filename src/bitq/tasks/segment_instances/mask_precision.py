@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +11,6 @@ from bitq.batches import described, to_device
 from bitq.errors import BitqError
 from bitq.tasks.detect.boxes import ABSENT
 from bitq.tasks.detect.heads import found_among
-from bitq.tasks.detect.outlines import mask_utilities
 from bitq.tasks.detect.precision import CocoFigure, Precision
 from bitq.tasks.segment_instances.mixtures import Canvas, mixed_of
 from bitq.tasks.segment_instances.truth import Instances
@@ -62,18 +60,14 @@ class InstancePrecision(Precision):
 
     def _draw(self, canvas: Canvas, number: int, boxes: Tensor, mixtures: Tensor) -> None:
         """Keep the masks of what was found in an image of a number."""
-        utilities = mask_utilities()
         rows = self._found[-1]
         for box, mixture, row in zip(boxes, mixtures, rows, strict=True):
-            drawn = np.zeros(canvas.size, np.uint8, order="F")
-            down, across, mask = canvas.mask(mixture, box)
-            drawn[down, across] = mask.numpy()
             self._masks.append(
                 {
                     "image_id": number,
                     "category_id": int(row[6]),
                     "score": float(row[5]),
-                    "segmentation": utilities.encode(drawn),
+                    "segmentation": canvas.encoded(mixture, box),
                 }
             )
 

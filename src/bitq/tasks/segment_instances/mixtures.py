@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from bitq.batches import described
 from bitq.errors import BitqError
 from bitq.tasks.detect.boxes import Truth, corners
 from bitq.tasks.detect.heads import BINS, Heads, cells_of, heads_of
+from bitq.tasks.detect.outlines import mask_utilities
 
 STRIDES = (8, 16, 32)
 """Pixels that a cell is wide, of the maps of a network that gives predictions alone."""
@@ -129,6 +131,18 @@ class Canvas:
         rows, columns = slice(top, max(top, bottom)), slice(left, max(left, right))
         logits = torch.einsum("m,mhw->hw", mixture.float(), self._prototypes)
         return rows, columns, self._down[rows] @ logits @ self._across[columns].T > 0
+
+    def encoded(self, mixture: Tensor, box: Tensor) -> dict[str, Any]:
+        """The same mask over the whole image, as COCO's functions take it.
+
+        Raises:
+            BitqError: the package that encodes masks is not installed.
+        """
+        drawn = np.zeros(self.size, np.uint8, order="F")
+        down, across, mask = self.mask(mixture, box)
+        drawn[down, across] = mask.cpu().numpy()
+        found: dict[str, Any] = mask_utilities().encode(drawn)
+        return found
 
 
 def _interpolation(count: int, scale: float, margin: float, side: int, cells: int) -> Tensor:
