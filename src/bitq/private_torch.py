@@ -71,6 +71,11 @@ def uncompiled_path(path: str) -> str:
     return ".".join(part for part in path.split(".") if part != "_orig_mod")
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is such a wrapper."""
+    return "_orig_mod" in module._modules
+
+
 def transforming() -> bool:
     """Whether a transformation of `torch.func`, such as `vmap` or `grad`, is at work."""
     return torch._C._are_functorch_transforms_active()
