@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -73,7 +73,15 @@ def uncompiled_path(path: str) -> str:
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module is such a wrapper."""
-    return "_orig_mod" in module._modules
+    return any(name == "_orig_mod" for name, _ in module.named_children())
+
+
+def but_for(module: nn.Module, hidden: Collection[str], cls: type[nn.Module]) -> nn.Module:
+    """A module of a class with another one's contents, but for children of these names."""
+    found = cls.__new__(cls)
+    kept = {name: child for name, child in module._modules.items() if name not in hidden}
+    vars(found).update(vars(module), _modules=kept)
+    return found
 
 
 def transforming() -> bool:
