@@ -1,17 +1,20 @@
 """Networks that others wrote, as their packages have them: does all of bitq work on each?
 
-    pip install --no-deps timm torchvision transformers torchaudio segmentation-models-pytorch
+    pip install --no-deps timm torchvision transformers torchaudio segmentation-models-pytorch \
+        huggingface_hub tokenizers regex tqdm httpx2 httpcore2 truststore
     python benchmarks/foreign.py                                  # a row for each whose package is installed
     python benchmarks/foreign.py --networks vit swin --device eyeriss
     python benchmarks/foreign.py --traced                         # without searches
 
 Each is a small variant with random weights, on a few random inputs. A row says:
 
+- of: the package it is from;
 - layers: how many tracing finds, and their multiply-accumulates, beside half of what PyTorch's own counter
   (`torch.utils.flop_counter`) counts in a run on data;
 - float: the share of all bits moved that no format reaches;
-- search: whether `bitq.search` scores it, plans, fine-tunes one step, measures and packs;
-- loaded: whether a fresh network, filled by `bitq.load_quantized`, gives the very outputs of the search's.
+- searched and loaded: whether `bitq.search` scores it, plans, fine-tunes one step, measures and packs, and a fresh
+  network, filled by `bitq.load_quantized`, gives the very outputs of the search's;
+- s: seconds for all of it, on one thread.
 
 Then follows, for each network, what stays float and why, or what failed. Returns 1 if anything failed.
 """
@@ -286,17 +289,19 @@ def main() -> int:
         torchvision_ops.install()
     if (spec := find_spec("torchaudio")) is not None:
         sys.modules["torchaudio"] = module_from_spec(spec)  # without compiled operators, which fit one PyTorch alone
-    print(f"{'network':13} {'layers':>6} {'mac':>13} {'counted':>13} {'float':>7} {'loaded':>6} {'s':>5}")
+    print("| network | of | layers | MACs | counted | float | searched and loaded | s |", "|" + 8 * " --- |", sep="\n")
     rows = {}
     for name in options.networks:
         subject = SUBJECTS[name]
         if missing := [package for package in subject.packages if find_spec(package) is None]:
-            print(f"{name:13} left out: {' and '.join(missing)} not installed")
+            print(f"| {name} | left out: {' and '.join(missing)} not installed |")
             continue
         start = time.perf_counter()
         row = rows[name] = tried(subject, None if options.traced else device)
-        cells = f"{row.layers:6} {row.macs:13} {row.counted:13.0f} {100 * row.staying:6.2f}%"
-        print(f"{name:13} {cells} {'yes' if row.loaded else 'NO':>6} {time.perf_counter() - start:5.0f}", flush=True)
+        made_of = subject.packages[0]
+        counts = f"{row.layers} | {row.macs:,} | {row.counted:,.0f} | {100 * row.staying:.2f} %"
+        loaded, seconds = "" if options.traced else "yes" if row.loaded else "NO", time.perf_counter() - start
+        print(f"| {name} | {made_of} | {counts} | {loaded} | {seconds:.0f} |", flush=True)
     for name, row in rows.items():
         print("", name, *(f"  {note}" for note in row.notes or ("all of it takes formats",)), sep="\n")
     right = all(row.macs == row.counted and (row.loaded or options.traced) for row in rows.values())

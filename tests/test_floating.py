@@ -57,7 +57,7 @@ class Sequences(nn.Module):
         x = self.stem(x[:, 0]) + self.places.weight
         x = self.gru(self.lstm(x)[0])[0]
         x = x + self.attention(x, x, x, need_weights=False)[0]
-        x = x * torch.einsum("btc,btc->bt", x, x)[..., None]
+        x = x * torch.inner(x, x).mean((2, 3))[..., None]
         return self.head(self.own(torch.einsum("btc,cd->btd", x, self.mix)).mean(1))
 
 

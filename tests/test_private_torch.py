@@ -39,6 +39,7 @@ NAMES = (
     "torch.autograd.forward_ad._current_level",
     "torch.zeros(1)._version",
     "torch.nn.Module()._parameters",
+    "torch.nn.Module()._modules",
     "torch.nn.Conv2d(1, 1, 1)._conv_forward",
     "torch.nn.ConvTranspose2d(1, 1, 1)._output_padding",
     "torch.zeros(1)._is_view",

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -69,6 +69,19 @@ def with_its_calls_seen(function: Any) -> Any:
 def uncompiled_path(path: str) -> str:
     """A module's path without the wrappers that `torch.compile` puts into it."""
     return ".".join(part for part in path.split(".") if part != "_orig_mod")
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is such a wrapper."""
+    return any(name == "_orig_mod" for name, _ in module.named_children())
+
+
+def but_for(module: nn.Module, hidden: Collection[str], cls: type[nn.Module]) -> nn.Module:
+    """A module of a class with another one's contents, but for children of these names."""
+    found = cls.__new__(cls)
+    kept = {name: child for name, child in module._modules.items() if name not in hidden}
+    vars(found).update(vars(module), _modules=kept)
+    return found
 
 
 def transforming() -> bool:

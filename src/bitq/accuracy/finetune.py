@@ -115,9 +115,9 @@ def finetune(
                     "and a loss that make it finite"
                 )
             if not torch.isfinite(value):
-                raise BitqError(
-                    f"fine-tuning diverged at step {step}: the loss is {value.item()}; lower the learning rate"
-                )
+                half = any(each.dtype == torch.float16 for each in model.parameters())
+                remedy = "give the network as .float() or .bfloat16()" if half else "lower the learning rate"
+                raise BitqError(f"fine-tuning diverged at step {step}: the loss is {value.item()}; {remedy}")
             if not value.requires_grad:
                 raise BitqError("the loss does not depend on the network's parameters; it must follow from its output")
             optimizer.zero_grad(set_to_none=True)

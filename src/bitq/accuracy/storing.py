@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from threading import local
 from typing import Any, ClassVar, SupportsIndex
 
@@ -130,7 +130,7 @@ def root(network: nn.Module, points: dict[Call, str]) -> None:
         model._bitq_points = points
     elif isinstance(model, _Root):
         del model._bitq_points
-        model.__class__ = showing(type(model).__bases__[1])
+        model.__class__ = showing(type(model).__bases__[1])  # type: ignore[assignment]
 
 
 def multiply_in_children(network: nn.Module, products: Mapping[str, Computed]) -> None:
@@ -175,7 +175,11 @@ def with_products(network: nn.Module, products: Mapping[str, Computed]) -> nn.Mo
 
 @cache
 def _root_class(network: type[nn.Module]) -> type[_Root]:
-    return type(network.__name__, (_Root, network), {})
+    @wraps(network.forward)  # what it takes is the network's
+    def forward(self: _Root, *args: Any, **kwargs: Any) -> Any:
+        return _Root.forward(self, *args, **kwargs)
+
+    return type(network.__name__, (_Root, network), {"forward": forward})
 
 
 def _made_root(network: type[nn.Module], hides: bool = False) -> _Root:

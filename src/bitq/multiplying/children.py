@@ -31,8 +31,17 @@ class Product(nn.Module):
     Both operands have the axis along which they are summed up last, and the product its columns.
     """
 
-    def forward(self, input: Tensor, weight: Tensor, multiply: Multiply) -> Tensor:
-        """The product of the first operand and the second, in the shapes that `Operands` has them in."""
+    def forward(self, input: Tensor, weight: Tensor | None = None, multiply: Multiply | None = None) -> Tensor:
+        """The product of the first operand and the second, in the shapes that `Operands` has them in.
+
+        Raises:
+            BitqError: the network runs it as one of a module's own children.
+        """
+        if weight is None or multiply is None:
+            raise BitqError(
+                "a module that multiplies runs all its children (children()), so that none can compute its product; "
+                "let it run those of a torch.nn.ModuleList"
+            )
         return multiply(input, weight)
 
 

@@ -12,6 +12,8 @@ from typing import Any, SupportsIndex
 
 from torch import nn
 
+from bitq.private_torch import but_for
+
 PRODUCTS = "_bitq_products"
 """The attribute of a module whose calls are computed by children: by function and number of a call, or the name of a
 parameter, the child's name."""
@@ -30,7 +32,8 @@ class _Container(nn.Module):
 def hiding(cls: type[nn.Module]) -> type[nn.Module]:
     """The class of such containers as leave their products out; of any other modules the class itself."""
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    return _hiding(cls) if issubclass(cls, containers) and not issubclass(cls, _Container) else cls
+    hides = issubclass(cls, containers) and not issubclass(cls, _Container)
+    return _hiding(cls) if hides else cls  # type: ignore[arg-type]
 
 
 def showing(cls: type[nn.Module]) -> type[nn.Module]:
@@ -47,15 +50,12 @@ def _seen(name: str, cls: type[nn.Module]) -> Callable[..., Any]:
     """A method of a class that finds no products among the children."""
 
     def method(self: nn.Module, *args: Any) -> Any:
-        own = vars(self).get(PRODUCTS, {}).values()
-        seen = cls.__new__(cls)
-        vars(seen).update(vars(self), _modules={key: child for key, child in self._modules.items() if key not in own})
-        return getattr(cls, name)(seen, *args)
+        return getattr(cls, name)(but_for(self, vars(self).get(PRODUCTS, {}).values(), cls), *args)
 
     return method
 
 
 def _made(cls: type[nn.Module]) -> nn.Module:
     """An empty container that pickle or copy fills."""
-    found = _hiding(cls)
+    found = _hiding(cls)  # type: ignore[arg-type]
     return found.__new__(found)

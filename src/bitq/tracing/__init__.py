@@ -136,6 +136,13 @@ def _check(model: nn.Module) -> None:
         raise BitqError(
             "the network is TorchScript, which hides its modules; give the torch.nn.Module it was made from"
         )
+    try:
+        list(model.named_modules(remove_duplicate=False))
+    except RecursionError:
+        raise BitqError(
+            "a module of the network is among its own children, so that torch cannot walk them; keep what a module "
+            "only refers to in a list or a tuple"
+        ) from None
 
 
 def _run(copies: Copies, found: FoundProducts | None = None) -> Traced:

@@ -11,6 +11,7 @@ from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.storing import with_products
 from bitq.batches import check_lasting, no_batch, one_example, pairs, unlike_inputs
 from bitq.devices import Device
+from bitq.errors import BitqError
 from bitq.files import RunFolder, check_own_folder, remove_leftovers
 from bitq.floating import sentence
 from bitq.progress import Listener
@@ -63,6 +64,8 @@ def opened(
         batch = next(pairs(model, data.validation), None)
     if batch is None:
         raise no_batch("the validation data")
+    if any(each.is_meta for each in (*model.parameters(), *model.buffers())):
+        raise BitqError("the network has tensors on the meta device, which have no values; load its weights before")
     traced = record(model, one_example(batch[0]) if example_input is None else example_input)
     model = with_products(model, traced.products)
     subject = replace(subject, model=model)

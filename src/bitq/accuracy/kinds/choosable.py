@@ -11,9 +11,10 @@ from bitq.accuracy.kinds.kind import Kind, class_names, has_kind, kind_of
 from bitq.floating import ACTIVATIONS, StaysFloat
 from bitq.layers import Layer
 from bitq.multiplying import PROJECTING, Projection, TransposedProjection, multiplies
-from bitq.private_torch import is_lazy, uncompiled_path
+from bitq.private_torch import is_compiled, is_lazy, uncompiled_path
 
 _IDLE = "was not called where the network was traced"
+_COMPUTED = "multiplies by what is computed from parameters alone, which is no layer's weight"
 _HIDDEN = "is wrapped by torch.compile, behind which no format reaches it; give the network as it was before"
 
 
@@ -54,8 +55,16 @@ def float_reasons(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
         if not layer.weight_is_parameter and not (kind and kind.of_activations):
             reasons[layer.name] = ACTIVATIONS
         elif kind is None:
-            reasons[layer.name] = reason_against(model, layer.module) or _HIDDEN
+            reasons[layer.name] = _reason_for(model, layer.module)
     return reasons
+
+
+def _reason_for(model: nn.Module, name: str) -> str:
+    """Why a module that multiplies by what does not depend on the input stays float."""
+    module = model.get_submodule(name)
+    if is_compiled(module):
+        return _HIDDEN
+    return reason_against(model, name) or _HIDDEN if has_kind(module) or _multiplies(module) else _COMPUTED
 
 
 def staying_float(model: nn.Module, layers: Sequence[Layer]) -> tuple[StaysFloat, ...]:
