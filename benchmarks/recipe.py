@@ -184,6 +184,8 @@ def searched(subject: Subject, share: float, folder: Path) -> nn.Module:
         wanted = share * study.space.movement_max
         plans = [point.choices for point in front(study.space, study.scores)]
         nearest = min(plans, key=lambda plan: abs(study.space.cost(plan).movement_bits - wanted))
+        moved = study.space.cost(nearest).movement_bits / study.space.movement_max
+        listener.note(f"{SEARCHED}: {100 * moved:.1f} % of the largest movement")
         formats = study.tensor_formats(nearest)
         model = copy.deepcopy(study.subject.model).eval()
         apply(model, formats, study.ranges_for(formats), points=study.space.points)
