@@ -2,10 +2,13 @@
 
     python benchmarks/recipe.py --subject demo --seeds 0 1 2
     python benchmarks/recipe.py --subject resnet20 --plans blocks integers --recipes default alone --seeds 0
+    python benchmarks/recipe.py --subject resnet20 --plans searched --share 0.2 --steps 150
 
 Every recipe is the default one (`Training()`, with the float network as teacher) but for what its name says. A plan
 gives all layers but the first and the last the same formats, for weights and inputs; inputs that are never negative
-have no sign. First and last layers have 8 bits of the same kind. Nothing else is quantized. Accuracy is top-1, of all
+have no sign. First and last layers have 8 bits of the same kind. Nothing else is quantized. `searched` is what bitq
+finds best before anything is fine-tuned, of `any` format on the stm32f103c8, that moves a share of the largest
+movement, with the ranges of the least squared error; its scores are kept under `--run`. Accuracy is top-1, of all
 images of the validation and test data, since nothing is chosen by the former here. `--recipes untuned` measures ranges
 alone, and `average-0.98` is to be held against `fixed-ranges`: an average of weights has no learned ranges.
 """
@@ -20,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -33,8 +37,16 @@ from bitq.accuracy.quantized import apply, observing
 from bitq.accuracy.ranges import METHODS, Samples, fitted
 from bitq.allocator import keeping_freed_memory
 from bitq.batches import forward
+from bitq.devices import load_device
+from bitq.files import RunFolder
 from bitq.formats import Ranges, TensorFormats, parse_format
-from bitq.tradeoff.measure import first_inputs
+from bitq.progress import Terminal
+from bitq.tradeoff.allocate import front
+from bitq.tradeoff.formatset import FormatSet
+from bitq.tradeoff.measure import Subject as Studied
+from bitq.tradeoff.measure import Task, first_inputs
+from bitq.tradeoff.opening import opened
+from bitq.tradeoff.settings import Settings
 from subjects import SUBJECTS, MissingError, Subject
 
 CALIBRATED = 512
@@ -57,6 +69,10 @@ PLANS = {
     "integers": Inputs("i4:f32:channel", "i4:f32:tensor", "n4:f32:tensor", "int8"),
     "small-integers": Inputs("i3:f32:channel", "i3:f32:tensor", "n3:f32:tensor", "int8"),
 }
+
+
+SEARCHED = "searched"
+"""The plan of the front that moves a share of the largest movement."""
 
 
 class Recipe(NamedTuple):
@@ -94,11 +110,13 @@ def main() -> int:
     """Print a row for every plan and recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subject", choices=SUBJECTS, default="demo")
-    parser.add_argument("--plans", nargs="+", choices=PLANS, default=["blocks", "integers"])
+    parser.add_argument("--plans", nargs="+", choices=(*PLANS, SEARCHED), default=["blocks", "integers"])
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--ranges", nargs="+", choices=METHODS, default=["least-squares"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--share", type=float, default=0.2, help="of the largest movement, of searched (default: 0.2)")
+    parser.add_argument("--run", type=Path, default=Path("runs/benchmark-recipe"), help="folder of its scores")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("| plan | ranges | recipe | top-1 | seeds | s |\n| --- | --- | --- | --- | --- | --- |")
@@ -107,7 +125,7 @@ def main() -> int:
             for recipe in options.recipes:
                 start = time.perf_counter()
                 try:
-                    found = [reached(options.subject, plan, method, recipe, options.steps, s) for s in options.seeds]
+                    found = [reached(options, plan, method, recipe, seed) for seed in options.seeds]
                 except MissingError as error:
                     print(f"{options.subject}: skipped: {error}")
                     return 0
@@ -119,17 +137,20 @@ def main() -> int:
     return 0
 
 
-def reached(name: str, plan: str, method: str, recipe: str, steps: int, seed: int) -> float:
+def reached(options: argparse.Namespace, plan: str, method: str, recipe: str, seed: int) -> float:
     """Top-1 accuracy after fine-tuning, in percent."""
-    subject = SUBJECTS[name](seed)
-    model, how = planned(subject, PLANS[plan], method, seed), RECIPES[recipe]
+    subject, how = SUBJECTS[options.subject](seed), RECIPES[recipe]
+    if plan == SEARCHED:
+        model = searched(subject, options.share, options.run / subject.name)
+    else:
+        model = planned(subject, PLANS[plan], method, seed)
     with keeping_freed_memory():
         if how is not None:
             average = _Average(model, how.averaged)
             finetune(
                 model,
                 subject.data.train,
-                replace(how.training, steps=steps, seed=seed),
+                replace(how.training, steps=options.steps, seed=seed),
                 before_step=partial(_before, how, model, average),
                 teacher=subject.model,
             )
@@ -150,6 +171,25 @@ def planned(subject: Subject, inputs: Inputs, method: str, seed: int) -> nn.Modu
     ends = parse_format(inputs.ends)
     formats |= {name: TensorFormats(ends, ends) for name in (names[0], names[-1])}
     apply(model, formats, fitted(samples, formats, seen))
+    return model
+
+
+def searched(subject: Subject, share: float, folder: Path) -> nn.Module:
+    """The network in the plan of the front whose movement is nearest to a share of the largest."""
+    studied = Studied(subject.name, subject.model, subject.data, Task())
+    device, offered = load_device("stm32f103c8"), FormatSet.of("any")
+    with (
+        Terminal() as listener,
+        opened(studied, device, offered, Settings(), RunFolder(folder), listener) as (study, _),
+    ):
+        wanted = share * study.space.movement_max
+        plans = [point.choices for point in front(study.space, study.scores)]
+        nearest = min(plans, key=lambda plan: abs(study.space.cost(plan).movement_bits - wanted))
+        moved = study.space.cost(nearest).movement_bits / study.space.movement_max
+        listener.note(f"{SEARCHED}: {100 * moved:.1f} % of the largest movement")
+        formats = study.tensor_formats(nearest)
+        model = copy.deepcopy(study.subject.model).eval()
+        apply(model, formats, study.ranges_for(formats), points=study.space.points)
     return model
 
 
