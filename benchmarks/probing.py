@@ -1,6 +1,7 @@
 """How well formats that are not measured are scored: interpolated scores beside those of measuring all.
 
     python benchmarks/probing.py [--subject demo|resnet20] [--inputs 256]
+    python benchmarks/probing.py --drawn        # rows that are drawn beside all rows, and other inputs beside these
 
 For every tensor the rank correlation of the two over all formats that it may take, and the largest factor between them.
 """
@@ -8,16 +9,20 @@ For every tensor the rank correlation of the two over all formats that it may ta
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from bitq.accuracy import graded
 from bitq.accuracy.evaluate import cross_entropy
 from bitq.accuracy.quantized import observing
 from bitq.accuracy.sensitivity import perturbations, probed, scores
+from bitq.batches import Batch
 from bitq.formats import TENSORS, Format, TensorName, format_for
 from bitq.tracing import trace
 from bitq.tradeoff.formatset import FormatSet
@@ -25,11 +30,15 @@ from bitq.tradeoff.measure import first_inputs
 from bitq.tradeoff.space import modules_of
 from subjects import SUBJECTS
 
+Formats = Callable[[str, TensorName], Sequence[Format]]
+Perturbations = Mapping[str, Mapping[TensorName, Mapping[Format, float]]]
+
 
 def main() -> None:
     """Score with some formats measured and with all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subject", choices=SUBJECTS, default="demo")
+    parser.add_argument("--drawn", action="store_true", help="judge what drawing rows does to scores instead")
     parser.add_argument("--inputs", type=int, default=256, help="training inputs to score on (default: 256)")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -53,25 +62,41 @@ def main() -> None:
     def few(module: str, tensor: TensorName) -> tuple[Format, ...]:
         return probed(every(module, tensor), extent(module, tensor))
 
+    def scored(formats: Formats, batches: Sequence[Batch], most: int) -> tuple[Perturbations, float]:
+        start = time.process_time()
+        graded.MOST_DRAWN = most
+        found = perturbations(model, modules, formats, ranges, batches, cross_entropy)
+        return found, time.process_time() - start
+
+    def compared(what: str, formats: Formats, one: Perturbations, other: Perturbations) -> None:
+        """Print how like two scores are, of all these formats."""
+        correlations, factors = [], []
+        for module in modules:
+            for tensor in TENSORS:
+                own = formats(module, tensor)
+                a, b = (scores(own, each[module][tensor], extent(module, tensor)) for each in (one, other))
+                if a.all() and b.all():
+                    correlations.append(spearmanr(a, b).statistic)
+                    factors.append((float(np.exp(np.abs(np.log(a / b)).max())), module, tensor))
+        middle = np.median(correlations)
+        print(f"{what}: rank correlation by tensor: least {min(correlations):.4f}, median {middle:.5f}")
+        worst = sorted(factors)[:-4:-1]
+        print("largest factor:", *(f"{factor:.2f} ({module} {tensor})" for factor, module, tensor in worst))
+        print(f"median of the largest factors by tensor: {np.median([factor for factor, *_ in factors]):.3f}")
+
     batches = first_inputs(model, subject.data.train, options.inputs, 0)
-    seconds, found = [], []
-    for formats in (few, every):
-        start = time.perf_counter()
-        found.append(perturbations(model, modules, formats, ranges, batches, cross_entropy))
-        seconds.append(time.perf_counter() - start)
-    correlations, factors = [], []
-    for module in modules:
-        for tensor in TENSORS:
-            formats = every(module, tensor)
-            some, measured = (scores(formats, own[module][tensor], extent(module, tensor)) for own in found)
-            if measured.all() and some.all():
-                correlations.append(spearmanr(some, measured).statistic)
-                factors.append((float(np.exp(np.abs(np.log(some / measured)).max())), module, tensor))
+    if options.drawn:
+        (all_rows, slow), (rows, fast) = (scored(few, batches, most) for most in (sys.maxsize, graded.MOST_DRAWN))
+        print(f"{options.subject}: {fast:.1f} s of a processor, all rows {slow:.1f} s")
+        compared("drawn rows and all", few, rows, all_rows)
+        halves = (scored(few, batches[start::2], sys.maxsize)[0] for start in range(2))
+        compared("half of the inputs and the other", few, *halves)
+        return
+    (some, fast), (measured, slow) = (scored(formats, batches, graded.MOST_DRAWN) for formats in (few, every))
     counts = [max(len(formats(module, tensor)) for module in modules for tensor in TENSORS) for formats in (few, every)]
-    print(f"{options.subject}: {counts[0]} of {counts[1]} formats measured, {seconds[0]:.1f} s, all {seconds[1]:.1f} s")
-    print(f"rank correlation by tensor: least {min(correlations):.4f}, median {np.median(correlations):.5f}")
-    worst = sorted(factors)[:-4:-1]
-    print("largest factor:", *(f"{factor:.2f} ({module} {tensor})" for factor, module, tensor in worst))
+    told = f"{counts[0]} of {counts[1]} formats measured"
+    print(f"{options.subject}: {told}, {fast:.1f} s of a processor, all {slow:.1f} s")
+    compared("measured and all", every, some, measured)
 
 
 if __name__ == "__main__":

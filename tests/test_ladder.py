@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import bitq
+import bitq.ladder as ladder_module
 import tiny
 from bitq.accuracy.evaluate import score
 from bitq.errors import BitqError
@@ -102,6 +103,26 @@ def test_a_network_that_guesses_is_told_whatever_is_measured(formats):
         bitq.evaluate(model, validation, formats, device=tiny.DEVICE, listener=heard)
         assert any(note.endswith("is this the trained checkpoint?") for note in heard.notes) == asked
         nn.init.zeros_(model[-1].weight)  # all answers are one
+
+
+def test_networks_that_work_hard_are_calibrated_on_fewer_inputs(monkeypatch):
+    assert [ladder_module.enough(macs) for macs in (0, 300e6, 4.37e9, 1e12)] == [512, 500, 34, 32]
+    seen = []
+
+    class Counted(list):
+        def __iter__(self):
+            for batch in super().__iter__():
+                seen.append(len(batch[0]))
+                yield batch
+
+    model, (train, validation, _) = tiny.trained(), tiny.loaders()
+    macs = sum(layer.macs for layer in record(model, torch.empty(1, 1, 8, 8)).layers)
+    monkeypatch.setattr(ladder_module, "CALIBRATING_MACS", 40 * macs)
+    batches = [batch for images, labels in train for batch in zip(images.split(10), labels.split(10), strict=True)]
+    bitq.evaluate(
+        model, validation, "8:e3:b8", calibration=Counted(batches), device=tiny.DEVICE, listener=Silent()
+    )
+    assert sum(seen) == 10 + 40  # ten tell what a batch is
 
 
 def test_data_without_a_batch_is_told():

@@ -57,6 +57,8 @@ def test_no_plan_that_fits_is_better_than_the_allocated(ties):
         given, scores = space(seed, ties)
         tied = [plan for plan in PLANS if not ties or plan[0][2] == plan[1][0]]
         peaks = {plan: given.cost(plan).ram_bytes for plan in tied}
+        for plan in tied:
+            assert given.cost(plan, placed=False).ram_bytes == max(alive(given.arena.buffers(plan))) <= peaks[plan]
 
         def worth(plan, given=given, scores=scores):
             return predicted_loss(scores, plan) + 0.5 * given.cost(plan).movement_bits / given.movement_max

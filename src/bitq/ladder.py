@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,8 +35,11 @@ from bitq.tradeoff.unlabelled import with_answers
 USUAL = f"{FLOAT},8:e2..e6:b16,mxint8"
 """Formats that are measured if none are named."""
 
-_CALIBRATED = 512
-"""Inputs at least."""
+MOST_CALIBRATED, LEAST_CALIBRATED = 512, 32
+"""Inputs that ranges are taken from: the more, the less work each is."""
+
+CALIBRATING_MACS = 150e9
+"""Multiply-accumulates that may take: half a minute on a thread, 500 inputs of MobileNetV2, 34 of YOLOv8n."""
 
 
 def evaluate(
@@ -61,7 +65,8 @@ def evaluate(
         data: batches of (input, target), as `bitq.batches` describes them; may be walked often. Where they are inputs
             alone, what counts is agreement with the float network.
         formats: as `formats_of` reads them, or formats; None is float32.
-        calibration: what the ranges of activations are taken from, at least 512 inputs of it; by default `data`.
+        calibration: what the ranges of activations are taken from, its first 512 inputs or more, of a network that
+            takes more than 0.3 billion multiply-accumulates fewer, but 32; by default `data`.
         device: name or file of a device, or a `Device`, whose memories the bits move through.
         loss: of (output, target).
         metric: (network, batches) to a number in [0, 1]; top-1 accuracy by default.
@@ -96,7 +101,8 @@ def evaluate(
     with Terminal() if listener is None else nullcontext(listener) as heard:
         for note in (*([unlike] if unlike else []), *map(sentence, staying_float(model, layers))):
             heard.note(note)
-        ranges, samples = _calibrated(own, tuple(weights), points, parts.train)
+        calibrated = first_inputs(own, parts.train, enough(sum(layer.macs for layer in layers)))
+        ranges, samples = _calibrated(own, tuple(weights), points, calibrated, partial(heard.step, "calibrating"))
         heard.step("measuring formats", 0, len(wanted))
         float32 = measure(model, data, task)
         if question := doubt(float32):
@@ -118,12 +124,22 @@ def evaluate(
     return tuple(rows)
 
 
+def enough(macs: float) -> int:
+    """Inputs that calibration takes of a network with so many multiply-accumulates."""
+    return int(min(max(CALIBRATING_MACS / max(macs, 1), LEAST_CALIBRATED), MOST_CALIBRATED))
+
+
 def _calibrated(
-    model: nn.Module, names: Sequence[str], points: Points, batches: Iterable[Batch]
+    model: nn.Module,
+    names: Sequence[str],
+    points: Points,
+    batches: Sequence[Batch],
+    progress: Callable[[int, int], None],
 ) -> tuple[dict[str, Ranges], Samples]:
-    """Between which numbers every module's input and output lie for the first inputs, and some of them."""
+    """Between which numbers every module's input and output lie for some inputs, and some of them."""
     samples = Samples()
     with torch.inference_mode(), seeded(), observing(model, names, samples, points) as seen:
-        for inputs, _ in first_inputs(model, batches, _CALIBRATED):
+        for done, (inputs, _) in enumerate(batches, 1):
             forward(model, to_device(inputs, device_of(model)))
+            progress(done, len(batches))
     return dict(seen), samples

@@ -19,8 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from bitq.accuracy.evaluate import Loss, device_of, differentiate, loss_of, telling
+from bitq.accuracy.graded import Graded
 from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import UNKNOWN, Shared, quantized_weight
 from bitq.accuracy.ranges import Samples
@@ -29,7 +31,7 @@ from bitq.batches import Batch, count_inputs, forward, no_batch, pairs, to_devic
 from bitq.calls import Call, Points
 from bitq.errors import BitqError
 from bitq.formats import TENSORS, Format, Ranges, Span, TensorName
-from bitq.formats.blocking import Along
+from bitq.formats.blocking import Along, Whole
 from bitq.formats.elements import Integer
 from bitq.formats.scales import SharedExponent
 from bitq.memory import memory_told
@@ -144,7 +146,7 @@ def perturbations(
         BitqError: no tensor of any module has anything but 0, a loss that fails or is not finite, memory that runs
             out, a module that the network never calls, or whose weight it computes with past the module.
     """
-    own = copy.deepcopy(model).eval().requires_grad_()
+    own = copy.deepcopy(model).eval().requires_grad_(False)  # what is scored gets it
     with watching(own, modules, "scored"), memory_told("scoring formats"):
         return _perturbations(own, modules, formats, ranges, batches, loss, progress, points or {}, samples)
 
@@ -163,29 +165,44 @@ def _perturbations(
     found: dict[str, dict[TensorName, dict[Format, float]]] = {
         name: {tensor: dict.fromkeys(formats(name, tensor), 0.0) for tensor in TENSORS} for name in modules
     }
+    squares: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def spanned(name: str, tensor: TensorName, fmt: Format) -> Span | None:
+        span = getattr(ranges.get(name, UNKNOWN), tensor, None)
+        return span if samples is None else samples.span(name, tensor, fmt, span)
+
+    def came(name: str, tensor: TensorName, x: Tensor, gradient: Tensor) -> None:
+        layer = own.get_submodule(name)
+        if tensor == "weight" and not kind_of(layer).of_activations:
+            _, summed = squares.setdefault(name, (x, torch.zeros_like(gradient, dtype=torch.float32)))
+            summed.addcmul_(gradient.float(), gradient.float())
+            return
+        row = found[name][tensor]
+        for fmt, value in _of_activation(layer, tensor, x, gradient, {fmt: spanned(name, tensor, fmt) for fmt in row}):
+            row[fmt] += value
+
     total, device = 0, device_of(own)
     for done, batch in enumerate(pairs(own, batches)):
         progress(done, len(batches))
         inputs, target = to_device(batch, device)
         count = count_inputs(inputs)
         total += count
-        own.zero_grad(set_to_none=True)
-        with _kept(own, modules, points) as kept, torch.enable_grad(), parametrize.cached():
+        with _kept(own, modules, points, came), torch.enable_grad(), parametrize.cached():
             with telling(own, loss):
                 value = loss_of(forward(own, inputs), target, loss)
             if not torch.isfinite(value):
                 raise BitqError(f"the float network's loss is {value.item()} on training data; it must be finite")
             if value.requires_grad:
                 differentiate(value * count)
-            for name, tensor, x in kept:
-                for fmt in found[name][tensor]:
-                    span = getattr(ranges.get(name, UNKNOWN), tensor, None)
-                    if samples is not None:
-                        span = samples.span(name, tensor, fmt, span)
-                    found[name][tensor][fmt] += _perturbation(own.get_submodule(name), tensor, x, fmt, span)
+        own.zero_grad(set_to_none=True)
     progress(len(batches), len(batches))
     if not batches:
         raise no_batch("the training data")
+    for name, (weight, summed) in squares.items():
+        layer = own.get_submodule(name)
+        for fmt in found[name]["weight"]:
+            rounded = quantized_weight(layer, weight, fmt, Shared.of(fmt, spanned(name, "weight", fmt)))
+            found[name]["weight"][fmt] = float((rounded - weight).float().square().mul_(summed).sum())
     for name, row in found.items():
         if not all(isfinite(value) for each in row.values() for value in each.values()):
             raise BitqError(
@@ -210,28 +227,37 @@ def unperturbed(found: Mapping[str, Mapping[TensorName, Mapping[Any, float]]]) -
 
 @contextmanager
 def _kept(
-    model: nn.Module, modules: Sequence[str], points: Points
-) -> Iterator[list[tuple[str, TensorName, Tensor]]]:
-    """(module, tensor's name, tensor) of all calls inside, tensors that keep their gradients.
+    model: nn.Module,
+    modules: Sequence[str],
+    points: Points,
+    came: Callable[[str, TensorName, Tensor, Tensor], None],
+) -> Iterator[None]:
+    """Inside, `came` is called with (module, tensor's name, tensor, gradient) as soon as backward knows a gradient.
 
-    Outputs are kept where they are stored; an input that is one of them is not kept again.
+    So no more is kept of activations than backward needs. Outputs are looked at where they are stored; an input that is
+    one of them is not looked at again.
 
     Layers compute on copies, so that what others do in place to an input or output changes none of them.
     """
-    kept: list[tuple[str, TensorName, Tensor]] = []
+    weights: set[str] = set()
 
     def keep(name: str, tensor: TensorName, x: Tensor) -> Tensor:
         if not x.requires_grad:
             x.requires_grad_()
-        if not x.is_leaf:
-            x.retain_grad()
-        kept.append((name, tensor, x))
+        held = [x.detach()]  # which is dropped as soon as it is looked at
+
+        def look(gradient: Tensor) -> None:
+            if held:
+                came(name, tensor, held.pop(), gradient)
+
+        handles.append(x.register_hook(look))  # type: ignore[no-untyped-call]
         return x
 
     def before(name: str, layer: nn.Module, args: Any, kwargs: Any) -> Any:
         if kind_of(layer).of_activations:
             args = args[0], keep(name, "weight", args[1].clone()), *args[2:]
-        elif not any(name == known for known, tensor, _ in kept if tensor == "weight"):
+        elif name not in weights:
+            weights.add(name)
             keep(name, "weight", layer.weight)  # type: ignore[arg-type]
         x = args[0] if args else kwargs["input"]
         if getattr(x, _STORED, None) == version(x) or not x.is_floating_point():
@@ -252,30 +278,49 @@ def _kept(
 
     at = {call: name for name, calls in points.items() if name in modules for call in calls}
     elsewhere = set(at.values())
-    handles = []
+    handles: list[RemovableHandle] = []
     for name in modules:
         layer = model.get_submodule(name)
         handles.append(layer.register_forward_pre_hook(lambda *call, n=name: before(n, *call), with_kwargs=True))
         handles.append(layer.register_forward_hook(lambda _, args, y, n=name: after(n, y)))
     try:
         with calls_of(model, store) if at else nullcontext():
-            yield kept
+            yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _perturbation(layer: nn.Module, tensor: str, x: Tensor, fmt: Format, span: Span | None) -> float:
-    if x.grad is None:
-        return 0.0
-    value, shared = x.detach(), Shared.of(fmt, span)
-    if tensor == "weight":
-        rounded = quantized_weight(layer, value, fmt, shared)
-    else:
-        bias, *_ = shared
-        axis = kind_of(layer).channel_axis(layer)
-        rounded = quantize(value, fmt, axis, exponent_bias=bias, tensor_range=shared.tensor_range)
-    return float(((rounded - value) * x.grad).square().sum())
+def _of_activation(
+    layer: nn.Module, tensor: TensorName, x: Tensor, gradient: Tensor, formats: Mapping[Format, Span | None]
+) -> Iterator[tuple[Format, float]]:
+    """Of an activation with its gradient the perturbation in each of the formats, each with the range it has."""
+    axis = -1 if tensor == "weight" else kind_of(layer).channel_axis(layer)
+    every = Graded(x, gradient, axis)
+    few = every.drawn()
+    for fmt, span in formats.items():
+        if few is every or not _apart(fmt, x, axis):
+            graded = every
+        else:
+            graded = few
+            if span is None and fmt.needs_range:  # its own
+                span = float(x.amin()), float(x.amax())
+        values, shared = graded.values, Shared.of(fmt, span)
+        if tensor == "weight":
+            rounded = quantized_weight(layer, values, fmt, shared)
+        else:
+            bias, *_ = shared
+            rounded = quantize(values, fmt, graded.axis, exponent_bias=bias, tensor_range=shared.tensor_range)
+        yield fmt, graded.perturbation(rounded)
+
+
+def _apart(fmt: Format, x: Tensor, axis: int) -> bool:
+    """Whether rows of x along an axis are alone what they are together, but for what the whole tensor shares."""
+    if fmt.geometry is None or isinstance(fmt.geometry, Whole):
+        return True
+    dim = axis % x.ndim
+    lengths = fmt.geometry.lengths(tuple(x.shape), dim, ())
+    return all(length == 1 for place, length in enumerate(lengths) if place != dim)
 
 
 def scores(formats: Sequence[Format], measured: Mapping[Format, float], extent: int) -> NDArray[np.float64]:

@@ -106,6 +106,13 @@ class ActivationSizes:
         """Where they lie."""
         return placed(self.buffers(choices))
 
+    def lower_bound(self, choices: Sequence[tuple[int, int, int]]) -> int:
+        """What lives at the fullest step of a plan, in bytes: no arrangement is smaller."""
+        sizes = np.array(self.fixed, dtype=np.float64)
+        for at, (module, tensor), own in self.varying:
+            sizes[at] += own[choices[module][tensor]]
+        return int((self.full @ sizes).max(initial=0))
+
     @property
     def least(self) -> Placement:
         """Where they lie if each tensor has the smallest of the formats that it may take."""

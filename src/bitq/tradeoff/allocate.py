@@ -80,7 +80,7 @@ def allocations(
     for done, alpha in enumerate(alphas):
         progress(done, len(alphas))
         plan = solved(problem, alpha)
-        if plan is None or not budgets.kept(space.cost(plan), predicted_loss(scores, plan)):
+        if plan is None or not budgets.kept(space.cost(plan, placed=budgets.of_ram), predicted_loss(scores, plan)):
             knapsack = knapsack or Knapsack(space, scores, budgets)
             plan = knapsack.solved(alpha)
         plans.append(plan)

@@ -53,6 +53,11 @@ class Budgets:
         """The limit of "accuracy_loss" or of a quantity; None is no limit."""
         return self._all().get(name)
 
+    @property
+    def of_ram(self) -> bool:
+        """Whether the memory of activations is limited, so that it matters how these are placed."""
+        return self.limit("ram_bytes") is not None
+
     def with_loss(self, accuracy_loss: float | None) -> Budgets:
         """The same limits with another one of the loss of accuracy."""
         return Budgets(accuracy_loss, **dict(self.limits))

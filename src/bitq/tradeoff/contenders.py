@@ -12,7 +12,7 @@ from bitq.tradeoff.study import Proposed, Study
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan with its sum of scores and its cost."""
+    """A plan with its sum of scores and its cost, of which the memory of activations is placed if that is limited."""
 
     choices: Choices
     score: float
@@ -21,7 +21,8 @@ class Candidate:
     @classmethod
     def of(cls, study: Study, choices: Choices) -> Candidate:
         """A plan of a study."""
-        return cls(choices, predicted_loss(study.scores, choices), study.space.cost(choices))
+        cost = study.space.cost(choices, placed=study.settings.budgets.of_ram)
+        return cls(choices, predicted_loss(study.scores, choices), cost)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ class Knapsack:
                 for module, row in enumerate(taken)
             )
             over = np.maximum(self._costs[taken].sum(axis=0) - room, 0.0)
-            if self._budgets.kept(self._space.cost(plan), predicted_loss(self._scores, plan)):
+            cost = self._space.cost(plan, placed=self._budgets.of_ram)
+            if self._budgets.kept(cost, predicted_loss(self._scores, plan)):
                 return plan
             if over.any():
                 room -= 2 * over  # which HiGHS takes for rounding

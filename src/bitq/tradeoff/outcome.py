@@ -279,7 +279,7 @@ def _reencoding(study: Study, found: Found, shared: Ties) -> Reencoding:
 
     def least(choices: Sequence[Choice]) -> float:
         accuracy = study.float_accuracy.validation - curve.lost(predicted_loss(scores, choices))
-        return study.objective(accuracy, space.cost(choices).movement_bits)
+        return study.objective(accuracy, space.cost(choices, placed=False).movement_bits)
 
     independent = least(allocate(space, scores, weight))
     together = least(allocate(tied(space, shared), scores, weight)) if shared else independent

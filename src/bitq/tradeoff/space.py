@@ -157,8 +157,14 @@ class Space:
         """Energy of the fixed layers' traffic, in pJ."""
         return energy_pj(self.device, self.fixed_bits)
 
-    def cost(self, choices: Sequence[Choice]) -> Cost:
-        """Cost of a plan: one choice for each module."""
+    def cost(self, choices: Sequence[Choice], placed: bool = True) -> Cost:
+        """Cost of a plan: one choice for each module.
+
+        Args:
+            choices: the plan.
+            placed: whether its memory of activations is that of a placement; else it is what none comes below, which
+                is known far sooner and nearly always the same.
+        """
         level_bits = self.level_bits(choices)
         counted = self.counted or self.formats
         weights = sum(
@@ -167,7 +173,9 @@ class Space:
             if module not in self.unstored
         )
         energy = energy_pj(self.device, level_bits)
-        ram = None if self.arena is None else self.arena.placed(choices).peak
+        ram = None
+        if self.arena is not None:
+            ram = self.arena.placed(choices).peak if placed else self.arena.lower_bound(choices)
         return Cost.of_levels(level_bits.tolist(), energy, weights + self.other_bytes, ram)
 
     def levels(self, layer: Layer, q: Widths, choices: Sequence[Choice]) -> tuple[LevelMovement, ...]:

@@ -33,7 +33,7 @@ def greedy(study: Study, count: int) -> Proposal:
         steps = [0] * len(every)
         plan = planned(space, every, [ladder[0] for ladder in ladders])
         for _, step, number in sorted(moves):
-            if space.cost(plan).movement_bits <= limit:
+            if space.cost(plan, placed=False).movement_bits <= limit:
                 break
             steps[number] = max(steps[number], step)
             plan = planned(space, every, [ladder[own] for ladder, own in zip(ladders, steps, strict=True)])

@@ -21,6 +21,6 @@ def limits(study: Study, count: int) -> list[float]:
     ends = []
     for width in (widths[(len(widths) - 1) // 4], widths[3 * (len(widths) - 1) // 4]):
         taken = [each[min(each, key=lambda own: abs(own - width))] for each in offered]
-        ends.append(study.space.cost(planned(study.space, every, taken)).movement_bits)
+        ends.append(study.space.cost(planned(study.space, every, taken), placed=False).movement_bits)
     least, most = ends
     return list(np.linspace(least, most, count + 2)[1:-1]) if count > 1 else [(least + most) / 2]

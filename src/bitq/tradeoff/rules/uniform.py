@@ -59,5 +59,6 @@ def _worth(study: Study) -> list[tuple[Choices, float, float]]:
     plans = uniforms(study)
     if not plans:
         raise BitqError("no format is offered to weights and activations alike; offer one, or leave this rule out")
-    costs = np.array([[predicted_loss(study.scores, plan), study.space.cost(plan).movement_bits] for plan in plans])
+    moved = [study.space.cost(plan, placed=False).movement_bits for plan in plans]
+    costs = np.array([[predicted_loss(study.scores, plan), bits] for plan, bits in zip(plans, moved, strict=True)])
     return [(plans[i], *costs[i]) for i in non_dominated(costs)]
