@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -31,6 +32,7 @@ from bitq.movement.widths import widths
 from bitq.numerics import bitstream
 from bitq.tracing import record
 from bitq.tradeoff.activations import buffers, placed
+from compiled import main as benchmark
 from exported_c import COMPILERS, STRICT, agree, calibrated, compiled, mixed
 
 RISCV = "riscv64-unknown-elf-gcc"
@@ -278,6 +280,17 @@ def test_the_largest_of_windows_are_stored_as_few_bits_where_several_read_them()
         network = lowered(calibrated(Pooled(), formats, x), x[:1])
         pooled = next(each.target for each in network.steps if each.source.chosen_from)
         assert (pooled.height, pooled.stored.bits) == (3, bits)
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+def test_a_benchmark_holds_the_c_against_the_emulation(monkeypatch, capsys):
+    words = ["compiled.py", "--subjects", "demo", "--formats", "8:e3:b16", "--images", "4"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert benchmark() == 0
+    cells = capsys.readouterr().out.splitlines()[-1].split(" | ")
+    assert cells[:2] == ["| demo", "8:e3:b16"]
+    assert cells[2] == cells[4] == "4"
+    assert cells[7] == cells[8].removesuffix(" |")
 
 
 @pytest.mark.parametrize(
