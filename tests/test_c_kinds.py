@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -16,7 +17,6 @@ from torch.nn import functional
 from bitq.errors import BitqError
 from bitq.exporting import export
 from bitq.exporting.c99.fixed_point import wide
-from bitq.exporting.c99.folder import replace_files
 from bitq.exporting.c99.integers import drawn, floats, run
 from bitq.exporting.c99.kinds.bending import CURVES, pieces_named
 from bitq.exporting.c99.kinds.normalizing import halving, shares
@@ -31,27 +31,8 @@ from bitq.movement.widths import widths
 from bitq.numerics import bitstream
 from bitq.tracing import record
 from bitq.tradeoff.activations import buffers, placed
-from exported_c import COMPILERS, STRICT, agree, calibrated, compiled, mixed
-
-RISCV = "riscv64-unknown-elf-gcc"
-
-
-class Gates(nn.Module):
-    """What newer networks of phones are made of."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.deep = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.down, self.up = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
-        self.point, self.last, self.head = nn.Conv2d(8, 6, 1), nn.Conv2d(6, 5, 1), nn.Linear(5, 7)
-
-    def forward(self, x):
-        x = functional.silu(self.stem(x))
-        gate = functional.gelu(self.down(functional.adaptive_avg_pool2d(x, 1)))
-        x = functional.hardswish(self.deep(x * torch.sigmoid(self.up(gate))))
-        y = functional.hardsigmoid(self.point(x))
-        x = torch.tanh(self.last(2 * y * functional.softplus(y)))
-        return functional.softmax(self.head(x.mean((2, 3))), 1)
+from compiled import main as benchmark
+from exported_c import COMPILERS, STRICT, Gates, agree, calibrated, compiled, mixed
 
 
 class Curves(nn.Module):
@@ -67,6 +48,22 @@ class Curves(nn.Module):
         for layer, curve in zip(self.layers, self.curves, strict=True):
             x = curve(3 * layer(x))
         return self.head(x)
+
+
+class Cuts(nn.Module):
+    """Parts of tensors, apart and padded: shortcuts that subsample, and halves that go their own ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 12, 3, 2, 1)
+        self.left, self.right, self.head = nn.Conv2d(4, 3, 1), nn.Conv2d(5, 3, 1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = functional.relu(self.stem(x))
+        x = functional.relu(functional.pad(x[:, :, ::2, 1::2], (0, 0, 0, 0, 2, 2)) + self.down(x))
+        first, second, _ = x.split([4, 5, 3], 1)
+        left, right = self.left(first)[:, :, -3:, :2], self.right(functional.pad(second, (1, 0, 0, -1)))[:, :, 1:, :2]
+        return self.head(torch.cat([left + functional.pad(right, (0, 0, 1, 0)), left], 1).mean((2, 3)))
 
 
 class Labels(nn.Module):
@@ -99,6 +96,14 @@ def test_every_curve_gives_the_bits_of_numpy_and_the_numbers_of_the_network(tmp_
     model = calibrated(Curves(), mixed("mxint8", "mxint8"), x)
     agree(tmp_path, model, x, same=0.9)
     assert {type(each).__name__.lower() for each in model.curves} - {"gelu"} < set(CURVES)
+
+
+@compiled
+@pytest.mark.parametrize("formats", [mixed(), mixed("int8-tensor", "int8"), mixed("8:e2:b4", "8:e2:b4")])
+def test_parts_of_tensors_give_the_bits_of_numpy_and_the_numbers_of_the_network(formats, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(5, 2, 8, 8)
+    agree(tmp_path, calibrated(Cuts(), formats, x), x, same=0.9)
 
 
 @compiled
@@ -256,12 +261,25 @@ def test_the_largest_of_windows_are_stored_as_few_bits_where_several_read_them()
         assert (pooled.height, pooled.stored.bits) == (3, bits)
 
 
+@pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+def test_a_benchmark_holds_the_c_against_the_emulation(monkeypatch, capsys):
+    words = ["compiled.py", "--subjects", "demo", "--formats", "8:e3:b16", "--images", "4"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert benchmark() == 0
+    cells = capsys.readouterr().out.splitlines()[-1].split(" | ")
+    assert cells[:2] == ["| demo", "8:e3:b16"]
+    assert cells[2] == cells[4] == "4"
+    assert cells[7] == cells[8].removesuffix(" |")
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
         (lambda x: functional.softmax(x, 2), "its channels lie along another axis"),
         (lambda x: functional.softplus(x, 2.0), "it has other constants than softplus has by default"),
         (lambda x: x / functional.relu(x), "both may not depend on the input"),
+        (lambda x: functional.pad(x, (1, 1), value=2.0), "it pads with something else than zeros"),
+        (lambda x: functional.pad(x, (1, 1, 1, 1), mode="circular"), "it pads with something else than zeros"),
         (lambda x: x.argmax(), "it reads what has no format, or all axes at once"),
         (lambda x: x * x.mean(1, keepdim=True), "it takes the mean of other axes than all but the channels"),
     ],
@@ -279,15 +297,3 @@ def test_forms_that_there_is_no_code_for_are_refused(function, reason, tmp_path)
     with pytest.raises(BitqError, match=f"^the network computes aten.*, which exported C cannot: {reason}"):
         export(calibrated(Own(), mixed(), x), x, tmp_path / "net", to="c")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.skipif(not shutil.which(RISCV), reason="needs gcc-riscv64-unknown-elf and picolibc-riscv64-unknown-elf")
-@pytest.mark.parametrize("target", [("-march=rv32imc", "-mabi=ilp32"), ("-march=rv64gc", "-mabi=lp64d")])
-def test_risc_v_takes_it_without_a_warning(target, tmp_path):
-    torch.manual_seed(0)
-    x = torch.randn(3, 2, 8, 8)
-    network = lowered(calibrated(Gates(), mixed("int8-tensor", "8:e2:b4", "8:e3:b4"), x), x[:1])
-    replace_files(tmp_path, written(network, "net").files)
-    words = [RISCV, *target, "--specs=picolibc.specs", "-O2", *STRICT, "-c", "network.c", "-o", "network.o"]
-    told = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
