@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -31,6 +32,7 @@ from bitq.movement.widths import widths
 from bitq.numerics import bitstream
 from bitq.tracing import record
 from bitq.tradeoff.activations import buffers, placed
+from compiled import main as benchmark
 from exported_c import COMPILERS, STRICT, agree, calibrated, compiled, mixed
 
 RISCV = "riscv64-unknown-elf-gcc"
@@ -69,6 +71,22 @@ class Curves(nn.Module):
         return self.head(x)
 
 
+class Cuts(nn.Module):
+    """Parts of tensors, apart and padded: shortcuts that subsample, and halves that go their own ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 12, 3, 2, 1)
+        self.left, self.right, self.head = nn.Conv2d(4, 3, 1), nn.Conv2d(5, 3, 1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = functional.relu(self.stem(x))
+        x = functional.relu(functional.pad(x[:, :, ::2, 1::2], (0, 0, 0, 0, 2, 2)) + self.down(x))
+        first, second, _ = x.split([4, 5, 3], 1)
+        left, right = self.left(first)[:, :, -3:, :2], self.right(functional.pad(second, (1, 0, 0, -1)))[:, :, 1:, :2]
+        return self.head(torch.cat([left + functional.pad(right, (0, 0, 1, 0)), left], 1).mean((2, 3)))
+
+
 class Labels(nn.Module):
     """The class of every pixel."""
 
@@ -99,6 +117,14 @@ def test_every_curve_gives_the_bits_of_numpy_and_the_numbers_of_the_network(tmp_
     model = calibrated(Curves(), mixed("mxint8", "mxint8"), x)
     agree(tmp_path, model, x, same=0.9)
     assert {type(each).__name__.lower() for each in model.curves} - {"gelu"} < set(CURVES)
+
+
+@compiled
+@pytest.mark.parametrize("formats", [mixed(), mixed("int8-tensor", "int8"), mixed("8:e2:b4", "8:e2:b4")])
+def test_parts_of_tensors_give_the_bits_of_numpy_and_the_numbers_of_the_network(formats, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(5, 2, 8, 8)
+    agree(tmp_path, calibrated(Cuts(), formats, x), x, same=0.9)
 
 
 @compiled
@@ -256,12 +282,25 @@ def test_the_largest_of_windows_are_stored_as_few_bits_where_several_read_them()
         assert (pooled.height, pooled.stored.bits) == (3, bits)
 
 
+@pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+def test_a_benchmark_holds_the_c_against_the_emulation(monkeypatch, capsys):
+    words = ["compiled.py", "--subjects", "demo", "--formats", "8:e3:b16", "--images", "4"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert benchmark() == 0
+    cells = capsys.readouterr().out.splitlines()[-1].split(" | ")
+    assert cells[:2] == ["| demo", "8:e3:b16"]
+    assert cells[2] == cells[4] == "4"
+    assert cells[7] == cells[8].removesuffix(" |")
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
         (lambda x: functional.softmax(x, 2), "its channels lie along another axis"),
         (lambda x: functional.softplus(x, 2.0), "it has other constants than softplus has by default"),
         (lambda x: x / functional.relu(x), "both may not depend on the input"),
+        (lambda x: functional.pad(x, (1, 1), value=2.0), "it pads with something else than zeros"),
+        (lambda x: functional.pad(x, (1, 1, 1, 1), mode="circular"), "it pads with something else than zeros"),
         (lambda x: x.argmax(), "it reads what has no format, or all axes at once"),
         (lambda x: x * x.mean(1, keepdim=True), "it takes the mean of other axes than all but the channels"),
     ],

@@ -160,7 +160,8 @@ class Lowering:
                 if own is None:
                     raise UnknownError("there is no code for it")
                 result = own(self, given)
-                self._env[node] = self._kept(result) if len(node.users) > 1 else result
+                shared = isinstance(result, Flowing) and len(node.users) > 1
+                self._env[node] = self._kept(result) if shared else result  # type: ignore[arg-type]
                 if name.endswith("_"):  # what reads its input later sees what was written
                     self._env[node.args[0]] = self._env[node]  # type: ignore[index]
         except UnknownError as error:
@@ -318,7 +319,7 @@ def values(given: Any, channels: int) -> np.ndarray:
     return np.broadcast_to(given.value.double().reshape(-1).numpy(), channels)
 
 
-_OPERATORS: dict[str, Callable[[Lowering, dict[str, Any]], Flowing]] = {}
+_OPERATORS: dict[str, Callable[[Lowering, dict[str, Any]], Flowing | list[Flowing]]] = {}
 
 
 def computes(*names: str) -> Callable[[Any], Any]:

@@ -112,6 +112,11 @@ class Origin(OfTensors):
         """A tensor whose numbers it gives as they are, if it does."""
         return None
 
+    @property
+    def keeps_blocks(self) -> bool:
+        """Whether a block of what is chosen comes from one block of that tensor."""
+        return False
+
 
 class Change(OfTensors):
     """What becomes of a number."""

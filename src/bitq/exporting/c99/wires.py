@@ -83,13 +83,20 @@ class Wire:
         gain, shift = multiplier(ldexp(1 / numbers.scale, own.unit)) if numbers.scale != 1 else (0, 0)
         return StepOfC(module, own.source, own.operations, own.unit, target, numbers, gain, shift)
 
+    def origin(self) -> Resident | None:
+        """A tensor whose numbers they are, if so."""
+        found = self.source.chosen_from
+        changed = found is None or self.operations or (self.gains != found.numbers.scale).any() or self.offsets.any()
+        return None if changed else found
+
     def as_they_are(self, name: str, module: str) -> StepOfC:
-        """The step that stores them without a format: whole if they are few bits of a tensor's, else `WIDE_BITS`."""
-        origin = self.source.chosen_from
-        if origin is not None and not self.operations and (self.gains == origin.numbers.scale).all():
-            whole = origin.stored.without_codes()
-            if whole.bits < LIKE_A_FORMAT and not self.offsets.any():
-                return self.into(name, replace(whole, block=self.channels), module)
+        """The step that stores them without a format of their own: a tensor's numbers as it has them where blocks are
+        kept, or whole if that is few bits, others in `WIDE_BITS`."""
+        origin = self.origin()
+        if origin is not None and self.source.keeps_blocks and not origin.stored.wide:
+            return self.into(name, origin.stored, module)
+        if origin is not None and (whole := origin.stored.without_codes()).bits < LIKE_A_FORMAT:
+            return self.into(name, replace(whole, block=self.channels), module)
         own = self.computed()
         numbers = Numbers(-(1 << SUM), 1 << SUM, own.unit, 0, self.channels)
         target = Resident(name, self.height, self.width, self.channels, numbers, float(own.bounds.max()))

@@ -43,6 +43,11 @@ def plus(wire: Wire, stored: Resident) -> Wire:
     return left.after(operation, left.unit, left.bounds + stored.bound)
 
 
+def _chosen(flow: Flowing) -> bool:
+    """Whether its numbers are those of a tensor, which take no more when they are stored."""
+    return isinstance(flow.content, Wire) and flow.content.origin() is not None
+
+
 @changed.register
 def _add_in_integers(operation: Add, z: IntArray, memory: Slots) -> IntArray:
     other = lifted(operation.lift, *memory[operation.lift.stored.name])
@@ -66,7 +71,7 @@ def _add(lowering: Lowering, given: dict[str, Any]) -> Flowing:
         return times(lowering, one, 1.0, other)
     if one.shape != other.shape or one.flat or other.flat:
         raise UnknownError("it adds tensors of unlike shapes")
-    if isinstance(other.content, Wire) and isinstance(one.content, Resident):
+    if isinstance(other.content, Wire) and (isinstance(one.content, Resident) or _chosen(one)):
         one, other = other, one
     other = lowering.along(other, one.axis if one.axis is not None else 0)
     if other.content is None or one.content is None:

@@ -39,6 +39,11 @@ class Copy(Origin):
         """The tensor, if it is one."""
         return self.parts[0].stored if len(self.parts) == 1 else None
 
+    @property
+    def keeps_blocks(self) -> bool:
+        """Whether nothing is moved."""
+        return self.view == "same"
+
 
 def read(parts: tuple[Resident, ...], view: View = "same") -> Wire:
     """Resident tensors one after the other along the channels."""
