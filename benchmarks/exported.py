@@ -132,7 +132,7 @@ def measured(subject: Subject, text: str | None, images: Tensor) -> tuple[str, .
                 given = found[1 + len(names) :]
                 chains = [[given.pop(0) for _ in chain] for chain in weights]
                 weights_alike = sum(
-                    any(any(one.shape == other.shape and bool((one == other).all()) for one in chain) for chain in chains)
+                    any(one.shape == other.shape and bool((one == other).all()) for chain in chains for one in chain)
                     for other in quantized_here.weights
                 )
                 expected_weights = len(quantized_here.weights)

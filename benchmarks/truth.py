@@ -4,13 +4,13 @@
     python benchmarks/truth.py --run runs/demo               # a plan of the demo, too
     python benchmarks/truth.py --formats 8:e3:b16 int8/int8-tensor --memory 4096 1024
 
-The demo's network in each format of weights and, after a slash, of activations, if these have another, is exported with
-the tiles and the order of loops of least movement through a memory of so many bytes; sums take 32 bits there, as they
-do in the C. Compiled for this machine, it runs on one test image under valgrind's lackey, which tells the address of
-each access. Counted are all bytes that a layer loads from the packed tensors and weights and stores to them, and the sums
+The demo's network in each format of weights and, after a slash, of activations, if these have another, is exported in
+tiles that lie in a memory of so many bytes, as `bitq export --to c --target DEVICE` has them: in the order of least
+movement. Compiled for this machine, it runs on one test image under valgrind's lackey, which tells the address of each
+access. Counted are all bytes that a layer loads from the packed tensors and weights and stores to them, and the sums
 that it spills: what crosses the boundary of the memory that holds the tiles. `model` is what the movement model says of
-the tiles that are walked, `plan` what it says of those that the plan asks for; they differ where a tile would end within
-a block of the output. Needs gcc, binutils and valgrind.
+the same tiles, `plan` the least that it says of any: tiles of a plan are packed, may end within a block of the output,
+and so are larger. Needs gcc, binutils and valgrind.
 """
 
 from __future__ import annotations
@@ -20,19 +20,16 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import which
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from bitq.devices import Device, Memory
 from bitq.errors import BitqError
 from bitq.exporting.c99.folder import replace_files
-from bitq.exporting.c99.kinds.tiled import Tiled, layer_of, tiled
+from bitq.exporting.c99.kinds.tiled import Tiled, in_tiles, layer_of
 from bitq.exporting.c99.lowering import lowered
 from bitq.exporting.c99.source import written
 from bitq.exporting.c99.static_memory import placed_in_memory
@@ -40,11 +37,10 @@ from bitq.exporting.c99.steps import Schedule
 from bitq.files import RunFolder
 from bitq.formats import TensorFormats
 from bitq.layers import Layer
-from bitq.movement import Tiling, Traffic, Widths, traffic
-from bitq.movement.levels import plan
+from bitq.movement import Tiling, Widths, optimize, traffic
 from bitq.movement.widths import widths
 from bitq.tracing import record
-from bitq.tradeoff.plan import load_plan
+from bitq.tradeoff.plan import Plan, load_plan
 from exported import quantized
 from instructions import formats_of, planned
 from subjects import demo
@@ -58,18 +54,16 @@ OPTIONS = ("-std=c99", "-O1", "-fno-inline", "-fno-builtin", "-static", "-no-pie
 """Each function stays one, and each access is as the C has it."""
 
 
-class Asked(NamedTuple):
-    """How a layer is to be walked.
+class Planned(NamedTuple):
+    """A layer as a plan has it.
 
     Attributes:
         layer: its loops.
         widths: bits per element.
-        tiling: tiles and order of loops.
     """
 
     layer: Layer
     widths: Widths
-    tiling: Tiling
 
 
 class Counted(NamedTuple):
@@ -105,55 +99,48 @@ def main() -> int:
         return 0
     subject = demo(0)
     image = next(iter(subject.data.test))[0][:1]
-    heading = ("formats", "memory, B", "layer", "loops", "plan, bit", "model", "input", "weight", "output", "sums", "counted",
-               "of model")  # fmt: skip
+    heading = ("formats", "memory, B", "layer", "tiles", "plan, bit", "model", "input", "weight", "output", "sums",
+               "counted", "of model")  # fmt: skip
     print("| " + " | ".join(heading) + " |\n|" + " --- |" * len(heading))
+    networks = {text: (quantized(subject, formats_of(text)), formats_of(text)) for text in options.formats}
     if options.run:
-        model, found = planned(options.run), load_plan(RunFolder(options.run).plan)
-        levels = [(layer.layer(), layer.levels[0]) for layer in found.layers]
-        print(levels)
-    for text in options.formats:
-        model = quantized(subject, formats_of(text))
+        networks[f"the plan of {options.run}"] = planned(options.run), load_plan(RunFolder(options.run).plan)
+    for name, (model, formats) in networks.items():
+        network, layers = lowered(model, image), layers_of(model, image, formats)
         for memory in options.memory:
-            asked = asked_of(model, image, formats_of(text), device_of(memory))
-            for row in rows(model, image, asked):
-                print(f"| {text} | {memory} | " + " | ".join(row) + " |", flush=True)
+            for row in rows(network, layers, memory, image):
+                print(f"| {name} | {memory} | " + " | ".join(row) + " |", flush=True)
     return 0
 
 
-def device_of(memory: int) -> Device:
-    """A memory of so many bytes in front of another one, with sums as wide as the C's."""
-    memories = Memory("tiles", 8.0 * memory, 0.0, ""), Memory("outside", float("inf"), 1.0, "")
-    return Device("", "", "", memories, SUM_BITS)
+def layers_of(model: nn.Module, image: Tensor, formats: TensorFormats | Plan) -> list[Planned]:
+    """The layers of a network, all in the same formats or as a plan has them; sums have the C's width."""
+    if isinstance(formats, Plan):
+        return [Planned(each.layer(), widths(each.layer(), each.formats(), SUM_BITS)) for each in formats.layers]
+    return [Planned(layer, widths(layer, formats, SUM_BITS)) for layer in record(model, image).layers]
 
 
-def asked_of(model: nn.Module, image: Tensor, formats: TensorFormats, device: Device) -> list[Asked]:
-    """The best tiles of each layer, in order, if all have the same formats."""
-    found = []
-    for layer in record(model, image).layers:
-        own = widths(layer, formats, device.partial_sum_bits)
-        found.append(Asked(layer, own, plan(layer, own, device).levels[0].tiling))
-    return found
+def rows(network: Schedule, layers: Sequence[Planned], memory: int, image: Tensor) -> Iterator[tuple[str, ...]]:
+    """For each layer its tiles, what is planned, what the model says of these tiles, and what was counted.
 
-
-def rows(model: nn.Module, image: Tensor, asked: Sequence[Asked]) -> list[tuple[str, ...]]:
-    """For each layer what is planned, what the model says of what is walked, and what was counted."""
-    network = lowered(model, image)
-    numbers = steps_of(network, asked)
-    walked = tiled(network, {number: each.tiling for number, each in zip(numbers, asked, strict=True)})
+    Raises:
+        BitqError: a layer that is computed otherwise than the model counts it.
+    """
+    walked = in_tiles(network, 8.0 * memory)
+    numbers = [number for number, step in enumerate(walked.steps) if layer_of(step) is not None]
     counted = count(walked, image)
-    found = []
-    for number, each in zip(numbers, asked, strict=True):
-        source, own = walked.steps[number].source, counted[number]
-        expected = traffic(each.layer, each.tiling).bits(each.widths)
-        if isinstance(source, Tiled):
-            said = traffic(each.layer, source.tiling).bits(each.widths)
-            loops = loops_text(each.layer, source.tiling)
-        else:
-            said, loops = float("nan"), "not in tiles"
-        parts = (f"{bits:,}" for bits in (own.input, own.weight, own.output, own.sums, own.total))
-        found.append((each.layer.name, loops, f"{expected:,.0f}", f"{said:,.0f}", *parts, f"{own.total / said:.3f}"))
-    return found
+    for number, (layer, own) in zip(numbers, layers, strict=True):
+        source, found = walked.steps[number].source, counted[number]
+        if (same := layer_of(walked.steps[number])) is None or same.extents != layer.extents:
+            raise BitqError(f"the C computes layer {layer.name!r} otherwise than the model counts it")
+        least = optimize(layer, own, 8.0 * memory).bits
+        parts = [f"{bits:,}" for bits in (found.input, found.weight, found.output, found.sums, found.total)]
+        if not isinstance(source, Tiled):
+            yield (layer.name, "no tiles", f"{least:,.0f}", "", *parts, "")
+            continue
+        said = traffic(layer, source.tiling).bits(own)
+        loops = loops_text(layer, source.tiling)
+        yield (layer.name, loops, f"{least:,.0f}", f"{said:,.0f}", *parts, f"{found.total / said:.3f}")
 
 
 def loops_text(layer: Layer, tiling: Tiling) -> str:
@@ -162,22 +149,10 @@ def loops_text(layer: Layer, tiling: Tiling) -> str:
     return " ".join(f"{loop}:{tiling.size(layer, loop)}/{layer.extent(loop)}" for loop in several) or "one tile"
 
 
-def steps_of(network: Schedule, asked: Sequence[Asked]) -> list[int]:
-    """Numbers of the steps that compute layers.
-
-    Raises:
-        BitqError: a layer that is computed otherwise than the model counts it.
-    """
-    found = [(number, layer) for number, step in enumerate(network.steps) if (layer := layer_of(step)) is not None]
-    if [own.extents for _, own in found] != [each.layer.extents for each in asked]:
-        raise BitqError("the C computes other layers than the model counts")
-    return [number for number, _ in found]
-
-
 def count(network: Schedule, image: Tensor) -> Mapping[int, Counted]:
     """What the layers of a network move on an image, by number of their step."""
-    with tempfile.TemporaryDirectory() as own:
-        folder = Path(own)
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
         replace_files(folder, written(network, "net").files)
         program, counter = folder / "program", folder / "counter"
         subprocess.run(["gcc", *OPTIONS, folder / "network.c", folder / "main.c", "-o", program], check=True)
@@ -186,7 +161,8 @@ def count(network: Schedule, image: Tensor) -> Mapping[int, Counted]:
         regions = regions_of(network, symbols)
         steps = [f"step {symbols[f'step{number}'][0]:x}" for number in range(len(network.steps))]
         lines = [*steps, f"step {symbols['give'][0]:x}"]
-        lines += [f"region {number} {begin:x} {end:x}" for number, own in regions.items() for begin, end in own.values()]
+        ends = [(number, *own) for number, each in regions.items() for own in each.values()]
+        lines += [f"region {number} {begin:x} {end:x}" for number, begin, end in ends]
         (folder / "regions").write_text("\n".join(lines) + "\n")
         traced = ["valgrind", "--tool=lackey", "--trace-mem=yes", "--log-fd=2", str(program)]
         with subprocess.Popen(
@@ -235,9 +211,8 @@ def regions_of(network: Schedule, symbols: Mapping[str, tuple[int, int]]) -> dic
         tensors = {"input": step.source.reads[0], "output": step.target}
         others = [each for change in step.operations for each in change.reads]
         tensors |= {f"other{place}": each for place, each in enumerate(others)}
-        own = {
-            name: (arena + offsets[each.name], arena + offsets[each.name] + each.bytes) for name, each in tensors.items()
-        }
+        begins = {name: arena + offsets[each.name] for name, each in tensors.items()}
+        own = {name: (begins[name], begins[name] + each.bytes) for name, each in tensors.items()}
         for name, symbol in (("weight", f"w{number}"), ("sums", "spilled")):
             if symbol in symbols:
                 own[name] = (symbols[symbol][0], sum(symbols[symbol]))

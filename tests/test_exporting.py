@@ -1,6 +1,7 @@
 """What leaves bitq runs: ONNX Runtime gives the bits of a quantized network, from standard operators alone."""
 
 import json
+import os
 import re
 import shutil
 
@@ -19,7 +20,7 @@ from bitq.accuracy.kinds import kind_of
 from bitq.accuracy.quantized import observing, quantized_weight
 from bitq.accuracy.storing import with_products
 from bitq.errors import BitqError
-from bitq.exporting import export
+from bitq.exporting import export, target_of
 from bitq.formats import PRESETS, TensorFormats, parse_format
 from bitq.numerics import quantize
 from bitq.numerics.recipe import recipe_for
@@ -390,7 +391,7 @@ def test_products_of_activations_for_qnn(tmp_path):
     model = calibrated(tiny.network().eval(), TensorFormats(mixed("int8-tensor").input), x)
     handed = export(model, x[:1], tmp_path / "net.onnx", to="onnx-qdq", runtime="qnn")
     assert any(note.startswith("QNN computes in float16") for note in handed.notes)
-    with pytest.raises(BitqError, match="'qnn' runs no onnx of its own; --target may be qnn"):
+    with pytest.raises(BitqError, match=r"'qnn' runs no onnx of its own; --target may be .*qnn \(--to onnx-qdq\)"):
         export(model, x[:1], tmp_path / "net.onnx", runtime="qnn")
 
 
@@ -542,3 +543,151 @@ def test_a_plan_is_put_into_an_onnx_file_with_other_names(bitq, run, tmp_path, m
     code, _, err = bitq(*words[:4], "--to", "amd", "--out", "planned.onnx")
     assert code == 2
     assert "--to amd is not written of an ONNX file" in " ".join(err.split())
+
+
+def plain_file(path, change):
+    """The tiny network's file, in float32, with something changed."""
+    batch = {0: torch.export.Dim("batch", min=1)}
+    torch.onnx.export(
+        tiny.network().eval(), (torch.zeros(2, 1, 8, 8),), str(path), dynamo=True, dynamic_shapes=(batch,),
+        verbose=False, optimize=False, external_data=False,
+    )  # fmt: skip
+    if change is not None:
+        file = onnx.load(path)
+        change(file, path.parent)
+        path.write_bytes(file.SerializeToString())
+
+
+def weight_of(file):
+    """The first weight with axes."""
+    return next(each for each in file.graph.initializer if len(each.dims) == 4)
+
+
+def elsewhere(tensor, folder):
+    """Says that its values are in a pipe, which would hang who opens it."""
+    if not (folder / "pipe").exists():
+        os.mkfifo(folder / "pipe")
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="pipe")
+
+
+def outside_in_a_constant(file, folder):
+    weight = weight_of(file)
+    held = onnx.TensorProto()
+    held.CopyFrom(weight)
+    file.graph.initializer.remove(weight)
+    elsewhere(held, folder)
+    file.graph.node.insert(0, onnx.helper.make_node("Constant", [], [weight.name], value=held))
+
+
+def outside_in_a_branch(file, folder):
+    held = onnx.TensorProto(name="h", data_type=1, dims=[1])
+    elsewhere(held, folder)
+    out = onnx.helper.make_tensor_value_info("h", 1, [1])
+    branch = onnx.helper.make_graph([], "b", [], [out], [held])
+    true = onnx.helper.make_tensor("true", onnx.TensorProto.BOOL, [], [1])
+    file.graph.initializer.append(true)
+    file.graph.node.append(onnx.helper.make_node("If", ["true"], ["z"], then_branch=branch, else_branch=branch))
+
+
+def shorter(file, folder):
+    weight = weight_of(file)
+    weight.raw_data = weight.raw_data[:-4]
+
+
+def other_type(file, folder):
+    weight = weight_of(file)
+    weight.data_type = onnx.TensorProto.INT32
+
+
+def no_type(file, folder):
+    weight_of(file).data_type = 77
+
+
+def infinite(file, folder):
+    weight = weight_of(file)
+    weight.raw_data = torch.full(list(weight.dims), torch.nan).numpy().tobytes()
+
+
+def circle(file, folder):
+    name = file.graph.node[-1].output[0]
+    file.graph.node[0].input[0] = name
+
+
+def unknown_operator(file, folder):
+    first = file.graph.node[0]
+    file.graph.node.insert(0, onnx.helper.make_node("Own", [first.input[0]], ["own"], domain="own"))
+    first.input[0] = "own"
+    file.opset_import.add(domain="own", version=1)
+
+
+def unknown_version(file, folder):
+    file.opset_import[0].version = 900
+
+
+def old_version(file, folder):
+    file.opset_import[0].version = 1
+
+
+def empty_weight(file, folder):
+    weight = weight_of(file)
+    weight.ClearField("raw_data")
+
+
+def endless(file, folder):
+    """A loop of 2^62 rounds beside the network."""
+    name = onnx.helper.make_tensor_value_info
+    body = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["on"], ["still"])], "b",
+        [name("round", 7, []), name("on", 9, [])], [name("still", 9, [])],
+    )  # fmt: skip
+    file.graph.initializer.append(onnx.helper.make_tensor("rounds", 7, [], [1 << 62]))
+    file.graph.node.append(onnx.helper.make_node("Loop", ["rounds", ""], [], body=body))
+
+
+HOSTILE = {
+    outside_in_a_constant: "holds its weights in other files",
+    outside_in_a_branch: "holds its weights in other files",
+    shorter: "is damaged: the values of tensor '0.weight' do not fit it",
+    empty_weight: "is damaged: the values of tensor '0.weight' do not fit it",
+    other_type: "the shapes do not fit together",
+    no_type: "the shapes do not fit together",
+    circle: "which nothing before it computes",
+    unknown_version: "version 900",
+    old_version: "the shapes do not fit together",
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE, ids=lambda each: each.__name__)
+def test_a_hostile_file_is_refused_in_a_sentence(change, run, tmp_path):
+    plain_file(tmp_path / "n.onnx", change)
+    with pytest.raises(BitqError) as told:
+        rewritten_from(tmp_path / "n.onnx", run, tmp_path / "o.onnx")
+    assert HOSTILE[change] in str(told.value)
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "o.onnx").exists()
+
+
+@pytest.mark.parametrize("cut", [0.1, 0.5, 0.99])
+def test_a_cut_file_is_refused_in_a_sentence(cut, run, tmp_path):
+    plain_file(tmp_path / "n.onnx", None)
+    content = (tmp_path / "n.onnx").read_bytes()
+    (tmp_path / "n.onnx").write_bytes(content[: int(cut * len(content))])
+    with pytest.raises(BitqError, match=r"n\.onnx (is|has|holds|lacks)"):
+        rewritten_from(tmp_path / "n.onnx", run, tmp_path / "o.onnx")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [(unknown_operator, "It was not run: ONNX Runtime says"), (endless, "It was not run to its end"), (infinite, "nan")],
+)
+def test_what_the_runtime_does_not_take_is_told(change, says, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("bitq.exporting.standard_onnx.planned_file.SECONDS", 3)
+    plain_file(tmp_path / "n.onnx", change)
+    handed = rewritten_from(tmp_path / "n.onnx", run, tmp_path / "o.onnx")
+    assert says in handed.ran(None, None)
+
+
+def rewritten_from(source, run, out):
+    return target_of("onnx").rewrite(package.load_plan(run / "plan.json"), source, out, [1, 1, 8, 8])

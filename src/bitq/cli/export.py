@@ -47,7 +47,8 @@ def export(
         typer.Option(
             metavar="RUNTIME",
             help="What has to take it: `qnn` (with --to onnx-qdq), Qualcomm's, whose rules for weights in blocks are "
-            "kept, or the layers that cannot are told.",
+            "kept, or the layers that cannot are told; or a device of `bitq devices` (with --to c): layers are walked "
+            "in tiles that lie in its outermost memory on the chip, in the order that moves the least.",
             show_default="any",
         ),
     ] = None,

@@ -60,7 +60,7 @@ def check_model(model: onnx.ModelProto, path: Path) -> None:
     if not model.graph.node:
         raise BitqError(f"{path} is no ONNX file, or holds an empty network")
     nodes = 0
-    for part in _messages(model):
+    for part in messages_within(model):
         match part:
             case onnx.NodeProto():
                 nodes += 1
@@ -97,13 +97,13 @@ def check_elements(dims: Sequence[int], what: str) -> None:
         raise BitqError(f"{what} is of {sizes} elements; it must have 0 to {MOST_ELEMENTS}")
 
 
-def _messages(message: Message) -> Iterator[Message]:
+def messages_within(message: Message) -> Iterator[Message]:
     """A message and all within it."""
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:
             for part in (value,) if isinstance(value, Message) else value:
-                yield from _messages(part)
+                yield from messages_within(part)
 
 
 def _check_opsets(opsets: Sequence[onnx.OperatorSetIdProto], path: Path) -> None:

@@ -214,7 +214,8 @@ def change_in_c(operation: Change, writer: Writer, name: str) -> list[str]:
 
 def changes_in_c(step: StepOfC, writer: Writer, number: int) -> list[str]:
     """What becomes of v of channel k at position at + t."""
-    return [line for place, each in enumerate(step.operations) for line in change_in_c(each, writer, f"{number}_{place}")]
+    changes = enumerate(step.operations)
+    return [line for place, each in changes for line in change_in_c(each, writer, f"{number}_{place}")]
 
 
 @singledispatch

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.numpy_helper
 import onnx.version_converter
 import onnx_ir as ir
 import torch
@@ -33,6 +34,8 @@ from bitq.layers import LOOPS, Layer
 from bitq.numerics.packing import weight_blocks
 from bitq.numerics.recipe import Axes, Recipe
 from bitq.onnx import load_onnx
+from bitq.onnx.apart import Died, apart
+from bitq.onnx.checks import messages_within, shown
 from bitq.onnx.products import node_names
 from bitq.tradeoff.plan import Plan, PlanLayer
 
@@ -59,6 +62,9 @@ _AFTER: Mapping[str, tuple[str, ...]] = {
 }
 """By the name of torch's function whose result is stored, the operators that compute it."""
 
+SECONDS, MEMORY_BYTES = 600, 16 << 30
+"""That ONNX Runtime may take for a file of others."""
+
 _ELEMENTWISE = {kind for kinds in _AFTER.values() for kind in kinds} | {"Identity"}
 
 
@@ -81,8 +87,7 @@ def rewritten(
     network = load_onnx(source, input_shape)
     of_layer = _matched(plan, network.layers, source)
     proto = onnx.load(source, load_external_data=False)
-    if any(each.data_location == onnx.TensorProto.EXTERNAL for each in proto.graph.initializer):
-        raise BitqError(f"{source} holds its weights in other files; save them in one file with it")
+    _check_values(proto, source)
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     named = node_names(proto.graph.node, [each.name for each in network.layers])
@@ -105,6 +110,19 @@ def rewritten(
     if lookups:
         notes.append(f"the tables of {', '.join(lookups[:MOST_NAMED])} stay float: the file does not tell lookups")
     return handed._replace(notes=(*notes, *handed.notes))
+
+
+def _check_values(proto: onnx.ModelProto, source: Path) -> None:
+    """Refuse tensors whose values are in other files, wherever they are in this one, or are not as many as they say."""
+    for tensor in messages_within(proto):
+        if not isinstance(tensor, onnx.TensorProto):
+            continue
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise BitqError(f"{source} holds its weights in other files; save them in one file with it")
+        try:
+            onnx.numpy_helper.to_array(tensor)
+        except Exception as error:  # whatever a decoder of untrusted bytes runs into
+            raise BitqError(f"{source} is damaged: the values of tensor {shown(tensor.name)} do not fit it") from error
 
 
 def _key(layer: Layer) -> Hashable:
@@ -314,12 +332,23 @@ def _ran(source: Path, input_shape: Sequence[int] | None, path: Path, model: Any
         if kind.elem_type != onnx.TensorProto.FLOAT:
             return "It was not run: it has inputs of other types than float32"
         inputs.append(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+
+    def both() -> tuple[list[Any], list[Any]]:
+        try:
+            return [each.numpy() for each in outputs(path, inputs)], [each.numpy() for each in outputs(source, inputs)]
+        except ModuleNotFoundError as error:
+            raise BitqError(f"that needs the package {error.name}") from error
+        except Exception as error:  # whatever the runtime says of a file that is not ours
+            raise BitqError(f"ONNX Runtime says {shortened(' '.join(str(error).split()), 200)}") from error
+
     try:
-        found, expected = outputs(path, inputs), outputs(source, inputs)
-    except ModuleNotFoundError as error:
-        return f"It was not run: that needs the package {error.name}"
-    off = max(float((one - other).abs().max()) for one, other in zip(found, expected, strict=True) if prod(one.shape))
-    largest = max(float(each.abs().max()) for each in expected if prod(each.shape))
+        found, expected = apart(both, SECONDS, MEMORY_BYTES)
+    except BitqError as error:
+        return f"It was not run: {error}"
+    except Died:
+        return f"It was not run to its end, which takes over {SECONDS} s or {MEMORY_BYTES >> 30} GiB"
+    off = max(float(abs(one - other).max()) for one, other in zip(found, expected, strict=True) if prod(one.shape))
+    largest = max(float(abs(each).max()) for each in expected if prod(each.shape))
     return (
         f"ONNX Runtime gives results within {off:.2g} of the float file's on a random input, where the largest is "
         f"{largest:.2g}"

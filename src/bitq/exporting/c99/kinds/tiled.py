@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
+from bitq.errors import shortened
 from bitq.exporting.c99.kinds.convolving import ChannelRun, Convolve
 from bitq.exporting.c99.steps import Resident, Schedule, StepOfC
 from bitq.layers import Layer
@@ -31,7 +32,7 @@ class Tiled(Convolve):
 
     def extent(self, loop: str) -> int:
         """Of a group's loop of C, R and S."""
-        inner, (height, width) = self.filters.k.shape[2], self.walk.kernel
+        inner, (height, width) = int(self.filters.k.shape[2]), self.walk.kernel
         return {"C": inner, "R": height, "S": width}[loop]
 
     def runs(self, group: int, part: int) -> tuple[ChannelRun, ...]:
@@ -131,7 +132,8 @@ _BITS = {"int8_t": 8, "uint8_t": 8, "int16_t": 16, "int64_t": 64}
 def _unpacked_bits(stored: Resident) -> float:
     """Of a number in a tile, with its share of a code."""
     kept = stored.stored
-    return max(_BITS[stored.numbers.ctype], _BITS[kept.ctype]) + (8 * stored.blocks / stored.channels if kept.top else 0)
+    codes = 8 * stored.blocks / stored.channels if kept.top else 0.0
+    return max(_BITS[stored.numbers.ctype], _BITS[kept.ctype]) + codes
 
 
 def tiled(network: Schedule, tilings: Mapping[int, Tiling]) -> Schedule:
@@ -156,3 +158,12 @@ def in_tiles(network: Schedule, capacity_bits: float) -> Schedule:
     """
     found = {number: best_tiling(step, capacity_bits) for number, step in enumerate(network.steps)}
     return tiled(network, {number: tiling for number, tiling in found.items() if tiling is not None})
+
+
+def but(network: Schedule) -> str:
+    """Which layers have no tiles, and why, to be said behind that others have; "", if all have."""
+    names = [step.module for step in network.steps if type(step.source) is Convolve]
+    if not names:
+        return ""
+    told = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f", but {len(names)} ({shortened(told)}): transposed, or with blocks of the output over several groups"

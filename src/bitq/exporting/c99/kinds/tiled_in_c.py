@@ -144,7 +144,9 @@ class _Walked:
         if depth < len(self.order):
             loop = self.order[depth]
             low, size, extent = loop.lower(), self.size(loop), self.extent(loop)
-            end = f"{low}_from + {size}" if extent % size == 0 else f"({extent} - {low}_from < {size} ? {extent} : {low}_from + {size})"
+            end = f"{low}_from + {size}"
+            if extent % size:
+                end = f"{extent} - {low}_from < {size} ? {extent} : {end}"
             found += [
                 f"for ({low}_from = 0; {low}_from < {extent}; {low}_from += {size}) {{",
                 f"    const int32_t {low}_to = {end};",
@@ -287,7 +289,6 @@ class _Walked:
         low, sizes = -(1 << (bits - 1)), {loop: self.size(loop) for loop in "KRSC"}
         found, at = [], "group * {} + k_from".format(self.extent("K"))
         whole = {loop: self.trips(loop) == 1 for loop in "RSC"}
-        runs: list[tuple[str, str, str]]
         if all(whole.values()):
             nest, first, count, to = "", f"({at})", f"(k_to - k_from) * {height * width * inner}", ""
         elif whole["C"] and whole["S"]:
@@ -295,7 +296,8 @@ class _Walked:
             first, to = f"(({at} + k) * {height} + r_from)", f"k * {sizes['R']}"
         elif whole["C"]:
             nest, count = "kr", f"(s_to - s_from) * {inner}"
-            first, to = f"((({at} + k) * {height} + r_from + r) * {width} + s_from)", f"(k * {sizes['R']} + r) * {sizes['S']}"
+            first = f"((({at} + k) * {height} + r_from + r) * {width} + s_from)"
+            to = f"(k * {sizes['R']} + r) * {sizes['S']}"
         else:
             nest, count = "krs", "c_to - c_from"
             first = f"(((({at} + k) * {height} + r_from + r) * {width} + s_from + s) * {inner} + c_from)"
@@ -303,7 +305,8 @@ class _Walked:
         units = {"": height * width * inner, "k": width * inner, "kr": inner, "krs": 1}[nest]
         steps = {"": 1, "k": sizes["S"] * sizes["C"], "kr": sizes["C"], "krs": sizes["C"]}[nest]
         place = f"{elements} + {to} * {steps}" if to else elements
-        load = [f"{unpack(filters.ctype)}({stream}, (uint32_t){first} * {units * bits}, {count}, {bits}, {low}, {place});"]
+        begin = f"(uint32_t){first} * {units * bits}"
+        load = [f"{unpack(filters.ctype)}({stream}, {begin}, {count}, {bits}, {low}, {place});"]
         found += self._nested(nest, load)
         if filters.code_bits:
             found += self._load_weight_codes(stream, codes)
@@ -376,7 +379,8 @@ class _Walked:
         parts = self.trips("C")
         cases = [source.runs(group, part) for group, part in product(range(source.groups), range(parts))]
         body += products(source, self.writer, self.number, cases, f"(group * {parts} + c_from / {self.size('C')})")
-        return [f"{self.sum_type} sum = 0;", *loops_over(source.walk, stored, body, ("r_from", "r_to", "s_from", "s_to"))]
+        taps = "r_from", "r_to", "s_from", "s_to"
+        return [f"{self.sum_type} sum = 0;", *loops_over(source.walk, stored, body, taps)]
 
     def _place(self, axis: int) -> str:
         """Where each row or column lies among those that are read at all, as a table."""
@@ -445,7 +449,7 @@ class _Walked:
             "}",
         ]
         into: Writer | _Tile = writer
-        if step.numbers.ctype != "int64_t":
+        if not step.numbers.wide:
             into = _Tile(self)
         blocks = [
             f"for (first = group * {outputs} + k_from; first < group * {outputs} + k_to; first = last) {{",
@@ -484,8 +488,8 @@ class _Tile:
 
     def stores_code(self, stored: Resident, place: str, channel: str, code: str) -> str:
         """As of `Writer`."""
-        at = f"{self._slot} * {self.blocks} + ({channel} - (group * {self.walk.extent('K')} + k_from)) / {stored.stored.block}"
-        return f"{self.codes}[{at}] = (uint8_t){code};"
+        block = f"({channel} - (group * {self.walk.extent('K')} + k_from)) / {stored.stored.block}"
+        return f"{self.codes}[{self._slot} * {self.blocks} + {block}] = (uint8_t){code};"
 
     def packed(self) -> list[str]:
         """Statements that store the tile."""
@@ -496,7 +500,8 @@ class _Tile:
         if all_channels and width == target.width:
             loops, at, slot, count = "", f"p_from * {width}", "0", f"(p_to - p_from) * {width}"
         elif all_channels:
-            loops, at, slot, count = "y", f"(y * {target.width} + q_from)", f"((y - p_from) * {width})", "(q_to - q_from)"
+            loops, count = "y", "(q_to - q_from)"
+            at, slot = f"(y * {target.width} + q_from)", f"((y - p_from) * {width})"
         else:
             loops, at, slot, count = "yx", f"(y * {target.width} + x)", self._slot, "1"
         first = f"group * {walk.extent('K')} + k_from"
