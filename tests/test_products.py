@@ -321,3 +321,31 @@ def test_a_plan_of_another_network_is_told():
     apply(other, {"einsum": FORMATS}, products={"einsum": Call("", "einsum", 0)})
     with pytest.raises(BitqError, match="einsum of module '' multiplies in another way"):
         other(torch.zeros(3, 5, 6))
+
+
+class Inner(nn.Module):
+    def forward(self, a, b):
+        return a @ b.mT
+
+
+class Learned(nn.Module):
+    """As DETR's first decoder layer asks with learned queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries, self.key, self.inner = nn.Parameter(torch.randn(5, 6)), nn.Linear(6, 6), Inner()
+
+    def forward(self, x):
+        return self.inner(self.key(self.queries), self.key(x))
+
+
+def test_a_product_by_what_follows_from_parameters_is_told():
+    traced = record(Learned(), torch.zeros(3, 5, 6))
+    (part,) = (part for part in staying_float(Learned(), traced.layers) if part.layers)
+    assert (part.modules, traced.products) == (("inner",), {})
+    assert "computed from parameters alone" in part.reason
+    compiled = Learned()
+    compiled.key = torch.compile(compiled.key, backend="eager")
+    layers = record(compiled, torch.zeros(3, 5, 6)).layers
+    reasons = {part.modules: part.reason for part in staying_float(compiled, layers)}
+    assert "is wrapped by torch.compile" in reasons[("key",)]
