@@ -1,6 +1,6 @@
 """How well formats that are not measured are scored: interpolated scores beside those of measuring all.
 
-    python benchmarks/probing.py [--subject demo|resnet20] [--inputs 256]
+    python benchmarks/probing.py [--subject demo|resnet20|mobilenet_v2] [--inputs 256]
     python benchmarks/probing.py --drawn        # rows that are drawn beside all rows, and other inputs beside these
 
 For every tensor the rank correlation of the two over all formats that it may take, and the largest factor between them.
@@ -24,29 +24,50 @@ from bitq.accuracy.quantized import observing
 from bitq.accuracy.sensitivity import perturbations, probed, scores
 from bitq.batches import Batch
 from bitq.formats import TENSORS, Format, TensorName, format_for
-from bitq.tracing import trace
+from bitq.tracing import record
 from bitq.tradeoff.formatset import FormatSet
-from bitq.tradeoff.measure import first_inputs
-from bitq.tradeoff.space import modules_of
-from subjects import SUBJECTS
+from bitq.tradeoff.measure import Data, first_inputs
+from bitq.tradeoff.space import modules_of, weight_bytes
+from bitq.tradeoff.stored import points_of
+from posttraining import mobilenet_v2
+from subjects import SUBJECTS, MissingError, Subject
 
 Formats = Callable[[str, TensorName], Sequence[Format]]
 Perturbations = Mapping[str, Mapping[TensorName, Mapping[Format, float]]]
+
+BATCH = 32
+"""Images of MobileNetV2 that are scored at once."""
+
+
+def mobilenet(seed: int) -> Subject:
+    """MobileNetV2 with its labelled images, as `posttraining.py` has them."""
+    model, images, labels = mobilenet_v2()
+    batches = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
+    return Subject("mobilenet_v2", model, Data(batches, batches, batches), images[:1])
+
+
+SCORED = {**SUBJECTS, "mobilenet_v2": mobilenet}
 
 
 def main() -> None:
     """Score with some formats measured and with all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subject", choices=SUBJECTS, default="demo")
+    parser.add_argument("--subject", choices=SCORED, default="demo")
     parser.add_argument("--drawn", action="store_true", help="judge what drawing rows does to scores instead")
     parser.add_argument("--inputs", type=int, default=256, help="training inputs to score on (default: 256)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    subject = SUBJECTS[options.subject](0)
+    try:
+        subject = SCORED[options.subject](0)
+    except MissingError as error:
+        print(f"{options.subject}: skipped: {error}")
+        return
     model, offered = subject.model.eval(), FormatSet.of()
-    layers = {layer.module: layer for layer in trace(model, subject.example)}
-    modules = modules_of(model, tuple(layers.values()))
-    with torch.inference_mode(), observing(model, modules) as ranges:
+    traced = record(model, subject.example)
+    layers = {layer.module: layer for layer in traced.layers}
+    modules = modules_of(model, traced.layers)
+    points = points_of(traced, "after-activation", weight_bytes(model, traced.layers))
+    with torch.inference_mode(), observing(model, modules, points=points) as ranges:
         for images, _ in islice(iter(subject.data.train), 8):
             model(images)
 
@@ -65,7 +86,7 @@ def main() -> None:
     def scored(formats: Formats, batches: Sequence[Batch], most: int) -> tuple[Perturbations, float]:
         start = time.process_time()
         graded.MOST_DRAWN = most
-        found = perturbations(model, modules, formats, ranges, batches, cross_entropy)
+        found = perturbations(model, modules, formats, ranges, batches, cross_entropy, points=points)
         return found, time.process_time() - start
 
     def compared(what: str, formats: Formats, one: Perturbations, other: Perturbations) -> None:
@@ -86,8 +107,10 @@ def main() -> None:
 
     batches = first_inputs(model, subject.data.train, options.inputs, 0)
     if options.drawn:
-        (all_rows, slow), (rows, fast) = (scored(few, batches, most) for most in (sys.maxsize, graded.MOST_DRAWN))
-        print(f"{options.subject}: {fast:.1f} s of a processor, all rows {slow:.1f} s")
+        rows, fast = scored(few, batches, graded.MOST_DRAWN)
+        print(f"{options.subject}: {fast / options.inputs:.4f} s of a processor for each input", flush=True)
+        all_rows, slow = scored(few, batches, sys.maxsize)
+        print(f"all rows: {slow / options.inputs:.4f} s")
         compared("drawn rows and all", few, rows, all_rows)
         halves = (scored(few, batches[start::2], sys.maxsize)[0] for start in range(2))
         compared("half of the inputs and the other", few, *halves)
