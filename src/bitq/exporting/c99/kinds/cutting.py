@@ -19,7 +19,7 @@ Three = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Cut(Origin):
+class PartOf(Origin):
     """Numbers of a tensor at places that lie as far apart as each other; 0 beyond it.
 
     Attributes:
@@ -67,7 +67,7 @@ def _sizes(stored: Resident) -> Three:
 
 
 @drawn.register
-def _cut_in_integers(source: Cut, memory: Slots, target: Resident) -> IntArray:
+def _cut_in_integers(source: PartOf, memory: Slots, target: Resident) -> IntArray:
     stored = source.lift.stored
     z = lifted(source.lift, *memory[stored.name])
     places = [
@@ -81,7 +81,7 @@ def _cut_in_integers(source: Cut, memory: Slots, target: Resident) -> IntArray:
 
 
 @source_in_c.register
-def _cut_in_c(source: Cut, writer: Writer, number: int, step: StepOfC) -> LinesOfC:
+def _cut_in_c(source: PartOf, writer: Writer, number: int, step: StepOfC) -> LinesOfC:
     stored, target = source.lift.stored, step.target
     names, outs = ("y", "x", "c"), (f"(at + t) / {target.width}", f"(at + t) % {target.width}", "k")
     lines = [
@@ -109,7 +109,7 @@ def _cut(lowering: Lowering, flow: Flowing, starts: dict[int, int], strides: dic
     sizes = (*extents(new, axis), new[axis])
     before = flow.content.source if isinstance(flow.content, Wire) and not flow.content.operations else None
     whole = (*extents(own, axis), own[axis])
-    if isinstance(before, Cut) and not flow.flat and _join(before, whole, first, apart, sizes):
+    if isinstance(before, PartOf) and not flow.flat and _join(before, whole, first, apart, sizes):
         stored = before.lift.stored
         first = tuple(b + s * f for b, s, f in zip(before.starts, before.strides, first, strict=True))  # type: ignore[assignment]
         apart = tuple(s * a for s, a in zip(before.strides, apart, strict=True))  # type: ignore[assignment]
@@ -117,13 +117,13 @@ def _cut(lowering: Lowering, flow: Flowing, starts: dict[int, int], strides: dic
         stored = lowering.stored(flow)
     numbers = stored.numbers
     unit = numbers.highest + bits_of(stored.largest) - ROOM
-    source = Cut(Lift(stored, numbers.highest - unit), first, apart)
+    source = PartOf(Lift(stored, numbers.highest - unit), first, apart)
     ones = np.ones(sizes[2])
     made = Wire(source, (), unit, ones * stored.bound / numbers.scale, ones * numbers.scale, 0 * ones, *sizes[:2])
     return replace(flow, shape=new, content=made, flat=False, recipe=None)
 
 
-def _join(before: Cut, whole: Three, starts: Three, strides: Three, sizes: Three) -> bool:
+def _join(before: PartOf, whole: Three, starts: Three, strides: Three, sizes: Three) -> bool:
     """Whether a part of a part is one, zeros around it included: those lie beyond the tensor itself."""
     return all(
         _within(start, stride, size, extent) or (own == 0 and apart == 1 and extent == full)
