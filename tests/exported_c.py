@@ -5,6 +5,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 import bitq as package
 from bitq.accuracy.quantized import observing
@@ -54,3 +56,42 @@ def agree(folder, model, x, same=0.99):
         made = outputs(folder, network, x.numpy(), compiler, (*STRICT, *OPTIONS[compiler]))
         np.testing.assert_array_equal(made, found)
     return network
+
+
+class Branches(nn.Module):
+    """Everything that a step may do: groups, strides, dilation, transposition, sums, pools, parts side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 12, 3, stride=2, padding=2, dilation=2, groups=2, bias=False)
+        self.up = nn.ConvTranspose2d(12, 6, 3, stride=2, padding=1, output_padding=1, groups=2)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.joined = nn.Conv2d(14, 8, 1)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = functional.max_pool2d(functional.relu(self.norm(self.stem(x))), 3, 1, 1)
+        y = functional.leaky_relu(self.up(functional.relu6(self.grouped(x))), 0.3)
+        x = functional.hardtanh(x - 0.5 + self.depthwise(x), -1, 2)
+        x = functional.avg_pool2d(self.joined(torch.cat([x, y], 1)) * 0.75, 3, 3)
+        return self.head(x.flatten(1))
+
+
+class Gates(nn.Module):
+    """What newer networks of phones are made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.deep = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.down, self.up = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.point, self.last, self.head = nn.Conv2d(8, 6, 1), nn.Conv2d(6, 5, 1), nn.Linear(5, 7)
+
+    def forward(self, x):
+        x = functional.silu(self.stem(x))
+        gate = functional.gelu(self.down(functional.adaptive_avg_pool2d(x, 1)))
+        x = functional.hardswish(self.deep(x * torch.sigmoid(self.up(gate))))
+        y = functional.hardsigmoid(self.point(x))
+        x = torch.tanh(self.last(2 * y * functional.softplus(y)))
+        return functional.softmax(self.head(x.mean((2, 3))), 1)

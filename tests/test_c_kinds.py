@@ -17,7 +17,6 @@ from torch.nn import functional
 from bitq.errors import BitqError
 from bitq.exporting import export
 from bitq.exporting.c99.fixed_point import wide
-from bitq.exporting.c99.folder import replace_files
 from bitq.exporting.c99.integers import drawn, floats, run
 from bitq.exporting.c99.kinds.bending import CURVES, pieces_named
 from bitq.exporting.c99.kinds.normalizing import halving, shares
@@ -33,27 +32,7 @@ from bitq.numerics import bitstream
 from bitq.tracing import record
 from bitq.tradeoff.activations import buffers, placed
 from compiled import main as benchmark
-from exported_c import COMPILERS, STRICT, agree, calibrated, compiled, mixed
-
-RISCV = "riscv64-unknown-elf-gcc"
-
-
-class Gates(nn.Module):
-    """What newer networks of phones are made of."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.deep = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.down, self.up = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
-        self.point, self.last, self.head = nn.Conv2d(8, 6, 1), nn.Conv2d(6, 5, 1), nn.Linear(5, 7)
-
-    def forward(self, x):
-        x = functional.silu(self.stem(x))
-        gate = functional.gelu(self.down(functional.adaptive_avg_pool2d(x, 1)))
-        x = functional.hardswish(self.deep(x * torch.sigmoid(self.up(gate))))
-        y = functional.hardsigmoid(self.point(x))
-        x = torch.tanh(self.last(2 * y * functional.softplus(y)))
-        return functional.softmax(self.head(x.mean((2, 3))), 1)
+from exported_c import COMPILERS, STRICT, Gates, agree, calibrated, compiled, mixed
 
 
 class Curves(nn.Module):
@@ -318,15 +297,3 @@ def test_forms_that_there_is_no_code_for_are_refused(function, reason, tmp_path)
     with pytest.raises(BitqError, match=f"^the network computes aten.*, which exported C cannot: {reason}"):
         export(calibrated(Own(), mixed(), x), x, tmp_path / "net", to="c")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.skipif(not shutil.which(RISCV), reason="needs gcc-riscv64-unknown-elf and picolibc-riscv64-unknown-elf")
-@pytest.mark.parametrize("target", [("-march=rv32imc", "-mabi=ilp32"), ("-march=rv64gc", "-mabi=lp64d")])
-def test_risc_v_takes_it_without_a_warning(target, tmp_path):
-    torch.manual_seed(0)
-    x = torch.randn(3, 2, 8, 8)
-    network = lowered(calibrated(Gates(), mixed("int8-tensor", "8:e2:b4", "8:e3:b4"), x), x[:1])
-    replace_files(tmp_path, written(network, "net").files)
-    words = [RISCV, *target, "--specs=picolibc.specs", "-O2", *STRICT, "-c", "network.c", "-o", "network.o"]
-    told = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr

@@ -1,11 +1,9 @@
 """Exported C gives the bits of its arithmetic in NumPy, and what the network gives but for the order of its sums."""
 
 import re
-import shutil
 import subprocess
 from fractions import Fraction
 from math import floor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,43 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional
 
 import bitq as package
 from bitq.errors import BitqError
 from bitq.exporting import export
-from bitq.exporting.c99.folder import replace_files
-from bitq.exporting.c99.integers import rounded, run, scaled
+from bitq.exporting.c99.integers import rounded, scaled
 from bitq.exporting.c99.kinds.convolving import Convolve
-from bitq.exporting.c99.lowering import lowered
-from bitq.exporting.c99.source import FILES, identifier, written
+from bitq.exporting.c99.source import FILES, identifier
 from bitq.exporting.c99.steps import MOST_SHIFT, multiplier
 from bitq.formats import TensorFormats, parse_format
-from exported_c import COMPILERS, STRICT, agree, calibrated, compiled, mixed
-
-CORTEX = Path(__file__).parent / "cortex"
-ARM, QEMU = "arm-none-eabi-gcc", "qemu-system-arm"
-
-
-class Branches(nn.Module):
-    """Everything that a step may do: groups, strides, dilation, transposition, sums, pools, parts side by side."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(2, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.grouped = nn.Conv2d(8, 12, 3, stride=2, padding=2, dilation=2, groups=2, bias=False)
-        self.up = nn.ConvTranspose2d(12, 6, 3, stride=2, padding=1, output_padding=1, groups=2)
-        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.joined = nn.Conv2d(14, 8, 1)
-        self.head = nn.Linear(32, 5)
-
-    def forward(self, x):
-        x = functional.max_pool2d(functional.relu(self.norm(self.stem(x))), 3, 1, 1)
-        y = functional.leaky_relu(self.up(functional.relu6(self.grouped(x))), 0.3)
-        x = functional.hardtanh(x - 0.5 + self.depthwise(x), -1, 2)
-        x = functional.avg_pool2d(self.joined(torch.cat([x, y], 1)) * 0.75, 3, 3)
-        return self.head(x.flatten(1))
+from exported_c import COMPILERS, STRICT, Branches, agree, calibrated, compiled, mixed
 
 
 class Tokens(nn.Module):
@@ -166,34 +137,3 @@ def test_files_of_others_stay(tmp_path):
     assert (tmp_path / "net" / "network.c").read_text() == before
     digest = re.search(r"_DIGEST (0x\w+)", (tmp_path / "net" / "network.h").read_text())[1]
     assert f"_DIGEST != {digest}" in before
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A folder with C, inputs, and what NumPy makes of them."""
-    torch.manual_seed(0)
-    folder, x = tmp_path_factory.mktemp("cortex"), torch.randn(3, 2, 8, 8)
-    network = lowered(calibrated(Branches(), mixed("int8-tensor", "8:e2:b4", "8:e3:b4"), x), x[:1])
-    replace_files(folder / "net", written(network, "net").files)
-    (folder / "inputs").write_bytes(x.numpy().tobytes())
-    return folder, run(network, x.numpy())
-
-
-@pytest.mark.skipif(not shutil.which(ARM), reason="needs gcc-arm-none-eabi and libnewlib-arm-none-eabi")
-@pytest.mark.skipif(not shutil.which(QEMU), reason="needs qemu-system-arm")
-@pytest.mark.parametrize(
-    ("core", "board"), [("cortex-m3", "lm3s6965evb"), ("cortex-m3", "mps2-an385"), ("cortex-m7", "mps2-an500")]
-)
-def test_a_cortex_gives_the_same_bits(core, board, exported):
-    folder, expected = exported
-    files = [str(each) for each in (*CORTEX.glob("*.c"), folder / "net" / "network.c")]
-    words = [ARM, f"-mcpu={core}", "-mthumb", "-O2", *STRICT, "-nostartfiles", "--specs=nano.specs"]
-    words += ["-T", str(CORTEX / "board.ld"), f"-I{folder / 'net'}", *files, "-o", str(folder / "program")]
-    told = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    words = [QEMU, "-M", board, "-nographic", "-monitor", "none", "-serial", "none"]
-    words += ["-semihosting-config", "enable=on,target=native", "-kernel", "program"]
-    (folder / "outputs").unlink(missing_ok=True)
-    subprocess.run(words, cwd=folder, check=True, timeout=60, capture_output=True)
-    found = np.frombuffer((folder / "outputs").read_bytes(), np.float32).reshape(expected.shape)
-    np.testing.assert_array_equal(found, expected)
