@@ -93,7 +93,7 @@ def rewritten(
     named = node_names(proto.graph.node, [each.name for each in network.layers])
     proto = _current(proto, source)
     model = ir.from_proto(proto)
-    nodes = {node.outputs[0].name: node for node in model.graph}
+    nodes = {node.outputs[0].name: node for node in model.graph if node.outputs}
     order = {node: place for place, node in enumerate(model.graph)}
     calls: Counter[str] = Counter()
     marks = _Marks(model.graph, order, source)
