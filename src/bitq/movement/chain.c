@@ -78,11 +78,18 @@ static bitq_loop_tile loop_tile(int64_t extent, int64_t part, int64_t size) {
     return (bitq_loop_tile){size, {(double)extent, 0, (double)single}, {(double)trips, (double)(trips - parts), (double)parts}};
 }
 
-/* At least how often one loop's parts, and at least how often its tiles, repeat what the loop does not index; see least.py. */
+/* At least how often one loop's parts, and at least how often its tiles, repeat what the loop does not index; see least.py.
+ * `level` memories further out cut the loop. */
 static bitq_loop_tile least_tile(int64_t extent, int64_t part, int64_t size, int64_t level) {
-    double trips = (double)ceil_div(extent, size), parts = ((double)extent - level * (trips * size - extent)) / (double)part;
-    if (parts < 1) parts = 1;
+    double trips = (double)ceil_div(extent, size), parts = (double)ceil_div(extent, part), over = trips * size - (double)extent;
     if (part == size) return (bitq_loop_tile){size, {(double)extent, 0, (double)extent}, {trips, 0, trips}};
+    for (int64_t larger = (int64_t)parts - 1; larger > 0; larger--) { /* if only so many parts are larger than a tile */
+        int64_t single = ceil_div(extent - larger * part, size);
+        if (single > level * larger || single * size >= extent) break;
+        double left = ((double)larger * extent - single * over) / (double)(extent - single * size);
+        if (left < parts) parts = left;
+    }
+    if (parts < 1) parts = 1;
     if (parts > trips) parts = trips;
     return (bitq_loop_tile){size, {(double)extent, 0, 0}, {trips, trips - parts, parts}};
 }
@@ -247,11 +254,21 @@ static int fits(const search *s, int64_t level, const tile *t) {
     return x->widths[0] * input + x->widths[1] * weight + x->widths[2] * output <= x->capacity[level];
 }
 
+/* Whether a tile has fewer taps than a stride, so that those further in may have no rows between theirs; see least.py. */
+static int leaves_rows_out(const bitq_chain *x, int a, const tile *t) {
+    return x->counts[GAPS + a] > 1 && x->sizes[TAP[a]][t->at[TAP[a]]] < least(x->axis[a][2], x->axis[a][1]);
+}
+
+/* Whether what has more of a loop, or rows between its taps, is better for what lies further in as well. */
+static int may_grow(const bitq_chain *x, const tile *t, int d) {
+    return t->at[d] > 0 && !(d == TAP[0] && leaves_rows_out(x, 0, t)) && !(d == TAP[1] && leaves_rows_out(x, 1, t));
+}
+
 /* Whether a tile that fits also does with more of a loop, where the outer tile has more, or with rows between its taps. */
 static int can_grow(const search *s, int64_t level, const tile *outer, const tile *own) {
     tile grown = *own;
     for (int d = 0; d < CHOICES; d++)
-        if (own->at[d] > outer->at[d]) {
+        if (own->at[d] > outer->at[d] && may_grow(s->x, own, d)) {
             grown.at[d]--;
             if (fits(s, level, &grown)) return 1;
             grown.at[d]++;
@@ -281,7 +298,9 @@ static double solve(search *s, int64_t level, const tile *outer, double limit) {
         entry *e = &list->items[i];
         if (e->alone + inner >= best) break;
         tile own = e->t;
-        int clipped = 0;
+        int clipped = 0, impossible = 0;
+        for (int a = 0; a < 2; a++) impossible |= own.at[GAPS + a] && !leaves_rows_out(s->x, a, outer);
+        if (impossible) continue;
         for (int d = 0; d < LOOPS; d++)
             if (own.at[d] < outer->at[d]) own.at[d] = outer->at[d], clipped = 1;
         if (clipped && s->x->kept[0] && can_grow(s, level, outer, &own)) continue; /* another one does more, clipped */
@@ -340,7 +359,7 @@ static void list_tiles(search *s, int64_t level) {
         t.at[LOOP_K] = low;
         int largest = 1;
         for (int d = 0; d < CHOICES && largest; d++)
-            if (d != LOOP_K && t.at[d] > 0) {
+            if (d != LOOP_K && may_grow(x, &t, d)) {
                 t.at[d]--;
                 largest = !fits(s, level, &t);
                 t.at[d]++;

@@ -37,12 +37,13 @@ The outermost memory's problem is the whole layer, so there it is the true optim
 That leaves out what the tiles of an outer memory cost the inner one. `least_chained` counts it. Let a memory's tiles
 have at most T iterations of a loop of D, the parts that it is given at most U, and let m outer memories cut the loop.
 
-5. *Parts* number at least D/U. Those of at most T < U iterations are what is left over where an outer tile is cut.
-   The first memory leaves over at most one part for each whole one. Each further one leaves over one more for each
-   whole part that it is given, and one for each that was left over: at most m for each part of U iterations. So with
-   a share s of the loop, s/(1 - s) <= mT/U. In 1., the parts then number at least sD/T + (1 - s)D/U, and s ceil(D/T) +
-   (1 - s)(D - m(T ceil(D/T) - D))/U is no more than that: s(ceil(D/T) - D/T) <= (1 - s)m(T ceil(D/T) - D)/U. So the
-   undivided loop may be replaced by one of (D - m(T ceil(D/T) - D))/U parts, or of one part, whichever is more.
+5. *Parts.* Let n parts have more than T iterations and k at most T, so that nU + kT >= D. The latter are what is left
+   over where an outer tile is cut. The first memory leaves over at most one part for each whole one. Each further one
+   leaves over one more for each whole part that it is given, and one for each that was left over: k <= mn. With a share
+   s of the loop in them, 1. leaves for the undivided loop (n + k - s ceil(D/T))/(1 - s) parts. That is least for s =
+   kT/D, (nD - k(T ceil(D/T) - D))/(D - kT), and grows with k. So of every n the least k counts, none if n = ceil(D/U),
+   and the undivided loop may be replaced by one of as many parts as the least of these, or of one part, whichever is
+   more.
 6. *Chains.* All this holds for any T and U that are no less than those of the plan, so each memory moves at least an
    amount for its own tile and the next outer one, both as large as they may be. Make the outermost tile of a plan
    larger until it can grow along no loop, then the next one in that, and so on: the chain of these has no
@@ -51,6 +52,15 @@ have at most T iterations of a loop of D, the parts that it is given at most U, 
    no less, so that they are one more way to grow. Sizes that hardly differ count as one: as the largest of them for
    what moves, as the smallest for what fits. Where the engine's budget ends first, the limit stands that no path is
    below.
+7. *Few taps.* A tile of less than d taps fetches the rows between them, unless the part that it is cut from has less
+   than d taps, too. So a tile without such rows stands in one of less than d taps, and along less than d taps no tile
+   grows: rows that it then had would be between the taps of those further in.
+8. *Both walk.* Where P and R are both cut, a tile shares with the one before it no more than their rows from first to
+   last do. Where outputs are the next ones and taps begin anew, that is min(r - d, (t - 1)d + v) - max(o - td, 0) of a
+   part of r taps whose last window begins at tap o. Where taps are the next ones, w of them, and outputs begin anew,
+   only parts of two tiles share rows, min(v + w - d, (t - 1)d + w); they number at most P/(t + 1). Smaller tiles may
+   share more and parts may be any, so the largest sum of all stands. As the former is no more than r - d, what one
+   more tile adds where rows do not stay, more tiles still never move less.
 """
 
 from __future__ import annotations
@@ -113,7 +123,7 @@ def least_chained(layer: Layer, widths: Widths, capacities: Sequence[float], pri
     """
     one = layer.group
     axes = [Axis.of(one, axis) for axis in (0, 1)]
-    cells = _cells(tuple(one.extent(loop) for loop in LOOPS))
+    cells = _cells(tuple(one.extent(loop) for loop in LOOPS), layer.stride)
     tables = [_tables(axis, cells[3 + place], cells[5 + place]) for place, axis in enumerate(axes)]
     asked, _held = chain_question(
         layer,
@@ -139,19 +149,24 @@ CellsOfLoop = tuple[SizeCell, ...]
 
 
 @lru_cache(maxsize=1024)
-def _cells(extents: tuple[int, ...]) -> tuple[CellsOfLoop, ...]:
-    """CellsOfLoop of every loop, the largest first: sizes of one number of tiles, and of a ratio that leaves few."""
+def _cells(extents: tuple[int, ...], strides: tuple[int, int]) -> tuple[CellsOfLoop, ...]:
+    """Those of every loop, the largest first: sizes of one number of tiles, and of a ratio that leaves few.
+
+    Numbers of taps below the stride (7. of this module) are apart from the others.
+    """
     for ratio in RATIOS:
-        found = [_cells_of(extent, ratio) for extent in extents]
+        apart = dict(zip("RS", strides, strict=True))
+        found = [_cells_of(extent, ratio, apart.get(loop, 1)) for loop, extent in zip(LOOPS, extents, strict=True)]
         if prod(len(own) for loop, own in zip(LOOPS, found, strict=True) if loop != "K") <= MOST_VECTORS:
             break
     return tuple(found)
 
 
-def _cells_of(extent: int, ratio: float) -> CellsOfLoop:
+def _cells_of(extent: int, ratio: float, apart: int) -> CellsOfLoop:
     cells, top = [], extent
     while top > 0:
         bottom = max(-(-extent // -(-extent // top)), ceil(top / ratio))
+        bottom = max(bottom, apart) if top >= apart else bottom
         cells.append((top, bottom))
         top = bottom - 1
     return tuple(cells)
@@ -190,7 +205,7 @@ def _windows(axis: Axis, outs: SizeCell, taps: SizeCell) -> list[tuple[int, list
         return [(span, kept)]
     alone = kept_rows(axis, 1, tap)[0]
     without = [alone, *[0] * 5, alone if largest == axis.out else 0, 0, 0]
-    with_gaps = min(largest_rows(axis, smallest, least), (smallest - 1) * (least + 1) + least)
+    with_gaps = min(largest_rows(axis, smallest, least), (smallest - 1) * min(axis.stride, axis.taps) + least)
     return [(with_gaps, kept), (span, without)]
 
 
@@ -214,18 +229,63 @@ def _kept_of_cut_window(axis: Axis, out: int, tap: int) -> list[int]:
         return P * min(window, d) + tiles * max(window - d, 0)
 
     everything, once = sum(map(read, windows)), read(R, 1)
-    along_taps, outs_wrap = everything - read(R), read(R) - once
+    along_taps = everything - read(R)
     taps_wrap = min(min(R, d) * (P - b), read(R) - outside)
     if b == 1:
         return [everything - outside, along_taps, taps_wrap, 0, 0, 0, everything - outside, along_taps, taps_wrap]
-    along_outs = everything - (of_windows := sum(read(window, 1) for window in windows))
+    along_outs = everything - sum(read(window, 1) for window in windows)
+    outs_wrap = min(read(R) - once, (b - 1) * _found_at_next_outputs(R, d, out, tap))
+    also_outs = min(sum(read(window, 1) for window in windows) - once, ceil(P * _found_at_next_taps(R, d, out, tap)))
     again = 1 - (1 - 1 / out) / (out + 1)
     if d <= tap < R - 1:
         again -= max(1 - 1 / tap - again, 0) * (R - tap - 1) / (tap + 1)
     both_wrap = once - max(floor(again * min(R, d) * P), outside)
-    shared = min(along_outs // (b - 1), of_windows - outside)
+    shared = min(along_outs // (b - 1), everything - along_outs - outside)
     first = [everything - outside, along_taps, taps_wrap]
-    return [*first, along_outs, 0, outs_wrap, shared, of_windows - once, both_wrap]
+    return [*first, along_outs, 0, outs_wrap, shared, also_outs, both_wrap]
+
+
+MOST_TAPS = 16
+"""Of an axis, up to which all parts of its kernel window are looked at."""
+
+
+@lru_cache(maxsize=4096)
+def _found_at_next_outputs(taps: int, stride: int, out: int, tap: int) -> int:
+    """Rows that a tile finds at most where its outputs are the next ones and its taps begin anew; see 8. above."""
+    if taps > MOST_TAPS:
+        return taps
+
+    def found(part: int, window: int) -> int:
+        last = (-(-part // window) - 1) * window  # where the last window of the part begins
+        return min(part - stride, (out - 1) * stride + window) - max(last - out * stride, 0)
+
+    every = range(1, taps + 1)
+    return max(_most_in_parts(taps, [found(part, window) for part in every]) for window in range(1, tap + 1))
+
+
+@lru_cache(maxsize=4096)
+def _found_at_next_taps(taps: int, stride: int, out: int, tap: int) -> float:
+    """Rows per output that tiles find at most where their taps are the next ones and their outputs begin anew."""
+    if taps > MOST_TAPS:
+        return taps
+
+    def found(part: int, window: int, tile: int) -> int:
+        others = [*[window] * (part // window - 1), part % window] if part > window else []
+        return sum(max(min(own + window - stride, (tile - 1) * stride + own), 0) for own in others if own)
+
+    return max(
+        _most_in_parts(taps, [found(part, window, tile) for part in range(1, taps + 1)]) / (tile + 1)
+        for window in range(1, tap + 1)
+        for tile in range(1, min(out, -(-window // stride)) + 1)
+    )
+
+
+def _most_in_parts(taps: int, found: Sequence[int]) -> int:
+    """The largest sum over parts that make up so many taps, of what is found in a part of 1, 2, ... taps."""
+    most = [0]
+    for several in range(1, taps + 1):
+        most.append(max(max(found[part - 1], 0) + most[several - part] for part in range(1, several + 1)))
+    return most[-1]
 
 
 def _smallest(extent: int) -> list[int]:

@@ -100,11 +100,11 @@ def moved_by(layer: Layer, tilings: Tilings) -> tuple[Traffic, ...]:
 def held_by(layer: Layer, tilings: Tilings) -> tuple[Footprint, ...]:
     """What every memory has to hold, in elements."""
     problems = _problems(layer, tilings)
-    return tuple(_held(problem, tiling.tiles) for tiling, (problem, _) in zip(tilings, problems, strict=True))
+    return tuple(held_in(problem, tiling.tiles) for tiling, (problem, _) in zip(tilings, problems, strict=True))
 
 
-def _held(problem: Layer, size: Mapping[str, int]) -> Footprint:
-    """`bitq.movement.footprint`, which only counts, with the engine's count of rows."""
+def held_in(problem: Layer, size: Mapping[str, int]) -> Footprint:
+    """`bitq.movement.footprint` of a tile of one problem, in elements, with the engine's count of rows."""
     rows, columns = (
         largest_rows(Axis.of(problem, axis), size[out], size[tap])
         for axis, (out, tap) in enumerate((("P", "R"), ("Q", "S")))

@@ -28,6 +28,7 @@ from bitq.movement.chain import chained
 from bitq.movement.exact import ROUNDING, BestKnown, improved
 from bitq.movement.least import least_bits, least_chained
 from bitq.movement.model import Widths
+from bitq.movement.nearby import best_nearby
 from bitq.movement.onebyone import plan_one_by_one
 from bitq.movement.optimum import Table, finishing, held_widths, outputs_of, priced
 from bitq.movement.tiled import PlanTable, Tilings, held_by, moved_by
@@ -44,6 +45,10 @@ those of all rows that were solved (as logarithms), is more than this."""
 
 SHARES = (1.0, 0.97, 0.92)
 """Of all memories, to plan with: where edge tiles spoil a plan, another one is near."""
+
+FAR, SHARES_IF_FAR = 0.05, (0.8, 0.7, 0.6)
+"""Where a plan lies above its lower bound by more than this share, plans are made for less of all memories as well, and
+better ones are looked for near all of them, not only near the best one."""
 
 ROUNDING_OF_SUMS = 1e-9
 """Relative error that sums of the engine may have, at most."""
@@ -151,8 +156,14 @@ class _Pool:
         """Offer plans made for one row; those one by one come first, which tell of a layer too large to look at."""
         if thorough or self.chosen[row] < 0:
             self.offer(*plan_one_by_one(self.layer, self.table[[row]], self.capacities).plans)
+        self._chain(row, SHARES if thorough else SHARES[:1])
+        if thorough:
+            self.offer(self._near(row, self.plans[self.chosen[row]]))
+
+    def _chain(self, row: int, shares: Sequence[float]) -> None:
+        """Offer the plans of `bitq.movement.chain` for these shares of all memories."""
         q = row_widths(self.table[row])
-        for halves, share in product((False, True), SHARES if thorough else SHARES[:1]):
+        for halves, share in product((False, True), shares):
             smaller = [share * capacity for capacity in self.capacities]
             found = chained(self.layer, q, smaller, self.device.prices, halves)
             if found is not None:
@@ -160,9 +171,13 @@ class _Pool:
 
     def search(self, row: int) -> BestKnown:
         """The best plan of all for a row of a small layer, else the best one known; and what no plan comes below."""
-        known, price = self.plans[self.chosen[row]], float(self.price()[row])
         table = self.table[[row]]
         least = least_price(self.layer, table, self.device)
+        if self.price()[row] > least * (1 + FAR):
+            self._chain(row, SHARES_IF_FAR)
+            for tilings in tuple(self.plans):
+                self.offer(self._near(row, tilings))
+        known, price = self.plans[self.chosen[row]], float(self.price()[row])
         if not price > least * (1 + ROUNDING):
             return BestKnown(known, price, price)
         if not _is_small(self.layer):
@@ -170,6 +185,10 @@ class _Pool:
         least_bits = least_into_each(self.layer, table, self.device)[0].tolist()
         found = improved(self.layer, row_widths(table[0]), self.device, known, price, least_bits, BUDGET)
         return replace(found, least=max(found.least, min(least, found.price)))
+
+    def _near(self, row: int, tilings: Tilings) -> Tilings:
+        """The best plan for one row that steps from a known one lead to."""
+        return best_nearby(self.layer, row_widths(self.table[row]), self.capacities, self.device.prices, tilings)
 
     def price(self) -> NDArray[np.float64]:
         """Of each row's best plan: what is minimized."""
