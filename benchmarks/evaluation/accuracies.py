@@ -90,9 +90,13 @@ def _original(study: Study) -> Result:
 
 
 def _reached(study: Study, traced: Traced, called: Called) -> Result:
-    """What a rule's plan of least O on validation data has on test data, or why it cannot run."""
+    """What a rule's plan of least O on validation data has on test data, or why it cannot run.
+
+    Formats that a rule brings keep their signs, as the paper's have them.
+    """
     try:
-        own = proposing(study, traced, called.rule)
+        brought = called.rule.brings(study.space.offered)
+        own = study if brought is None else proposing(study, traced, brought)
         found = called.rule.proposals(own, called.label, PLANS)
     except BitqError as error:
         return {"reason": str(error)}
