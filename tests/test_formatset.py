@@ -198,7 +198,8 @@ def test_any_is_the_default_and_goes_with_others():
     for text in ("int2", "int8", "e2m1:e8m0:v32", "e2m1:e4m3*f32:v16", "4:e2:b8", "13:e4:b8", "s8:e8m0:v32"):
         assert text in own["input"]
         assert text in own["weight"]
-    assert {"n1:e2:b4", "n8:e4:b32"} < set(own["input"])
+    assert {"n2:e2:b4", "n8:e4:b32"} < set(own["input"])
+    assert not any(text.startswith("n1:") for text in own["input"])
     assert "4:e2:b1" in own["weight"]
     assert not any(text.startswith("n") for text in own["weight"])
     more = FormatSet.of("any,8:e6:b48")

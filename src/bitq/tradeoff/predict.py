@@ -19,7 +19,7 @@ measurements replace)."""
 PRIOR_SPREAD = 1.0
 """How far the coefficients may be from that guess, as a share of it: one standard deviation."""
 
-RECOVERED = {"input": 1.0, "weight": 0.6, "output": 1.0}
+RECOVERED = {"input": 1.0, "weight": 0.3, "output": 1.0}
 """What a tensor's score counts for: fine-tuning moves weights, so it recovers more of what their formats perturb (our
 choice, from the demo's and a ResNet-20's plans)."""
 
