@@ -680,7 +680,11 @@ def test_a_cut_file_is_refused_in_a_sentence(cut, run, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [(unknown_operator, "It was not run: ONNX Runtime says"), (endless, "It was not run to its end"), (infinite, "nan")],
+    [
+        (unknown_operator, "It was not run: ONNX Runtime says"),
+        (endless, "It was not run to its end"),
+        (infinite, "nan"),
+    ],
 )
 def test_what_the_runtime_does_not_take_is_told(change, says, run, tmp_path, monkeypatch):
     monkeypatch.setattr("bitq.exporting.standard_onnx.planned_file.SECONDS", 3)
