@@ -116,7 +116,7 @@ def main() -> int:
 def layers_of(model: nn.Module, image: Tensor, formats: TensorFormats | Plan) -> list[Planned]:
     """The layers of a network, all in the same formats or as a plan has them; sums have the C's width."""
     if isinstance(formats, Plan):
-        return [Planned(each.layer(), widths(each.layer(), each.formats(), SUM_BITS)) for each in formats.layers]
+        return [Planned(each.layer, widths(each.layer, each.formats, SUM_BITS)) for each in formats.layers]
     return [Planned(layer, widths(layer, formats, SUM_BITS)) for layer in record(model, image).layers]
 
 

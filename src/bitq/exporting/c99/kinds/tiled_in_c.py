@@ -65,6 +65,7 @@ class _Walked:
         self.codes = max(self._blocks(stored.stored.block, group) for group in range(source.groups))
         self.weight_codes = self._blocks(filters.block)
         self.each_tap = filters.codes.shape[1] > 1
+        self.stream = writer.table("uint8_t", f"w{number}", filters.stream(), weights=True)
         self.sum_type = "int64_t" if source.wide else "int32_t"
         self.split = any(loop in self.order for loop in REDUCTIONS)
         depth = self.depth(OF_OUTPUT)
@@ -137,6 +138,8 @@ class _Walked:
         found = []
         if depth == self.depth(OF_INPUT):
             found += self._load_input()
+        if self.source.filters.code_bits and depth == self.depth(OF_WEIGHT if self.each_tap else "KC"):
+            found += self._load_weight_codes()
         if depth == self.depth(OF_WEIGHT):
             found += self._load_weight()
         if self.split and depth == self.depth(OF_OUTPUT):
@@ -283,8 +286,7 @@ class _Walked:
         return elements, self.writer.buffer("tile_weight_codes", "uint8_t", count) if filters.code_bits else ""
 
     def _load_weight(self) -> list[str]:
-        filters, (elements, codes) = self.source.filters, self._weight()
-        stream = self.writer.table("uint8_t", f"w{self.number}", filters.stream(), weights=True)
+        filters, stream, (elements, codes) = self.source.filters, self.stream, self._weight()
         bits, (height, width), inner = filters.element_bits, self.source.walk.kernel, self.extent("C")
         low, sizes = -(1 << (bits - 1)), {loop: self.size(loop) for loop in "KRSC"}
         found, at = [], "group * {} + k_from".format(self.extent("K"))
@@ -308,14 +310,14 @@ class _Walked:
         begin = f"(uint32_t){first} * {units * bits}"
         load = [f"{unpack(filters.ctype)}({stream}, {begin}, {count}, {bits}, {low}, {place});"]
         found += self._nested(nest, load)
-        if filters.code_bits:
-            found += self._load_weight_codes(stream, codes)
         if filters.table or filters.folded:
             found += self._nested("krsc", self._decoded(elements, codes))
         return found
 
-    def _load_weight_codes(self, stream: str, codes: str) -> list[str]:
-        filters, width = self.source.filters, self.source.walk.kernel[1]
+    def _load_weight_codes(self) -> list[str]:
+        """Those that all taps share stay where only these change."""
+        filters, stream, width = self.source.filters, self.stream, self.source.walk.kernel[1]
+        _, codes = self._weight()
         taps, blocks, bits = filters.codes.shape[1], filters.codes.shape[2], filters.code_bits
         begin, unit = filters.k.size * filters.element_bits, "group * {} + k_from".format(self.extent("K"))
         first, last = f"c_from / {filters.block}", f"((c_to - 1) / {filters.block} + 1)"
