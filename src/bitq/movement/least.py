@@ -55,12 +55,6 @@ have at most T iterations of a loop of D, the parts that it is given at most U, 
 7. *Few taps.* A tile of less than d taps fetches the rows between them, unless the part that it is cut from has less
    than d taps, too. So a tile without such rows stands in one of less than d taps, and along less than d taps no tile
    grows: rows that it then had would be between the taps of those further in.
-8. *Both walk.* Where P and R are both cut, a tile shares with the one before it no more than their rows from first to
-   last do. Where outputs are the next ones and taps begin anew, that is min(r - d, (t - 1)d + v) - max(o - td, 0) of a
-   part of r taps whose last window begins at tap o. Where taps are the next ones, w of them, and outputs begin anew,
-   only parts of two tiles share rows, min(v + w - d, (t - 1)d + w); they number at most P/(t + 1). Smaller tiles may
-   share more and parts may be any, so the largest sum of all stands. As the former is no more than r - d, what one
-   more tile adds where rows do not stay, more tiles still never move less.
 """
 
 from __future__ import annotations
@@ -229,63 +223,18 @@ def _kept_of_cut_window(axis: Axis, out: int, tap: int) -> list[int]:
         return P * min(window, d) + tiles * max(window - d, 0)
 
     everything, once = sum(map(read, windows)), read(R, 1)
-    along_taps = everything - read(R)
+    along_taps, outs_wrap = everything - read(R), read(R) - once
     taps_wrap = min(min(R, d) * (P - b), read(R) - outside)
     if b == 1:
         return [everything - outside, along_taps, taps_wrap, 0, 0, 0, everything - outside, along_taps, taps_wrap]
-    along_outs = everything - sum(read(window, 1) for window in windows)
-    outs_wrap = min(read(R) - once, (b - 1) * _found_at_next_outputs(R, d, out, tap))
-    also_outs = min(sum(read(window, 1) for window in windows) - once, ceil(P * _found_at_next_taps(R, d, out, tap)))
+    along_outs = everything - (of_windows := sum(read(window, 1) for window in windows))
     again = 1 - (1 - 1 / out) / (out + 1)
     if d <= tap < R - 1:
         again -= max(1 - 1 / tap - again, 0) * (R - tap - 1) / (tap + 1)
     both_wrap = once - max(floor(again * min(R, d) * P), outside)
-    shared = min(along_outs // (b - 1), everything - along_outs - outside)
+    shared = min(along_outs // (b - 1), of_windows - outside)
     first = [everything - outside, along_taps, taps_wrap]
-    return [*first, along_outs, 0, outs_wrap, shared, also_outs, both_wrap]
-
-
-MOST_TAPS = 16
-"""Of an axis, up to which all parts of its kernel window are looked at."""
-
-
-@lru_cache(maxsize=4096)
-def _found_at_next_outputs(taps: int, stride: int, out: int, tap: int) -> int:
-    """Rows that a tile finds at most where its outputs are the next ones and its taps begin anew; see 8. above."""
-    if taps > MOST_TAPS:
-        return taps
-
-    def found(part: int, window: int) -> int:
-        last = (-(-part // window) - 1) * window  # where the last window of the part begins
-        return min(part - stride, (out - 1) * stride + window) - max(last - out * stride, 0)
-
-    every = range(1, taps + 1)
-    return max(_most_in_parts(taps, [found(part, window) for part in every]) for window in range(1, tap + 1))
-
-
-@lru_cache(maxsize=4096)
-def _found_at_next_taps(taps: int, stride: int, out: int, tap: int) -> float:
-    """Rows per output that tiles find at most where their taps are the next ones and their outputs begin anew."""
-    if taps > MOST_TAPS:
-        return taps
-
-    def found(part: int, window: int, tile: int) -> int:
-        others = [*[window] * (part // window - 1), part % window] if part > window else []
-        return sum(max(min(own + window - stride, (tile - 1) * stride + own), 0) for own in others if own)
-
-    return max(
-        _most_in_parts(taps, [found(part, window, tile) for part in range(1, taps + 1)]) / (tile + 1)
-        for window in range(1, tap + 1)
-        for tile in range(1, min(out, -(-window // stride)) + 1)
-    )
-
-
-def _most_in_parts(taps: int, found: Sequence[int]) -> int:
-    """The largest sum over parts that make up so many taps, of what is found in a part of 1, 2, ... taps."""
-    most = [0]
-    for several in range(1, taps + 1):
-        most.append(max(max(found[part - 1], 0) + most[several - part] for part in range(1, several + 1)))
-    return most[-1]
+    return [*first, along_outs, 0, outs_wrap, shared, of_windows - once, both_wrap]
 
 
 def _smallest(extent: int) -> list[int]:
