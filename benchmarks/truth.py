@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from bitq.errors import BitqError
 from bitq.exporting.c99.folder import replace_files
-from bitq.exporting.c99.kinds.tiled import Tiled, in_tiles, layer_of
+from bitq.exporting.c99.kinds.in_tiles import Tiled, in_tiles, layer_of
 from bitq.exporting.c99.lowering import lowered
 from bitq.exporting.c99.source import written
 from bitq.exporting.c99.static_memory import placed_in_memory

@@ -14,7 +14,7 @@ from bitq.errors import BitqError
 from bitq.exporting.c99.compiled import outputs
 from bitq.exporting.c99.folder import replace_files
 from bitq.exporting.c99.integers import run
-from bitq.exporting.c99.kinds.tiled import Tiled, fits, in_tiles, layer_of, tiled
+from bitq.exporting.c99.kinds.in_tiles import Tiled, fits, in_tiles, layer_of, tiled
 from bitq.exporting.c99.lowering import lowered
 from bitq.exporting.c99.source import written
 from bitq.layers import LOOPS

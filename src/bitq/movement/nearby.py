@@ -23,10 +23,10 @@ MOST_STEPS = 8
 MOST_WORK, PARTS = 3000, 50
 """Memories whose traffic is counted at most, as which so many parts of loops count, too: about a second."""
 
-Sizes = tuple[int, ...]
+TileSizes = tuple[int, ...]
 """Tile size of each of `LOOPS`."""
 
-Chain = tuple[Sizes, ...]
+Chain = tuple[TileSizes, ...]
 """Of each memory, the outermost first."""
 
 
@@ -72,15 +72,15 @@ def _steps(counted: _Counted, chain: Chain) -> Iterator[Chain]:
 
 
 def _sizes(outer: int, inner: int, own: int) -> list[int]:
-    """Sizes of a loop to try between an outer and an inner tile."""
+    """TileSizes of a loop to try between an outer and an inner tile."""
     parts = {-(-outer // count) for count in range(1, MOST_STEPS + 1)}
     multiples = {count * inner for count in range(1, MOST_STEPS + 1)}
     return sorted({size for size in parts | multiples | {own - 1, own + 1} if 1 <= size <= outer} - {own})
 
 
 def _filled(
-    counted: _Counted, before: Chain, outer: Sizes, tile: Sizes, kept: int
-) -> Iterator[Sizes]:
+    counted: _Counted, before: Chain, outer: TileSizes, tile: TileSizes, kept: int
+) -> Iterator[TileSizes]:
     """The tile with the largest size of one other loop that fits."""
     for loop, extent in enumerate(outer):
         if loop == kept or extent == 1:
@@ -127,7 +127,7 @@ class _Counted:
         found = (self._tiled(chain[: level + 1]) for level in range(len(chain)))
         return tuple(tiled.tiling for tiled in found if tiled)
 
-    def fits(self, before: Chain, tile: Sizes) -> bool:
+    def fits(self, before: Chain, tile: TileSizes) -> bool:
         """Whether the next memory holds such a tile."""
         held = held_in(self._problem(before)[0], dict(zip(LOOPS, tile, strict=True)))
         return held.bits(self.widths) <= self.capacities[len(before)]

@@ -34,7 +34,7 @@ from bitq.movement.optimum import Table, finishing, held_widths, outputs_of, pri
 from bitq.movement.tiled import PlanTable, Tilings, held_by, moved_by
 
 EACH_ROW = 32
-"""Rows of a table up to which each is solved, and as thoroughly as one alone."""
+"""Rows of a table up to which each is solved. One alone is solved from more plans yet."""
 
 SAMPLE, MOST_SOLVED = 2048, 256
 """Rows of a larger table to choose from, and how many of them are solved at most."""

@@ -46,7 +46,7 @@ ANY: dict[TensorKind, str] = {
     ),
 }
 """Lists as `bitq.formats.formats_of` reads them. Mantissas have 2 to 9 bits with their sign, and 2 to 8 without, where
-an activation is never negative: one bit loses more after fine-tuning than its score tells (`benchmarks/recipe.py`)."""
+an activation is never negative. One bit is left out: plans without it lost less after fine-tuning (docs/results.md)."""
 
 
 def spelled(text: str, kind: TensorKind) -> str:

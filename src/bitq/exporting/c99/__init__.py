@@ -25,7 +25,7 @@ def write(model: nn.Module, example_input: Any, path: Path, device: str | None =
     """
     from bitq.exporting.c99.compiled import ran
     from bitq.exporting.c99.folder import check_own_files, replace_files
-    from bitq.exporting.c99.kinds.tiled import but, in_tiles
+    from bitq.exporting.c99.kinds.in_tiles import but, in_tiles
     from bitq.exporting.c99.lowering import lowered
     from bitq.exporting.c99.source import FILES, identifier, written
 

@@ -30,7 +30,8 @@ def uniform(study: Study, count: int) -> Proposal:
 
     def promise(plan: Choices, score: float, movement_bits: float) -> tuple[float, float]:
         lost = curve.lost(score)
-        return budgets.excess(study.space.cost(plan), lost), study.objective(1 - lost, movement_bits)
+        cost = study.space.cost(plan, placed=budgets.of_ram)
+        return budgets.excess(cost, lost), study.objective(1 - lost, movement_bits)
 
     order = sorted(_worth(study), key=lambda each: promise(*each))
     return Proposal(plans=tuple(plan for plan, *_ in order[:count]), passes=0)

@@ -12,7 +12,7 @@ from itertools import product
 from typing import NamedTuple
 
 from bitq.exporting.c99.kinds.convolving_in_c import decoding, products, unpack
-from bitq.exporting.c99.kinds.tiled import REDUCTIONS, Tiled, layer_of
+from bitq.exporting.c99.kinds.in_tiles import REDUCTIONS, Tiled, layer_of
 from bitq.exporting.c99.steps import Resident, StepOfC
 from bitq.exporting.c99.windows import loops_over
 from bitq.exporting.c99.writing import Writer, changes_in_c, comment, held_channels, step_in_c, stored_in_c
