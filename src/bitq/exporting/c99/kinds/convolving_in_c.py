@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from textwrap import wrap
 from typing import NamedTuple
 
 from bitq.exporting.c99.filters import Filters
@@ -222,8 +223,13 @@ def _one(source: Convolve, first: object, count: object, code: object, weight_co
         name = f"bitq_dot_{left.removesuffix('_t')}_{right.removesuffix('_t')}"
         product = f"{name}(b + {first}, w + {first}, {count})"
     if not source.tops:
-        return [f"sum += bitq_left({product}, {source.left});" if source.left else f"sum += {product};"]
+        added = f"bitq_left({product}, {source.left})" if source.left else product
+        return _in_lines(f"sum += {added};")
     codes = [f"f[{code}]"] * bool(source.input.numbers.top) + [f"g[{weight_code}]"] * bool(source.filters.shifted_top)
     if source.wide:
-        return [f"sum += bitq_left({product}, {source.left}) >> ({' - '.join([str(source.tops), *codes])});"]
-    return [f"sum += ({product}) * (1 << ({' + '.join(codes)}));"]
+        return _in_lines(f"sum += bitq_left({product}, {source.left}) >> ({' - '.join([str(source.tops), *codes])});")
+    return _in_lines(f"sum += ({product}) * (1 << ({' + '.join(codes)}));")
+
+
+def _in_lines(statement: str) -> list[str]:
+    return wrap(statement, 88, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
