@@ -3,6 +3,7 @@
     python benchmarks/levels.py                          # a sample of format triples, all networks, i7-10700f
     python benchmarks/levels.py --networks resnet18 --devices eyeriss --minimize energy
     python benchmarks/levels.py --unequal 1000           # so many layers of different shapes, one triple each
+    python benchmarks/levels.py --tables                 # every triple of the 8-bit grid, as a search asks
 
 One row per network and device: pairs of a distinct layer and a format triple, the shares of them whose plan is proven
 to be within 5 and 15 % of the least, the largest gap, what all plans take beside plans one by one, the most that one of
@@ -12,17 +13,19 @@ these takes beside its own, and seconds.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from random import Random
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
 
 from bitq.demo.resnet8 import resnet8
-from bitq.devices import device_names, load_device
+from bitq.devices import Device, device_names, load_device
 from bitq.formats import TensorFormats, grid
 from bitq.layers import Layer
 from bitq.movement.levels import LayerPlan, plan
@@ -31,6 +34,8 @@ from bitq.movement.widths import widths
 from bitq.networks.resnet import resnet18
 from bitq.planning import Minimize, Planning
 from bitq.tracing import trace
+from bitq.tradeoff.space import build_space
+from cifar_resnet import resnet20
 
 
 def mobilenet_v2() -> Iterator[Layer]:
@@ -99,6 +104,7 @@ def traced(model: nn.Module, shape: tuple[int, ...]) -> Iterator[Layer]:
 
 NETWORKS = {
     "demo": lambda: traced(resnet8(), (1, 1, 28, 28)),
+    "resnet20": lambda: traced(resnet20(), (1, 3, 32, 32)),
     "resnet18": lambda: traced(resnet18(), (1, 3, 224, 224)),
     "mobilenetv2": mobilenet_v2,
     "convnext-l": convnext_l,
@@ -114,6 +120,7 @@ def main() -> None:
     parser.add_argument("--triples", type=int, default=6, help="of formats of each layer (default: 6)")
     parser.add_argument("--minimize", type=Minimize, choices=list(Minimize), default=Minimize.movement)
     parser.add_argument("--unequal", type=int, default=0, help="plan so many random layers instead")
+    parser.add_argument("--tables", action="store_true", help="time every triple of the 8-bit grid instead")
     parser.add_argument("--layers", action="store_true", help="print every layer and triple, too")
     options = parser.parse_args()
     for name in options.devices:
@@ -123,6 +130,10 @@ def main() -> None:
             for layer in unequal(options.unequal):
                 plan(layer, Widths(5.125, 9.125, 4.02), device)
             print(f"{options.unequal} unequal layers on {name}: {time.perf_counter() - start:.1f} s")
+            continue
+        if options.tables:
+            for network in options.networks:
+                print(f"{network} on {name}: {tabulated(list(NETWORKS[network]()), device):.1f} s", flush=True)
             continue
         heads = f"{'pairs':>6} {'<= 5 %':>7} {'<= 15 %':>7} {'most':>6} {'of one by one':>13} {'worst':>6} {'s':>7}"
         print(f"{'network':12} {'device':12} {heads}")
@@ -147,6 +158,16 @@ def main() -> None:
                 f"{max(one.gap for one in found):6.1%} {share:13.1%} {worst:6.2f} {seconds:7.1f}",
                 flush=True,
             )
+
+
+def tabulated(layers: list[Layer], device: Device) -> float:
+    """Seconds for what all triples move in all layers, with nothing known before."""
+    with TemporaryDirectory() as folder:
+        os.environ["BITQ_CACHE_DIR"] = folder
+        named = [replace(layer, name=str(number), module=str(number)) for number, layer in enumerate(layers)]
+        start = time.perf_counter()
+        build_space(named, dict.fromkeys((layer.module for layer in named), 0), 0, device, tuple(grid(8)))
+        return time.perf_counter() - start
 
 
 def sampled(rng: Random, count: int) -> list[TensorFormats]:
