@@ -5,8 +5,8 @@
     python benchmarks/mappers.py --zigzag-python ... --devices eyeriss --minimize movement
 
 One row per layer and device: what bitq's plan moves and takes, its gap and seconds; the same of ZigZag's tiles, and
-what ZigZag counts itself. Its tiles are counted by bitq, in the order of each memory that is best for them: so halos
-that stay count for it, which it does not know. The outermost memory is walked by `simulate` too, and 1 is returned if
+what ZigZag counts itself. Its tiles are counted by bitq, in the order of each memory that is best for them, with
+halos that stay. The outermost memory is walked by `simulate` too, and 1 is returned if
 that differs. ZigZag is asked for one group of a layer; it knows integer widths alone and tiles that divide their
 loops.
 """
