@@ -1,9 +1,8 @@
 """How fast the exact optimum is: every width triple of a grid for every convolution of ResNet-18, and large networks.
 
-    python benchmarks/movement.py                                  # both grids at 0.5, 8 and 64 KiB, 2 threads
-    python benchmarks/movement.py --grids 8 --capacities 0.5       # one of the six
-    python benchmarks/movement.py --scale                          # ConvNeXt-L and 1,000 unequal layers too
-    python benchmarks/movement.py --zigzag-python /path/to/python  # ZigZag beside it (PyPI: zigzag-dse and six)
+    python benchmarks/movement.py                             # both grids at 0.5, 8 and 64 KiB, 2 threads
+    python benchmarks/movement.py --grids 8 --capacities 0.5  # one of the six
+    python benchmarks/movement.py --scale                     # ConvNeXt-L and 1,000 unequal layers too
 
 Prints a row per grid and capacity: seconds for the whole network with an empty cache (and of processor time, which a
 busy machine prolongs less) and with a filled one, time per (layer, triple), the slowest single `optimize`. Some triples
@@ -14,18 +13,14 @@ differs or an aim (in parentheses) is missed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +37,6 @@ from bitq.movement.widths import widths
 COLD_SECONDS, WARM_SECONDS, SINGLE_SECONDS, MOST_MIB = 10.0, 1.0, 0.2, 2048
 SCALE_SECONDS = 300.0
 SPOT_CHECKS = 20
-ZIGZAG_LAYERS = ("layer1", "layer3.0.conv1", "layer4.downsample")
-ZIGZAG_WIDTH_BITS = 8
 SCALE_DEVICE = "i7-10700f"
 
 
@@ -131,42 +124,6 @@ def whole_network(bits: int, kib: float, threads: int, seed: int) -> bool:
     return right and fast
 
 
-def zigzag(python: Path | None, capacities: Sequence[float], timeout: float) -> None:
-    """Print what ZigZag, at its default settings, takes and finds for some layers with one set of widths, and we."""
-    if python is None:
-        print("ZigZag: skipped, --zigzag-python names no Python that has it")
-        return
-    q, taken = (float(ZIGZAG_WIDTH_BITS),) * 3, []
-    for kib in capacities:
-        for layer in (layer for layer in resnet18() if layer.name in ZIGZAG_LAYERS):
-            bits, seconds = single(layer, q, kib * 8192)
-            question = {"layer": asdict(layer), "width_bits": ZIGZAG_WIDTH_BITS, "capacity_bits": int(kib * 8192)}
-            what = f"ZigZag {kib:>5g} KiB {layer.name:<18}"
-            try:
-                run = subprocess.run(
-                    [python, Path(__file__).with_name("zigzag_driver.py")],
-                    input=json.dumps(question),
-                    capture_output=True,
-                    text=True,
-                    timeout=timeout,
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                print(f"{what} skipped: {error}", flush=True)
-                continue
-            if run.returncode:
-                print(f"{what} failed: {(run.stderr.splitlines() or ['no word'])[-1]}", flush=True)
-                continue
-            other = json.loads(run.stdout)
-            taken.append(other["seconds"])
-            print(
-                f"{what} {other['seconds']:>7.2f} s, optimize {seconds:>6.3f} s; "
-                f"{other['bits'] / 1e6:>8.2f} Mbit, optimum {bits / 1e6:>8.2f} Mbit ({other['bits'] / bits:.2f} x)",
-                flush=True,
-            )
-    if taken:
-        print(f"ZigZag takes {sum(taken) / len(taken):.2f} s per (layer, triple)")
-
-
 def scale(seed: int) -> bool:
     """Count the movement of large networks without a cache, print the seconds; whether they stay below the aim."""
     generator, fmt, device = random.Random(seed), grid(8)[9], load_device(SCALE_DEVICE)
@@ -205,8 +162,6 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="layers solved at once (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the spot checks (default: 0)")
     parser.add_argument("--scale", action="store_true", help="count large networks too")
-    parser.add_argument("--zigzag-python", type=Path, help="a Python where `import zigzag` works")
-    parser.add_argument("--zigzag-timeout", type=float, default=120.0, help="seconds per layer (default: 120)")
     options = parser.parse_args()
     good = [
         whole_network(bits, kib, options.threads, options.seed) for bits in options.grids for kib in options.capacities
@@ -216,7 +171,6 @@ def main() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     good.append(peak <= MOST_MIB)
     print(f"peak memory {peak} MiB ({MOST_MIB})")
-    zigzag(options.zigzag_python, options.capacities, options.zigzag_timeout)
     return 0 if all(good) else 1
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from random import Random
 
@@ -14,9 +14,12 @@ import pytest
 import torch
 
 import kill
+import mappers
+import movement
 import subjects
 import tiny
 from bitq.files import write_atomically
+from bitq.movement import Tiling, Widths, simulate
 from bitq.movement.cache import FOLDER_VARIABLE
 from bitq.store import Store
 from confined import Ended, confined
@@ -51,6 +54,24 @@ def test_boxes_that_better_ones_overlap_are_left_out():
     assert nms(boxes, scores, 0.5).tolist() == [1, 2, 3]
     assert nms(boxes, scores, 0.95).tolist() == [1, 0, 2, 3]
     assert nms(boxes[:0], scores[:0], 0.5).tolist() == []
+
+
+def test_another_mapper_that_is_missing_is_told():
+    told = benchmark("mappers.py")
+    assert (told.returncode, told.stdout.partition(",")[0]) == (0, "ZigZag: skipped")
+    told = benchmark("mappers.py", "--zigzag-python", sys.executable, "--layers", "mobilenetv2", "--buffers", 8)
+    assert told.returncode == 0, told.stderr
+    assert "ZigZag failed: ModuleNotFoundError" in told.stdout.splitlines()[1]
+
+
+def test_loops_of_another_mapper_are_counted_in_their_best_order():
+    layer, q = movement.conv("", 4, 6, 6, 3, 1), Widths(8, 8, 4)
+    loops = [[("K", 2), ("S", 3), ("K", 2)], [("Q", 3), ("C", 3), ("Q", 2)], [("P", 6), ("C", 2), ("R", 3)]]
+    outer, inner = mappers.tilings_of(layer, q, loops)
+    assert dict(outer.tiles) == {"N": 1, "K": 4, "C": 3, "P": 1, "Q": 6, "R": 1, "S": 3}
+    assert dict(inner.tiles) == {"N": 1, "K": 4, "C": 1, "P": 1, "Q": 1, "R": 1, "S": 3}
+    each = [simulate(layer, Tiling(order, outer.tiles)).bits(q) for order in permutations("PCR")]
+    assert simulate(layer, outer).bits(q) == min(each) < max(each)
 
 
 def test_recipes_are_compared():
