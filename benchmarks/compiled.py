@@ -10,11 +10,9 @@ Each network is calibrated on validation images, given each format for all of it
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
-from shutil import which
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +20,13 @@ from torch import Tensor, nn
 from bitq.exporting import export
 from bitq.exporting.c99.compiled import outputs
 from bitq.exporting.c99.lowering import lowered
+from bitq.files import RunFolder
 from bitq.movement.widths import widths
 from bitq.tracing import record
 from bitq.tradeoff.activations import buffers, placed
-from bitq.tradeoff.plan import Plan
+from bitq.tradeoff.plan import load_plan
 from exported import quantized
-from instructions import formats_of, planned
+from instructions import formats_of, lacks, networks_asked_for, planned
 from subjects import SUBJECTS, MissingError, Subject, demo
 
 FORMATS = ("int8/int8-tensor", "8:e3:b16", "7:e2:b32", "mxint8")
@@ -35,19 +34,16 @@ FORMATS = ("int8/int8-tensor", "8:e3:b16", "7:e2:b32", "mxint8")
 
 def main() -> int:
     """A row for each network and format."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = networks_asked_for(__doc__, FORMATS)
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
-    parser.add_argument("--formats", nargs="*", default=FORMATS, metavar="WEIGHT[/ACTIVATION]", help="texts or names")
-    parser.add_argument("--run", type=Path, help="folder of a finished search of the demo")
     parser.add_argument("--images", type=int, default=10_000, help="of the test images, the first (default: 10000)")
     options = parser.parse_args()
-    if which("gcc") is None:
-        print("skipped: needs gcc")
+    if lacks(("gcc",)):
         return 0
     columns = ("network", "formats", "images", "logits alike", "labels alike", "C, %", "emulated, %", "activations, B")
     print("| " + " | ".join((*columns, "counted, B")) + " |\n|" + " --- |" * (len(columns) + 1))
     if options.run:
-        plan = Plan.model_validate_json((options.run / "plan.json").read_bytes())
+        plan = load_plan(RunFolder(options.run).plan)
         row("demo", f"the plan of {options.run}", demo(0), planned(options.run), options.images, plan.totals.ram_bytes)
     for name in options.subjects:
         try:

@@ -17,6 +17,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from shutil import which
 
@@ -39,12 +40,8 @@ INSTRUCTIONS_A_TICK = 40
 
 def main() -> int:
     """A row for each network."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--formats", nargs="*", default=FORMATS, metavar="WEIGHT[/ACTIVATION]", help="texts or names")
-    parser.add_argument("--run", type=Path, help="folder of a finished search of the demo")
-    options = parser.parse_args()
-    if missing := [tool for tool in TOOLS if which(tool) is None]:
-        print(f"skipped: needs {', '.join(missing)}")
+    options = networks_asked_for(__doc__, FORMATS).parse_args()
+    if lacks(TOOLS):
         return 0
     subject = demo(0)
     images = next(iter(subject.data.test))[0][:2]
@@ -63,6 +60,22 @@ def main() -> int:
         row = (name, *figures, code, handed.figures["ram_bytes"], f"{millions:.1f}", f"{millions / first:.2f}")
         print("| " + " | ".join(map(str, row)) + " |", flush=True)
     return 0
+
+
+def networks_asked_for(about: str | None, formats: Sequence[str]) -> argparse.ArgumentParser:
+    """Options that say in which formats, or in what plan, a network is exported to C."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--formats", nargs="*", default=formats, metavar="WEIGHT[/ACTIVATION]", help="texts or names")
+    parser.add_argument("--run", type=Path, help="folder of a finished search of the demo")
+    return parser
+
+
+def lacks(tools: Sequence[str]) -> bool:
+    """Whether any of these programs is missing, which is told."""
+    missing = [tool for tool in tools if which(tool) is None]
+    if missing:
+        print(f"skipped: needs {', '.join(missing)}")
+    return bool(missing)
 
 
 def formats_of(text: str) -> TensorFormats:

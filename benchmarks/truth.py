@@ -15,14 +15,12 @@ and so are larger. Needs gcc, binutils and valgrind.
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from shutil import which
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -42,7 +40,7 @@ from bitq.movement.widths import widths
 from bitq.tracing import record
 from bitq.tradeoff.plan import Plan, load_plan
 from exported import quantized
-from instructions import formats_of, planned
+from instructions import formats_of, lacks, networks_asked_for, planned
 from subjects import demo
 
 FORMATS = ("int8-tensor", "8:e3:b16", "8:e3:b4")
@@ -89,13 +87,10 @@ class Counted(NamedTuple):
 
 def main() -> int:
     """A row for each layer of each network and memory."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--formats", nargs="*", default=FORMATS, metavar="WEIGHT[/ACTIVATION]", help="texts or names")
+    parser = networks_asked_for(__doc__, FORMATS)
     parser.add_argument("--memory", nargs="+", type=int, default=MEMORIES, metavar="BYTES", help="that holds the tiles")
-    parser.add_argument("--run", type=Path, help="folder of a finished search of the demo")
     options = parser.parse_args()
-    if missing := [tool for tool in TOOLS if which(tool) is None]:
-        print(f"skipped: needs {', '.join(missing)}")
+    if lacks(TOOLS):
         return 0
     subject = demo(0)
     image = next(iter(subject.data.test))[0][:1]

@@ -1,6 +1,7 @@
 """Exported C in tiles gives the same bits, and moves to the bit what the movement model says."""
 
 import random
+from shutil import which
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_tiles_give_the_same_bits(formats, seed, layers, tmp_path):
     np.testing.assert_array_equal(found, run(network, x.numpy()))
 
 
-@pytest.mark.skipif(any(truth.which(tool) is None for tool in truth.TOOLS), reason="needs gcc, nm and valgrind")
+@pytest.mark.skipif(any(which(tool) is None for tool in truth.TOOLS), reason="needs gcc, nm and valgrind")
 @pytest.mark.parametrize("seed", [2])
 def test_what_is_loaded_and_stored_is_what_the_model_says(seed):
     """Elements of whole bytes, so that nothing but the walk counts; sums that are spilled have 32 bits."""

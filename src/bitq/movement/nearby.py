@@ -72,7 +72,7 @@ def _steps(counted: _Counted, chain: Chain) -> Iterator[Chain]:
 
 
 def _sizes(outer: int, inner: int, own: int) -> list[int]:
-    """TileSizes of a loop to try between an outer and an inner tile."""
+    """Sizes of a loop to try between an outer and an inner tile."""
     parts = {-(-outer // count) for count in range(1, MOST_STEPS + 1)}
     multiples = {count * inner for count in range(1, MOST_STEPS + 1)}
     return sorted({size for size in parts | multiples | {own - 1, own + 1} if 1 <= size <= outer} - {own})

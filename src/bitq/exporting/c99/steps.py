@@ -96,6 +96,22 @@ class OfTensors:
         return ()
 
 
+@dataclass(frozen=True)
+class OfOneTensor(OfTensors):
+    """Reads one tensor.
+
+    Attributes:
+        lift: of the tensor.
+    """
+
+    lift: Lift
+
+    @property
+    def reads(self) -> tuple[Resident, ...]:
+        """The tensor."""
+        return (self.lift.stored,)
+
+
 class Origin(OfTensors):
     """What numbers come from.
 

@@ -10,23 +10,17 @@ from bitq.exporting.c99.fixed_point import IntArray, scaled
 from bitq.exporting.c99.integers import Slots, changed, lifted
 from bitq.exporting.c99.kinds.scaling import times
 from bitq.exporting.c99.lowering import Flowing, Lowering, UnknownError, computes
-from bitq.exporting.c99.steps import SUM, Change, Lift, Resident, bits_of, least_unit, multiplier
+from bitq.exporting.c99.steps import SUM, Change, Lift, OfOneTensor, Resident, bits_of, least_unit, multiplier
 from bitq.exporting.c99.wires import Wire
 from bitq.exporting.c99.writing import Writer, change_in_c
 
 
 @dataclass(frozen=True)
-class Add(Change):
+class Add(OfOneTensor, Change):
     """Another tensor's number of the same place is added; with a gain, if it has a scale, as by `Affine`."""
 
-    lift: Lift
     gain: int = 0
     shift: int = 0
-
-    @property
-    def reads(self) -> tuple[Resident, ...]:
-        """The other tensor."""
-        return (self.lift.stored,)
 
 
 def plus(wire: Wire, stored: Resident) -> Wire:

@@ -10,7 +10,7 @@ import numpy as np
 from bitq.exporting.c99.fixed_point import IntArray
 from bitq.exporting.c99.integers import Slots, drawn, lifted
 from bitq.exporting.c99.lowering import Flowing, Lowering, UnknownError, computes, extents
-from bitq.exporting.c99.steps import ROOM, Lift, Origin, Resident, StepOfC, bits_of
+from bitq.exporting.c99.steps import ROOM, Lift, OfOneTensor, Origin, Resident, StepOfC, bits_of
 from bitq.exporting.c99.wires import Wire
 from bitq.exporting.c99.writing import LinesOfC, Writer, source_in_c
 
@@ -19,7 +19,7 @@ Three = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class PartOf(Origin):
+class PartOf(OfOneTensor, Origin):
     """Numbers of a tensor at places that lie as far apart as each other; 0 beyond it.
 
     Attributes:
@@ -28,14 +28,8 @@ class PartOf(Origin):
         strides: from one to the next.
     """
 
-    lift: Lift
     starts: Three
     strides: Three
-
-    @property
-    def reads(self) -> tuple[Resident, ...]:
-        """The tensor."""
-        return (self.lift.stored,)
 
     @property
     def chosen_from(self) -> Resident | None:

@@ -8,7 +8,7 @@ from math import prod
 from bitq.exporting.c99.fixed_point import IntArray, scaled
 from bitq.exporting.c99.integers import Slots, changed, lifted
 from bitq.exporting.c99.lowering import Flowing, Lowering, UnknownError
-from bitq.exporting.c99.steps import LEAST_SHIFT, ROOM, Change, Lift, Resident, bits_of
+from bitq.exporting.c99.steps import LEAST_SHIFT, ROOM, Change, Lift, OfOneTensor, Resident, bits_of
 from bitq.exporting.c99.wires import Wire
 from bitq.exporting.c99.writing import Writer, change_in_c
 
@@ -17,7 +17,7 @@ GAIN_BITS = 30
 
 
 @dataclass(frozen=True)
-class Gate(Change):
+class Gate(OfOneTensor, Change):
     """z becomes round(z·g·2^-shift), halves up, where g is another tensor's number, as `Lift` has it.
 
     Attributes:
@@ -25,13 +25,7 @@ class Gate(Change):
         shift: 33..95.
     """
 
-    lift: Lift
     shift: int
-
-    @property
-    def reads(self) -> tuple[Resident, ...]:
-        """The other tensor."""
-        return (self.lift.stored,)
 
 
 def gated(wire: Wire, stored: Resident) -> Wire:

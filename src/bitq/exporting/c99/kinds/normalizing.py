@@ -13,7 +13,7 @@ from bitq.exporting.c99.fixed_point import IntArray, scaled
 from bitq.exporting.c99.integers import Slots, drawn, lifted
 from bitq.exporting.c99.lowering import Flowing, Lowering, UnknownError, computes
 from bitq.exporting.c99.pieces import PLACE_BITS, Pieces, pieces_of
-from bitq.exporting.c99.steps import ROOM, Lift, Origin, Resident, StepOfC, bits_of, multiplier
+from bitq.exporting.c99.steps import ROOM, Lift, OfOneTensor, Origin, Resident, StepOfC, bits_of, multiplier
 from bitq.exporting.c99.wires import Wire
 from bitq.exporting.c99.writing import LinesOfC, Writer, source_in_c
 
@@ -28,7 +28,7 @@ def halving() -> Pieces:
 
 
 @dataclass(frozen=True)
-class Softmax(Origin):
+class Softmax(OfOneTensor, Origin):
     """Shares of 1 of the channels at each position: of x less the largest x of them, 2^(x·log2 e).
 
     Attributes:
@@ -36,14 +36,8 @@ class Softmax(Origin):
         gain, shift: x·log2 e, in 2^-24 of a piece of `halving`, is round(z·gain·2^-shift), halves up.
     """
 
-    lift: Lift
     gain: int
     shift: int
-
-    @property
-    def reads(self) -> tuple[Resident, ...]:
-        """The tensor."""
-        return (self.lift.stored,)
 
 
 def shares(stored: Resident) -> Wire:

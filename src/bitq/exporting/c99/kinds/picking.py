@@ -11,7 +11,7 @@ from bitq.exporting.c99.fixed_point import IntArray
 from bitq.exporting.c99.integers import Slots, drawn, lifted
 from bitq.exporting.c99.lowering import Flowing, Lowering, UnknownError, computes
 from bitq.exporting.c99.numbers import Numbers
-from bitq.exporting.c99.steps import ROOM, Lift, Origin, Resident, StepOfC, bits_of
+from bitq.exporting.c99.steps import ROOM, Lift, OfOneTensor, Origin, Resident, StepOfC, bits_of
 from bitq.exporting.c99.wires import Wire
 from bitq.exporting.c99.writing import LinesOfC, Writer, source_in_c
 
@@ -19,15 +19,8 @@ MOST_CHANNELS = 1 << 15
 
 
 @dataclass(frozen=True)
-class Argmax(Origin):
+class Argmax(OfOneTensor, Origin):
     """The channel of the largest number at each position."""
-
-    lift: Lift
-
-    @property
-    def reads(self) -> tuple[Resident, ...]:
-        """The tensor."""
-        return (self.lift.stored,)
 
 
 @drawn.register

@@ -10,24 +10,18 @@ import numpy as np
 from bitq.exporting.c99.fixed_point import IntArray
 from bitq.exporting.c99.integers import Slots, changed, drawn, lifted
 from bitq.exporting.c99.lowering import Flowing, Lowering, UnknownError, computes, extents
-from bitq.exporting.c99.steps import ROOM, Change, Lift, Origin, Resident, StepOfC, bits_of
+from bitq.exporting.c99.steps import ROOM, Change, Lift, OfOneTensor, Origin, Resident, StepOfC, bits_of
 from bitq.exporting.c99.windows import Walk, loops_over, pair, taps_of
 from bitq.exporting.c99.wires import Wire
 from bitq.exporting.c99.writing import LinesOfC, Writer, change_in_c, source_in_c
 
 
 @dataclass(frozen=True)
-class Pool(Origin):
+class Pool(OfOneTensor, Origin):
     """The largest or the sum of a window's numbers, of each channel."""
 
-    lift: Lift
     walk: Walk
     largest: bool
-
-    @property
-    def reads(self) -> tuple[Resident, ...]:
-        """The tensor."""
-        return (self.lift.stored,)
 
     @property
     def chosen_from(self) -> Resident | None:
