@@ -150,7 +150,7 @@ TRAINED = {
             ("BITQ_COCO128", "COCO images of train and val with YOLO labels"),
         ),
         32,
-        2,
+        4,
         "YOLOv8_O",
     ),
     "yolov5n_seg": Trained(
@@ -164,8 +164,8 @@ TRAINED = {
             ("BITQ_YOLOV5N_SEG", "the COCO weights of YOLOv5n with masks as .safetensors"),
             ("BITQ_COCO_MASKS", "COCO images of val2017 with annotations/instances_val2017.json"),
         ),
-        16,
-        2,
+        24,
+        4,
         "YOLOv8_I",
     ),
 }
