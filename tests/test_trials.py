@@ -9,12 +9,15 @@ import bitq
 import tiny
 from bitq.accuracy.evaluate import score
 from bitq.files import RunFolder
+from bitq.progress import Silent
 from bitq.store import Store
 from bitq.tracing import trace
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.contenders import Candidate, Contender, Trial
+from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Data, Subject, Task
+from bitq.tradeoff.opening import opened
 from bitq.tradeoff.predict import Curve
 from bitq.tradeoff.records import Cost
 from bitq.tradeoff.search import search
@@ -160,3 +163,20 @@ def test_uniform_formats_that_no_other_beats_are_tried_the_likely_ones_first_of_
     assert 59 in places  # of the least movement
     assert worth_trying(study, []) == []
     assert worth_trying(study, chain[:3]) == chain[:3]
+
+
+def test_a_heavy_network_is_tried_on_fewer_inputs_but_an_eighth(easy, tmp_path, monkeypatch):
+    model, validation = easy
+    macs = sum(layer.macs for layer in trace(model, torch.zeros(1, 1, 8, 8)))
+    subject = Subject("tiny", model, Data(tiny.loaders()[0], validation, validation), Task())
+
+    def seen(most):
+        monkeypatch.setattr("bitq.tradeoff.settings.MACS", most)
+        wanted = tiny.settings(scored_inputs=200, screened_inputs=300)
+        with opened(subject, tiny.DEVICE, FormatSet.grid(8), wanted, RunFolder(tmp_path), Silent()) as (study, _):
+            return study.settings.scored_inputs, study.settings.screened_inputs
+
+    assert seen(300 * macs) == (200, 300)
+    assert seen(100.5 * macs) == (100, 100)
+    assert seen(30 * macs) == (30, 38)
+    assert seen(macs) == (25, 38)

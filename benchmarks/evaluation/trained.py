@@ -27,7 +27,7 @@ from bitq.tradeoff.settings import Settings
 from bitq.tradeoff.study import Study
 from evaluation.energy import ALPHA, DEVICE
 from posttraining import CALIBRATED, SCORED_BATCH, classes, mobilenet_v2, resnet18_tiny
-from subjects import EVALUATION_BATCH, cifar_resnet20, needed_file, needed_folder
+from subjects import EVALUATION_BATCH, SUBJECTS, needed_file, needed_folder
 
 JUDGED_BATCH = 50
 
@@ -55,8 +55,9 @@ class Trained:
     nearest: str
 
 
-def _resnet20(images: int) -> Subject:
-    found = cifar_resnet20(0)
+def _subject(name: str, images: int) -> Subject:
+    """One of `SUBJECTS`, chosen by and judged by its first images."""
+    found = SUBJECTS[name](0)
 
     def few(batches: Iterable[Any]) -> list[tuple[Tensor, Tensor]]:
         firsts = islice(batches, -(-images // EVALUATION_BATCH))
@@ -64,7 +65,7 @@ def _resnet20(images: int) -> Subject:
         return list(zip(x.split(EVALUATION_BATCH), y.split(EVALUATION_BATCH), strict=True))
 
     data = Data(found.data.train, few(found.data.validation), few(found.data.test))
-    return Subject("resnet20", found.model, data, Task())
+    return Subject(name, found.model, data, Task())
 
 
 def _labelled(name: str, found: tuple[nn.Module, Tensor, Tensor], most: int) -> Subject:
@@ -87,7 +88,22 @@ def _of_folder(network: str, task: str, weights: tuple[str, str], data: tuple[st
 
 TRAINED = {
     "resnet20": Trained(
-        "ResNet-20", "of CIFAR-10, chosen by as many other test images", "top-1", _resnet20, 500, 64, "ResNet-18"
+        "ResNet-20",
+        "of CIFAR-10, chosen by as many other test images",
+        "top-1",
+        partial(_subject, "resnet20"),
+        2000,
+        256,
+        "ResNet-18",
+    ),
+    "transformer": Trained(
+        "a vision transformer of two blocks",
+        "of Fashion-MNIST, chosen by as many others",
+        "top-1",
+        partial(_subject, "transformer"),
+        2000,
+        256,
+        "",
     ),
     "resnet18_tiny": Trained(
         "ResNet-18",
@@ -134,7 +150,7 @@ TRAINED = {
             ("BITQ_COCO128", "COCO images of train and val with YOLO labels"),
         ),
         32,
-        2,
+        4,
         "YOLOv8_O",
     ),
     "yolov5n_seg": Trained(
@@ -148,8 +164,8 @@ TRAINED = {
             ("BITQ_YOLOV5N_SEG", "the COCO weights of YOLOv5n with masks as .safetensors"),
             ("BITQ_COCO_MASKS", "COCO images of val2017 with annotations/instances_val2017.json"),
         ),
-        16,
-        2,
+        24,
+        4,
         "YOLOv8_I",
     ),
 }

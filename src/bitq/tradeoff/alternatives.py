@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from itertools import chain
 
 from bitq.accuracy.quantized import apply
@@ -21,12 +22,12 @@ USUAL = ("float16", "int8", "int4", "mxint8", "mxfp4")
 """Formats that people know, each for all tensors."""
 
 
-def alternatives(study: Study) -> tuple[Row, ...]:
-    """A row for each of `USUAL`: measured on the test data as it is, with the calibration and the movement of plans.
+def alternatives(study: Study, names: Sequence[str] = USUAL) -> tuple[Row, ...]:
+    """A row for each of these formats: measured on test data as it is, with the calibration and the movement of plans.
 
     What was measured before is not measured again.
     """
-    candidates = {name: candidate for name in USUAL for candidate in formats_of(name) if candidate is not None}
+    candidates = {name: candidate for name in names for candidate in formats_of(name) if candidate is not None}
     costs = dict(zip(candidates, uniform_costs(study.space, tuple(candidates.values())), strict=True))
     return tuple(_row(study, name, candidate, costs[name]) for name, candidate in candidates.items())
 

@@ -80,6 +80,7 @@ def opened(
         rehearse(subject, modules, offered, training, batch, points_of(traced, settings.stored, modules))
     space = stored_as(space_of(model, traced.layers, device, offered, listener.step), traced, settings.stored)
     wanted = replace(settings, budgets=settings.budgets.beside(lambda: reference_costs(space)))
+    wanted = wanted.affordable(sum(layer.macs for layer in traced.layers))
     check(space, wanted.budgets)
     with Store(folder.results, alone=True) as store:
         check_own_folder(folder.checkpoints)

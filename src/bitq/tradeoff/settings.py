@@ -22,6 +22,13 @@ of the two, so that movement alone decides (our reading: the paper names them an
 MOST = {"scored_inputs": 10**6, "screened_inputs": 10**6, "rounds": 1000, "plans": 100, "uniforms": 100}
 """What each count may be at most."""
 
+MACS = 1e11
+"""Multiply-accumulates beyond which a pass over the inputs that are scored or screened takes fewer of them: 2,400 of a
+CIFAR-10 ResNet-20, 333 of MobileNetV2, 23 of YOLOv8n. A search makes some fifty passes."""
+
+LEFT = 8
+"""However heavy a network, this part of them is left: O of too few tells nothing."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -42,7 +49,8 @@ class Settings:
             looked for instead of that with the least O.
         scored_inputs: training inputs on which every tensor is scored. Take many: the size of all scores hangs on the
             few inputs that the network gets wrong.
-        screened_inputs: validation inputs on which plans are measured before any is fine-tuned.
+        screened_inputs: validation inputs on which plans are measured before any is fine-tuned. Of both, a network
+            that takes more than `MACS` for so many gets fewer, but an eighth.
         rounds: number of rounds.
         plans: plans in every round.
         uniforms: uniform formats that are fine-tuned and measured beside the plans: one in the first round, the others
@@ -110,6 +118,16 @@ class Settings:
         training = replace(self.training, steps=share(self.training.steps), learning_rate=task.learning_rate)
         scored, screened = share(self.scored_inputs), share(self.screened_inputs)
         return replace(self, training=training, scored_inputs=scored, screened_inputs=screened)
+
+    def affordable(self, macs: float) -> Settings:
+        """The same effort for a network that takes so many multiply-accumulates an input: fewer inputs scored and
+        screened, if it is heavy."""
+
+        def cut(count: int) -> int:
+            return min(count, max(int(MACS / max(macs, 1)), -(-count // LEFT)))
+
+        scored, screened = cut(self.scored_inputs), cut(self.screened_inputs)
+        return replace(self, scored_inputs=scored, screened_inputs=screened)
 
     @classmethod
     def _with(cls, changed: Mapping[str, Any], **effort: Any) -> Settings:
