@@ -490,15 +490,13 @@ def test_what_ends_the_wait_for_threads_ends_their_work(error):
 
 
 def test_the_first_question_without_an_answer_is_told():
-    questions = [Layer("fits"), LONG, Layer("second", K=2), Layer("third", K=3)]
-
     def least(layer):
-        if layer is LONG:
-            time.sleep(0.1)
-        return optimize(replace(layer, Q=1, S=1, input_size=None, padding=(0, 0)), FLOAT, 32 * (3 if layer.K < 2 else 2))
+        if layer.name == "first":
+            time.sleep(0.1)  # until the others are refused
+        return optimize(layer, FLOAT, 64)
 
-    with pytest.raises(Infeasible, match="'long'"):
-        answered(least, questions, 4, lambda done: None)
+    with pytest.raises(Infeasible, match="'first'"):
+        answered(least, [Layer(name) for name in ("first", "second", "third")], 3, lambda done: None)
 
 
 def test_a_signal_ends_long_work():
