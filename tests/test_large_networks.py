@@ -2,6 +2,9 @@
 
 import hashlib
 import itertools
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -158,6 +161,35 @@ def test_maskdino_finds_objects_and_classes_of_pixels():
     assert all(torch.equal(*pair) for pair in zip(last, (classes, boxes, masks), strict=True))
     semantic, shape = SMALL["maskdino_swin_l_semantic"]
     assert semantic().eval()(torch.randn(shape)).shape == (1, 5, 64, 96)
+
+
+SCORED = """
+import resource, torch
+from torch import nn
+from bitq import parse_format
+from bitq.accuracy.sensitivity import perturbations
+
+LAYERS, formats = 16, [parse_format(text) for text in ("8:e3:b16", "6:e3:b4", "mxint8")]
+
+def score(model, layers, batches):
+    data = [(torch.randn(256, 1024), torch.zeros(256, dtype=torch.long)) for _ in range(batches)]
+    names = [str(2 * layer) for layer in range(layers)]
+    perturbations(model, names, lambda *_: formats, {}, data, nn.functional.cross_entropy)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+modules = [module for _ in range(LAYERS) for module in (nn.Linear(1024, 1024, bias=False), nn.ReLU())]
+before = score(nn.Sequential(*modules[:2]), 1, 1)
+for batches in (1, 4):
+    print(score(nn.Sequential(*modules), LAYERS, batches) - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is told in another unit")
+def test_scoring_keeps_a_sum_of_each_weight_and_what_backward_needs():
+    """16 layers of 4 MiB of weights; of each, backward needs 1 MiB of inputs, of results, and of both together."""
+    own = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 19)}  # freed memory goes back
+    out = subprocess.check_output([sys.executable, "-c", SCORED], text=True, env=own)
+    assert all(float(line) < 16 * (4 + 3) + 32 for line in out.split())
 
 
 DECODING = {"width": 32, "heads": 2, "points": 2, "hidden": 24, "layers": (1, 2)}

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -32,7 +33,7 @@ from bitq.movement import (
 )
 from bitq.movement import axis as axis_module
 from bitq.movement import optimum as optimum_module
-from bitq.movement.asking import heard
+from bitq.movement.asking import answered, heard
 from bitq.movement.axis import Axis, axis_tiles, largest_rows
 from bitq.movement.expression import MOST_PARTS, split, whole
 from bitq.movement.network import traffic_bits
@@ -451,6 +452,51 @@ def test_long_work_is_heard_of_and_ends_where_nobody_wants_it():
         optimize(LONG, FLOAT, 1e5)
     assert len(calls) == 2
     optimize(Layer("short", K=2), FLOAT, 1e5)  # nothing of it is left
+
+
+def test_threads_answer_in_the_order_of_the_questions():
+    asked, told = [Layer(f"layer {k}", K=k, C=8, P=9, Q=9) for k in (40, 3, 27, 1)], []
+
+    def least(layer):
+        threads.add(threading.get_ident())
+        return optimize(layer, FLOAT, 1e5).bits
+
+    for most in (1, 3):
+        threads = set()
+        assert answered(least, asked, most, told.append) == tuple(map(least, asked))
+        assert len(threads) <= most + 1  # and this one
+        assert list(dict.fromkeys(told)) == [0, 1, 2, 3, 4]
+    assert answered(least, [], 2, told.append) == ()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BitqError])
+def test_what_ends_the_wait_for_threads_ends_their_work(error):
+    def leave(done):
+        if done:
+            raise error("enough")
+
+    def least(layer):
+        begun.append(layer)
+        return optimize(layer, FLOAT, 1e5)
+
+    begun, running, start = [], threading.active_count(), time.process_time()
+    questions = [Layer("short", K=2), LONG, replace(LONG, K=6), replace(LONG, K=7)]
+    with pytest.raises(error, match="enough"):
+        answered(least, questions, 2, leave)
+    assert time.process_time() - start < 6
+    assert questions[3] not in begun
+    assert threading.active_count() == running
+    optimize(Layer("short", K=2), FLOAT, 1e5)  # nothing of it is left
+
+
+def test_the_first_question_without_an_answer_is_told():
+    def least(layer):
+        if layer.name == "first":
+            time.sleep(0.1)  # until the others are refused
+        return optimize(layer, FLOAT, 64)
+
+    with pytest.raises(Infeasible, match="'first'"):
+        answered(least, [Layer(name) for name in ("first", "second", "third")], 3, lambda done: None)
 
 
 def test_a_signal_ends_long_work():

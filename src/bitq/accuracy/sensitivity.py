@@ -146,7 +146,8 @@ def perturbations(
         BitqError: no tensor of any module has anything but 0, a loss that fails or is not finite, memory that runs
             out, a module that the network never calls, or whose weight it computes with past the module.
     """
-    own = copy.deepcopy(model).eval().requires_grad_(False)  # what is scored gets it
+    shared = {id(each): nn.Parameter(each.detach(), requires_grad=False) for each in model.parameters()}
+    own = copy.deepcopy(model, shared).eval()  # what is scored gets gradients
     with watching(own, modules, "scored"), memory_told("scoring formats"):
         return _perturbations(own, modules, formats, ranges, batches, loss, progress, points or {}, samples)
 
@@ -194,7 +195,6 @@ def _perturbations(
                 raise BitqError(f"the float network's loss is {value.item()} on training data; it must be finite")
             if value.requires_grad:
                 differentiate(value * count)
-        own.zero_grad(set_to_none=True)
     progress(len(batches), len(batches))
     if not batches:
         raise no_batch("the training data")
@@ -242,8 +242,8 @@ def _kept(
     weights: set[str] = set()
 
     def keep(name: str, tensor: TensorName, x: Tensor) -> Tensor:
-        if not x.requires_grad:
-            x.requires_grad_()
+        if x.is_leaf:
+            handles.append(x.requires_grad_().register_post_accumulate_grad_hook(_without_gradient))
         held = [x.detach()]  # which is dropped as soon as it is looked at
 
         def look(gradient: Tensor) -> None:
@@ -289,6 +289,11 @@ def _kept(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _without_gradient(x: Tensor) -> None:
+    """Keep none, once it was looked at."""
+    x.grad = None
 
 
 def _of_activation(

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from typing import TypeVar
 
 from bitq.errors import BitqError
 from bitq.movement._engine import ffi, lib
 
+TOLD_SECONDS = 0.5
+"""How often it is told that work in threads goes on."""
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
 UNWANTED = lib.bitq_ask
 """For the engine to ask whether its answer is still wanted."""
+
+
+class _UnwantedError(Exception):
+    """Ends work of a thread that nobody waits for any more."""
 
 
 class _Thread(threading.local):
@@ -25,13 +37,57 @@ _thread = _Thread()
 
 @contextmanager
 def heard(listener: Callable[[], None]) -> Iterator[None]:
-    """Within, the listener is called now and then while compiled work goes on; what it raises ends that work."""
+    """Within, the listener of this thread is called now and then while compiled work goes on, and between two pieces of
+    it; what it raises ends that work."""
     before = _thread.listener
     _thread.listener = listener
     try:
         yield
     finally:
         _thread.listener = before
+
+
+def answered(
+    answer: Callable[[Question], Answer], questions: Sequence[Question], threads: int, tell: Callable[[int], None]
+) -> tuple[Answer, ...]:
+    """The answers to all questions, in their order, several sought at once: compiled work lets other threads run.
+
+    Args:
+        answer: to one question, by compiled work.
+        questions: apart from one another.
+        threads: how many at once.
+        tell: is told in this thread how many of the first questions are answered, before each, at the end, and now and
+            then meanwhile.
+
+    Raises:
+        Exception: what the first question that cannot be answered raises, once no thread works any more; likewise what
+            `tell` raises, or Ctrl-C.
+    """
+    unwanted = threading.Event()
+
+    def ask() -> None:
+        if unwanted.is_set():
+            raise _UnwantedError
+
+    def own(question: Question) -> Answer:
+        with heard(ask):
+            return answer(question)
+
+    found = []
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = [pool.submit(own, question) for question in questions]
+        try:
+            for done, future in enumerate(waiting):
+                tell(done)
+                while not wait([future], TOLD_SECONDS).done:
+                    tell(done)
+                found.append(future.result())
+        except BaseException:
+            unwanted.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    tell(len(questions))
+    return tuple(found)
 
 
 def checked(count: int, layer: str, too_many: str = "") -> int:
@@ -49,6 +105,8 @@ def checked(count: int, layer: str, too_many: str = "") -> int:
     raised, _thread.raised = _thread.raised, None
     if raised is not None:
         raise raised
+    if _thread.listener is not None:
+        _thread.listener()
     if count == lib.BITQ_TOO_MANY:
         raise BitqError(f"{layer} {too_many}")
     if count == lib.BITQ_NO_MEMORY:

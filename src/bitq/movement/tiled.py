@@ -59,6 +59,31 @@ class LevelMovement(LevelTotal):
     traffic: Traffic
 
 
+@dataclass(frozen=True)
+class CountedTilings:
+    """A plan of all memories, counted.
+
+    Attributes:
+        tilings: of each memory, the outermost first.
+        moved: into each memory, in elements, edge tiles of all memories counted as they are.
+        held: what each memory has to hold, in elements.
+    """
+
+    tilings: Tilings
+    moved: tuple[Traffic, ...]
+    held: tuple[Footprint, ...]
+
+    @classmethod
+    def of(cls, layer: Layer, tilings: Tilings) -> CountedTilings:
+        """Count a layer's."""
+        own = list(zip(tilings, _problems(layer, tilings), strict=True))
+        return cls(
+            tilings,
+            tuple(traffic(layer, tiling, parts) for tiling, (_, parts) in own),
+            tuple(held_in(problem, tiling.tiles) for tiling, (problem, _) in own),
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class PlanTable:
     """Plans of a layer's memories for many widths.
@@ -93,14 +118,12 @@ def levels_of(layer: Layer, widths: Widths, device: Device, tilings: Tilings) ->
 
 def moved_by(layer: Layer, tilings: Tilings) -> tuple[Traffic, ...]:
     """Traffic into every memory, in elements, edge tiles of all memories counted as they are."""
-    problems = _problems(layer, tilings)
-    return tuple(traffic(layer, tiling, parts) for tiling, (_, parts) in zip(tilings, problems, strict=True))
+    return CountedTilings.of(layer, tilings).moved
 
 
 def held_by(layer: Layer, tilings: Tilings) -> tuple[Footprint, ...]:
     """What every memory has to hold, in elements."""
-    problems = _problems(layer, tilings)
-    return tuple(held_in(problem, tiling.tiles) for tiling, (problem, _) in zip(tilings, problems, strict=True))
+    return CountedTilings.of(layer, tilings).held
 
 
 def held_in(problem: Layer, size: Mapping[str, int]) -> Footprint:

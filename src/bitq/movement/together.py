@@ -31,7 +31,7 @@ from bitq.movement.model import Widths
 from bitq.movement.nearby import best_nearby
 from bitq.movement.onebyone import plan_one_by_one
 from bitq.movement.optimum import Table, finishing, held_widths, outputs_of, priced
-from bitq.movement.tiled import PlanTable, Tilings, held_by, moved_by
+from bitq.movement.tiled import CountedTilings, PlanTable, Tilings
 
 EACH_ROW = 32
 """Rows of a table up to which each is solved. One alone is solved from more plans yet."""
@@ -75,8 +75,8 @@ def plan_together(layer: Layer, table: Table, device: Device) -> PlanTable:
             pool.solve(row)
     else:
         step = -(-len(distinct) // SAMPLE)
-        for tilings in _of_sample(layer, table[distinct[::step]], device):
-            pool.offer(tilings)
+        for plan in _of_sample(layer, table[distinct[::step]], device):
+            pool.add(plan)
         before = plan_one_by_one(layer, table, pool.capacities)
         for index in np.unique(before.chosen[before.bits @ device.prices < pool.price()]):
             pool.offer(before.plans[index])
@@ -114,7 +114,7 @@ def row_widths(row: NDArray[np.float64]) -> Widths:
     return Widths(input=values[0], weight=values[1], output=values[2], partial_sum=values[-1])
 
 
-def _of_sample(layer: Layer, table: Table, device: Device) -> Sequence[Tilings]:
+def _of_sample(layer: Layer, table: Table, device: Device) -> Sequence[CountedTilings]:
     """Plans that are enough for all rows of a table."""
     pool = _Pool(layer, table, device)
     least = (least_into_each(layer, table, device) * device.prices).sum(axis=1)
@@ -141,7 +141,7 @@ class _Pool:
     def __init__(self, layer: Layer, table: Table, device: Device) -> None:
         self.layer, self.table, self.device, self.held = layer, table, device, held_widths(table)
         self.capacities = [memory.capacity_bits for memory, _ in device.boundaries]
-        self.plans: list[Tilings] = []
+        self.plans: list[CountedTilings] = []
         self.chosen = np.full(len(table), -1, dtype=np.int32)
         self._best = np.full(len(table), np.inf)
         self._least: dict[int, float] = {}
@@ -159,7 +159,7 @@ class _Pool:
             self.offer(*plan_one_by_one(self.layer, self.table[[row]], self.capacities).plans)
         self._chain(row, SHARES if thorough else SHARES[:1])
         if thorough and self.price()[row] > self._limit(row):
-            self.offer(self._near(row, self.plans[self.chosen[row]]))
+            self.offer(self._near(row, self.plans[self.chosen[row]].tilings))
 
     def _chain(self, row: int, shares: Sequence[float]) -> None:
         """Offer the plans of `bitq.movement.chain` for these shares of all memories."""
@@ -175,9 +175,9 @@ class _Pool:
         table, least = self.table[[row]], self.least(row)
         if self.price()[row] > least * (1 + FAR):
             self._chain(row, SHARES_IF_FAR)
-            for tilings in tuple(self.plans):
-                self.offer(self._near(row, tilings))
-        known, price = self.plans[self.chosen[row]], float(self.price()[row])
+            for plan in tuple(self.plans):
+                self.offer(self._near(row, plan.tilings))
+        known, price = self.plans[self.chosen[row]].tilings, float(self.price()[row])
         if not price > self._limit(row):
             return BestKnown(known, price, price)
         if not _is_small(self.layer):
@@ -210,22 +210,24 @@ class _Pool:
         used, chosen = np.unique(self.chosen, return_inverse=True)
         for place, index in enumerate(used):
             rows = np.flatnonzero(chosen == place)
-            for level, moved in enumerate(moved_by(self.layer, self.plans[index])):
+            for level, moved in enumerate(self.plans[index].moved):
                 bits[rows, level] = priced(self.table[rows], moved)
-        return PlanTable(bits, chosen.astype(np.int32), tuple(self.plans[index] for index in used))
+        return PlanTable(bits, chosen.astype(np.int32), tuple(self.plans[index].tilings for index in used))
 
     def offer(self, tilings: Tilings) -> None:
-        """Try a plan for every row."""
-        key = tuple((tiling.permutation, *tiling.tiles.values()) for tiling in tilings)
-        if key in self._known:
-            return
-        self._known.add(key)
+        """Try a plan for every row, if it is a new one."""
+        if _key(tilings) not in self._known:
+            self.add(CountedTilings.of(self.layer, tilings))
+
+    def add(self, plan: CountedTilings) -> None:
+        """Try a new plan for every row."""
+        self._known.add(_key(plan.tilings))
         moved = [
             np.array([each.input_reads, each.weight_reads, each.output_writes + each.output_reads], dtype=np.float64)
-            for each in moved_by(self.layer, tilings)
+            for each in plan.moved
         ]
         elements = sum(price * each for price, each in zip(self.device.prices, moved, strict=True))
-        held = [[each.input, each.weight, each.output] for each in held_by(self.layer, tilings)]
+        held = [[each.input, each.weight, each.output] for each in plan.held]
         lib.bitq_choose_plans(
             ffi.from_buffer("double[]", self.held),
             len(self.held),
@@ -238,4 +240,8 @@ class _Pool:
             ffi.from_buffer("double[]", self._best),
             ffi.from_buffer("int32_t[]", self.chosen),
         )
-        self.plans.append(tilings)
+        self.plans.append(plan)
+
+
+def _key(tilings: Tilings) -> tuple[object, ...]:
+    return tuple((tiling.permutation, *tiling.tiles.values()) for tiling in tilings)

@@ -8,6 +8,7 @@ from functools import cached_property
 from math import prod
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from bitq.errors import BitqError
 from bitq.floating import sentence
 from bitq.formats import TENSORS, Choosable, Ranges, TensorFormats, format_for
 from bitq.layers import Layer
+from bitq.movement.asking import answered
 from bitq.movement.levels import movement, movement_many
 from bitq.movement.model import Widths
 from bitq.movement.tiled import LevelMovement, levels_of
@@ -376,13 +378,17 @@ def _moved(
     offered: FormatSet,
     progress: Callable[[str, int, int], None],
 ) -> tuple[Moved, ...]:
-    """For each module what its layers move; modules of equal shapes share one table."""
+    """For each module what its layers move; modules of equal shapes share one table, each made by a thread."""
     keys = [tuple(layer.unnamed for layer in group) for group in modules]
-    found: dict[tuple[Layer, ...], Moved] = {}
     distinct = dict(zip(keys, modules, strict=True))
-    for done, (key, group) in enumerate(distinct.items()):
-        progress(STAGE, done, len(distinct))
+
+    def moved(group: Sequence[Layer]) -> Moved:
         of_formats = [[widths(layer, formats_in((fmt,) * 3)) for layer in group] for fmt in offered.formats]
-        found[key] = Moved.of(group, device, of_formats, [offered.indices(tensor) for tensor in TENSORS])
-    progress(STAGE, len(distinct), len(distinct))
+        return Moved.of(group, device, of_formats, [offered.indices(tensor) for tensor in TENSORS])
+
+    def tell(done: int) -> None:
+        progress(STAGE, done, len(distinct))
+
+    tables = answered(moved, tuple(distinct.values()), torch.get_num_threads(), tell)
+    found = dict(zip(distinct, tables, strict=True))
     return tuple(found[key] for key in keys)
