@@ -170,13 +170,21 @@ def test_a_heavy_network_is_tried_on_fewer_inputs_but_an_eighth(easy, tmp_path, 
     macs = sum(layer.macs for layer in trace(model, torch.zeros(1, 1, 8, 8)))
     subject = Subject("tiny", model, Data(tiny.loaders()[0], validation, validation), Task())
 
+    told = []
+
+    class Noting(Silent):
+        def note(self, message):
+            told.append(message)
+
     def seen(most):
         monkeypatch.setattr("bitq.tradeoff.settings.MACS", most)
         wanted = tiny.settings(scored_inputs=200, screened_inputs=300)
-        with opened(subject, tiny.DEVICE, FormatSet.grid(8), wanted, RunFolder(tmp_path), Silent()) as (study, _):
+        with opened(subject, tiny.DEVICE, FormatSet.grid(8), wanted, RunFolder(tmp_path), Noting()) as (study, _):
             return study.settings.scored_inputs, study.settings.screened_inputs
 
     assert seen(300 * macs) == (200, 300)
+    assert told == []
     assert seen(100.5 * macs) == (100, 100)
     assert seen(30 * macs) == (30, 38)
     assert seen(macs) == (25, 38)
+    assert "at most 30 inputs instead of 200, plans are tried on at most 38 instead of 300" in told[-1]

@@ -79,8 +79,14 @@ def opened(
         training = None if settings.without == "qat" else settings.training
         rehearse(subject, modules, offered, training, batch, points_of(traced, settings.stored, modules))
     space = stored_as(space_of(model, traced.layers, device, offered, listener.step), traced, settings.stored)
-    wanted = replace(settings, budgets=settings.budgets.beside(lambda: reference_costs(space)))
-    wanted = wanted.affordable(sum(layer.macs for layer in traced.layers))
+    given = replace(settings, budgets=settings.budgets.beside(lambda: reference_costs(space)))
+    wanted = given.affordable(macs := sum(layer.macs for layer in traced.layers))
+    if wanted != given:
+        listener.note(
+            f"the network takes {macs / 1e9:.1f} G multiply-accumulates for an input: tensors are scored on at most "
+            f"{wanted.scored_inputs} inputs instead of {given.scored_inputs}, plans are tried on at most "
+            f"{wanted.screened_inputs} instead of {given.screened_inputs}"
+        )
     check(space, wanted.budgets)
     with Store(folder.results, alone=True) as store:
         check_own_folder(folder.checkpoints)
