@@ -173,8 +173,8 @@ def test_a_heavy_network_is_tried_on_fewer_inputs_but_an_eighth(easy, tmp_path, 
     told = []
 
     class Noting(Silent):
-        def note(self, message):
-            told.append(message)
+        def note(self, text):
+            told.append(text)
 
     def seen(most):
         monkeypatch.setattr("bitq.tradeoff.settings.MACS", most)
@@ -187,4 +187,4 @@ def test_a_heavy_network_is_tried_on_fewer_inputs_but_an_eighth(easy, tmp_path, 
     assert seen(100.5 * macs) == (100, 100)
     assert seen(30 * macs) == (30, 38)
     assert seen(macs) == (25, 38)
-    assert "at most 30 inputs instead of 200, plans are tried on at most 38 instead of 300" in told[-1]
+    assert "at most 25 inputs instead of 200, plans are tried on at most 38 instead of 300" in told[-1]
