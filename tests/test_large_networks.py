@@ -13,7 +13,7 @@ from bitq.accuracy.kinds import quantizable, staying_float
 from bitq.accuracy.storing import with_products
 from bitq.networks import INPUT_SHAPES, NETWORKS
 from bitq.networks.maskdino import MaskDino
-from bitq.networks.maskdino.deformable import DeformableAttention
+from bitq.networks.parts.deformable import DeformableAttention
 from bitq.networks.maskdino.queries import _around
 from bitq.networks.onepeace import OnePeace
 from bitq.networks.resnet import ResNetMaps

@@ -5,21 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bitq.networks.parts.norms import ChannelNorm
+
 CLASSES = 1000
 WIDTHS = (192, 384, 768, 1536)
 DEPTHS = (3, 3, 27, 3)
 EPSILON = 1e-6
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer normalization over the channels of every position: [n, c, h, w] to the same."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=EPSILON)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class Axes(nn.Module):

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bitq.networks.parts.windows import joined, split, ways
+
 MASKED = -100.0  # Added to the scores of tokens that only a shift brought together.
 
 
@@ -26,10 +28,7 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.relative_position_bias_table = nn.Embedding((2 * side - 1) ** 2, heads)
-        across = torch.arange(side)
-        row, column = across.repeat_interleave(side), across.repeat(side)
-        ways = (row[:, None] - row + side - 1) * (2 * side - 1) + column[:, None] - column + side - 1
-        self.register_buffer("index", ways, persistent=False)
+        self.register_buffer("index", ways(side), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """See the class; `mask` [windows of an image, 1, side², side²] is added to the scores of every head."""
@@ -64,18 +63,12 @@ class WindowBlock(nn.Module):
         y = functional.pad(self.norm1(x), (0, 0, 0, -width % self.side, 0, -height % self.side))
         rows, columns = y.shape[1:3]
         mask = self._mask(rows, columns, x)
-        y = self._windows(torch.roll(y, (-self.shift, -self.shift), (1, 2)))
-        y = torch.unflatten(self.attn(y, mask), 1, (self.side, self.side))
-        y = torch.unflatten(y, 0, (-1, rows // self.side, columns // self.side)).transpose(2, 3)
-        y = torch.roll(y.flatten(3, 4).flatten(1, 2), (self.shift, self.shift), (1, 2))
+        y = split(torch.roll(y, (-self.shift, -self.shift), (1, 2)), self.side)
+        y = joined(self.attn(y, mask), self.side, (rows, columns))
+        y = torch.roll(y, (self.shift, self.shift), (1, 2))
         x = x + y[:, :height, :width]
         z: Tensor = x + self.mlp(self.norm2(x))
         return z
-
-    def _windows(self, x: Tensor) -> Tensor:
-        """[n, rows, columns, width] as [n * windows, side², width]."""
-        parts = torch.unflatten(torch.unflatten(x, 2, (-1, self.side)), 1, (-1, self.side))
-        return parts.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
     def _mask(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """What keeps tokens of one window apart that the shift brought from opposite edges."""
@@ -84,7 +77,7 @@ class WindowBlock(nn.Module):
             + (torch.arange(extent, device=like.device) >= extent - self.shift).to(like.dtype)
             for extent in (rows, columns)
         )
-        regions = self._windows((3 * down[:, None] + across)[None, :, :, None])
+        regions = split((3 * down[:, None] + across)[None, :, :, None], self.side)
         apart = regions != regions.transpose(1, 2)
         return MASKED * (apart if self.shift else torch.zeros_like(apart)).to(like.dtype)[:, None]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitq.networks.maskdino.pixels import PixelDecoder
 from bitq.networks.maskdino.queries import Queried, QueryDecoder
+from bitq.networks.parts.pixels import PixelDecoder
 from bitq.networks.resnet import ResNetMaps
 from bitq.networks.swin import SwinMaps
 
@@ -52,7 +52,7 @@ class MaskDino(nn.Module):
         super().__init__()
         self.of_pixels = of_pixels
         self.backbone = backbone
-        self.pixel_decoder = PixelDecoder(backbone.channels, width, heads, points, hidden, layers[0])
+        self.pixel_decoder = PixelDecoder(backbone.channels, width, heads, points, hidden, layers[0], coarser=True)
         self.predictor = QueryDecoder(
             width, heads, 4, points, hidden, layers[1], queries, classes, masks_first=not of_pixels
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitq.networks.maskdino.deformable import DeformableAttention, Sizes, cells, waves
+from bitq.networks.parts.deformable import DeformableAttention, Sizes, cells, waves
+from bitq.networks.parts.perceptron import Perceptron
 
 SMALLEST = 0.05  # Height and width of the first boxes of the finest map; those of the next are twice as large.
 EDGE = 1e-3  # Sides of boxes are kept so far from 0 and 1 where they are turned into scores.
@@ -27,21 +27,6 @@ class Queried(NamedTuple):
     classes: Tensor
     boxes: Tensor
     masks: Tensor
-
-
-class Perceptron(nn.Module):
-    """`layers` linear layers with ReLU between them: [..., inputs] to [..., outputs]."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int, layers: int) -> None:
-        super().__init__()
-        widths = [inputs, *[hidden] * (layers - 1), outputs]
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        for number, layer in enumerate(self.layers):
-            x = layer(functional.relu(x) if number else x)
-        return x
 
 
 class QueryLayer(nn.Module):

@@ -21,15 +21,16 @@ class DeformableAttention(nn.Module):
     Args:
         width: channels.
         heads, levels, points: places are `points` of each of the `levels` maps, others for each head.
+        values: channels of what is found, which all heads share; `width` where none are said.
     """
 
-    def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
+    def __init__(self, width: int, heads: int, levels: int, points: int, values: int | None = None) -> None:
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
         self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
         self.attention_weights = nn.Linear(width, heads * levels * points)
-        self.value_proj = nn.Linear(width, width)
-        self.output_proj = nn.Linear(width, width)
+        self.value_proj = nn.Linear(width, values or width)
+        self.output_proj = nn.Linear(values or width, width)
         nn.init.zeros_(self.sampling_offsets.weight)
         self.sampling_offsets.bias = nn.Parameter(_rays(heads, levels, points))
         nn.init.zeros_(self.attention_weights.weight)

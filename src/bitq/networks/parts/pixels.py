@@ -1,4 +1,7 @@
-"""The pixel decoder of MaskDINO: the backbone's maps refined together, and an embedding of every pixel."""
+"""The pixel decoder of Mask2Former and MaskDINO: a backbone's maps refined together, and an embedding of every pixel.
+
+(Cheng et al., "Masked-attention Mask Transformer", 2022; Li et al., "Mask DINO", 2023.)
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitq.networks.maskdino.deformable import Refinement, Sizes, cells, waves
+from bitq.networks.parts.deformable import Refinement, Sizes, cells, waves
 
 GROUPS = 32  # of group normalization
 
 
 class PixelDecoder(nn.Module):
-    """Maps of strides 4, 8, 16 and 32 to cells of strides 8, 16, 32 and 64, and pixels of stride 4.
+    """Maps of strides 4, 8, 16 and 32 to cells of strides 8, 16, 32 and, if `coarser`, 64; and pixels of stride 4.
 
     Args:
         channels: of the four maps.
@@ -20,15 +23,24 @@ class PixelDecoder(nn.Module):
         heads, points: of the attention among maps.
         hidden: channels within the perceptrons.
         layers: how often the cells are refined.
+        coarser: whether cells of stride 64 are made.
     """
 
     def __init__(
-        self, channels: tuple[int, int, int, int], width: int, heads: int, points: int, hidden: int, layers: int
+        self,
+        channels: tuple[int, int, int, int],
+        width: int,
+        heads: int,
+        points: int,
+        hidden: int,
+        layers: int,
+        coarser: bool,
     ) -> None:
         super().__init__()
         fine, *others = channels
         self.input_proj = nn.ModuleList(_normed(nn.Conv2d(inputs, width, 1)) for inputs in others)
-        self.input_proj.append(_normed(nn.Conv2d(others[-1], width, 3, stride=2, padding=1)))
+        if coarser:
+            self.input_proj.append(_normed(nn.Conv2d(others[-1], width, 3, stride=2, padding=1)))
         levels = len(self.input_proj)
         self.level_embed = nn.Parameter(torch.randn(levels, width))
         self.layers = nn.ModuleList(Refinement(width, heads, levels, points, hidden) for _ in range(layers))
@@ -39,7 +51,7 @@ class PixelDecoder(nn.Module):
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Sizes, Tensor]:
         """Cells [n, cells, width], the sizes of their maps, and pixels [n, width, h/4, w/4]."""
         fine, *others = maps
-        made = [project(x) for project, x in zip(self.input_proj, [*others, others[-1]], strict=True)]
+        made = [project(x) for project, x in zip(self.input_proj, [*others, others[-1]], strict=False)]
         sizes = [(x.shape[2], x.shape[3]) for x in made]
         centres, spans = cells(sizes, fine)
         levels = [level.expand(h * w, -1) for level, (h, w) in zip(self.level_embed, sizes, strict=True)]
