@@ -13,9 +13,10 @@ from bitq.accuracy.kinds import quantizable, staying_float
 from bitq.accuracy.storing import with_products
 from bitq.networks import INPUT_SHAPES, NETWORKS
 from bitq.networks.maskdino import MaskDino
-from bitq.networks.parts.deformable import DeformableAttention
 from bitq.networks.maskdino.queries import _around
-from bitq.networks.onepeace import OnePeace
+from bitq.networks.onepeace import AdaptedTrunk, Cascade, MaskedSegmenter, OnePeace, SimplePyramid, WindowedTrunk
+from bitq.networks.onepeace.trunk import PUBLISHED, TrunkSize
+from bitq.networks.parts.deformable import DeformableAttention
 from bitq.networks.resnet import ResNetMaps
 from bitq.networks.swin import SwinMaps, WindowBlock
 from bitq.tracing import record, trace
@@ -28,7 +29,8 @@ def digest(network):
 
 def test_onepeace_is_the_published_classifier():
     with torch.device("meta"):
-        network, *shallow = NETWORKS["onepeace"](), OnePeace(layers=1), OnePeace(layers=2)
+        network = NETWORKS["onepeace"]()
+        shallow = [OnePeace(size=PUBLISHED._replace(layers=layers)) for layers in (1, 2)]
     parameters = {key: p.numel() for key, p in network.named_parameters()}
     adapter, attention, perceptrons = (
         sum(count for key, count in parameters.items() if part in key)
@@ -44,7 +46,7 @@ def test_onepeace_is_the_published_classifier():
 
 def test_onepeace_attends_with_scores_of_how_tokens_lie():
     torch.manual_seed(0)
-    network = OnePeace(side=3, width=16, heads=2, hidden=24, layers=1, classes=5).eval()
+    network = OnePeace(3, TrunkSize(16, 2, 24, 1), classes=5).eval()
     tokens, bias = network.image_adapter(torch.randn(2, 3, 48, 48))
     attention = network.encoder.layers[0].self_attn
     table = network.image_adapter.rel_pos_table.weight
@@ -160,7 +162,15 @@ def test_maskdino_finds_objects_and_classes_of_pixels():
 
 DECODING = {"width": 32, "heads": 2, "points": 2, "hidden": 24, "layers": (1, 2)}
 SMALL = {
-    "onepeace": (lambda: OnePeace(side=2, width=16, heads=2, hidden=24, layers=2, classes=5), (1, 3, 32, 32)),
+    "onepeace": (lambda: OnePeace(2, TrunkSize(16, 2, 24, 2), classes=5), (1, 3, 32, 32)),
+    "onepeace_detection": (
+        lambda: Cascade(SimplePyramid(WindowedTrunk(TrunkSize(16, 2, 24, 4), 8, 4), 16, 8), 8, 16, 5, 12, 6),
+        (1, 3, 128, 128),
+    ),
+    "onepeace_semantic": (
+        lambda: MaskedSegmenter(AdaptedTrunk(TrunkSize(16, 2, 24, 4), 4, 4), 5, 6, 32, 2, 2, 24, (1, 4)),
+        (2, 3, 64, 64),
+    ),
     "maskdino_r50": (lambda: MaskDino(ResNetMaps((1, 1, 1, 1), 8), 5, 6, **DECODING), (1, 3, 64, 96)),
     "maskdino_swin_l_semantic": (
         lambda: MaskDino(SwinMaps(8, (2, 2, 2, 2), (1, 1, 2, 2), 3), 5, 6, True, **DECODING),
@@ -169,10 +179,17 @@ SMALL = {
 }
 POSITIONS = {
     "onepeace": ("image_adapter",),
+    "onepeace_detection": ("backbone.net.image_adapter",),
+    "onepeace_semantic": ("backbone", "backbone.image_adapter", "pixel_decoder"),
     "maskdino_r50": ("pixel_decoder",),
     "maskdino_swin_l_semantic": ("pixel_decoder",),
 }
 """Modules that stay float, since they hold no weight but what is added for positions."""
+OF_PARAMETERS = {
+    "onepeace_detection": ("backbone.net.embedding",),
+    "onepeace_semantic": ("transformer_decoder.matmul", "transformer_decoder.layers.0.cross_attn.matmul"),
+}
+"""Layers that stay float, since what they read follows from parameters alone: scores of places, first queries."""
 
 
 def outputs(y):
@@ -186,9 +203,11 @@ def test_every_product_takes_formats_and_all_learn_in_them(name):
     network, images = make().eval(), torch.randn(shape)
     traced = record(network, images)
     children = with_products(network, traced.products)
-    assert {layer.module for layer in traced.layers} == set(quantizable(children))
-    assert [part.layers for part in staying_float(children, traced.layers)] in ([], [()])
-    assert [part.modules for part in staying_float(children, traced.layers)] == [POSITIONS[name]]
+    parts = staying_float(children, traced.layers)
+    still = {layer for part in parts for layer in part.layers}
+    assert still == set(OF_PARAMETERS.get(name, ()))
+    assert {layer.module for layer in traced.layers if layer.name not in still} == set(quantizable(children))
+    assert {path for part in parts if not part.layers for path in part.modules} == set(POSITIONS[name])
     before = outputs(network(images))
     fmt = parse_format("8:e3:b16")
     formats = dict.fromkeys(quantizable(children), TensorFormats(fmt, fmt, fmt))

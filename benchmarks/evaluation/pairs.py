@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from bitq.networks import INPUT_SHAPES, NETWORKS
-from bitq.networks.onepeace import PATCH, OnePeace
 
 CLASSIFICATION, DETECTION, INSTANCES, SEMANTIC = (
     "image classification",
@@ -52,21 +51,16 @@ def _own(name: str, task: str, network: str, note: str = "") -> Pair:
     return Pair(name, task, NETWORKS[network], INPUT_SHAPES[network], note)
 
 
-def _onepeace(name: str, task: str, size: int) -> Pair:
-    note = f"the trunk alone, at {size} x {size}, each token attending to all: its decoders are not in bitq"
-    return Pair(name, task, lambda: OnePeace(side=size // PATCH), (1, 3, size, size), note)
-
-
 PAIRS = (
     _own("GoogLeNet", CLASSIFICATION, "googlenet"),
     _own("ResNet-18", CLASSIFICATION, "resnet18"),
     _own("ECA-MobileNetV2", CLASSIFICATION, "eca_mobilenet_v2"),
     _own("ConvNeXt-L", CLASSIFICATION, "convnext_large"),
     _own("YOLOv8_O", DETECTION, "yolov8n", "n, which has the paper's 37.3 AP"),
-    _onepeace("ONE-PEACE_O", DETECTION, 1024),
+    _own("ONE-PEACE_O", DETECTION, "onepeace_detection", "which finds masks, too"),
     _own("YOLOv8_I", INSTANCES, "yolov8n_seg", "n, which has the paper's 30.5 AP"),
     _own("MaskDINO_I", INSTANCES, "maskdino_r50", "of ResNet-50, which has the paper's 46.3 AP"),
     _own("MaskDINO_S", SEMANTIC, "maskdino_r50_semantic", "of ResNet-50"),
-    _onepeace("ONE-PEACE_S", SEMANTIC, 896),
+    _own("ONE-PEACE_S", SEMANTIC, "onepeace_semantic", "of one crop"),
 )
 """In the paper's order. It does not say at which sizes; these are those that the networks were published for."""

@@ -1,8 +1,9 @@
 """Networks of the paper's evaluation, and two small ones with masks, as plain PyTorch.
 
-They have the keys of published checkpoints, but for MaskDINO. Nothing is downloaded: weights are random until a
-checkpoint is loaded. Every function takes no argument. Classifiers take images [n, 3, h, w], normalized as is usual for
-ImageNet, and return logits [n, 1000]; what the other networks take and return say their classes.
+They have the keys of published checkpoints, but for MaskDINO and the decoders of ONE-PEACE. Nothing is downloaded:
+weights are random until a checkpoint is loaded. Every function takes no argument. Classifiers take images [n, 3, h, w],
+normalized as is usual for ImageNet, and return logits [n, 1000]; what the other networks take and return say their
+classes.
 """
 
 from bitq.networks.convnext import convnext_large
@@ -10,7 +11,7 @@ from bitq.networks.eca_mobilenet import eca_mobilenet_v2
 from bitq.networks.espnet import espnet
 from bitq.networks.googlenet import googlenet
 from bitq.networks.maskdino import maskdino_r50, maskdino_r50_semantic, maskdino_swin_l, maskdino_swin_l_semantic
-from bitq.networks.onepeace import onepeace
+from bitq.networks.onepeace import onepeace, onepeace_detection, onepeace_semantic
 from bitq.networks.resnet import resnet18
 from bitq.networks.yolo import (
     yolov5n_seg,
@@ -34,6 +35,8 @@ _BY_INPUT = {
     (1, 3, 360, 480): (espnet,),
     (1, 3, 512, 512): (maskdino_r50_semantic, maskdino_swin_l_semantic),
     (1, 3, 800, 1088): (maskdino_r50, maskdino_swin_l),
+    (1, 3, 896, 896): (onepeace_semantic,),
+    (1, 3, 1280, 1280): (onepeace_detection,),
     (1, 3, 640, 640): (*_DETECTING, *_WITH_MASKS),
 }
 
@@ -55,6 +58,8 @@ __all__ = [
     "maskdino_swin_l",
     "maskdino_swin_l_semantic",
     "onepeace",
+    "onepeace_detection",
+    "onepeace_semantic",
     "resnet18",
     "yolov5n_seg",
     "yolov8l",

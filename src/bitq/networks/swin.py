@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitq.networks.parts.windows import joined, split, ways
+from bitq.networks.parts.squares import joined, split, ways
 
 MASKED = -100.0  # Added to the scores of tokens that only a shift brought together.
 
