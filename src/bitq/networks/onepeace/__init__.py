@@ -3,8 +3,8 @@
 The vision branch: 40 layers of 1536 channels and 24 heads, whose perceptrons are gated (GeGLU) and 6144 wide (Table 1);
 as classifier of images, for objects of COCO and for classes of pixels of ADE20K. Of the last two the paper tells which
 decoders they have; sizes are those of the configurations that its authors published (github.com/OFA-Sys/ONE-PEACE).
-Their trunks have the keys of the published checkpoints, their decoders names of our own. Nobody published parameters or
-operations of the whole.
+Their trunks have the keys of the published checkpoints, their decoders names of our own. Nobody tells parameters or
+operations of the whole; docs/networks.md compares the parts.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ def onepeace_detection() -> nn.Module:
     """A fresh ONE-PEACE for objects and their masks: 1,588,104,254 parameters, of which the trunk has 1.52 billion.
 
     11.94 trillion multiply-accumulates per image of 1280x1280, a thousand regions and a hundred objects. The pyramid
-    and the heads are those of ViTDet; on its ViT-L they come to what its paper counts (361 million parameters, 2.1
-    trillion operations an image of 1024x1024; Li et al., "Exploring Plain Vision Transformer Backbones", 2022, Table
-    9). Three things differ from the published code: queries meet the vectors of all distances, not of those that occur
+    and the heads are those of ViTDet (Li et al., "Exploring Plain Vision Transformer Backbones", 2022). Three things differ from the published code: queries meet the vectors of all distances, not of those that occur
     (0.2 % of the operations); a region is read at 2x2 places of each part, whatever its size; objects are chosen among
     the thousand likeliest candidates.
     """
@@ -45,9 +43,7 @@ def onepeace_detection() -> nn.Module:
 def onepeace_semantic() -> nn.Module:
     """A fresh ONE-PEACE for classes of pixels: 1,822,911,511 parameters, of which the trunk has 1.53 billion.
 
-    8.56 trillion multiply-accumulates per crop of 896x896. The adapter and the decoder are ViT-Adapter's and
-    Mask2Former's; on BEiT-L they come to what ViT-Adapter's authors tell (571 million parameters;
-    github.com/czczup/ViT-Adapter, table of ADE20K). The classes of segments are told by the last layer alone, where the
-    published code tells them of each.
+    8.56 trillion multiply-accumulates per crop of 896x896. The adapter is ViT-Adapter's, the decoder Mask2Former's.
+    The classes of segments are told by the last layer alone, where the published code tells them of each.
     """
     return MaskedSegmenter(AdaptedTrunk(PUBLISHED, side=56, prior=64))
