@@ -32,9 +32,10 @@ def onepeace_detection() -> nn.Module:
     """A fresh ONE-PEACE for objects and their masks: 1,588,104,254 parameters, of which the trunk has 1.52 billion.
 
     11.94 trillion multiply-accumulates per image of 1280x1280, a thousand regions and a hundred objects. The pyramid
-    and the heads are those of ViTDet (Li et al., "Exploring Plain Vision Transformer Backbones", 2022). Three things differ from the published code: queries meet the vectors of all distances, not of those that occur
-    (0.2 % of the operations); a region is read at 2x2 places of each part, whatever its size; objects are chosen among
-    the thousand likeliest candidates.
+    and the heads are those of ViTDet (Li et al., "Exploring Plain Vision Transformer Backbones", 2022). Three things
+    differ from the published code: queries meet the vectors of all distances, not of those that occur (0.2 % of the
+    operations); a region is read at 2x2 places of each part, whatever its size; objects are chosen among the thousand
+    likeliest candidates.
     """
     trunk = WindowedTrunk(PUBLISHED, side=80, window=16)
     return Cascade(SimplePyramid(trunk, PUBLISHED.width, 256))

@@ -64,15 +64,16 @@ def _area(boxes: Tensor) -> Tensor:
 
 
 def alone(boxes: Tensor, overlap: float) -> Tensor:
-    """Which of boxes [n, m, 4], the likeliest first, overlap none before them that is alone, too: [n, m].
+    """Which of boxes [n, m, 4], the likeliest first, are not empty and overlap none before them that is alone: [n, m].
 
     Each of `ROUNDS` settles all whose rivals are settled (Zheng et al., "Cluster-NMS", 2021): a box may be told wrongly
     only behind a longer chain of boxes that each overlap the next.
     """
     rivals = (overlaps(boxes) > overlap).tril(-1)
-    found = torch.ones_like(rivals[:, 0])
+    some = _area(boxes) > 0
+    found = some
     for _ in range(ROUNDS):
-        found = ~(rivals & found[:, None]).any(-1)
+        found = some & ~(rivals & found[:, None]).any(-1)
     return found
 
 
