@@ -23,9 +23,7 @@ def anchors(maps: list[Tensor], strides: list[int]) -> list[Tensor]:
     found = []
     for x, stride in zip(maps, strides, strict=True):
         height, width = x.shape[2:]
-        row, column = (
-            stride * torch.arange(extent, device=x.device, dtype=x.dtype) for extent in (height, width)
-        )
+        row, column = (stride * torch.arange(extent, device=x.device, dtype=x.dtype) for extent in (height, width))
         corners = torch.stack([column.repeat(height), row.repeat_interleave(width)], -1)
         halves = [(EXTENT * stride / sqrt(shape) / 2, EXTENT * stride * sqrt(shape) / 2) for shape in SHAPES]
         half = torch.tensor(halves, device=x.device, dtype=x.dtype)
@@ -77,9 +75,7 @@ def alone(boxes: Tensor, overlap: float) -> Tensor:
     return found
 
 
-def likeliest(
-    boxes: Tensor, scores: Tensor, kinds: Tensor, count: int, overlap: float
-) -> tuple[Tensor, Tensor]:
+def likeliest(boxes: Tensor, scores: Tensor, kinds: Tensor, count: int, overlap: float) -> tuple[Tensor, Tensor]:
     """Places and scores [n, count] of the likeliest boxes, one after the other.
 
     Those of its kind that overlap one that is taken lose the overlap's share of their score (Bodla et al., "Soft-NMS",
