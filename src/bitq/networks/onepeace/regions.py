@@ -23,9 +23,7 @@ def anchors(maps: list[Tensor], strides: list[int]) -> list[Tensor]:
     found = []
     for x, stride in zip(maps, strides, strict=True):
         height, width = x.shape[2:]
-        row, column = (
-            stride * torch.arange(extent, device=x.device, dtype=x.dtype) for extent in (height, width)
-        )
+        row, column = (stride * torch.arange(extent, device=x.device, dtype=x.dtype) for extent in (height, width))
         corners = torch.stack([column.repeat(height), row.repeat_interleave(width)], -1)
         halves = [(EXTENT * stride / sqrt(shape) / 2, EXTENT * stride * sqrt(shape) / 2) for shape in SHAPES]
         half = torch.tensor(halves, device=x.device, dtype=x.dtype)
@@ -64,21 +62,20 @@ def _area(boxes: Tensor) -> Tensor:
 
 
 def alone(boxes: Tensor, overlap: float) -> Tensor:
-    """Which of boxes [n, m, 4], the likeliest first, overlap none before them that is alone, too: [n, m].
+    """Which of boxes [n, m, 4], the likeliest first, are not empty and overlap none before them that is alone: [n, m].
 
     Each of `ROUNDS` settles all whose rivals are settled (Zheng et al., "Cluster-NMS", 2021): a box may be told wrongly
     only behind a longer chain of boxes that each overlap the next.
     """
     rivals = (overlaps(boxes) > overlap).tril(-1)
-    found = torch.ones_like(rivals[:, 0])
+    some = _area(boxes) > 0
+    found = some
     for _ in range(ROUNDS):
-        found = ~(rivals & found[:, None]).any(-1)
+        found = some & ~(rivals & found[:, None]).any(-1)
     return found
 
 
-def likeliest(
-    boxes: Tensor, scores: Tensor, kinds: Tensor, count: int, overlap: float
-) -> tuple[Tensor, Tensor]:
+def likeliest(boxes: Tensor, scores: Tensor, kinds: Tensor, count: int, overlap: float) -> tuple[Tensor, Tensor]:
     """Places and scores [n, count] of the likeliest boxes, one after the other.
 
     Those of its kind that overlap one that is taken lose the overlap's share of their score (Bodla et al., "Soft-NMS",

@@ -51,7 +51,8 @@ class PixelDecoder(nn.Module):
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Sizes, Tensor]:
         """Cells [n, cells, width], the sizes of their maps, and pixels [n, width, h/4, w/4]."""
         fine, *others = maps
-        made = [project(x) for project, x in zip(self.input_proj, [*others, others[-1]], strict=False)]
+        given = [*others, others[-1]][: len(self.input_proj)]
+        made = [project(x) for project, x in zip(self.input_proj, given, strict=True)]
         sizes = [(x.shape[2], x.shape[3]) for x in made]
         centres, spans = cells(sizes, fine)
         levels = [level.expand(h * w, -1) for level, (h, w) in zip(self.level_embed, sizes, strict=True)]
