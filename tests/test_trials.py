@@ -188,3 +188,15 @@ def test_a_heavy_network_is_tried_on_fewer_inputs_but_an_eighth(easy, tmp_path, 
     assert seen(30 * macs) == (30, 38)
     assert seen(macs) == (25, 38)
     assert "at most 25 inputs instead of 200, plans are tried on at most 38 instead of 300" in told[-1]
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.03, 0.001])
+def test_the_guess_follows_scores_of_any_scale(scale):
+    scores = [0.1 * step for step in range(1, 25)]
+    untuned = [(scale * score, min(0.02 * score + 0.05 * score**2, 0.8)) for score in scores]
+    guess = Curve.guessed(untuned, 1.0)
+    assert all(abs(guess.lost(score) - lost) < 0.02 for score, lost in untuned if lost <= 0.3)
+
+
+def test_a_few_trials_alone_do_not_decide():
+    assert Curve.guessed([(0.001, 0.2), (0.002, 0.25)], 1.0).lost(0.002) < 0.05

@@ -111,7 +111,7 @@ TRAINED = {
         "top-1",
         lambda images: _labelled("resnet18_tiny", resnet18_tiny(), images),
         200,
-        32,
+        16,
         "ResNet-18",
     ),
     "mobilenet_v2": Trained(

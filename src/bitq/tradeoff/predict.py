@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
+from statistics import fmean
 
 import numpy as np
 from scipy.optimize import nnls
@@ -28,6 +29,11 @@ LEFT = 0.4
 
 TELLING_LOSS, FEWEST = 0.3, 5
 """Plans that lose so much at most tell of the curve; if none does, so many of the least scores do."""
+
+FOLLOWED = 1.5
+"""If the usual curve errs so many times more than one of any coefficients on what plans lose as they are, and than
+noise, scores have another scale than usual, and these plans alone decide: of a loss that is a mean over an image's
+pixels, scores are some thirty times smaller."""
 
 LEAST_SHARE = 0.1
 """A guess is no less than this share of `PRIOR_LINEAR` and `PRIOR_BEND`, so that measurements can raise it."""
@@ -67,6 +73,11 @@ class Curve:
             return float("inf")
         return 2 * lost / (self.linear + sqrt(self.linear**2 + 4 * self.bend * lost))
 
+    def error(self, measured: Sequence[tuple[float, float]]) -> float:
+        """Root of the mean square by which plans' (sum of scores, accuracy lost) lie off it, in their noises."""
+        squares = (((self.lost(score) - lost) / noise(lost)) ** 2 for score, lost in measured)
+        return sqrt(fmean(squares))
+
     @classmethod
     def guessed(cls, untuned: Sequence[tuple[float, float]], left: float = LEFT) -> Curve:
         """What is likely to be left of what plans lose as they are, by their (sum of scores, accuracy lost).
@@ -76,7 +87,9 @@ class Curve:
         """
         ordered = sorted(untuned)
         telling = [each for each in ordered if each[1] <= TELLING_LOSS] or ordered[:FEWEST]
-        found = cls.fitted(telling)
+        found, free = cls.fitted(telling), cls.fitted(telling, cls(inf, inf))
+        if len(telling) >= FEWEST and found.error(telling) > FOLLOWED * max(free.error(telling), 1.0):
+            found = free
         least = PRIOR_LINEAR * LEAST_SHARE, PRIOR_BEND * LEAST_SHARE
         return cls(max(left * found.linear, least[0]), max(left * found.bend, least[1]))
 
