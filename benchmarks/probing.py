@@ -22,6 +22,7 @@ from bitq.accuracy import graded
 from bitq.accuracy.evaluate import cross_entropy
 from bitq.accuracy.quantized import observing
 from bitq.accuracy.sensitivity import perturbations, probed, scores
+from bitq.allocator import keeping_freed_memory
 from bitq.batches import Batch
 from bitq.formats import TENSORS, Format, TensorName, format_for
 from bitq.tracing import record
@@ -86,7 +87,8 @@ def main() -> None:
     def scored(formats: Formats, batches: Sequence[Batch], most: int) -> tuple[Perturbations, float]:
         start = time.process_time()
         graded.MOST_DRAWN = most
-        found = perturbations(model, modules, formats, ranges, batches, cross_entropy, points=points)
+        with keeping_freed_memory():
+            found = perturbations(model, modules, formats, ranges, batches, cross_entropy, points=points)
         return found, time.process_time() - start
 
     def compared(what: str, formats: Formats, one: Perturbations, other: Perturbations) -> None:

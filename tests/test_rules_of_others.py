@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from itertools import product
+from random import Random
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,12 +22,14 @@ from bitq.formats.elements import Integer
 from bitq.movement.widths import weight_size, widths
 from bitq.store import Store
 from bitq.tracing import record
+from bitq.tradeoff import compare
 from bitq.tradeoff.budgets import Budgets
 from bitq.tradeoff.compare import Contest, compared, proposed, study_of
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.groups import groups_of, joined
 from bitq.tradeoff.ledger import Ledger
 from bitq.tradeoff.measure import Data, Subject, Task
+from bitq.tradeoff.records import Proposal
 from bitq.tradeoff.rules import RULES, rules_of
 from bitq.tradeoff.rules import fast as fast_rule
 from bitq.tradeoff.rules.assigned import FLOAT32, assigned, shortcuts
@@ -336,6 +339,31 @@ def test_activations_that_are_never_negative_lose_their_sign(study, traced):
         assert [text[0][0] for text in texts(wide, plan.choices)] == ["s", "n", "n"]  # only the image is below zero
         assert [text[1] for text in texts(wide, plan.choices)] == [text[1] for text in texts(narrow, before)]
         assert [text[2][0] for text in texts(wide, plan.choices)] == ["n", "n", "s"]
+
+
+@pytest.mark.parametrize("name", ["hbfp", "fast", "flexblock"])
+def test_formats_with_and_without_a_sign_are_tabulated_once(study, traced, monkeypatch, name):
+    tabulated, seen = [], []
+
+    def propose(rule, own, count):
+        seen.append(own)
+        first = own.space.offered.indices("input")[0], own.space.offered.indices("weight")[0]
+        return Proposal(plans=((((*first, first[0]),) * 3),), passes=0)
+
+    monkeypatch.setattr(type(RULES[name]), "propose", propose)
+    monkeypatch.setattr(compare, "space_of", lambda *given: tabulated.append(given[3]) or space_of(*given))
+    wide, _ = proposed(study, traced, rules_of(name)[0], 1)
+    (own,), (counted,) = seen, tabulated
+    narrow = bringing(study, traced, RULES[name])
+    assert (own.space.offered, own.space.counted) == (narrow.space.offered, narrow.space.counted)
+    assert len(counted.formats) == len(wide.space.formats) > len(own.space.formats)
+    random = Random(0)
+    for _ in range(20):
+        plan = [tuple(random.choice(own.space.offered.indices(tensor)) for tensor in TENSORS) for _ in range(3)]
+        assert own.space.cost(plan) == wide.space.cost(plan)
+        assert own.space.cost(plan).movement_bits == pytest.approx(narrow.space.cost(plan).movement_bits, rel=1e-3)
+    assert own.space.movement_max == pytest.approx(narrow.space.movement_max, rel=1e-3)
+    assert len({*map(id, own.space.bits)}) == len({*map(id, narrow.space.bits)})
 
 
 @pytest.mark.parametrize("rule", ["hbfp", "int-mixed", "uniform", "bitq"])

@@ -243,7 +243,8 @@ def _kept(
 
     def keep(name: str, tensor: TensorName, x: Tensor) -> Tensor:
         if x.is_leaf:
-            handles.append(x.requires_grad_().register_post_accumulate_grad_hook(_without_gradient))
+            x.requires_grad_()
+            handles.append(x.register_post_accumulate_grad_hook(_without_gradient))  # type: ignore[no-untyped-call]
         held = [x.detach()]  # which is dropped as soon as it is looked at
 
         def look(gradient: Tensor) -> None:

@@ -32,7 +32,7 @@ from bitq.tradeoff.records import Measurement, Row
 from bitq.tradeoff.rehearsal import rehearse
 from bitq.tradeoff.rules import Brought, Called, Proposals
 from bitq.tradeoff.settings import Settings
-from bitq.tradeoff.space import Space, space_of
+from bitq.tradeoff.space import space_of
 from bitq.tradeoff.stored import stored_as, tied, ties
 from bitq.tradeoff.study import Study
 from bitq.tradeoff.uniforms import without_signs
@@ -357,11 +357,12 @@ def proposed(study: Study, traced: Traced, called: Called, count: int) -> tuple[
     brought = rule.brings(study.space.offered)
     if brought is None:
         return study, rule.proposals(study, label, count)
-    own = study_of(study, traced, replace(brought, offered=brought.offered.signed) if plain else brought)
-    found = rule.proposals(own, label, count)
     if plain:
-        return own, found
-    wide = replace(own, space=_space(own, traced, brought.with_unsigned))
+        own = study_of(study, traced, replace(brought, offered=brought.offered.signed))
+        return own, rule.proposals(own, label, count)
+    wide = study_of(study, traced, brought.with_unsigned)
+    own = replace(wide, space=wide.space.of_first(brought.offered, brought.counted))
+    found = rule.proposals(own, label, count)
     choices = without_signs(wide, [plan.choices for plan in found.plans])
     plans = tuple(replace(plan, choices=each) for plan, each in zip(found.plans, choices, strict=True))
     return wide, replace(found, plans=plans)
@@ -379,15 +380,11 @@ def study_of(study: Study, traced: Traced, brought: Brought) -> Study:
     with seeded():
         batch = next(pairs(subject.model, subject.data.validation))
     rehearse(subject, study.space.modules, brought.offered, study.training, batch, study.space.points)
-    return replace(study, space=_space(study, traced, brought))
-
-
-def _space(study: Study, traced: Traced, brought: Brought) -> Space:
     counted = FormatSet(brought.counted) if brought.counted else brought.offered
-    space = space_of(study.subject.model, traced.layers, study.space.device, counted, study.ledger.listener.step)
+    space = space_of(subject.model, traced.layers, study.space.device, counted, study.ledger.listener.step)
     space = replace(space, offered=brought.offered, counted=brought.counted, points=study.space.points)
     space = space.with_activations(traced.activations)
-    return tied(space, ties(space, traced.stored))
+    return replace(study, space=tied(space, ties(space, traced.stored)))
 
 
 def compared(study: Study, traced: Traced, contest: Contest, later: int = 0) -> OfSeed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -82,6 +82,11 @@ class Moved:
             found.append(plan_many(layer, triples, device))
         bits = sum((each.bits for each in found[1:]), found[0].bits).reshape(*extent, -1)
         return cls((places[0], places[1], places[2]), bits, tuple((each.plans, each.chosen) for each in found))
+
+    def of_first(self, count: int) -> Moved:
+        """The same of so many formats alone, the first ones."""
+        inputs, weights, outputs = (place[:count] for place in self.places)
+        return replace(self, places=(inputs, weights, outputs))
 
     def at(self, choice: tuple[int, int, int]) -> NDArray[np.float64]:
         """Array (boundaries,): traffic in bits with these formats of input, weight and output.

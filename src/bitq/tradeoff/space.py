@@ -150,6 +150,17 @@ class Space:
         cost = self.float_cost.model_copy(update={"ram_bytes": floating})
         return replace(self, activations=tuple(activations), float_cost=cost)
 
+    def of_first(self, offered: FormatSet, counted: tuple[Choosable, ...] = ()) -> Space:
+        """The same space of fewer formats.
+
+        Args:
+            offered: of its formats the first ones.
+            counted: of the new space.
+        """
+        own = {id(each): each.of_first(len(offered.formats)) for each in self.bits}
+        bits = tuple(own[id(each)] for each in self.bits)
+        return replace(self, offered=offered, counted=counted, bits=bits)
+
     def extents(self, module: int) -> dict[str, int]:
         """Elements of a module's "input", "weight" and "output" along their blocks, to which larger blocks are cut."""
         return self.layers[module][0].extents
