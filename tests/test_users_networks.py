@@ -70,6 +70,58 @@ class Tied(Plain):
         return self.last(self.middle(self.first(x).relu()))
 
 
+class Remembering(Plain):
+    """Keeps beside its state what it meets first, as torchvision's detectors keep the scales of their features."""
+
+    met = None
+
+    def forward(self, x):
+        self.met = self.met or len(x)
+        return super().forward(x / self.met)
+
+
+class Decoding(Plain):
+    def forward(self, x):
+        y = super().forward(x)
+        return y if self.training else y.argmax(-1)
+
+
+class Detaching(Plain):
+    def forward(self, x):
+        y = super().forward(x)
+        return y if self.training else y.detach()
+
+
+class WeightFirst(Plain):
+    """As Mamba computes with its weights."""
+
+    def forward(self, x):
+        y = self.first.weight @ x.mT
+        return self.last((y + self.first.bias[:, None]).mT.relu())
+
+
+class Compiled(Plain):
+    """Whose code is compiled, but whose modules are not."""
+
+    @torch.compile(backend="eager")
+    def act(self, x):
+        return self.first(x).relu()
+
+    def forward(self, x):
+        return self.last(self.act(x))
+
+
+@dataclass
+class Masked:
+    x: torch.Tensor
+    mask: torch.Tensor
+
+
+class TakingADataclass(Plain):
+    def forward(self, given):
+        return super().forward(given.x * given.mask)
+
+
 class Shared(Plain):
     def forward(self, x):
         return self.last(self.first(self.first(x).relu()).relu())
@@ -181,6 +233,12 @@ RIGHT = {  # network, batch, loss
     ),
     "a list of unlike size": (Stacking, lambda: (ragged()[0][0], batch()[1]), entropy),
     "deciding by values": (Deciding, batch, entropy),
+    "keeping what it meets first": (Remembering, batch, entropy),
+    "decoding in evaluation": (Decoding, batch, bitq.InTraining(entropy)),
+    "a weight before what it multiplies": (WeightFirst, batch, entropy),
+    "a compiled method": (Compiled, batch, entropy),
+    "inputs in a dataclass": (TakingADataclass, lambda: (Masked(batch()[0], torch.ones(4, 6)), batch()[1]), entropy),
+    "a loss of total and parts": (Plain, batch, lambda y, target: (entropy(y, target), {"size": y.square().mean()})),
 }
 
 
@@ -215,7 +273,9 @@ def test_it_is_searched_packed_and_loaded(name, tmp_path):
     torch.manual_seed(0)
     make, given, loss = RIGHT[name]
     network, given = make(), given()
+    before = dict(vars(network))
     result = searched(network, given, loss, tmp_path)
+    assert vars(network) == before
     assert result.plan.stays_float == ()
     fresh = make()
     bitq.load_quantized(fresh, tmp_path)
@@ -235,6 +295,8 @@ REFUSED = {  # network, batch, what is said
     "a network among its own children": (Holding, batch, "is among its own children"),
     "a product of a module that runs its children": (Walking, batch, "runs all its children"),
     "one image after the other": (Ragged, ragged, "store as in the paper"),
+    "decoding where the loss is asked": (Decoding, batch, "give it as bitq.InTraining(loss)"),
+    "without a gradient in evaluation": (Detaching, batch, "has no gradient where formats are scored"),
     "sparse": (Plain, lambda: (batch()[0].to_sparse(), batch()[1]), "must be dense"),
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import local
 from typing import Any
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -17,6 +19,14 @@ from bitq.private_torch import uncompiled_path
 
 _ATTRIBUTE = "__get__"
 """The name under which attributes of tensors, such as their shape, are asked for: most of what is seen."""
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Inside, what `torch.compile` made of functions and modules runs as it was before, so that all of it is seen.
+
+    Where nothing has imported its compiler, it made nothing.
+    """
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 class Running:
@@ -68,7 +78,7 @@ def calls_of(
     again = network.register_forward_pre_hook(lambda *_: seen.start(), prepend=True)
     outer, _seen.networks = _seen.networks, (*_seen.networks, network)
     try:
-        with seen:
+        with uncompiled(), seen:
             yield
     finally:
         _seen.networks = outer

@@ -182,7 +182,7 @@ def _perturbations(
         for fmt, value in _of_activation(layer, tensor, x, gradient, {fmt: spanned(name, tensor, fmt) for fmt in row}):
             row[fmt] += value
 
-    total, device = 0, device_of(own)
+    total, device, has_gradient = 0, device_of(own), False
     for done, batch in enumerate(pairs(own, batches)):
         progress(done, len(batches))
         inputs, target = to_device(batch, device)
@@ -195,9 +195,15 @@ def _perturbations(
                 raise BitqError(f"the float network's loss is {value.item()} on training data; it must be finite")
             if value.requires_grad:
                 differentiate(value * count)
+                has_gradient = True
     progress(len(batches), len(batches))
     if not batches:
         raise no_batch("the training data")
+    if not has_gradient:
+        raise BitqError(
+            "the loss has no gradient where formats are scored by it, with the network in evaluation mode; let it "
+            "follow from what layers compute there, too, or give it as bitq.InTraining(loss)"
+        )
     for name, (weight, summed) in squares.items():
         layer = own.get_submodule(name)
         for fmt in found[name]["weight"]:

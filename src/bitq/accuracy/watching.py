@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from bitq.errors import BitqError
 from bitq.private_torch import own_parameters, transforming
+from bitq.running import uncompiled
 
 _PRODUCTS = re.compile(
     r"(add|b|badd|addb)?mm|(add)?mv|v?dot|inner|(bi)?linear|(__r?)?matmul(__)?|einsum|tensordot|chain_matmul|multi_dot|"
@@ -54,7 +55,7 @@ def watching(model: nn.Module, names: Iterable[str], doing: str, whole: bool = T
             handles.append(module.register_forward_pre_hook(lambda *_, at=weight: watch.enter(at), prepend=True))
             handles.append(module.register_forward_hook(lambda *_, at=weight: watch.leave(at), always_call=True))
     try:
-        with watch:
+        with uncompiled(), watch:
             yield
     finally:
         for handle in handles:

@@ -25,7 +25,7 @@ from bitq.multiplying.children import (
     stored_name,
 )
 from bitq.multiplying.containers import hiding, showing
-from bitq.multiplying.operands import Linear, Multiply, Operands, linear, operands
+from bitq.multiplying.operands import Linear, Multiply, Operands, linears, operands
 
 __all__ = [
     "PROJECTING",
@@ -41,7 +41,7 @@ __all__ = [
     "hiding",
     "install",
     "instead",
-    "linear",
+    "linears",
     "multiplies",
     "operands",
     "products_of",

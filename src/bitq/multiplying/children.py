@@ -14,7 +14,7 @@ from bitq.errors import BitqError
 from bitq.multiplying.attention import attention
 from bitq.multiplying.containers import PRODUCTS, hiding, showing
 from bitq.multiplying.einsum import pairwise
-from bitq.multiplying.operands import Linear, Multiply, linear, operands
+from bitq.multiplying.operands import Linear, Multiply, linears, operands
 from bitq.multiplying.recurrent import RECURRENT
 from bitq.private_torch import storage_of, with_its_calls_seen
 
@@ -176,8 +176,8 @@ def instead(module: nn.Module, call: Call, function: Any, args: Sequence[Any], k
         return NotImplemented
     name = own.get((call.function, call.number))
     if name is None:
-        layer = linear(function, args, kwargs)
-        return NotImplemented if layer is None else _projected(module, layer)
+        projected = (_projected(module, layer) for layer in linears(function, args, kwargs))
+        return next((each for each in projected if each is not NotImplemented), NotImplemented)
     found = operands(function, args, kwargs)
     if found is None:
         raise BitqError(
@@ -190,12 +190,12 @@ def instead(module: nn.Module, call: Call, function: Any, args: Sequence[Any], k
 def _projected(module: nn.Module, layer: Linear) -> Any:
     """What the child with a linear layer's weight computes."""
     if isinstance(module, nn.MultiheadAttention) and layer.weight is module.out_proj.weight:
-        return module.out_proj(layer.input)
+        return layer.finish(module.out_proj(layer.input))
     for child in module.children():
         if not isinstance(child, Projection | TransposedProjection):
             continue
         if (rows := rows_of(child.matrix, layer.weight)) is not None:
-            return child(layer.input, rows, layer.bias)
+            return layer.finish(child(layer.input, rows, layer.bias))
     return NotImplemented
 
 

@@ -121,30 +121,34 @@ class Linear(NamedTuple):
         input: its features last.
         weight: [outputs, features].
         bias: if it has one.
+        finish: what the call makes of the outputs, which are last.
     """
 
     input: Tensor
     weight: Tensor
     bias: Tensor | None
+    finish: Callable[[Tensor], Tensor] = lambda outputs: outputs
 
 
-def linear(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Linear | None:
-    """The linear layer that a call computes, whatever the weight is; None, if it is none."""
+def linears(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Linear]:
+    """The linear layers that a call may compute: whichever of its operands the weight is."""
     name = getattr(function, "__name__", "")
     if kwargs.get("out") is not None:
-        return None
+        return
     if name == "linear":
         found = Linear(*named(("input", "weight", "bias"), args, kwargs))
+        if isinstance(found.input, Tensor) and isinstance(found.weight, Tensor):
+            yield found
     elif _READ.get(name) is _matmul and len((*args, *kwargs)) == 2:
-        input, second = (*args, *kwargs.values())
-        if not isinstance(second, Tensor) or second.dim() != 2:
-            return None
-        found = Linear(input, second.mT, None)
+        first, second = (*args, *kwargs.values())
+        if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+            return
+        if second.dim() == 2:
+            yield Linear(first, second.mT, None)
+        if first.dim() == 2 and second.dim():
+            vector = second.dim() == 1
+            yield Linear(second, first, None) if vector else Linear(second.mT, first, None, lambda outputs: outputs.mT)
     elif name == "addmm" and not kwargs.keys() & {"beta", "alpha"} and len(args) <= 3:
-        bias, input, second = named(("input", "mat1", "mat2"), args, kwargs)
-        if not (isinstance(second, Tensor) and isinstance(bias, Tensor)) or (second.dim(), bias.dim()) != (2, 1):
-            return None
-        found = Linear(input, second.mT, bias)
-    else:
-        return None
-    return found if isinstance(found.input, Tensor) and isinstance(found.weight, Tensor) else None
+        bias, first, second = named(("input", "mat1", "mat2"), args, kwargs)
+        if all(isinstance(each, Tensor) for each in (bias, first, second)) and (second.dim(), bias.dim()) == (2, 1):
+            yield Linear(first, second.mT, bias)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bitq.errors import BitqError
 from bitq.private_torch import FAKE_TENSOR_LOGGER, FakeTensorMode, has_data, is_lazy
 from bitq.randomness import random_states_kept
+from bitq.running import uncompiled
 from bitq.tracing.watch import ValueNeededError, tensors
 from bitq.usercode import UserCodeError, reason
 
@@ -27,12 +28,14 @@ Shown = TypeVar("Shown")
 def shown(model: nn.Module, inputs: Any, run: Callable[[Callable[[], Copies]], Shown]) -> Shown:
     """What `run` makes of copies, which it gets whenever it asks: without data, if the network does without.
 
+    Some of PyTorch's operators, too, compute only where there are data.
+
     Raises:
         BitqError: as `Copies` does; a network that decides by values, where it or its inputs have none.
     """
     try:
         return run(lambda: Copies.hollow_of(model, inputs))
-    except ValueNeededError:
+    except (ValueNeededError, UserCodeError):
         if not all(map(has_data, [*_members(model), *tensors(inputs)])):
             raise
     return run(lambda: Copies.whole_of(model, inputs))
@@ -94,7 +97,10 @@ class Copies:
         """
         args, kwargs = _arguments(self.inputs)
         try:
-            with random_states_kept(devices=[]), _products_unfused(), _quiet(), torch.no_grad(), self.mode, watch:
+            with (
+                random_states_kept(devices=[]), uncompiled(), _products_unfused(), _quiet(),
+                torch.no_grad(), self.mode, watch,
+            ):
                 return self.network(*args, **kwargs)
         except BitqError:
             raise

@@ -11,7 +11,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from bitq.accuracy.kinds import has_kind
 from bitq.calls import Call, Transposed
 from bitq.layers import Layer
-from bitq.multiplying import PROJECTING, Computed, linear, operands, rows_of
+from bitq.multiplying import PROJECTING, Computed, linears, operands, rows_of
 from bitq.private_torch import own_parameters, storage_of, transforming, uncompiled_path
 from bitq.tracing.watch import Watch
 
@@ -52,9 +52,8 @@ class FoundProducts:
         if multiplied is not None and watch.is_activation(multiplied.first) and watch.is_activation(multiplied.second):
             self._waiting = call, layers, call
             return
-        layer = linear(function, args, kwargs)
-        parameter = None if layer is None else self._parameter(call.module, layer.weight)
-        if parameter is not None:
+        named = (self._parameter(call.module, layer.weight) for layer in linears(function, args, kwargs))
+        if (parameter := next((each for each in named if each is not None), None)) is not None:
             self._waiting = call, layers, parameter
 
     def _parameter(self, running: str, weight: Tensor) -> str | None:

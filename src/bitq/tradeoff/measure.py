@@ -177,10 +177,19 @@ def ranges_in(weights: bytes) -> dict[str, Ranges]:
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], task: Task) -> Score:
-    """Loss and metric on some data, which are walked in the same order every time."""
-    with seeded(), holding_scales(model) as look_for_scales:
+    """Loss and metric on some data, which are walked in the same order every time.
+
+    What runs is a copy with the network's own parameters: some networks keep of the inputs that they meet first what
+    no state has, as torchvision's detectors keep the scales of their features.
+    """
+    with seeded(), holding_scales(running := with_own_parameters(model)) as look_for_scales:
         look_for_scales()
-        return score(model, batches, task.loss, task.metric)
+        return score(running, batches, task.loss, task.metric)
+
+
+def with_own_parameters(model: nn.Module) -> nn.Module:
+    """A copy of a network that has its parameters, not copies of them."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def first_inputs(model: nn.Module, batches: Iterable[Batch], count: int, seed: int = 0) -> list[Batch]:

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 from bitq.accuracy.kinds import staying_float
 from bitq.accuracy.storing import with_products
-from bitq.batches import check_lasting, no_batch, one_example, pairs, unlike_inputs
+from bitq.batches import check_lasting, count_inputs, no_batch, one_example, pairs, unlike_inputs
 from bitq.devices import Device
 from bitq.errors import BitqError
 from bitq.files import RunFolder, check_own_folder, remove_leftovers
@@ -28,6 +30,22 @@ from bitq.tradeoff.space import modules_of, space_of
 from bitq.tradeoff.stored import points_of, stored_as
 from bitq.tradeoff.study import Study
 from bitq.tradeoff.workers import InProcess, Workers
+from bitq.usercode import UserCodeError
+
+
+def _traced(model: nn.Module, inputs: Any) -> Traced:
+    """A network traced on one input of a batch.
+
+    Raises:
+        BitqError: as `record` does.
+    """
+    try:
+        return record(model, one_example(inputs))
+    except UserCodeError as error:
+        if (count := count_inputs(inputs)) == 1:
+            raise
+        told = f"{error}; this is one of a batch of {count} inputs: give example_input, if it has to be cut otherwise"
+        raise UserCodeError(told) from error.__cause__
 
 
 @contextmanager
@@ -66,13 +84,13 @@ def opened(
         raise no_batch("the validation data")
     if any(each.is_meta for each in (*model.parameters(), *model.buffers())):
         raise BitqError("the network has tensors on the meta device, which have no values; load its weights before")
-    traced = record(model, one_example(batch[0]) if example_input is None else example_input)
+    traced = _traced(model, batch[0]) if example_input is None else record(model, example_input)
     model = with_products(model, traced.products)
     subject = replace(subject, model=model)
     if example_input is None and (told := unlike_inputs(batch[0])) is not None:
         listener.note(told)
     if traced.by_values:
-        listener.note("the network decides by the values of its input; it is counted as it computes the first one")
+        listener.note("the network computes by the values of its input; it is counted as it computes the first one")
     for part in staying_float(model, traced.layers):
         listener.note(sentence(part))
     if modules := modules_of(model, traced.layers):

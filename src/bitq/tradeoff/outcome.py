@@ -32,7 +32,7 @@ from bitq.tradeoff.allocate import allocate, predicted_loss
 from bitq.tradeoff.alternatives import alternatives
 from bitq.tradeoff.answers import offers
 from bitq.tradeoff.identity import digest, formats_text
-from bitq.tradeoff.measure import seeded
+from bitq.tradeoff.measure import seeded, with_own_parameters
 from bitq.tradeoff.plan import (
     Plan,
     PlanCall,
@@ -185,7 +185,7 @@ def _pictures(study: Study, model: nn.Module) -> Pictures:
 
     def of(network: nn.Module) -> tuple[str, ...]:
         with seeded():
-            found = pictures(network.eval(), subject.data.test, subject.task.metric, PICTURES)
+            found = pictures(with_own_parameters(network).eval(), subject.data.test, subject.task.metric, PICTURES)
         return tuple(base64.b64encode(each).decode() for each in found)
 
     return Pictures(float32=of(subject.model), plan=of(model))

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
 from bitq.accuracy.evaluate import (
+    InTraining,
+    Loss,
     check_classes,
     cross_entropy,
     device_of,
@@ -102,10 +104,29 @@ def _judge(model: nn.Module, batches: list[Batch], subject: Subject, task: Task)
     """The loss and the metric in evaluation."""
     try:
         score(model, batches, task.loss, task.metric)
-    except BitqError:
+    except BitqError as error:
+        if _of_training(model, batches, task.loss):
+            told = f"{error}; it takes what the network gives in training: give it as bitq.InTraining(loss)"
+            raise UserCodeError(told) from error.__cause__
         if task.metric is top1:
             raise
         evaluate(model, subject.data.validation, task)
+
+
+def _of_training(model: nn.Module, batches: list[Batch], loss: Loss) -> bool:
+    """Whether a loss refuses what a network gives in evaluation and takes what it gives in training."""
+    if isinstance(loss, InTraining):
+        return False
+    taken = []
+    for asked in (loss, InTraining(loss)):
+        try:
+            with torch.no_grad(), telling(model.eval(), asked):
+                inputs, target = to_device(batches[0], device_of(model))
+                loss_of(forward(model, inputs), target, loss)
+            taken.append(True)
+        except BitqError:
+            taken.append(False)
+    return taken == [False, True]
 
 
 def _cut(batch: Batch, count: int) -> Batch:
