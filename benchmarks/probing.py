@@ -114,6 +114,9 @@ def main() -> None:
         all_rows, slow = scored(few, batches, sys.maxsize)
         print(f"all rows: {slow / options.inputs:.4f} s")
         compared("drawn rows and all", few, rows, all_rows)
+        if len(batches) < 2:
+            print("of one batch there are no halves; give more inputs")
+            return
         halves = (scored(few, batches[start::2], sys.maxsize)[0] for start in range(2))
         compared("half of the inputs and the other", few, *halves)
         return

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import kill
+import large
 import mappers
 import movement
 import subjects
@@ -46,6 +47,19 @@ def test_foreign_networks_are_tried_where_they_are_installed():
     cells = [cell.strip() for cell in told.stdout.splitlines()[2].split("|")[1:-1]]
     assert cells[0] == "deep-speech"
     assert cells[3:4] == cells[4:5] != [] or cells[1:] == ["left out: torchaudio not installed"]
+
+
+def test_large_networks_are_measured(monkeypatch, capsys):
+    monkeypatch.setenv(FOLDER_VARIABLE, "")
+    with torch.random.fork_rng(devices=[]):
+        for asked in (["--single", "256"], ["--scored", "1"]):
+            monkeypatch.setattr(sys, "argv", ["large.py", "resnet18", "--formats", "8:e3:b16", *asked])
+            large.main()
+    out = capsys.readouterr().out
+    assert "21 layers, weights of 45 MiB" in out
+    assert "on one memory of 256 KiB" in out
+    assert "63 formats of 21 layers are measured" in out
+    assert out.count("peak memory") == 3
 
 
 def test_boxes_that_better_ones_overlap_are_left_out():

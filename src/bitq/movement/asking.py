@@ -14,8 +14,8 @@ from bitq.movement._engine import ffi, lib
 TOLD_SECONDS = 0.5
 """How often it is told that work in threads goes on."""
 
-Question = TypeVar("Question")
-Answer = TypeVar("Answer")
+Asked = TypeVar("Asked")
+Solved = TypeVar("Solved")
 
 UNWANTED = lib.bitq_ask
 """For the engine to ask whether its answer is still wanted."""
@@ -48,8 +48,8 @@ def heard(listener: Callable[[], None]) -> Iterator[None]:
 
 
 def answered(
-    answer: Callable[[Question], Answer], questions: Sequence[Question], threads: int, tell: Callable[[int], None]
-) -> tuple[Answer, ...]:
+    answer: Callable[[Asked], Solved], questions: Sequence[Asked], threads: int, tell: Callable[[int], None]
+) -> tuple[Solved, ...]:
     """The answers to all questions, in their order, several sought at once: compiled work lets other threads run.
 
     Args:
@@ -69,7 +69,7 @@ def answered(
         if unwanted.is_set():
             raise _UnwantedError
 
-    def own(question: Question) -> Answer:
+    def own(question: Asked) -> Solved:
         with heard(ask):
             return answer(question)
 
