@@ -541,7 +541,7 @@ MISTAKES = {
         torch.zeros(1, 1, 8, 8),
         r"cannot run on an input of \(1, 1, 8, 8\) float32: .*channels",
     ),
-    "wrong width": (nn.Linear(3, 3), torch.zeros(2, 4), r"input of \(2, 4\) float32: .*\[2, 4\]"),
+    "wrong width": (nn.Linear(3, 3), torch.zeros(2, 4), r"input of \(2, 4\) float32: .*\(2x4 and 3x3\)"),
     "too many inputs": (nn.Linear(3, 3), (torch.zeros(3),) * 2, r"\(3,\) float32, \(3,\) float32: .*arg"),
     "own error": (
         Net(lambda self, x: 1 / 0),

@@ -27,6 +27,9 @@ PICKLED_MODULES = (
 )
 """Modules whose functions and types stand in what torch.save writes of tensors; files keep the names for ever."""
 
+COMPILER = "torch._dynamo"
+"""The module that `torch.compile` imports when it is first called."""
+
 FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"
 """The logger on which these failures are told with their traceback."""
 

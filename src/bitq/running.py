@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from bitq.calls import Call
 from bitq.multiplying import TOLD, instead, multiplies
-from bitq.private_torch import uncompiled_path
+from bitq.private_torch import COMPILER, uncompiled_path
 
 _ATTRIBUTE = "__get__"
 """The name under which attributes of tensors, such as their shape, are asked for: most of what is seen."""
@@ -26,7 +26,7 @@ def uncompiled() -> AbstractContextManager[Any]:
 
     Where nothing has imported its compiler, it made nothing.
     """
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    return torch.compiler.set_stance("force_eager") if COMPILER in sys.modules else nullcontext()
 
 
 class Running:
