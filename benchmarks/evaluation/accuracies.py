@@ -159,7 +159,6 @@ def _write(rows: Rows, folder: Path, amount: Amount) -> None:
         .encode(
             x=alt.X("method:N", sort=METHODS, title=None),
             y=alt.Y("accuracy:Q", title="%"),
-            color=alt.Color("method:N", sort=METHODS, legend=None),
         )
         .properties(width=150, height=130)
     )

@@ -202,6 +202,8 @@ def search(
     `bitq search demo --grid paper8` chooses from the formats of the paper
 
     `bitq search my_package.nets:make --checkpoint net.safetensors --data images/ --image-size 64 --device stm32h743`
+
+    `bitq search bitq.networks:yolov8n --task detect --checkpoint yolov8n.safetensors --data coco128/`
     """
     from bitq.api import search as search_network
     from bitq.tradeoff.budgets import Budgets
