@@ -62,7 +62,7 @@ def tiny_problems(draw):
     layer = draw(layers(most={loop: most if loop in longer else 1 for loop in LOOPS}))
     q = draw(widths())
     least = q.input + q.partial_sum + q.weight
-    capacities = sorted(least * draw(st.floats(1, 8)) for _ in range(levels))
+    capacities = sorted(least * draw(st.floats(1 + 1e-9, 8)) for _ in range(levels))  # beyond how sums are rounded
     energies = [draw(st.sampled_from([0.16, 1.0, 20.0])) for _ in range(levels)]
     memories = [
         Memory(f"level {i}", bits, 0.16 if i == 0 else energies[i - 1], "") for i, bits in enumerate(capacities)

@@ -144,6 +144,7 @@ class _Pool:
         self.plans: list[CountedTilings] = []
         self.chosen = np.full(len(table), -1, dtype=np.int32)
         self._best = np.full(len(table), np.inf)
+        self._least: dict[int, float] = {}
         self._known: set[tuple[object, ...]] = set()
 
     def solve(self, row: int, thorough: bool = True) -> None:
@@ -157,7 +158,7 @@ class _Pool:
         if thorough or self.chosen[row] < 0:
             self.offer(*plan_one_by_one(self.layer, self.table[[row]], self.capacities).plans)
         self._chain(row, SHARES if thorough else SHARES[:1])
-        if thorough:
+        if thorough and self.price()[row] > self._limit(row):
             self.offer(self._near(row, self.plans[self.chosen[row]].tilings))
 
     def _chain(self, row: int, shares: Sequence[float]) -> None:
@@ -171,20 +172,29 @@ class _Pool:
 
     def search(self, row: int) -> BestKnown:
         """The best plan of all for a row of a small layer, else the best one known; and what no plan comes below."""
-        table = self.table[[row]]
-        least = least_price(self.layer, table, self.device)
+        table, least = self.table[[row]], self.least(row)
         if self.price()[row] > least * (1 + FAR):
             self._chain(row, SHARES_IF_FAR)
             for plan in tuple(self.plans):
                 self.offer(self._near(row, plan.tilings))
         known, price = self.plans[self.chosen[row]].tilings, float(self.price()[row])
-        if not price > least * (1 + ROUNDING):
+        if not price > self._limit(row):
             return BestKnown(known, price, price)
         if not _is_small(self.layer):
             return BestKnown(known, price, least)
         least_bits = least_into_each(self.layer, table, self.device)[0].tolist()
         found = improved(self.layer, row_widths(table[0]), self.device, known, price, least_bits, BUDGET)
         return replace(found, least=max(found.least, min(least, found.price)))
+
+    def least(self, row: int) -> float:
+        """What is minimized, at least, whatever the plan of a row."""
+        if row not in self._least:
+            self._least[row] = least_price(self.layer, self.table[[row]], self.device)
+        return self._least[row]
+
+    def _limit(self, row: int) -> float:
+        """A plan of a row that takes no more is the best there is."""
+        return self.least(row) * (1 + ROUNDING)
 
     def _near(self, row: int, tilings: Tilings) -> Tilings:
         """The best plan for one row that steps from a known one lead to."""
