@@ -11,7 +11,7 @@ from threading import local
 from typing import Any, ClassVar, SupportsIndex
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from bitq.calls import Call
 from bitq.errors import BitqError
@@ -150,6 +150,8 @@ def multiply_in_children(network: nn.Module, products: Mapping[str, Computed]) -
         install(network, products)
     finally:
         root(network, points)
+    for name in products:
+        _copied_whole(network.get_submodule(name.rpartition(".")[0]))
 
 
 def with_products(network: nn.Module, products: Mapping[str, Computed]) -> nn.Module:
@@ -171,6 +173,12 @@ def with_products(network: nn.Module, products: Mapping[str, Computed]) -> nn.Mo
         raise UserCodeError(f"the network cannot be copied: {reason(error, network)}") from error
     multiply_in_children(found, products)
     return found
+
+
+def _copied_whole(module: nn.Module) -> None:
+    """Let copies of a module be made as of any other: a `__deepcopy__` of its own would leave out new children."""
+    if hasattr(type(module), "__deepcopy__") and not isinstance(module, fx.GraphModule):
+        vars(module)["__deepcopy__"] = None
 
 
 @cache
