@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from types import MethodType
 
 import pytest
 import torch
@@ -91,6 +92,18 @@ class Copying(Plain):
     def __init__(self):
         super().__init__()
         self.first = Rows(6, 6)
+
+
+class Patched(Plain):
+    """Given another `forward` after its class was made, with a product of two activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = MethodType(Patched.patched, self)
+
+    def patched(self, x):
+        hidden = self.first(x).relu()
+        return self.last(torch.einsum("ni,mi->nm", hidden, hidden) @ hidden)
 
 
 class Remembering(Plain):
@@ -260,6 +273,7 @@ RIGHT = {  # network, batch, loss
     "decoding in evaluation": (Decoding, batch, bitq.InTraining(entropy)),
     "a weight before what it multiplies": (WeightFirst, batch, entropy),
     "copying itself in its own way": (Copying, batch, entropy),
+    "a forward of the instance": (Patched, batch, entropy),
     "a compiled method": (Compiled, batch, entropy),
     "inputs in a dataclass": (TakingADataclass, lambda: (Masked(batch()[0], torch.ones(4, 6)), batch()[1]), entropy),
     "a loss of total and parts": (Plain, batch, lambda y, target: (entropy(y, target), {"size": y.square().mean()})),

@@ -78,6 +78,10 @@ class Pass(local):
 passing = Pass()
 
 
+_OWN_FORWARD = "_bitq_forward"
+"""Where a network that was given a `forward` of its own, past its class, keeps it meanwhile."""
+
+
 class _Root(nn.Module):
     """What networks with points, or with children that multiply, share; the second base of its subclasses is the
     network's own class."""
@@ -91,8 +95,9 @@ class _Root(nn.Module):
         return self._stored(*args, **kwargs)
 
     def _stored(self, *args: Any, **kwargs: Any) -> Any:
+        own = vars(self).get(_OWN_FORWARD, super().forward)
         if not self._bitq_points and is_seen(self):  # by what lets children multiply
-            return super().forward(*args, **kwargs)
+            return own(*args, **kwargs)
         outer, due = passing.due, Counter[str]()
 
         def store(call: Call, result: Any) -> Any:
@@ -108,7 +113,7 @@ class _Root(nn.Module):
         passing.due = due
         try:
             with calls_of(self, store):
-                y = super().forward(*args, **kwargs)
+                y = own(*args, **kwargs)
         finally:
             passing.due = outer
         if lost := next((name for name, results in due.items() if results > 0), None):
@@ -127,10 +132,17 @@ def root(network: nn.Module, points: dict[Call, str]) -> None:
     if points or any(map(multiplies, network.modules())):
         if not isinstance(model, _Root):
             model.__class__ = _root_class(type(model))  # type: ignore[arg-type]
+            _moved(model, "forward", _OWN_FORWARD)
         model._bitq_points = points
     elif isinstance(model, _Root):
         del model._bitq_points
         model.__class__ = showing(type(model).__bases__[1])  # type: ignore[assignment]
+        _moved(model, _OWN_FORWARD, "forward")
+
+
+def _moved(model: nn.Module, name: str, to: str) -> None:
+    if name in vars(model):
+        vars(model)[to] = vars(model).pop(name)
 
 
 def multiply_in_children(network: nn.Module, products: Mapping[str, Computed]) -> None:
