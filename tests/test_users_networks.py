@@ -106,6 +106,19 @@ class Patched(Plain):
         return self.last(torch.einsum("ni,mi->nm", hidden, hidden) @ hidden)
 
 
+class Keeping(Plain):
+    """Keeps what it computed of the first input, as detectors keep the centres of their cells."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = None
+
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = torch.ones_like(x[:1]) + 1
+        return self.last((self.first(x) * self.kept).relu())
+
+
 class Remembering(Plain):
     """Keeps beside its state what it meets first, as torchvision's detectors keep the scales of their features."""
 
@@ -274,6 +287,7 @@ RIGHT = {  # network, batch, loss
     "a weight before what it multiplies": (WeightFirst, batch, entropy),
     "copying itself in its own way": (Copying, batch, entropy),
     "a forward of the instance": (Patched, batch, entropy),
+    "keeping a tensor that it learns with": (Keeping, batch, entropy),
     "a compiled method": (Compiled, batch, entropy),
     "inputs in a dataclass": (TakingADataclass, lambda: (Masked(batch()[0], torch.ones(4, 6)), batch()[1]), entropy),
     "a loss of total and parts": (Plain, batch, lambda y, target: (entropy(y, target), {"size": y.square().mean()})),
