@@ -331,7 +331,7 @@ def yolo() -> nn.Module:
 
 
 def raw_loss(output: Any, target: Any) -> Tensor:
-    """A mean square of all that a network in training gives, where its own loss needs more than tensors."""
+    """A mean square of all that a network gives, where its own loss needs more than tensors."""
     return torch.stack([each.square().mean() for each in tensors(output)]).sum()
 
 
@@ -432,9 +432,7 @@ SUBJECTS: Mapping[str, Subject] = {
         ("diffusers",), diffusion, noise, lambda output, target: (output.sample - target).square().mean(),
     ),
     "graph": Subject(("torch_geometric",), graph_network, graphs, example=lambda inputs: inputs),
-    "yolo": Subject(
-        ("ultralytics",), yolo, lambda: (torch.rand(2, 3, 64, 64), torch.zeros(2)), bitq.InTraining(raw_loss),
-    ),
+    "yolo": Subject(("ultralytics",), yolo, lambda: (torch.rand(2, 3, 64, 64), torch.zeros(2)), raw_loss),
 }
 
 

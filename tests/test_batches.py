@@ -277,7 +277,7 @@ def test_of_inputs_of_unlike_size_the_middle_one_is_the_example():
     scales = torch.arange(5)
     assert outline(one_example((images, scales))) == ["[0][0] float32 (3, 9, 8)", "[1] int64 (1,)"]
     assert int(one_example((images, scales))[1]) == 2
-    told = "have 192 to 744 elements; movement is counted for one of 216, the middle size"
+    told = "have 192 to 744 elements; movement is counted for one of 216, the middle size; their mean is 413"
     assert told in unlike_inputs((images, scales))
     for alike in ((images[:1], scales[:1]), ([], scales), ([torch.ones(2, 3), torch.ones(3, 2)],), torch.ones(5, 3), 3):
         assert unlike_inputs(alike) is None

@@ -1,6 +1,8 @@
 """Networks as users write them: each is searched, packed and loaded, or refused in one sentence."""
 
+import copy
 from dataclasses import dataclass
+from types import MethodType
 
 import pytest
 import torch
@@ -68,6 +70,53 @@ class Tied(Plain):
 
     def forward(self, x):
         return self.last(self.middle(self.first(x).relu()))
+
+
+class Rows(nn.Module):
+    """A linear layer that makes its copies anew, as those of libraries do that have lazy ones."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / inputs**0.5)
+
+    def __deepcopy__(self, memo):
+        memo[id(self)] = found = Rows(*self.weight.shape[::-1])
+        found.weight = copy.deepcopy(self.weight, memo)
+        return found
+
+    def forward(self, x):
+        return functional.linear(x, self.weight)
+
+
+class Copying(Plain):
+    def __init__(self):
+        super().__init__()
+        self.first = Rows(6, 6)
+
+
+class Patched(Plain):
+    """Given another `forward` after its class was made, with a product of two activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward = MethodType(Patched.patched, self)
+
+    def patched(self, x):
+        hidden = self.first(x).relu()
+        return self.last(torch.einsum("ni,mi->nm", hidden, hidden) @ hidden)
+
+
+class Keeping(Plain):
+    """Keeps what it computed of the first input, as detectors keep the centres of their cells."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = None
+
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = torch.ones_like(x[:1]) + 1
+        return self.last((self.first(x) * self.kept).relu())
 
 
 class Remembering(Plain):
@@ -236,6 +285,9 @@ RIGHT = {  # network, batch, loss
     "keeping what it meets first": (Remembering, batch, entropy),
     "decoding in evaluation": (Decoding, batch, bitq.InTraining(entropy)),
     "a weight before what it multiplies": (WeightFirst, batch, entropy),
+    "copying itself in its own way": (Copying, batch, entropy),
+    "a forward of the instance": (Patched, batch, entropy),
+    "keeping a tensor that it learns with": (Keeping, batch, entropy),
     "a compiled method": (Compiled, batch, entropy),
     "inputs in a dataclass": (TakingADataclass, lambda: (Masked(batch()[0], torch.ones(4, 6)), batch()[1]), entropy),
     "a loss of total and parts": (Plain, batch, lambda y, target: (entropy(y, target), {"size": y.square().mean()})),

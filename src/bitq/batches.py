@@ -264,7 +264,7 @@ def unlike_inputs(inputs: Any) -> str | None:
         return None
     return (
         f"the inputs of a batch have {min(sizes)} to {max(sizes)} elements; movement is counted for one of "
-        f"{sizes[_middle(sizes)]}, the middle size"
+        f"{sizes[_middle(sizes)]}, the middle size; their mean is {round(sum(sizes) / len(sizes))}"
     )
 
 

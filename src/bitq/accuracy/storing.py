@@ -11,7 +11,7 @@ from threading import local
 from typing import Any, ClassVar, SupportsIndex
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from bitq.calls import Call
 from bitq.errors import BitqError
@@ -78,6 +78,10 @@ class Pass(local):
 passing = Pass()
 
 
+_OWN_FORWARD = "_bitq_forward"
+"""Where a network that was given a `forward` of its own, past its class, keeps it meanwhile."""
+
+
 class _Root(nn.Module):
     """What networks with points, or with children that multiply, share; the second base of its subclasses is the
     network's own class."""
@@ -91,8 +95,9 @@ class _Root(nn.Module):
         return self._stored(*args, **kwargs)
 
     def _stored(self, *args: Any, **kwargs: Any) -> Any:
+        own = vars(self).get(_OWN_FORWARD, super().forward)
         if not self._bitq_points and is_seen(self):  # by what lets children multiply
-            return super().forward(*args, **kwargs)
+            return own(*args, **kwargs)
         outer, due = passing.due, Counter[str]()
 
         def store(call: Call, result: Any) -> Any:
@@ -108,7 +113,7 @@ class _Root(nn.Module):
         passing.due = due
         try:
             with calls_of(self, store):
-                y = super().forward(*args, **kwargs)
+                y = own(*args, **kwargs)
         finally:
             passing.due = outer
         if lost := next((name for name, results in due.items() if results > 0), None):
@@ -127,10 +132,17 @@ def root(network: nn.Module, points: dict[Call, str]) -> None:
     if points or any(map(multiplies, network.modules())):
         if not isinstance(model, _Root):
             model.__class__ = _root_class(type(model))  # type: ignore[arg-type]
+            _moved(model, "forward", _OWN_FORWARD)
         model._bitq_points = points
     elif isinstance(model, _Root):
         del model._bitq_points
         model.__class__ = showing(type(model).__bases__[1])  # type: ignore[assignment]
+        _moved(model, _OWN_FORWARD, "forward")
+
+
+def _moved(model: nn.Module, name: str, to: str) -> None:
+    if name in vars(model):
+        vars(model)[to] = vars(model).pop(name)
 
 
 def multiply_in_children(network: nn.Module, products: Mapping[str, Computed]) -> None:
@@ -150,6 +162,8 @@ def multiply_in_children(network: nn.Module, products: Mapping[str, Computed]) -
         install(network, products)
     finally:
         root(network, points)
+    for name in products:
+        _copied_whole(network.get_submodule(name.rpartition(".")[0]))
 
 
 def with_products(network: nn.Module, products: Mapping[str, Computed]) -> nn.Module:
@@ -171,6 +185,12 @@ def with_products(network: nn.Module, products: Mapping[str, Computed]) -> nn.Mo
         raise UserCodeError(f"the network cannot be copied: {reason(error, network)}") from error
     multiply_in_children(found, products)
     return found
+
+
+def _copied_whole(module: nn.Module) -> None:
+    """Let copies of a module be made as of any other: a `__deepcopy__` of its own would leave out new children."""
+    if hasattr(type(module), "__deepcopy__") and not isinstance(module, fx.GraphModule):
+        vars(module)["__deepcopy__"] = None
 
 
 @cache

@@ -64,7 +64,7 @@ def watching(model: nn.Module, names: Iterable[str], doing: str, whole: bool = T
     if whole and called and never is not None:
         raise BitqError(
             f"module {never!r} was never called while the network was {doing}, so its formats have no effect there; "
-            "leave it float, or let the network call it instead of computing with its weight"
+            "let the network call it there, too, and not compute with its weight past it"
         )
 
 

@@ -174,7 +174,7 @@ def _moved(space: Space) -> None:
 
 
 def _pass(model: nn.Module, batches: Sequence[Batch]) -> None:
-    with torch.inference_mode():
+    with torch.no_grad():  # what a network keeps of it is learned with next
         for inputs, _ in batches:
             forward(model, to_device(inputs, device_of(model)))
 

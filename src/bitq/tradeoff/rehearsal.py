@@ -39,7 +39,7 @@ from bitq.formats import TENSORS, Format, TensorFormats, TensorName, format_for
 from bitq.memory import memory_told
 from bitq.randomness import random_states_kept
 from bitq.tradeoff.formatset import FormatSet
-from bitq.tradeoff.measure import Subject, Task, evaluate, seeded
+from bitq.tradeoff.measure import Subject, Task, evaluate, seeded, with_own_parameters
 from bitq.tradeoff.weights import check_savable, packed_names
 from bitq.usercode import UserCodeError, reason
 
@@ -77,12 +77,12 @@ def rehearse(
     wanted = dict.fromkeys(modules, finest(offered))
     check_savable(model.state_dict(), packed_names(model, modules))
     with memory_told(_DOING), random_states_kept(data.train, data.validation), seeded():
-        tried = _copied(model)
+        tried, judged = _copied(model), with_own_parameters(model)  # which may keep what it met
         first = next(pairs(model, data.train), None)
         if first is None:
             raise no_batch("the training data")
-        _judge(tried, [_cut(batch, count_inputs(first[0]))], subject, task)
-        _check_labels(tried, batch, data.train, task)
+        _judge(judged, [_cut(batch, count_inputs(first[0]))], subject, task)
+        _check_labels(judged, batch, data.train, task)
         once = None if training is None else replace(training, steps=1)
         try:
             _learn(tried, wanted, first, task, once, points)
