@@ -244,7 +244,7 @@ def test_a_network_solves_equal_shapes_and_formats_once(monkeypatch):
     moved = network.network_movement(*zip(*asked, strict=True), DEVICE, lambda *step: steps.append(step))
     assert solved == ["conv", "other format", "other shape", "two activations", "float"]
     assert moved == tuple(solve(layer, formats, DEVICE) for layer, formats in asked)
-    assert list(dict.fromkeys(steps)) == [(done, len(asked)) for done in range(len(asked))]  # and now and then meanwhile
+    assert list(dict.fromkeys(steps)) == [(done, len(asked)) for done in range(len(asked))]  # told again and again
 
 
 def write_often(root, start, failures):

@@ -154,7 +154,7 @@ def test_equal_shapes_are_solved_once_and_progress_is_told(monkeypatch):
     )
     assert len(calls) == 2 * len(found.sizes_bytes)
     assert {count for _, count in calls} == {2}  # widths of float32 and of the format
-    assert list(dict.fromkeys(steps)) == [(done, len(calls)) for done in range(len(calls))]  # and now and then meanwhile
+    assert list(dict.fromkeys(steps)) == [(done, len(calls)) for done in range(len(calls))]  # told again and again
 
 
 def test_the_outermost_memory_is_the_optimum_of_one_buffer():
