@@ -187,7 +187,11 @@ def test_a_heavy_network_is_tried_on_fewer_inputs_but_an_eighth(easy, tmp_path, 
     assert seen(100.5 * macs) == (100, 100)
     assert seen(30 * macs) == (30, 38)
     assert seen(macs) == (25, 38)
-    assert "at most 25 inputs instead of 200, plans are tried on at most 38 instead of 300" in told[-1]
+    assert told[-1].endswith(
+        "tensors are scored on at most 25 inputs instead of 200, plans are tried on at most 38 inputs instead of 300"
+    )
+    assert seen(250 * macs) == (200, 250)
+    assert told[-1].endswith("for an input: plans are tried on at most 250 inputs instead of 300")
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.03, 0.001])

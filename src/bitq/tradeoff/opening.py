@@ -100,11 +100,12 @@ def opened(
     given = replace(settings, budgets=settings.budgets.beside(lambda: reference_costs(space)))
     wanted = given.affordable(macs := sum(layer.macs for layer in traced.layers))
     if wanted != given:
-        listener.note(
-            f"the network takes {macs / 1e9:.1f} G multiply-accumulates for an input: tensors are scored on at most "
-            f"{wanted.scored_inputs} inputs instead of {given.scored_inputs}, plans are tried on at most "
-            f"{wanted.screened_inputs} instead of {given.screened_inputs}"
+        cuts = (
+            ("tensors are scored", wanted.scored_inputs, given.scored_inputs),
+            ("plans are tried", wanted.screened_inputs, given.screened_inputs),
         )
+        fewer = (f"{what} on at most {most} inputs instead of {asked}" for what, most, asked in cuts if most != asked)
+        listener.note(f"the network takes {macs / 1e9:.1f} G multiply-accumulates for an input: {', '.join(fewer)}")
     check(space, wanted.budgets)
     with Store(folder.results, alone=True) as store:
         check_own_folder(folder.checkpoints)
