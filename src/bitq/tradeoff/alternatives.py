@@ -29,7 +29,11 @@ def alternatives(study: Study, names: Sequence[str] = USUAL) -> tuple[Row, ...]:
     """
     candidates = {name: candidate for name in names for candidate in formats_of(name) if candidate is not None}
     costs = dict(zip(candidates, uniform_costs(study.space, tuple(candidates.values())), strict=True))
-    return tuple(_row(study, name, candidate, costs[name]) for name, candidate in candidates.items())
+    found = []
+    for done, (name, candidate) in enumerate(candidates.items()):
+        study.ledger.listener.step("measuring formats that people know", done, len(candidates))
+        found.append(_row(study, name, candidate, costs[name]))
+    return tuple(found)
 
 
 def uniform_costs(space: Space, candidates: tuple[Choosable, ...]) -> tuple[Cost, ...]:

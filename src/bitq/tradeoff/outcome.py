@@ -122,7 +122,8 @@ def hand_over(study: Study, found: Found, traced: Traced, command: str) -> Hande
 
     key = outcome_key(study, formats)
     config = {"outcome": key}
-    ledger.store.get_or_run(SWEEP, config, lambda: asdict(sweep(layers, swept, study.space.device)))
+    tell = ledger.listener.step
+    ledger.store.get_or_run(SWEEP, config, lambda: asdict(sweep(layers, swept, study.space.device, progress=tell)))
     ledger.once(Sensitivity, config, lambda: _sensitivity(study, found))
     ledger.once(Front, config, lambda: _front(study, found))
     if study.settings.stored == "paper":
