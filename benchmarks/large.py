@@ -25,10 +25,10 @@ from bitq.allocator import keeping_freed_memory
 from bitq.devices import Device, Memory, load_device
 from bitq.formats import TENSORS, Format, TensorName, format_for
 from bitq.movement.cache import FOLDER_VARIABLE
+from bitq.nested import tensors
 from bitq.networks import INPUT_SHAPES, NETWORKS
 from bitq.progress import Terminal
 from bitq.tracing import Traced, record
-from bitq.tracing.watch import tensors
 from bitq.tradeoff.formatset import FormatSet
 from bitq.tradeoff.space import modules_of, space_of, weight_bytes
 from bitq.tradeoff.stored import points_of

@@ -31,7 +31,7 @@ from bitq.movement.expression import split, traffic, whole
 from bitq.movement.levels import plan
 from bitq.movement.model import Tiling, Widths
 from bitq.movement.simulate import simulate
-from bitq.movement.tiled import LevelMovement, Tilings, held_by, levels_of
+from bitq.movement.tiled import CountedTilings, LevelMovement, Tilings, levels_of
 from bitq.planning import Minimize
 from movement import conv, one_buffer
 
@@ -112,7 +112,7 @@ def beside(layer: Layer, device: Device, python: Path, timeout: float, **how: An
     tilings = tilings_of(layer, WIDTHS, answer["loops"])
     theirs = levels_of(layer, WIDTHS, device, tilings)
     price = sum(level.bits * price for level, price in zip(theirs, device.prices, strict=True))
-    held = zip(held_by(layer, tilings), device.boundaries, strict=True)
+    held = zip(CountedTilings.of(layer, tilings).held, device.boundaries, strict=True)
     fits = all(each.bits(WIDTHS) <= memory.capacity_bits for each, (memory, _) in held)
     print(
         f"{what} ZigZag {told(theirs)} {answer['seconds']:7.1f} s, {price / ours.price:.3f} times bitq's"

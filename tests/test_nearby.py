@@ -10,7 +10,7 @@ from bitq.movement.least import least_bits
 from bitq.movement.levels import plan
 from bitq.movement.nearby import best_nearby
 from bitq.movement.onebyone import plan_one_by_one
-from bitq.movement.tiled import interior, moved_by
+from bitq.movement.tiled import CountedTilings, interior
 from movement_twins import simulate_parts
 from strategies import devices, layers, table, widths
 
@@ -18,7 +18,8 @@ SMALL = {"N": 2, "K": 3, "C": 3, "P": 5, "Q": 3, "R": 3, "S": 2}
 
 
 def price_of(layer, q, device, tilings):
-    return sum(moved.bits(q) * price for moved, price in zip(moved_by(layer, tilings), device.prices, strict=True))
+    counted = CountedTilings.of(layer, tilings).moved
+    return sum(moved.bits(q) * price for moved, price in zip(counted, device.prices, strict=True))
 
 
 @given(layers(most=SMALL), devices(), widths())

@@ -19,7 +19,7 @@ from bitq.movement.expression import split, traffic, whole
 from bitq.movement.least import least_bits, least_chained
 from bitq.movement.levels import movement, movement_many, plan, plan_many
 from bitq.movement.onebyone import plan_one_by_one
-from bitq.movement.tiled import held_by, interior
+from bitq.movement.tiled import CountedTilings, interior
 from bitq.planning import Minimize, Planning
 from movement_twins import simulate_parts
 from strategies import devices, layers, table, widths
@@ -168,7 +168,7 @@ def test_what_a_plan_holds_is_what_the_slow_twin_counts(data):
     layer, device, q = data.draw(layers(most=SMALL)), data.draw(devices()), data.draw(widths())
     tilings = tuple(level.tiling for level in movement(layer, q, device))
     problem = layer.group
-    for tiling, held in zip(tilings, held_by(layer, tilings), strict=True):
+    for tiling, held in zip(tilings, CountedTilings.of(layer, tilings).held, strict=True):
         assert held == footprint(problem, tiling)
         problem = interior(problem, tiling)
 

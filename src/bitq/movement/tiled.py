@@ -109,21 +109,12 @@ def levels_of(layer: Layer, widths: Widths, device: Device, tilings: Tilings) ->
         tilings: one of each, that fits.
     """
     levels = []
-    for (memory, source), tiling, moved in zip(device.boundaries, tilings, moved_by(layer, tilings), strict=True):
+    counted = CountedTilings.of(layer, tilings).moved
+    for (memory, source), tiling, moved in zip(device.boundaries, tilings, counted, strict=True):
         bits = moved.bits(widths)
         energy, least = bits * source.energy_pj_per_bit, lower_bound(layer, widths, memory.capacity_bits)
         levels.append(LevelMovement(memory.name, source.name, bits, energy, least, tiling, moved))
     return tuple(levels)
-
-
-def moved_by(layer: Layer, tilings: Tilings) -> tuple[Traffic, ...]:
-    """Traffic into every memory, in elements, edge tiles of all memories counted as they are."""
-    return CountedTilings.of(layer, tilings).moved
-
-
-def held_by(layer: Layer, tilings: Tilings) -> tuple[Footprint, ...]:
-    """What every memory has to hold, in elements."""
-    return CountedTilings.of(layer, tilings).held
 
 
 def held_in(problem: Layer, size: Mapping[str, int]) -> Footprint:

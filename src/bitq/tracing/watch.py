@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from bitq.accuracy.kinds import ReadLayer, reader_of
 from bitq.errors import BitqError
+from bitq.nested import parts
 from bitq.private_torch import (
     VALUE_NEEDED,
     HigherOrderOperator,
@@ -117,13 +119,10 @@ def place(path: str) -> str:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in `value` and the containers within it."""
+    """The tensors in `value` and the containers within it, those of packed sequences, too."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        yield from tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors(item)
-    elif is_dataclass(value) and not isinstance(value, type):
-        yield from tensors([getattr(value, each.name) for each in fields(value)])
+        return
+    held = value if isinstance(value, PackedSequence) else [part for _, part in parts(value) or ()]
+    for part in held:
+        yield from tensors(part)

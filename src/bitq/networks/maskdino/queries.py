@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from bitq.networks.parts.asking_layer import AskingLayer
 from bitq.networks.parts.deformable import DeformableAttention, Sizes, cells, waves
 from bitq.networks.parts.perceptron import Perceptron
 
@@ -29,7 +29,7 @@ class Queried(NamedTuple):
     masks: Tensor
 
 
-class QueryLayer(nn.Module):
+class QueryLayer(AskingLayer):
     """Queries look at one another, then into the maps near their boxes: [n, queries, width] to the same.
 
     Args:
@@ -38,14 +38,8 @@ class QueryLayer(nn.Module):
     """
 
     def __init__(self, width: int, heads: int, levels: int, points: int, hidden: int) -> None:
-        super().__init__()
-        self.self_attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.norm2 = nn.LayerNorm(width)
-        self.cross_attn = DeformableAttention(width, heads, levels, points)
-        self.norm1 = nn.LayerNorm(width)
-        self.linear1 = nn.Linear(width, hidden)
-        self.linear2 = nn.Linear(hidden, width)
-        self.norm3 = nn.LayerNorm(width)
+        super().__init__(DeformableAttention(width, heads, levels, points), width, heads, hidden)
+        self.points = points
 
     def forward(self, x: Tensor, positions: Tensor, boxes: Tensor, memory: Tensor, sizes: Sizes) -> Tensor:
         """See the class.
@@ -56,12 +50,9 @@ class QueryLayer(nn.Module):
             boxes: of the queries, as in `Queried`.
             memory, sizes: as for `DeformableAttention`.
         """
-        asking = x + positions
-        x = self.norm2(x + self.self_attn(asking, asking, x, need_weights=False)[0])
-        spans = (boxes[..., 2:] / (2 * self.cross_attn.points))[:, :, None].expand(-1, -1, len(sizes), -1)
-        x = self.norm1(x + self.cross_attn(x + positions, boxes[..., :2], spans, memory, sizes))
-        y: Tensor = self.norm3(x + self.linear2(functional.relu(self.linear1(x))))
-        return y
+        x = self.asked(x, positions)
+        spans = (boxes[..., 2:] / (2 * self.points))[:, :, None].expand(-1, -1, len(sizes), -1)
+        return self.thought(self.norm1(x + self.cross_attn(x + positions, boxes[..., :2], spans, memory, sizes)))
 
 
 class QueryDecoder(nn.Module):

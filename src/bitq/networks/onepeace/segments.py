@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitq.networks.onepeace.adapted import AdaptedTrunk
+from bitq.networks.parts.asking_layer import AskingLayer
 from bitq.networks.parts.deformable import Sizes, cells, waves
 from bitq.networks.parts.perceptron import Perceptron
 from bitq.networks.parts.pixels import PixelDecoder
@@ -26,7 +27,7 @@ class Segments(NamedTuple):
     masks: Tensor
 
 
-class MaskedLayer(nn.Module):
+class MaskedLayer(AskingLayer):
     """Queries look into a map where their masks are, then at one another: [n, queries, width] to the same.
 
     Args:
@@ -35,14 +36,8 @@ class MaskedLayer(nn.Module):
     """
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
-        super().__init__()
-        self.cross_attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.norm1 = nn.LayerNorm(width)
-        self.self_attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.norm2 = nn.LayerNorm(width)
-        self.linear1 = nn.Linear(width, hidden)
-        self.linear2 = nn.Linear(hidden, width)
-        self.norm3 = nn.LayerNorm(width)
+        super().__init__(nn.MultiheadAttention(width, heads, batch_first=True), width, heads, hidden)
+        self.heads = heads
 
     def forward(self, x: Tensor, positions: Tensor, memory: Tensor, places: Tensor, hidden: Tensor) -> Tensor:
         """See the class.
@@ -54,14 +49,9 @@ class MaskedLayer(nn.Module):
             places: [1, cells, width], added to the cells that are asked.
             hidden: [n, queries, cells] which cells queries do not see.
         """
-        heads = self.cross_attn.num_heads
-        seen = hidden.repeat_interleave(heads, 0)
+        seen = hidden.repeat_interleave(self.heads, 0)
         found = self.cross_attn(x + positions, memory + places, memory, attn_mask=seen, need_weights=False)[0]
-        x = self.norm1(x + found)
-        asking = x + positions
-        x = self.norm2(x + self.self_attn(asking, asking, x, need_weights=False)[0])
-        y: Tensor = self.norm3(x + self.linear2(functional.relu(self.linear1(x))))
-        return y
+        return self.thought(self.asked(self.norm1(x + found), positions))
 
 
 class MaskedDecoder(nn.Module):
